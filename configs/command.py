@@ -1,0 +1,37 @@
+"""The frame that every `run_*` command shares: arguments in, an exit code out, never a traceback for a user's mistake."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, ClassVar, NoReturn
+
+import typer
+
+
+class ReportedError(Exception):
+    """An error whose message is meant for the person at the terminal.
+
+    The message is one line that says what was expected, what came, where, and what to do. Each package has one
+    subclass as the base of its own errors.
+    """
+
+    exit_code: ClassVar[int] = 2  # 2: the input was refused and nothing was written; 1: the work failed on the way
+
+
+def run(function: Callable[..., Any]) -> NoReturn:
+    """Run `function` as a command: its signature is the command line, its docstring the help.
+
+    Exits with 0 when it returns, 2 on refused input, 1 on a failure on the way, 130 after Ctrl-C.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+    app.command()(function)
+    try:
+        app()
+    except ReportedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,195 @@
+"""The one strict loader: YAML sections and dotted overrides in, a typed configuration out.
+
+Each section of a configuration is one YAML file; the schema is a pydantic model beside the class that it configures.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from configs.command import ReportedError
+
+FOLDER = Path(__file__).parent
+
+_Key = tuple[str | int, ...]
+
+
+class ConfigError(ReportedError):
+    """A configuration that was refused; nothing has been done with it."""
+
+
+class Config(BaseModel):
+    """The base of every configuration: immutable, no unknown keys, no silent conversions, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class _Source(NamedTuple):
+    """Where a key was written."""
+
+    where: str  # a file's path, or the override as typed
+    line: int | None
+
+    def __str__(self) -> str:
+        return self.where if self.line is None else f"{self.where}:{self.line}"
+
+
+class _Yaml(yaml.SafeLoader):
+    """Safe YAML in which `1e-4` is a number (plain PyYAML reads a string)."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|nan|NaN)$"),
+    list("-+0123456789."),
+)
+
+_Schema = TypeVar("_Schema", bound=BaseModel)
+
+
+def load(schema: type[_Schema], sections: Mapping[str, str | Path], overrides: Sequence[str] = ()) -> _Schema:
+    """Read one YAML file per section, apply the overrides, and validate the whole.
+
+    Args:
+        schema: The model of the whole configuration; each of its fields is a section.
+        sections: Section name to YAML file. A relative name that does not exist in the working directory is looked up
+            in this package, so `robots/simulation.yaml` works from anywhere.
+        overrides: `section.key=value`, the value in YAML, as typed after `--set`; the last of equals wins.
+
+    Returns:
+        The validated, immutable configuration.
+
+    Raises:
+        ConfigError: A missing or unreadable file, a duplicate or unknown key, or a value of the wrong type or range;
+            the message names the file, the line, and for a misspelt key the nearest one.
+    """
+    sources: dict[_Key, _Source] = {}
+    tree: dict[str, Any] = {}
+    for name, file in sections.items():
+        tree[name] = _read(_find(Path(file)), (name,), sources)
+    for override in overrides:
+        _apply(override, tree, sources)
+    try:
+        # YAML has no tuples; JSON mode lets a list stand for one while staying strict on everything else.
+        return schema.model_validate_json(_json(tree))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(item, schema, sources) for item in error.errors())) from None
+
+
+def save(config: BaseModel, path: Path) -> None:
+    """Write the configuration that a run really used, section by section, as YAML."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def _json(tree: object) -> str:
+    try:
+        return json.dumps(tree, allow_nan=True, default=str)
+    except ValueError as error:  # pragma: no cover - YAML cannot build what JSON cannot hold, except cycles
+        raise ConfigError(f"the configuration refers to itself: {error}") from None
+
+
+def _find(file: Path) -> Path:
+    for candidate in (file, FOLDER / file):
+        if candidate.is_file():
+            return candidate
+    folder = (FOLDER / file).parent
+    known = sorted(str(path.relative_to(FOLDER)) for path in folder.glob("*.yaml")) if folder.is_dir() else []
+    raise ConfigError(f"{file}: no such configuration file{_nearest(str(file), known)}")
+
+
+def _read(file: Path, prefix: _Key, sources: dict[_Key, _Source]) -> Any:
+    try:
+        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=_Yaml)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{file}: expected a readable YAML file, got: {reason}") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{file}: expected a mapping of keys to values at the top")
+    return _build(node, prefix, _Source(str(file), None), sources)
+
+
+def _build(node: yaml.Node, prefix: _Key, source: _Source, sources: dict[_Key, _Source]) -> Any:
+    """Turn a YAML node into plain values, noting where each key stands and refusing duplicates."""
+    line = node.start_mark.line + 1 if source.line is None else source.line
+    sources.setdefault(prefix, _Source(source.where, line))
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            place = _Source(source.where, key_node.start_mark.line + 1)
+            if key in mapping:
+                raise ConfigError(f"{place}: '{key}' is set a second time; remove one of the two")
+            sources[(*prefix, key)] = place
+            mapping[key] = _build(value_node, (*prefix, key), source, sources)
+        return mapping
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(item, (*prefix, index), source, sources) for index, item in enumerate(node.value)]
+    loader = _Yaml("")
+    try:
+        return loader.construct_object(node, deep=True)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source.where}:{line}: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+
+
+def _apply(override: str, tree: dict[str, Any], sources: dict[_Key, _Source]) -> None:
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys) or len(keys) < 2:
+        raise ConfigError(f"--set {override}: expected section.key=value, as in planner.n_candidates=400")
+    if keys[0] not in tree:
+        raise ConfigError(f"--set {override}: unknown section '{keys[0]}'{_nearest(keys[0], tree)}")
+    try:
+        value = yaml.load(text, Loader=_Yaml)  # noqa: S506 - _Yaml is a SafeLoader
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not valid YAML") from None
+    place: Any = tree
+    for depth, key in enumerate(keys[:-1]):
+        place = place.setdefault(key, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--set {override}: '{'.'.join(keys[: depth + 1])}' is a value and has no keys")
+    place[keys[-1]] = value
+    sources[tuple(keys)] = _Source(f"--set {override}", None)
+
+
+def _explain(item: ErrorDetails, schema: type[BaseModel], sources: dict[_Key, _Source]) -> str:
+    place: _Key = tuple(item["loc"])
+    dotted = ".".join(str(part) for part in place)
+    if item["type"] == "extra_forbidden":
+        known = _fields(schema, place[:-1])
+        return f"{_origin(place, sources)}: unknown key '{dotted}'{_nearest(str(place[-1]), known)}"
+    if item["type"] == "missing":
+        return f"{_origin(place[:-1], sources)}: '{dotted}' is missing"
+    got = str(item["input"])
+    return f"{_origin(place, sources)}: {dotted}: {item['msg']}, got {got[:80]}"
+
+
+def _origin(place: _Key, sources: dict[_Key, _Source]) -> str:
+    while place and place not in sources:
+        place = place[:-1]
+    return str(sources.get(place, "configuration"))
+
+
+def _fields(schema: type[BaseModel], place: _Key) -> list[str]:
+    for part in place:
+        field = schema.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        schema = annotation
+    return list(schema.model_fields)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)
+    return f"; did you mean '{match[0]}'?" if match else ""

@@ -1,0 +1,94 @@
+"""The one interface of everything that imagines: the server's client, the model in process, and the simulator itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from configs.command import ReportedError
+from configs.loader import Config
+
+
+class PredictorError(ReportedError):
+    """No usable prediction came. The caller must hold the arm."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class MismatchError(PredictorError):
+    """The robot, the model and the planner do not fit together. Refused before anything moved."""
+
+    exit_code: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class PredictorSpec:
+    """What a predictor can do and what it was made for; known at the handshake."""
+
+    name: str  # "server", "in_process", "oracle"
+    image_px: int  # side of the model image
+    action_dim: int
+    step_limit_m: float  # the action scale that the model was trained with
+    step_s: float  # duration of the steps that the model was trained with
+    n_context: int  # context frames
+    max_horizon: int
+    max_candidates: int  # in one request
+    checkpoint: str  # sha256 of the checkpoint's manifest; empty for the simulator
+
+
+@dataclass(frozen=True)
+class Context:
+    """What has been seen last; candidates start from its last frame."""
+
+    frames: NDArray[np.uint8]  # (n_context, 64, 64, 3) RGB, oldest first
+    actions: NDArray[np.float32]  # (n_context - 1, 4) applied; action t leads from frame t to frame t + 1
+
+
+class GoalCost(Config):
+    """How imagined frames are compared with the goal; sent with each request, evaluated where the frames are."""
+
+    final_frames: int = Field(default=1, ge=1)  # how many of the last imagined frames count; ours
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The candidates' costs and what the best of them look like."""
+
+    costs: NDArray[np.float32]  # (N,) lower is better; may hold NaN or infinity, which the planner must gate
+    best: NDArray[np.int64]  # (k,) candidates, best first
+    videos: NDArray[np.uint8]  # (k, T, 64, 64, 3) imagined frames of the best
+    timing_s: Mapping[str, float]  # seconds by stage
+
+
+class Predictor(Protocol):
+    """Anything that imagines where candidate actions lead, and weighs it against a goal."""
+
+    @property
+    def spec(self) -> PredictorSpec:
+        """What this predictor can do."""
+        ...
+
+    def predict(
+        self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
+    ) -> Prediction:
+        """Imagine every candidate from the same context and weigh it against the goal.
+
+        Args:
+            context: What was seen last.
+            candidates: (N, T, 4) actions as they would be applied.
+            goal: (64, 64, 3) uint8 RGB.
+            n_videos: How many imagined videos to return, at most N.
+
+        Raises:
+            PredictorError: No answer within the deadline, or none that can be used. The caller must hold the arm.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of sockets and processes. Safe to call twice."""
+        ...

@@ -1,0 +1,86 @@
+"""The only crop, resize and projection of the project: camera image to model image, pixel to table and back."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from configs.loader import Config
+
+MODEL_IMAGE_PX = 64  # side of the model image; paper E.1
+
+_Vector = tuple[float, float, float]
+
+
+class Crop(Config):
+    """The part of a camera image that the model sees."""
+
+    top_px: int = Field(ge=0)
+    left_px: int = Field(ge=0)
+    height_px: int = Field(gt=0)
+    width_px: int = Field(gt=0)
+
+
+class Camera(Config):
+    """A calibrated pinhole camera in the robot base frame."""
+
+    height_px: int = Field(ge=240, multiple_of=16)  # RoboNet's mp4 rule
+    width_px: int = Field(ge=320, multiple_of=16)
+    crop: Crop | None = None  # None: the whole image, squeezed to a square as RoboNet does
+    position_m: _Vector  # of the lens
+    target_m: _Vector  # a point on the optical axis; the image's x axis stays horizontal
+    fovy_rad: float = Field(gt=0, lt=3)  # vertical field of view
+
+    @model_validator(mode="after")
+    def _check_crop(self) -> Camera:
+        crop = self.crop
+        if crop and (crop.top_px + crop.height_px > self.height_px or crop.left_px + crop.width_px > self.width_px):
+            raise ValueError(f"the crop reaches beyond the {self.height_px}x{self.width_px} image")
+        return self
+
+    def axes(self) -> NDArray[np.float64]:
+        """Return (3, 3): the rows are the image's right, down and forward directions in the base frame."""
+        forward = np.array(self.target_m) - np.array(self.position_m)
+        forward /= np.linalg.norm(forward)
+        right = np.cross(forward, [0.0, 0.0, 1.0])
+        right /= np.linalg.norm(right)
+        return np.stack([right, np.cross(forward, right), forward])
+
+    def project(self, points_m: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the pixels (N, 2), x then y, at which points (N, 3) of the base frame appear."""
+        seen = (points_m - np.array(self.position_m)) @ self.axes().T
+        pixels: NDArray[np.float64] = seen[:, :2] / seen[:, 2:] * self._focal_px() + self._center_px()
+        return pixels
+
+    def locate(self, pixels: NDArray[np.float64], height_m: float) -> NDArray[np.float64]:
+        """Return the points (N, 3) of the base frame at height z = `height_m` that appear at pixels (N, 2), x then y."""
+        rays = np.column_stack([(pixels - self._center_px()) / self._focal_px(), np.ones(len(pixels))]) @ self.axes()
+        position = np.array(self.position_m)
+        points: NDArray[np.float64] = position + rays * ((height_m - position[2]) / rays[:, 2:])
+        return points
+
+    def _focal_px(self) -> float:
+        return float(self.height_px / 2 / np.tan(self.fovy_rad / 2))
+
+    def _center_px(self) -> NDArray[np.float64]:
+        return np.array([(self.width_px - 1) / 2, (self.height_px - 1) / 2])
+
+
+def model_image(image: NDArray[np.uint8], crop: Crop | None = None) -> NDArray[np.uint8]:
+    """Return what the model sees of a camera image: the crop, resized by area as RoboNet's loader does.
+
+    Args:
+        image: (H, W, 3) uint8 RGB at camera size, or already a model image.
+        crop: Part of the image to keep; None keeps all of it.
+
+    Returns:
+        (64, 64, 3) uint8 RGB. An image that has the model's size already is returned as it is.
+    """
+    if image.shape[:2] == (MODEL_IMAGE_PX, MODEL_IMAGE_PX):
+        return image
+    if crop is not None:
+        image = image[crop.top_px : crop.top_px + crop.height_px, crop.left_px : crop.left_px + crop.width_px]
+    resized = cv2.resize(image, (MODEL_IMAGE_PX, MODEL_IMAGE_PX), interpolation=cv2.INTER_AREA)
+    return np.asarray(resized, dtype=np.uint8)

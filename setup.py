@@ -1,0 +1,66 @@
+"""Packaging of the five packages and their commands."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGES = ["configs", "robot_bridge", "data_collection", "ghvae_core", "planner"]
+
+MODEL = ["torch>=2.10", "safetensors>=0.5", "tensorboard>=2.18"]
+SIMULATION = ["mujoco>=3.17,<5"]
+DEVELOPMENT = [
+    "hypothesis>=6.100",
+    "mypy>=1.14",
+    "psutil>=6.0",
+    "pytest>=8.3",
+    "pytest-timeout>=2.3",
+    "ruff>=0.9",
+    "scikit-image>=0.24",
+    "types-PyYAML>=6.0",
+]
+
+setup(
+    name="ghvae-foresight",
+    version="0.1.0",
+    description="Visual foresight for a Franka arm with Greedy Hierarchical VAEs: collect, train, imagine, act",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=[p for name in PACKAGES for p in (name, f"{name}.*")]),
+    package_data={
+        "configs": ["**/*.yaml", "goals/*.png"],
+        "ghvae_core": ["checkpoints/*/*"],
+        "planner": ["*.html.j2"],
+    },
+    install_requires=[
+        "av>=14.0",
+        "h5py>=3.12",
+        "jinja2>=3.1",
+        "msgpack>=1.2.1",
+        "numpy>=1.26",
+        "opencv-python>=4.10",
+        "pillow>=11.0",
+        "pydantic>=2.10",
+        "pyyaml>=6.0",
+        "pyzmq>=26.2",
+        "rich>=13.9",
+        "scipy>=1.14",
+        "typer>=0.15",
+    ],
+    extras_require={
+        "model": MODEL,
+        "simulation": SIMULATION,
+        "all": MODEL + SIMULATION,
+        "dev": MODEL + SIMULATION + DEVELOPMENT,
+    },
+    entry_points={
+        "console_scripts": [
+            "run_collection=data_collection.run_collection:main",
+            "run_finetune=ghvae_core.run_finetune:main",
+            "run_evaluation=ghvae_core.run_evaluation:main",
+            "run_server=ghvae_core.run_server:main",
+            "run_task=planner.run_task:main",
+        ]
+    },
+)
