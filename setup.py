@@ -39,7 +39,7 @@ setup(
         "jinja2>=3.1",
         "msgpack>=1.2.1",
         "numpy>=1.26",
-        "opencv-python>=4.10",
+        "opencv-python-headless>=4.10",  # the same cv2 without its windows, which would need libGL everywhere
         "pillow>=11.0",
         "pydantic>=2.10",
         "pyyaml>=6.0",

@@ -1,4 +1,4 @@
-"""The frame that every `run_*` command shares: arguments in, an exit code out, never a traceback for a user's mistake."""
+"""The frame of every `run_*` command: arguments in, an exit code out, no traceback for a user's mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one interface of everything that imagines: the server's client, the model in process, and the simulator itself."""
+"""The one interface of everything that imagines: the server's client, the model in process, the simulator."""
 
 from __future__ import annotations
 

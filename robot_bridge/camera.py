@@ -55,7 +55,7 @@ class Camera(Config):
         return pixels
 
     def locate(self, pixels: NDArray[np.float64], height_m: float) -> NDArray[np.float64]:
-        """Return the points (N, 3) of the base frame at height z = `height_m` that appear at pixels (N, 2), x then y."""
+        """Return the points (N, 3) at height z = `height_m` in the base frame that appear at pixels (N, 2)."""
         rays = np.column_stack([(pixels - self._center_px()) / self._focal_px(), np.ones(len(pixels))]) @ self.axes()
         position = np.array(self.position_m)
         points: NDArray[np.float64] = position + rays * ((height_m - position[2]) / rays[:, 2:])
