@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Make a fresh Debian or Ubuntu machine able to run the project: Python's venv module and OpenGL from apt where they are
+# missing, then a virtual environment with the pinned packages. Safe to run again; `make demo` and `make test` call it.
+# Usage: bootstrap.sh EXTRA   (an extra of setup.py: all, dev)
+set -euo pipefail
+cd "$(dirname "$0")"
+extra=${1:-all}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; elif sudo -n true 2>/dev/null; then sudo -n "$@"; else return 1; fi
+}
+
+# need COMMENT PACKAGE...: install packages through apt, or say how.
+need() {
+    local why=$1
+    shift
+    echo "set-up: $why: installing $*"
+    if ! { as_root apt-get update -q && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"; } >"$log" 2>&1; then
+        echo "set-up: could not install them (log: $log); run: sudo apt-get install $*" >&2
+        return 1
+    fi
+}
+
+log=$(mktemp -t ghvae-set-up.XXXXXX)
+python=${PYTHON:-python3}
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+    need "Python 3.10 or newer is missing" python3 python3-venv || exit 1
+elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    need "Python's venv module is missing" python3-venv || exit 1
+fi
+# MuJoCo draws through EGL; without it the simulator casts rays instead, slower but with no library at all.
+if ! ldconfig -p | grep -q 'libEGL_mesa\|libEGL_nvidia' || ! ldconfig -p | grep -q 'libGL\.so\.1'; then
+    need "OpenGL is missing" libegl1 libgl1 || echo "set-up: going on without OpenGL: pictures are cast ray by ray"
+fi
+
+stamp=".venv/ready-$extra"
+if [ ! -e "$stamp" ] || [ setup.py -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
+    echo "set-up: Python packages into .venv (pinned by constraints.txt)"
+    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[$extra]"
+    touch "$stamp"
+fi
+rm -f "$log"

@@ -1,0 +1,87 @@
+"""Configuration: what is accepted, and that each mistake is refused with its place and the nearest key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import Field
+
+from configs.loader import FOLDER, Config, ConfigError, load, save
+
+
+class Arm(Config):
+    step_limit_m: float = Field(gt=0)
+    corner_m: tuple[float, float] = (0.0, 1.0)
+
+
+class Whole(Config):
+    robot: Arm
+
+
+def _write(folder: Path, text: str) -> Path:
+    file = folder / "robot.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_exponents_are_numbers_and_lists_stand_for_tuples(tmp_path: Path) -> None:
+    config = load(Whole, {"robot": _write(tmp_path, "step_limit_m: 1e-4\ncorner_m: [1, 2.5]\n")})
+    assert config.robot.step_limit_m == 1e-4
+    assert config.robot.corner_m == (1.0, 2.5)
+
+
+def test_later_overrides_win(tmp_path: Path) -> None:
+    file = _write(tmp_path, "step_limit_m: 0.2\n")
+    config = load(Whole, {"robot": file}, ["robot.step_limit_m=0.1", "robot.step_limit_m=5e-2"])
+    assert config.robot.step_limit_m == 0.05
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("step_limit: 0.2\n", [], ["robot.yaml:1", "'robot.step_limit'", "did you mean 'step_limit_m'?"]),
+        ("step_limit_m: 0.2\nstep_limit_m: 0.3\n", [], ["robot.yaml:2", "second time"]),
+        ("step_limit_m: far\n", [], ["robot.yaml:1", "robot.step_limit_m", "got far"]),
+        ("step_limit_m: -1\n", [], ["robot.yaml:1", "greater than 0", "got -1"]),
+        ("step_limit_m: .nan\n", [], ["robot.yaml:1", "finite"]),
+        ("corner_m: [1, 2]\n", [], ["'robot.step_limit_m' is missing"]),
+        ("- 1\n", [], ["expected a mapping"]),
+        ("a: [\n", [], ["readable YAML"]),
+        ("step_limit_m: 0.2\n", ["robot.step_limitm=1"], ["--set robot.step_limitm=1", "did you mean 'step_limit_m'?"]),
+        ("step_limit_m: 0.2\n", ["robto.step_limit_m=1"], ["unknown section", "did you mean 'robot'?"]),
+        ("step_limit_m: 0.2\n", ["step_limit_m"], ["expected section.key=value"]),
+        ("step_limit_m: 0.2\n", ["robot.step_limit_m.x=1"], ["is a value and has no keys"]),
+        ("step_limit_m: 0.2\n", ["robot.step_limit_m=[1"], ["not valid YAML"]),
+    ],
+)
+def test_mistakes_are_refused_by_place(tmp_path: Path, text: str, overrides: list[str], expected: list[str]) -> None:
+    file = _write(tmp_path, text)
+    with pytest.raises(ConfigError) as refusal:
+        load(Whole, {"robot": file}, overrides)
+    message = str(refusal.value)
+    assert "\n" not in message
+    for part in expected:
+        assert part in message
+
+
+def test_a_missing_file_names_the_nearest_shipped_one() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean .robots/simulation\.yaml"):
+        load(Whole, {"robot": "robots/simulatoin.yaml"})
+
+
+def test_what_was_used_is_written_and_reads_back(tmp_path: Path) -> None:
+    config = Whole(robot=Arm(step_limit_m=0.2, corner_m=(0.0, 3.0)))
+    save(config, tmp_path / "used.yaml")
+    saved = yaml.safe_load((tmp_path / "used.yaml").read_text(encoding="utf-8"))
+    assert load(Whole, {"robot": _write(tmp_path, yaml.safe_dump(saved["robot"]))}) == config
+
+
+def test_a_config_is_immutable() -> None:
+    arm = Arm(step_limit_m=0.2)
+    with pytest.raises(ValueError, match="frozen"):
+        arm.step_limit_m = 0.3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.rglob("*.yaml")), ids=lambda path: str(path.relative_to(FOLDER)))
+def test_shipped_files_say_where_their_numbers_come_from(file: Path) -> None:
+    assert "#" in file.read_text(encoding="utf-8"), "each default needs its origin in a comment"
