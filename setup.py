@@ -14,6 +14,7 @@ DEVELOPMENT = [
     "psutil>=6.0",
     "pytest>=8.3",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "ruff>=0.9",
     "scikit-image>=0.24",
     "types-PyYAML>=6.0",

@@ -24,7 +24,7 @@ class PolicyConfig(Config):
     cannot imagine one.
     """
 
-    noise_share: float = Field(default=0.3, ge=0, le=1)  # of sequences; ours
+    noise_share: float = Field(default=0.25, ge=0, le=1)  # of sequences; ours
     carry_share: float = Field(default=0.8, ge=0, le=1)  # of the other sequences while something is held; ours
     push_share: float = Field(default=0.2, ge=0, le=1)  # of the sequences that aim at an object; ours
     noise_sd_m: tuple[float, float, float] = (0.08, 0.08, 0.06)  # of one step; Visual Foresight's 5 cm, scaled to ours
@@ -35,7 +35,7 @@ class PolicyConfig(Config):
     stride_m: tuple[float, float] = (0.08, 0.2)  # longest step of a sequence, drawn from this range; ours
     aim_sd_m: float = Field(default=0.01, ge=0)  # horizontal error of an approach; ours, grasps bear 1 cm
     grasp_height_m: float = Field(default=0.02, gt=0)  # ours, half the height of a sponge
-    drag_share: float = Field(default=0.5, ge=0, le=1)  # of carries that stay below 6 cm, which is how one wipes; ours
+    drag_share: float = Field(default=0.4, ge=0, le=1)  # of carries that stay below 6 cm, which is how one wipes; ours
     blobs: BlobConfig = BlobConfig()
 
     @model_validator(mode="after")

@@ -1,0 +1,54 @@
+"""Objects found in the image stand where they were drawn."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from data_collection.blobs import BlobConfig, find_blobs
+from robot_bridge.camera import Camera
+
+CAMERA = Camera(
+    height_px=240, width_px=320, position_m=(0.885, 0.0, 0.495), target_m=(0.445, 0.0, 0.055), fovy_rad=0.84
+)
+RED, ORANGE, GREEN, WHITE = (220, 20, 20), (230, 120, 10), (10, 200, 40), (240, 240, 240)
+
+
+def _picture(*discs: tuple[tuple[float, float], tuple[int, int, int]]) -> NDArray[np.uint8]:
+    image = np.full((240, 320, 3), 45, np.uint8)
+    rows, columns = np.mgrid[:240, :320]
+    for (x, y), colour in discs:
+        column, row = CAMERA.project(np.array([[x, y, BlobConfig().height_m]]))[0]
+        image[(columns - column) ** 2 + (rows - row) ** 2 < 6**2] = colour
+    return image
+
+
+def test_coloured_discs_are_placed_to_the_millimetre() -> None:
+    places = [(0.45, -0.1), (0.55, 0.12)]
+    found = find_blobs(_picture((places[0], RED), (places[1], GREEN)), CAMERA, BlobConfig())
+    assert found.shape == (2, 3)
+    for place in places:
+        assert np.linalg.norm(found[:, :2] - place, axis=1).min() < 0.002
+
+
+def test_touching_things_of_two_hues_are_two() -> None:
+    found = find_blobs(_picture(((0.5, 0.0), RED), ((0.5, 0.025), GREEN)), CAMERA, BlobConfig())
+    assert len(found) == 2
+
+
+def test_red_is_one_colour_although_its_hue_wraps_around() -> None:
+    found = find_blobs(_picture(((0.5, 0.0), (220, 20, 30)), ((0.4, 0.1), (220, 30, 20))), CAMERA, BlobConfig())
+    assert len(found) == 2
+    halves = _picture(((0.5, 0.0), (220, 20, 26)))
+    halves[:, :160][halves[:, :160, 0] == 220] = (220, 26, 20)
+    assert len(find_blobs(halves, CAMERA, BlobConfig())) == 1
+
+
+@pytest.mark.parametrize("image", [_picture(), _picture(((0.5, 0.0), WHITE)), np.zeros((240, 320, 3), np.uint8)])
+def test_grey_white_and_black_are_nothing(image: NDArray[np.uint8]) -> None:
+    assert find_blobs(image, CAMERA, BlobConfig()).shape == (0, 3)
+
+
+def test_specks_are_nothing() -> None:
+    image = _picture()
+    image[100:103, 100:103] = ORANGE
+    assert len(find_blobs(image, CAMERA, BlobConfig())) == 0
