@@ -1,0 +1,233 @@
+"""The simulated Franka: the `Robot` protocol over a MuJoCo scene, with exact snapshots for planning on the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from configs.loader import Config
+from robot_bridge.camera import Camera
+from robot_bridge.robot import Observation, RobotError, RobotFault, RobotSpec, Step
+from robot_bridge.safety import Limits, limit_action
+from robot_bridge.simulation import render
+from robot_bridge.simulation.arm import TICK_S, Arm
+from robot_bridge.simulation.engine import mujoco
+from robot_bridge.simulation.objects import Split
+from robot_bridge.simulation.outcome import Judge, Outcome, Progress
+from robot_bridge.simulation.scene import Kind, Scene, build
+
+_SETTLE_S = 0.6  # objects come to rest before the first observation
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+_MAX_DRAWS = 20  # scenes drawn until one does not begin with its task done
+
+
+class SimulationConfig(Config):
+    """The simulated Franka."""
+
+    scene: Kind = "bin"
+    split: Split = "train"
+    limits: Limits
+    camera: Camera
+    step_s: float = Field(0.6, ge=0.1, le=5)  # ours: a hand's speed of 20 cm a step, as a careful Franka moves
+    contact_limit_n: float = Field(20, gt=0)  # ours: what a descent may press before it stops, as a Franka's reflex
+    camera_jitter: float = Field(1.0, ge=0, le=5)  # ours: 1.0 moves the camera by up to 1 cm and 1 degree a scene
+    renderer: render.RendererName = "auto"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The whole state of a simulated robot within its present scene."""
+
+    scene: Scene
+    physics: NDArray[np.float64]
+    progress: Progress | None
+
+
+class SimulatedFranka:
+    """A Franka over a bin in MuJoCo. `reset` makes a new scene; until then only `spec` works."""
+
+    def __init__(self, config: SimulationConfig) -> None:
+        self._config = config
+        self._renderer_name = render.choose(config.renderer)
+        self._spec = RobotSpec("franka", config.limits, config.camera, config.step_s)
+        self._scene: Scene | None = None
+        self._renderer: render.Renderer | None = None
+        self._judge: Judge | None = None
+        self._rested: Snapshot | None = None  # the state after the last sane motion
+        self._fault: str | None = None
+        self._closed = False
+        self._simulated_s = 0.0
+
+    @property
+    def spec(self) -> RobotSpec:
+        """What this robot is."""
+        return self._spec
+
+    @property
+    def simulated_s(self) -> float:
+        """Simulated seconds since construction, over all scenes."""
+        return self._simulated_s
+
+    @property
+    def scene(self) -> Scene:
+        """The present scene."""
+        return self._check_scene()
+
+    def reset(self, rng: np.random.Generator) -> Observation:
+        """Make a new scene drawn from `rng`, open the gripper, go to a start pose above the bin, and look.
+
+        Raises:
+            RobotFault: A fault has not been cleared, or no sane scene was found.
+            RobotError: The robot was closed.
+        """
+        self._check_open()
+        self._check_fault()
+        for _ in range(_MAX_DRAWS):
+            self._make_scene(rng)
+            if self._judge is None or not self._judge.outcome().goal_now:
+                return self.observe()
+        raise RobotFault(f"{_MAX_DRAWS} scenes of kind '{self._config.scene}' began with the task done")
+
+    def observe(self) -> Observation:
+        """Look without moving."""
+        image = self.render()
+        return Observation(image, self._arm.state(), self._simulated_s)
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        """Move, wait until the hand rests, and look; see `Robot.step`."""
+        return Step(self.advance(action), self.observe())
+
+    def advance(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Move as `step` does, without looking; return the applied action (4,)."""
+        self._check_scene()
+        self._check_fault()
+        applied = limit_action(action, self.hand(), self._config.limits)
+        for _ in self._arm.move(applied, self._config.step_s):
+            self._simulated_s += TICK_S
+            if self._judge:
+                self._judge.watch(TICK_S)
+        self._rest()
+        if self._judge:
+            self._judge.conclude()
+        self._rested = self.snapshot()
+        return applied
+
+    def render(self) -> NDArray[np.uint8]:
+        """Return the camera image (H, W, 3) uint8 RGB."""
+        self._check_scene()
+        if self._renderer is None:
+            self._renderer = render.make(self._renderer_name, self._model, self._config.camera)
+        return self._renderer.render(self._data)
+
+    def outcome(self) -> Outcome | None:
+        """Return what the trial has achieved so far, or None in a scene without a task."""
+        self._check_scene()
+        return self._judge.outcome() if self._judge else None
+
+    def hand(self) -> NDArray[np.float64]:
+        """Return the measured hand position (3,) in metres in the base frame."""
+        self._check_scene()
+        return self._arm.state()[:3]
+
+    def position(self, name: str) -> NDArray[np.float64]:
+        """Return where an object of the scene is now: (3,) metres in the base frame."""
+        self._check_scene()
+        return np.array(self._data.body(name).xpos)
+
+    def snapshot(self) -> Snapshot:
+        """Return the exact state; going on from it gives the same bits."""
+        scene = self._check_scene()
+        physics = np.empty(mujoco.mj_stateSize(self._model, _STATE))
+        mujoco.mj_getState(self._model, self._data, physics, _STATE)
+        return Snapshot(scene, physics, self._judge.progress if self._judge else None)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Return to a state of the present scene, taken here or in a twin. Time goes on.
+
+        Raises:
+            RobotError: The snapshot is of another scene. Nothing changed.
+        """
+        if snapshot.scene is not self._check_scene():
+            raise RobotError(
+                "expected a snapshot of the present scene, got one of another; take it after the last reset"
+            )
+        mujoco.mj_setState(self._model, self._data, snapshot.physics, _STATE)
+        mujoco.mj_forward(self._model, self._data)
+        if self._judge and snapshot.progress:
+            self._judge.progress = snapshot.progress
+        self._rested = snapshot
+
+    def twin(self) -> SimulatedFranka:
+        """Return an independent copy of this robot, scene and state; `advance` of several may run in threads."""
+        scene = self._check_scene()
+        self._check_fault()
+        other = SimulatedFranka(self._config)
+        other._attach(scene, self._model)
+        other.restore(self.snapshot())
+        other._simulated_s = self._simulated_s
+        return other
+
+    def recover(self) -> None:
+        """Clear a fault: the arm holds the pose that it had before it."""
+        self._fault = None
+
+    def close(self) -> None:
+        """Free the renderer. Safe to call twice."""
+        self._closed = True
+        self._free_renderer()
+
+    def _make_scene(self, rng: np.random.Generator) -> None:
+        config = self._config
+        scene = build(rng, config.scene, config.split, config.camera, config.camera_jitter)
+        self._free_renderer()
+        self._rested = None
+        self._attach(scene, mujoco.MjModel.from_xml_string(scene.xml))
+        low, high = np.array(config.limits.workspace_low_m), np.array(config.limits.workspace_high_m)
+        share = rng.uniform((0.25, 0.2, 0.6), (0.75, 0.8, 0.95))  # of the workspace: above the bin and in view
+        self._arm.place(low + share * (high - low))
+        for _ in self._arm.hold(_SETTLE_S):
+            self._simulated_s += TICK_S
+        self._rest()
+        self._rested = self.snapshot()
+
+    def _attach(self, scene: Scene, model: mujoco.MjModel) -> None:
+        self._scene, self._model = scene, model
+        self._data = mujoco.MjData(model)
+        self._arm = Arm(model, self._data, self._config.contact_limit_n)
+        self._judge = Judge(scene.task, model, self._data) if scene.task else None
+
+    def _rest(self) -> None:
+        """Bring all that is derived from the state up to date with it; a state that is not sane becomes a fault."""
+        mujoco.mj_forward(self._model, self._data)
+        warnings = [mujoco.mjtWarning(i).name for i, warning in enumerate(self._data.warning) if warning.number]
+        if not warnings and np.isfinite(self._data.qacc).all():
+            return
+        self._fault = f"the simulation became unstable ({', '.join(warnings) or 'not finite'})"
+        if self._rested is None:
+            self._scene = None
+        else:
+            self._attach(self._rested.scene, self._model)
+            self.restore(self._rested)
+        raise RobotFault(f"{self._fault}; call recover")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RobotError("the simulated Franka was closed; make a new one")
+
+    def _check_fault(self) -> None:
+        if self._fault:
+            raise RobotFault(f"{self._fault}; call recover first")
+
+    def _check_scene(self) -> Scene:
+        self._check_open()
+        if self._scene is None:
+            raise RobotError("the simulated Franka has no scene yet; call reset first")
+        return self._scene
+
+    def _free_renderer(self) -> None:
+        if self._renderer:
+            self._renderer.close()
+            self._renderer = None

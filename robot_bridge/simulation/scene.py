@@ -1,0 +1,279 @@
+"""A random scene in the bin as MJCF text, with what the success tests and the scripted arm must know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_bridge.camera import Camera
+from robot_bridge.simulation import implements, panda
+from robot_bridge.simulation.implements import Container
+from robot_bridge.simulation.objects import Color, Part, Shape, Split, draw_color, draw_hue, draw_shape
+
+Kind = Literal["bin", "pick_wipe", "pick_sweep"]
+
+CENTER_M = (0.5, 0.0)  # of the bin, in the robot base frame
+INNER_M = (0.19, 0.26)  # half size of the bin's inside
+WALL_HEIGHT_M = 0.04  # low enough for the palm to pass above it when the fingertips touch the floor
+TIMESTEP_S = 0.004
+_WALL_M = 0.006  # half thickness
+_TRIES = 40  # to place a thing before it is left out
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A thing and where it stands."""
+
+    name: str
+    shape: Shape
+    at_m: tuple[float, float, float]
+    yaw_rad: float
+
+
+@dataclass(frozen=True)
+class Fixture:
+    """A container fixed to the floor of the bin."""
+
+    container: Container
+    at_m: tuple[float, float]
+    yaw_rad: float
+
+    def inside(self, points_m: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return points (N, 3) of the base frame in the container's frame."""
+        c, s = np.cos(self.yaw_rad), np.sin(self.yaw_rad)
+        local = np.array(points_m, dtype=np.float64)
+        local[:, :2] = (local[:, :2] - np.array(self.at_m)) @ np.array([[c, -s], [s, c]])
+        return local
+
+
+@dataclass(frozen=True)
+class Task:
+    """Who plays which role in a task scene."""
+
+    tool: Placed
+    targets: tuple[str, ...]  # names of the objects to wipe off the container, or to sweep into it
+    container: Fixture
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene, before anything has moved."""
+
+    kind: Kind
+    xml: str
+    objects: tuple[Placed, ...]  # everything that is free to move; bodies of the same names
+    task: Task | None
+
+
+class _Builder:
+    """Collects the bodies of one scene."""
+
+    def __init__(self, rng: np.random.Generator, split: Split) -> None:
+        self.rng = rng
+        self.split: Split = split
+        self.hues: list[float] = []
+        self.bodies: list[str] = []
+        self.placed: list[Placed] = []
+        self.circles: list[tuple[float, float, float]] = []  # x, y, radius of what stands on the floor
+
+    def colors(self) -> tuple[Color, Color]:
+        hue = draw_hue(self.rng, self.split, self.hues)
+        first = draw_color(self.rng, hue)
+        if self.rng.random() < 0.5:
+            return first, first
+        second = draw_color(self.rng, hue)
+        return first, (second[0] * 0.75, second[1] * 0.75, second[2] * 0.75)
+
+    def free_spot(self, radius: float, half_area: tuple[float, float]) -> tuple[float, float] | None:
+        """Return a place for a circle within the bin's middle `half_area`, clear of everything, or None."""
+        for _ in range(_TRIES):
+            x, y = np.array(CENTER_M) + self.rng.uniform(-np.array(half_area), half_area)
+            if all(np.hypot(x - cx, y - cy) > radius + r + 0.008 for cx, cy, r in self.circles):
+                return float(x), float(y)
+        return None
+
+    def add(self, shape: Shape, at_m: tuple[float, float, float], yaw_rad: float, tool: bool = False) -> Placed:
+        """Add a free body standing at `at_m` (of the surface below it)."""
+        name = f"{'tool' if tool else 'object'}{len(self.placed)}"
+        mass = self.rng.uniform(0.03, 0.05) if tool else self.rng.uniform(0.02, 0.08)
+        friction = self.rng.uniform(0.5, 1.0)
+        contact = (
+            'condim="6" solref="0.016 1" solimp="0.9 0.95 0.003"'
+            if tool
+            else f'condim="{6 if shape.rolls else 4}" solref="0.01 1" solimp="0.95 0.99 0.001"'
+        )
+        rolling = "0.02 0.004" if shape.rolls else "0.01 0.0005"
+        geoms = _geoms(shape.parts, self.colors(), f'friction="{friction:.4g} {rolling}" {contact}', mass)
+        at = (at_m[0], at_m[1], at_m[2] + shape.rest_m + 0.001)
+        self.bodies.append(
+            f'<body name="{name}" pos="{_text(at)}" euler="0 0 {yaw_rad:.6g}"><freejoint/>{geoms}</body>'
+        )
+        placed = Placed(name, shape, at, yaw_rad)
+        self.placed.append(placed)
+        if at_m[2] == 0:
+            self.circles.append((at_m[0], at_m[1], shape.radius_m))
+        return placed
+
+    def fix(self, container: Container, at_m: tuple[float, float], yaw_rad: float) -> Fixture:
+        """Add a container fixed to the floor."""
+        # Smooth, whatever slides on it: a rough object would jam between brush and lip.
+        smooth = 'priority="1" condim="6" friction="0.3 0.01 0.0005" solref="0.01 1"'
+        geoms = _geoms(container.parts, self.colors(), smooth, None)
+        self.bodies.append(f'<body pos="{_text((*at_m, 0.0))}" euler="0 0 {yaw_rad:.6g}">{geoms}</body>')
+        self.circles.append((*at_m, container.radius_m))
+        return Fixture(container, at_m, yaw_rad)
+
+
+def build(rng: np.random.Generator, kind: Kind, split: Split, camera: Camera, jitter: float) -> Scene:
+    """Return a random scene.
+
+    Args:
+        rng: Source of every random choice; the same state gives the same scene.
+        kind: `bin` (free play) or a task.
+        split: Which shapes, sizes and hues may appear.
+        camera: The nominal calibration.
+        jitter: How far the true camera may be off: 1.0 is 1 cm and 1 degree.
+    """
+    builder = _Builder(rng, split)
+    task = {"bin": _bin, "pick_wipe": _wipe, "pick_sweep": _sweep}[kind](builder)
+    xml = _model(rng, camera, _camera(rng, camera, jitter), "".join(builder.bodies))
+    return Scene(kind, xml, tuple(builder.placed), task)
+
+
+def _bin(builder: _Builder) -> None:
+    """Three to five objects, tools among them; half of the scenes have a fixed container, some with an object on it."""
+    rng, fixture = builder.rng, None
+    if rng.random() < 0.5:
+        draw = (implements.plate, implements.tray, implements.pan)[int(rng.integers(3))]
+        container = draw(rng, builder.split)
+        spot = builder.free_spot(container.radius_m, (0.08, 0.14))
+        if spot is not None:
+            fixture = builder.fix(container, spot, float(rng.choice([0.0, np.pi])) + float(rng.uniform(-0.3, 0.3)))
+    for i in range(int(rng.integers(3, 6))):
+        if i > 0 and rng.random() < 0.45:
+            draw_tool = (implements.sponge, implements.brush)[int(rng.integers(2))]
+            shape, yaw, tool = draw_tool(rng, builder.split), float(rng.uniform(-0.5, 0.5)), True
+        else:
+            shape = draw_shape(rng, builder.split, float(rng.uniform(0.034, 0.048)))
+            yaw, tool = float(rng.uniform(-np.pi, np.pi)), False
+        if i == 0 and fixture is not None and rng.random() < 0.6:
+            builder.add(shape, (*fixture.at_m, fixture.container.height_m), yaw)
+        elif (spot := builder.free_spot(shape.radius_m, (0.145, 0.205))) is not None:
+            builder.add(shape, (*spot, 0.0), yaw, tool)
+
+
+def _wipe(builder: _Builder) -> Task:
+    """One to three objects on a plate, and a sponge beside it."""
+    rng = builder.rng
+    side = float(rng.choice([-1.0, 1.0]))
+    center = (CENTER_M[0] + rng.uniform(-0.05, 0.05), side * rng.uniform(0.055, 0.085))
+    fixture = builder.fix(implements.plate(rng, builder.split), center, 0.0)
+    radius = fixture.container.radius_m
+    spot = (CENTER_M[0] + rng.uniform(-0.09, 0.09), -side * rng.uniform(0.10, 0.16))
+    tool = builder.add(implements.sponge(rng, builder.split), (*spot, 0.0), float(rng.uniform(-0.45, 0.45)), tool=True)
+    # All within the width of one stroke, and behind the plate's near rim, where the sponge comes down.
+    across = np.array([0.0]) if (n := int(rng.integers(1, 4))) == 1 else np.linspace(-0.027, 0.027, n)
+    targets = []
+    for offset in across + rng.uniform(-0.004, 0.004, n):
+        shape = draw_shape(rng, builder.split, float(rng.uniform(0.030, 0.035)) * (1.15 if n < 3 else 0.8), False)
+        at = (center[0] + float(offset), center[1] + side * float(rng.uniform(-0.15, 0.45)) * radius)
+        targets.append(builder.add(shape, (*at, fixture.container.height_m), float(rng.uniform(-np.pi, np.pi))).name)
+    return Task(tool, tuple(targets), fixture)
+
+
+def _sweep(builder: _Builder) -> Task:
+    """One or two objects in front of a dustpan, and a brush beside it."""
+    rng = builder.rng
+    side = float(rng.choice([-1.0, 1.0]))  # where the pan stands; its lip faces the middle
+    center = (CENTER_M[0] + rng.uniform(-0.05, 0.05), side * rng.uniform(0.135, 0.15))
+    fixture = builder.fix(implements.pan(rng, builder.split), center, 0.0 if side > 0 else np.pi)
+    lip = center[1] - side * fixture.container.half_size_m[1]
+    n = int(rng.integers(1, 3))
+    targets = []
+    for offset in [0.0] if n == 1 else [-0.02, 0.02]:
+        shape = draw_shape(rng, builder.split, float(rng.uniform(0.027, 0.033)), False)
+        at = (center[0] + offset + rng.uniform(-0.004, 0.004), lip - side * rng.uniform(0.045, 0.065))
+        targets.append(builder.add(shape, (float(at[0]), float(at[1]), 0.0), float(rng.uniform(-np.pi, np.pi))).name)
+    spot = (CENTER_M[0] + rng.uniform(-0.09, 0.09), -side * rng.uniform(0.13, 0.18))
+    tool = builder.add(implements.brush(rng, builder.split), (*spot, 0.0), float(rng.uniform(-0.45, 0.45)), tool=True)
+    return Task(tool, tuple(targets), fixture)
+
+
+def _geoms(parts: tuple[Part, ...], colors: tuple[Color, Color], contact: str, mass_kg: float | None) -> str:
+    mass = "" if mass_kg is None else f'mass="{mass_kg / len(parts):.6g}"'
+    return "".join(
+        f'<geom type="{part.shape}" size="{_text(part.size_m)}" pos="{_text(part.at_m)}" '
+        f'euler="{_text(part.euler_rad)}" rgba="{_text(colors[part.second_color])} 1" {contact} {mass}/>'
+        for part in parts
+    )
+
+
+def _camera(rng: np.random.Generator, camera: Camera, jitter: float) -> str:
+    """Return the camera as it really stands: off the calibration by the jitter."""
+    position = np.array(camera.position_m) + jitter * 0.01 * rng.uniform(-1, 1, 3) / np.sqrt(3)
+    right, down, forward = camera.axes()
+    roll, yaw, pitch = jitter * np.deg2rad(1.0) * rng.uniform(-1, 1, 3) / np.sqrt(3)
+    axes = (*(right + roll * down + yaw * forward), *(-down + roll * right + pitch * forward))
+    fovy_deg = np.rad2deg(camera.fovy_rad)
+    return f'<camera name="camera" pos="{_text(position)}" xyaxes="{_text(axes)}" fovy="{fovy_deg:.8g}"/>'
+
+
+def _bin_geoms(grey: float) -> str:
+    """Return the floor and the four walls."""
+    (cx, cy), (hx, hy), h, w = CENTER_M, INNER_M, WALL_HEIGHT_M / 2, _WALL_M
+    boxes = (
+        ((hx + 2 * w, hy + 2 * w, 0.05), (cx, cy, -0.05), grey),
+        ((w, hy + 2 * w, h), (cx - hx - w, cy, h), grey * 1.25),
+        ((w, hy + 2 * w, h), (cx + hx + w, cy, h), grey * 1.25),
+        ((hx, w, h), (cx, cy - hy - w, h), grey * 1.25),
+        ((hx, w, h), (cx, cy + hy + w, h), grey * 1.25),
+    )
+    return "".join(
+        f'<geom type="box" size="{_text(size)}" pos="{_text(at)}" rgba="{_text((shade,) * 3)} 1" '
+        f'friction="0.8 0.01 0.0005" solref="0.01 1"/>'
+        for size, at, shade in boxes
+    )
+
+
+def _model(rng: np.random.Generator, camera: Camera, camera_xml: str, bodies: str) -> str:
+    light = np.array([0.75, 0.0, 1.3]) + rng.uniform(-0.3, 0.3, 3)
+    power, ambient = rng.uniform(0.5, 0.7), rng.uniform(0.36, 0.48)
+    tint = rng.uniform(-1, 1, 3)
+    table = rng.uniform(0.3, 0.5) * (1 + 0.06 * (tint - tint.mean()))  # grey enough to be no object
+    # Shadows would make a frame seven times dearer. The image is averaged down to 64 pixels anyway: finer meshes or
+    # smoothed edges would change it by 0.2 of 255, at three times the cost.
+    # Table and bin have bodies of their own: mj_multiRay (4.0.0) misses distant parts of geoms in the world's body.
+    return f"""<mujoco>
+<compiler angle="radian" autolimits="true"/>
+<option timestep="{TIMESTEP_S}" integrator="implicitfast" cone="elliptic" impratio="10" iterations="30">
+  <flag autoreset="disable"/>
+</option>
+<statistic extent="1"/>
+<visual>
+  <global offwidth="{camera.width_px}" offheight="{camera.height_px}"/>
+  <quality shadowsize="256" offsamples="0" numslices="20" numstacks="8" numquads="2"/>
+  <headlight ambient="{_text((ambient,) * 3)}" diffuse="0.18 0.18 0.18" specular="0 0 0"/>
+  <map znear="0.05" zfar="6"/>
+</visual>
+<default>{panda.defaults_xml()}</default>
+<worldbody>
+  <light pos="{_text(light)}" dir="{_text(np.array([0.45, 0.0, 0.0]) - light)}" castshadow="false"
+         cutoff="90" exponent="2" diffuse="{_text((power,) * 3)}" specular="0 0 0"/>
+  {camera_xml}
+  <body name="table">
+    <geom type="plane" size="3 3 0.1" pos="0 0 -0.002" rgba="{_text(table)} 1" contype="0" conaffinity="0"/>
+  </body>
+  <body name="bin">{_bin_geoms(rng.uniform(0.16, 0.22))}</body>
+  {panda.body_xml()}
+  {bodies}
+</worldbody>
+{panda.drive_xml()}
+</mujoco>"""
+
+
+def _text(numbers: Iterable[float]) -> str:
+    return " ".join(f"{float(number):.6g}" for number in numbers)

@@ -1,0 +1,23 @@
+"""Simulated robots for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from configs.loader import Config, load
+from robot_bridge.simulation.franka import SimulatedFranka, SimulationConfig
+
+
+class _Sections(Config):
+    robot: SimulationConfig
+
+
+def config(**changes: object) -> SimulationConfig:
+    """Return the shipped configuration with some keys changed; rays by default, which draw on every machine."""
+    shipped = load(_Sections, {"robot": "robots/simulation.yaml"}).robot
+    merged: dict[str, Any] = {**shipped.model_dump(), "renderer": "ray", **changes}
+    return SimulationConfig.model_validate(merged)
+
+
+def franka(**changes: object) -> SimulatedFranka:
+    return SimulatedFranka(config(**changes))
