@@ -1,0 +1,195 @@
+"""The command, from files to report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from data_collection.episode import Episode
+from data_collection.robonet import write_episode
+from ghvae_core import evaluation
+from ghvae_core.checkpoint import CheckpointInfo, save
+from ghvae_core.evaluation import COPY, MEAN, ROWS, Scores
+from ghvae_core.ghvae import Ghvae, GhvaeConfig, ModuleConfig
+from ghvae_core.run_evaluation import main
+from robot_bridge.camera import Camera
+from robot_bridge.robot import RobotSpec
+from robot_bridge.safety import Limits
+
+torch.set_num_threads(1)
+WEIGHTS = Path(__file__).resolve().parents[3] / "shared/data/weights/lpips_alex_v0.1_torchvision.safetensors"
+SPEC = RobotSpec(
+    name="franka",
+    limits=Limits(workspace_low_m=(0.3, -0.2, 0.0), workspace_high_m=(0.7, 0.2, 0.2), step_limit_m=0.05),
+    camera=Camera(height_px=240, width_px=320, position_m=(0.9, 0.0, 0.5), target_m=(0.45, 0.0, 0.05), fovy_rad=0.84),
+    step_s=0.5,
+)
+
+Command = Callable[..., int]
+
+
+def episode(seed: int) -> Episode:
+    """24 frames of a bright square that moves to the right."""
+    rng = np.random.default_rng(seed)
+    frames = np.full((24, 240, 320, 3), 90, np.uint8)
+    for t, frame in enumerate(frames):
+        frame[100:140, 8 * t : 8 * t + 40] = 200
+    actions = np.concatenate([rng.uniform(-0.02, 0.02, (23, 3)), np.ones((23, 1))], axis=1).astype(np.float32)
+    states = np.tile([0.5, 0.0, 0.1, 0.0, 0.0], (24, 1))
+    return Episode(frames, states, actions, actions, np.arange(24, dtype=np.float64), {"seed": seed})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("episodes")
+    for i in range(2):
+        write_episode(episode(i), folder / f"lab_franka_test_traj{i}.hdf5", SPEC)
+    return folder
+
+
+def save_checkpoint(folder: Path, step_limit_m: float = 0.05) -> Path:
+    torch.manual_seed(0)
+    size = ModuleConfig(channels=4, latent=2, hidden=4, encoder_blocks=1, decoder_blocks=1)
+    config = GhvaeConfig(modules=(size,), pixel_channels=4)
+    save(folder, Ghvae(config), CheckpointInfo(model=config, step_limit_m=step_limit_m, step_s=0.5, modules_trained=1))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoints") / "nano")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def command(data: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Options in, of which the last of equals wins; the exit code out."""
+
+    def run(*options: object) -> int:
+        usual = ("--checkpoint", checkpoint, "--data", data, "--device", "cpu", "--no-lpips")
+        monkeypatch.setattr(sys, "argv", ["run_evaluation", *map(str, (*usual, *options))])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert isinstance(stop.value.code, int)
+        return stop.value.code
+
+    return run
+
+
+def last_line(text: str) -> Any:
+    return json.loads(text.splitlines()[-1])
+
+
+def test_from_files_to_report(command: Command, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--out", "report") == 0
+    printed = capsys.readouterr()
+    result = last_line(printed.out)
+    names = {"evaluation.json", "evaluation.md", "filmstrip.png", "rollouts.gif"}
+    assert {path.name for path in (folder / "report").iterdir()} == names
+    written = json.loads((folder / "report/evaluation.json").read_text(encoding="utf-8"))
+    assert len(written.pop("windows")) == 4
+    assert written == result
+    assert result["about"]["n_windows"] == 4
+    assert result["about"]["n_episodes"] == 2
+    assert result["about"]["n_episodes_passed_over"] == 0
+    assert list(result["rows"]) == list(ROWS)
+    assert set(result["rows"][MEAN]) == {"psnr_db", "ssim"}
+    assert result["rows"][COPY]["psnr_db"]["mean"] > result["rows"][MEAN]["psnr_db"]["mean"], "nothing was trained"
+    assert "PSNR" in printed.err and "4/4" in printed.err
+
+
+def test_without_out_nothing_is_written_and_a_seed_gives_the_same_numbers(
+    command: Command, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = []
+    for seed in (1, 1, 2):
+        assert command("--windows", 3, "--seed", seed) == 0
+        results.append(last_line(capsys.readouterr().out))
+    assert results[0] == results[1] != results[2]
+    assert results[0]["about"]["n_windows"] == 3
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"no LPIPS weights at {WEIGHTS}")
+def test_lpips_is_measured_with_a_given_file(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--windows", 2, "--lpips", "--lpips-weights", WEIGHTS) == 0
+    result = last_line(capsys.readouterr().out)
+    assert result["rows"][COPY]["lpips_alex"]["mean"] > 0
+    assert "AlexNet" in result["conventions"]["lpips_alex"]
+
+
+def test_ctrl_c_reports_what_was_measured(
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score = evaluation.score
+
+    def interrupted(*arguments: Any) -> Iterator[Scores]:
+        yield next(score(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "score", interrupted)
+    assert command("--out", "report", "--set", "evaluation.batch_windows=2") == 130
+    assert last_line(capsys.readouterr().out)["about"]["n_windows"] == 2
+    assert (folder / "report/evaluation.json").is_file()
+
+
+def test_ctrl_c_before_the_first_batch_reports_nothing(
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> Iterator[Scores]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(evaluation, "score", interrupted)
+    assert command("--out", "report") == 130
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--checkpoint", "nowhere"], "nowhere"),
+        (["--data", "nowhere"], "nowhere: expected a folder of held-out episodes"),
+        (["--windows", "1"], "evaluation.n_windows"),
+        (["--set", "evaluation.n_window=4"], "did you mean 'n_windows'"),
+        (["--lpips", "--lpips-weights", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
+        (["--out", "taken"], "taken: expected a new or empty folder"),
+        pytest.param(
+            ["--device", "cuda"],
+            "no usable CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device"),
+        ),
+    ],
+    ids=["checkpoint", "data", "windows", "key", "weights", "out", "device"],
+)
+def test_refused_input_exits_with_2_and_writes_nothing(
+    options: list[str], said: str, command: Command, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "taken").mkdir()
+    (folder / "taken/note").touch()
+    before = sorted(folder.rglob("*"))
+    assert command("--out", "report", *options) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err.splitlines()[-1]
+    assert printed.out == ""
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_episodes_of_another_robot_exit_with_2(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("--checkpoint", save_checkpoint(tmp_path / "other", step_limit_m=0.2)) == 2
+    assert "expected step_limit_m 0.2 as in the checkpoint, got 0.05" in capsys.readouterr().err
