@@ -1,0 +1,178 @@
+"""The page of one run, and the pictures beside it: made from the record when the run is over."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from ghvae_core.picture import enlarge, filmstrip, gif_bytes, png_bytes
+from planner import chart
+from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History
+from planner.proposals import HOLD
+from planner.result import Result
+
+_FRAME_S = 0.25  # each frame of a GIF stands for this long
+_STRIP_FRAMES = 10  # in one row of the filmstrip
+_TEMPLATE = "report.html.j2"
+
+
+class _Video(NamedTuple):
+    """One imagined video on the page."""
+
+    source: str  # data URI
+    cost: str
+    family: str
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class _PlanView:
+    """One plan on the page."""
+
+    step: int
+    family: str
+    cost: str
+    seconds: str
+    non_finite: int
+    videos: list[_Video]
+    strip: str  # data URI; empty when nothing of the plan was executed
+    surprise: str
+
+
+def write_report(folder: Path, history: History, result: Result, config_yaml: str) -> None:
+    """Write `report.html` and its pictures, also as files of their own, into an existing folder.
+
+    The page holds everything that it shows; it needs no other file and no network.
+    """
+    (folder / "goal.png").write_bytes(png_bytes(history.goal))
+    (folder / "start.png").write_bytes(png_bytes(history.moments[0].observation.image))
+    (folder / "end.png").write_bytes(png_bytes(history.moments[-1].observation.image))
+    (folder / "seen.gif").write_bytes(gif_bytes(np.stack(history.frames), _FRAME_S))
+    for index, record in enumerate(history.plans):
+        if len(record.plan.imagined):
+            (folder / f"plan_{index:02d}.gif").write_bytes(gif_bytes(record.plan.imagined, _FRAME_S))
+    (folder / "report.html").write_text(_page(history, result, config_yaml), encoding="utf-8")
+
+
+def _page(history: History, result: Result, config_yaml: str) -> str:
+    loader = jinja2.PackageLoader("planner", "")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    view = {
+        "result": result,
+        "verdict": _verdict(result),
+        "findings": _findings(history, result),
+        "goal": _png(history.goal),
+        "start": _png(history.frames[0]),
+        "end": _png(history.frames[-1]),
+        "seen": _gif(np.stack(history.frames)),
+        "strip": _seen_strip(history.frames),
+        "distance_chart": chart.lines(_distance_lines(history), "actions executed"),
+        "cost_chart": chart.lines(_cost_lines(history), "actions executed before the plan"),
+        "latency_chart": chart.bars(_latency_bars(history), "s"),
+        "plans": [_plan_view(history, index) for index in range(len(history.plans))],
+        "config_yaml": config_yaml,
+    }
+    return environment.get_template(_TEMPLATE).render(view)
+
+
+def _verdict(result: Result) -> tuple[str, str]:
+    """Return the headline and its tone."""
+    headlines = {
+        SUCCESS: ("Success", "good"),
+        GOAL_SEEN: ("The camera sees the goal", "good" if result.success is not False else "fair"),
+        STEPS_USED: ("Not done within the steps", "fair"),
+        FAILED: ("Stopped by a failure", "bad"),
+        INTERRUPTED: ("Stopped by hand", "bad"),
+    }
+    return headlines[result.ended]
+
+
+def _findings(history: History, result: Result) -> list[str]:
+    """Return what a person wants to know first, most telling first."""
+    findings = [f"{result.error} The arm was held."] if result.error else []
+    if result.success is None:
+        findings.append("Whether the task is done only a person can tell: this robot has no simulation to ask.")
+    else:
+        findings.append("The tool was lifted." if result.picked else "The tool was never lifted.")
+        findings.append("The tool touched an object." if result.touched else "The tool never touched an object.")
+        away_cm = 100 * (result.away_m or 0)
+        missed = f"The objects did not come to where they belong; the worst ended {away_cm:.1f} cm away."
+        findings.append("The objects came to where they belong." if result.goal else missed)
+    findings.append(
+        f"The image differed from the goal by {result.distance_start:.1f} of 255 at the start "
+        f"and by {result.distance_end:.1f} at the end; at best by {min(history.distances):.1f}."
+    )
+    held = sum(record.plan.family == HOLD for record in history.plans)
+    if held:
+        findings.append(f"In {held} of {result.plans} plans no candidate promised more than to hold still.")
+    if result.surprise is not None:
+        findings.append(f"What was seen differed from what was imagined by {result.surprise:.1f} of 255 on average.")
+    return findings
+
+
+def _distance_lines(history: History) -> Mapping[str, list[tuple[float, float]]]:
+    seen = [(float(step), distance) for step, distance in enumerate(history.distances)]
+    surprises = [(step + 1.0, surprise) for step, surprise in enumerate(history.surprises())]
+    return {"seen to goal": seen, "seen to imagined": surprises}
+
+
+def _cost_lines(history: History) -> Mapping[str, list[tuple[float, float]]]:
+    series: dict[str, list[tuple[float, float]]] = {"chosen": [], "median of all": [], "hold still": []}
+    for record in history.plans:
+        costs = np.where(np.isfinite(record.plan.costs), record.plan.costs, np.nan)
+        series["chosen"].append((record.step, record.plan.cost))
+        series["median of all"].append((record.step, float(np.nanmedian(costs))))
+        series["hold still"].append((record.step, float(costs[record.plan.families.index(HOLD)])))
+    return series
+
+
+def _latency_bars(history: History) -> list[tuple[str, dict[str, float]]]:
+    rows = []
+    for record, end in history.spans():
+        execute_s = sum(act.execute_s for act in history.acts[record.step : end])
+        rows.append((f"step {record.step}", {**record.latency_s, "execute": execute_s}))
+    return rows
+
+
+def _plan_view(history: History, index: int) -> _PlanView:
+    record = history.plans[index]
+    plan = record.plan
+    videos = [
+        _Video(_gif(video), f"{plan.costs[best]:.5f}", plan.families[best], best == plan.index)
+        for best, video in zip(plan.best, plan.videos, strict=True)
+    ]
+    seen, imagined = history.seen_after(index), plan.imagined
+    n = min(len(seen), len(imagined))
+    surprises = history.surprises()[record.step : record.step + n]
+    return _PlanView(
+        step=record.step,
+        family=plan.family,
+        cost=f"{plan.cost:.5f}",
+        seconds=f"{sum(plan.timing_s.values()):.2f}",
+        non_finite=plan.n_non_finite,
+        videos=videos,
+        strip=_png(filmstrip({"imagined": imagined[:n], "seen": seen[:n]})) if n else "",
+        surprise=f"{np.mean(surprises):.1f}" if n else "",
+    )
+
+
+def _seen_strip(frames: list[NDArray[np.uint8]]) -> str:
+    """Return every frame that was seen as one picture; each row is labelled with the actions before its first frame."""
+    starts = range(0, len(frames), _STRIP_FRAMES)
+    return _png(filmstrip({f"{start:02d}": np.stack(frames[start : start + _STRIP_FRAMES]) for start in starts}))
+
+
+def _png(image: NDArray[np.uint8]) -> str:
+    image = enlarge(image[None])[0]
+    return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode("ascii")
+
+
+def _gif(frames: NDArray[np.uint8]) -> str:
+    return "data:image/gif;base64," + base64.b64encode(gif_bytes(frames, _FRAME_S)).decode("ascii")

@@ -1,0 +1,132 @@
+"""The closed loop of one task: plan, execute a few actions, look, plan again."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from configs.loader import Config
+from ghvae_core.predictor import Context, Predictor
+from planner.goal import check_goal
+from planner.handshake import check_fit
+from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History, PlanRecord
+from planner.plan import Situation
+from planner.shooting import RandomShooting
+from robot_bridge.robot import OPEN, Observation, Robot
+
+if TYPE_CHECKING:
+    from robot_bridge.simulation.outcome import Outcome
+
+
+class TaskConfig(Config):
+    """What is to be done, and for how long it may be tried."""
+
+    scene: Literal["pick_wipe", "pick_sweep"]  # which scene the simulation sets up; paper Fig. 2
+    split: Literal["train", "unseen"] = "unseen"  # of the simulated objects; paper E.1: never seen in training
+    n_steps: int = Field(default=50, ge=1)  # most actions of one run; paper E.1
+    least_difference: float = Field(default=2.0, ge=0, lt=255)  # root mean square of 255; below: camera noise; ours
+
+
+class Task:
+    """One run of a task. A context manager: when an error leaves it, the arm is held before anything else is done.
+
+    Raises:
+        MismatchError: From the constructor, when robot, predictor and planner do not fit. Nothing moved.
+    """
+
+    def __init__(self, config: TaskConfig, robot: Robot, predictor: Predictor, shooting: RandomShooting) -> None:
+        check_fit(robot.spec, predictor.spec, shooting.config)
+        self._config = config
+        self._robot = robot
+        self._predictor = predictor
+        self._shooting = shooting
+
+    def begin(self, observation: Observation, goal: NDArray[np.uint8], rng: np.random.Generator) -> None:
+        """Take the start and the goal of a robot that has been reset: it rests, its gripper is open.
+
+        Args:
+            observation: What the robot sees now.
+            goal: (64, 64, 3) uint8 RGB.
+            rng: Draws the candidates.
+
+        Raises:
+            GoalError: The goal cannot be told from the start. Nothing moved.
+        """
+        self.history = History(goal, self._robot.spec.camera.crop, observation)
+        check_goal(goal, self.history.start.frame, self._config.least_difference)
+        self._rng = rng
+        self._actions = np.empty((0, 4), np.float32)  # of the present plan
+        self._executed = 0  # how many of them
+
+    def __enter__(self) -> Task:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._robot.close()
+            self.history.ended = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+            self.history.error = str(error) or type(error).__name__
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return bool(self.history.ended)
+
+    def advance(self) -> None:
+        """Execute one action, after planning when one is due. Blocks until the arm rests.
+
+        Raises:
+            PredictorError: No usable prediction. The arm holds.
+            PlanError: No usable candidate. The arm holds.
+            RobotError: The arm or its camera failed. The arm holds.
+        """
+        if self._executed >= min(len(self._actions), self._shooting.config.replan_every):
+            self._plan()
+        action = self._actions[self._executed]
+        started_s = time.monotonic()
+        step = self._robot.step(action)
+        self._executed += 1
+        self.history.act(action, step, time.monotonic() - started_s)
+        if self.history.acts[-1].after.distance < self._config.least_difference:
+            self.history.ended = GOAL_SEEN
+        elif len(self.history.acts) >= self._config.n_steps:
+            self.history.ended = STEPS_USED
+
+    def judge(self, outcome: Outcome) -> None:
+        """Take what the simulation says of the present scene; success ends the run."""
+        self.history.outcome = outcome
+        if outcome.strict:
+            self.history.ended = SUCCESS
+
+    def _plan(self) -> None:
+        started_s = time.monotonic()
+        situation = self._situation()
+        observe_s = time.monotonic() - started_s
+        plan = self._shooting.plan(situation, self._predictor, self._rng)
+        latency_s = {"observe": observe_s, **plan.timing_s}
+        self.history.plans.append(PlanRecord(len(self.history.acts), plan, latency_s))
+        self._actions, self._executed = plan.actions, 0
+
+    def _situation(self) -> Situation:
+        """Return the present; before its first action the arm rested, so the first frame repeated is what was."""
+        history, n = self.history, self._predictor.spec.n_context
+        gripper = float(history.acts[-1].applied[3]) if history.acts else OPEN
+        hold = np.array([0.0, 0.0, 0.0, OPEN], np.float32)
+        frames = [history.start.frame] * n + history.frames
+        actions = [hold] * n + [act.applied for act in history.acts]
+        return Situation(
+            observation=history.moments[-1].observation,
+            context=Context(
+                np.stack(frames[-n:]), np.array(actions[len(actions) - n + 1 :], np.float32).reshape(-1, 4)
+            ),
+            goal=history.goal,
+            gripper=gripper,
+            rest=self._actions[self._executed :],
+        )

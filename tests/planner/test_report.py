@@ -1,0 +1,145 @@
+"""The page holds everything that it shows, and says what happened."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ghvae_core.predictor import PredictorError
+from planner.history import History
+from planner.report import write_report
+from planner.result import Result, Setting, summarize
+from planner.task import Task, TaskConfig
+from robot_bridge.simulation.outcome import Outcome
+from tests.planner.doubles import GOAL, PaperRobot, StubPredictor, shooting, towards_goal
+
+SETTING = Setting("pick_wipe", "simulation", "stub", "0123456789abcdef", 7)
+FAILURE = Outcome(goal=False, goal_now=False, picked=True, touched=False, strict=False, distance_m=0.053)
+
+
+class _Page(HTMLParser):
+    """Collects tags, addresses and the text; complains of tags that are not closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.texts: list[str] = []
+        self.images = 0
+        self._open: list[str] = []
+        self.feed(html)
+        assert not self._open, f"left open: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.images += tag == "img"
+        self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "action", "data", "srcset"}]
+        if tag not in {"meta", "img", "link", "br"}:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def _run(n_steps: int = 5) -> History:
+    robot = PaperRobot()
+    task = Task(TaskConfig(scene="pick_wipe", n_steps=n_steps), robot, StubPredictor(towards_goal), shooting())
+    task.begin(robot.observe(), GOAL, np.random.default_rng(0))
+    while not task.ended:
+        task.advance()
+    return task.history
+
+
+def _write(folder: Path, history: History, config_yaml: str = "task:\n  n_steps: 5\n") -> tuple[_Page, Result]:
+    result = summarize(SETTING, history, str(folder / "report.html"))
+    write_report(folder, history, result, config_yaml)
+    return _Page((folder / "report.html").read_text(encoding="utf-8")), result
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    page, _ = _write(tmp_path, _run())
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.images > 10 and all(address.startswith("data:image/") for address in page.addresses)
+    assert "http" not in html and "<script" not in html and not re.search(r"@import|url\(", html)
+
+
+def test_pictures_stand_beside_the_page_as_files_of_their_own(tmp_path: Path) -> None:
+    _write(tmp_path, _run())
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"report.html", "goal.png", "start.png", "end.png", "seen.gif"} | {
+        f"plan_{i:02d}.gif" for i in range(3)
+    }
+    for path in tmp_path.iterdir():
+        head = path.read_bytes()[:4]
+        assert head == {".png": b"\x89PNG", ".gif": b"GIF8", ".html": b"<!DO"}[path.suffix]
+
+
+def test_every_plan_shows_its_family_its_cost_and_its_videos(tmp_path: Path) -> None:
+    history = _run()
+    page, _ = _write(tmp_path, history)
+    text = " ".join(" ".join(page.texts).split())
+    for record in history.plans:
+        assert f"Plan at step {record.step}" in text
+        assert f"chosen: {record.plan.family} · cost {record.plan.cost:.5f}" in text
+    n_videos = sum(len(record.plan.best) for record in history.plans)
+    assert sum(address.startswith("data:image/gif") for address in page.addresses) == n_videos + 1
+
+
+def test_it_says_why_a_task_failed(tmp_path: Path) -> None:
+    history = _run()
+    history.outcome = FAILURE
+    page, result = _write(tmp_path, history)
+    text = " ".join(page.texts)
+    assert "The tool was lifted." in text and "The tool never touched an object." in text
+    assert "the worst ended 5.3 cm away" in text and "Not done within the steps" in text
+    assert (result.success, result.goal, result.picked, result.touched) == (False, False, True, False)
+
+
+def test_it_says_that_only_a_person_can_judge_a_real_robot(tmp_path: Path) -> None:
+    page, result = _write(tmp_path, _run())
+    assert result.success is None and "only a person can tell" in " ".join(page.texts)
+
+
+def test_a_run_that_failed_before_its_first_plan_has_a_page(tmp_path: Path) -> None:
+    robot = PaperRobot()
+    task = Task(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), shooting())
+    task.begin(robot.observe(), GOAL, np.random.default_rng(0))
+    with pytest.raises(PredictorError), task:
+        raise PredictorError("<the server> is gone")
+    page, result = _write(tmp_path, task.history)
+    text = " ".join(page.texts)
+    assert "Stopped by a failure" in text and "<the server> is gone The arm was held." in text
+    assert "ended before the first plan" in text and (result.steps, result.plans) == (0, 0)
+    assert result.cost is None and result.seconds_per_plan is None
+
+
+def test_costs_that_are_not_finite_are_counted_and_drawn_around(tmp_path: Path) -> None:
+    history = _run()
+    first = history.plans[0]
+    costs = first.plan.costs.copy()
+    costs[[0, 3]] = np.nan, np.inf  # candidate 0 is to hold still
+    history.plans[0] = replace(first, plan=replace(first.plan, costs=costs))
+    page, _ = _write(tmp_path, history)
+    assert "2 candidates without a finite cost" in " ".join(" ".join(page.texts).split())
+
+
+def test_what_was_typed_is_escaped(tmp_path: Path) -> None:
+    page, _ = _write(tmp_path, _run(), "note: <script>alert(1)</script> & <b>\n")
+    assert "note: <script>alert(1)</script> & <b>" in " ".join(page.texts)
+
+
+def test_the_result_is_one_line_of_json_of_finite_numbers() -> None:
+    line = summarize(SETTING, _run(), "report.html").to_json()
+    result = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    assert "\n" not in line
+    assert result["task"] == "pick_wipe" and result["seed"] == 7 and result["steps"] == 5 and result["plans"] == 3
+    assert result["success"] is None and result["ended"] == "steps used" and result["deviation_m"] < 1e-6
+    assert result["distance_start"] > 0 and result["seconds_per_plan"] > 0

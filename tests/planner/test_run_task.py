@@ -1,0 +1,281 @@
+"""The command: its output, its refusals, and what it leaves when something dies under it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+
+from configs.command import ReportedError
+from configs.loader import FOLDER, load
+from data_collection.robonet import read_episode
+from ghvae_core.predictor import Context, Prediction, PredictorError
+from planner import attempt as attempt_module
+from planner.attempt import Choice, attempt
+from planner.configuration import RunConfig
+from planner.oracle import OraclePredictor
+
+SMALL = ["planner.n_candidates=4", "planner.horizon=2", "planner.replan_every=1", "planner.n_videos=2"]
+COMMAND = [sys.executable, "-m", "planner.run_task"]
+ROOT = FOLDER.parent
+
+
+def _choice(folder: Path, **changes: Any) -> Choice:
+    values: dict[str, Any] = {
+        "task": "pick_sweep",
+        "robot": "simulation",
+        "predictor": "oracle",
+        "server": None,
+        "checkpoint": folder / "none",
+        "seed": 0,
+        "goal": None,
+        "out": folder / "run",
+    }
+    return Choice(**{**values, **changes})
+
+
+def _last_json(output: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+    return result
+
+
+def _episode_actions(folder: Path) -> int:
+    (path,) = folder.glob("*.hdf5")
+    return len(read_episode(path).actions)
+
+
+def _children(pid: int) -> list[int]:
+    """Return the processes that this one started and that still run."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a run that came to its end."""
+    folder = tmp_path_factory.mktemp("finished")
+    attempt(_choice(folder), [*SMALL, "task.n_steps=2"])
+    return folder / "run"
+
+
+def test_a_run_leaves_report_episode_configuration_and_result(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {"report.html", "result.json", "config.yaml", "goal.png", "planner_franka_pick_sweep_traj0.hdf5"} <= names
+    result = _last_json((finished / "result.json").read_text())
+    assert result["steps"] == _episode_actions(finished) == 2 and result["predictor"] == "oracle"
+    assert result["ended"] == "steps used" and result["success"] is False and result["report"].endswith("report.html")
+    assert result["surprise"] == 0.0  # the oracle is never wrong
+
+
+def test_the_configuration_that_was_used_can_be_read_back(finished: Path) -> None:
+    sections = yaml.safe_load((finished / "config.yaml").read_text())
+    config = RunConfig.model_validate_json(json.dumps(sections))
+    assert config.planner.n_candidates == 4 and config.robot.scene == "pick_sweep" and config.robot.split == "unseen"
+
+
+def test_the_same_seed_does_the_same(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    attempt(_choice(tmp_path), [*SMALL, "task.n_steps=2"])
+    first, second = (_last_json(text) for text in ((finished / "result.json").read_text(), capsys.readouterr().out))
+    same = ("cost", "distance_start", "distance_end", "away_m", "steps", "plans")
+    assert [first[name] for name in same] == [second[name] for name in same]
+
+
+def test_a_goal_from_an_earlier_run_of_the_scene_can_be_given(finished: Path, tmp_path: Path) -> None:
+    attempt(_choice(tmp_path, goal=finished / "goal.png"), [*SMALL, "task.n_steps=1"])
+    assert (tmp_path / "run" / "goal.png").read_bytes() == (finished / "goal.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "message"),
+    [
+        ({"task": "pick_wpie"}, [], "did you mean 'tasks/pick_wipe.yaml'"),
+        ({}, ["planner.n_candidate=8"], "did you mean 'n_candidates'"),
+        ({}, ["planner.replan_every=11"], "replan_every"),
+        ({"predictor": "server"}, [], "expected the folder of a checkpoint"),
+        ({"predictor": "server", "server": "nonsense"}, [], "expected an address"),
+        ({"goal": Path(__file__)}, [], "expected a goal picture"),
+        ({}, ["task.least_difference=200"], "single colour|differs from the present"),
+    ],
+)
+def test_refused_input_exits_with_2_and_writes_nothing(
+    tmp_path: Path, changes: dict[str, Any], overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ReportedError, match=message) as refusal:
+        attempt(_choice(tmp_path, **changes), overrides)
+    assert refusal.value.exit_code == 2 and not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_which_something_stands_is_refused(finished: Path) -> None:
+    before = sorted(finished.iterdir())
+    with pytest.raises(ReportedError, match="expected a new or empty folder"):
+        attempt(_choice(finished.parent), SMALL)
+    assert sorted(finished.iterdir()) == before
+
+
+def test_a_predictor_that_fails_on_the_way_leaves_everything_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(OraclePredictor):
+        n_asked = 0
+
+        def predict(
+            self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
+        ) -> Prediction:
+            self.n_asked += 1
+            if self.n_asked > 2:
+                raise PredictorError("no answer in time")
+            return super().predict(context, candidates, goal, n_videos)
+
+    monkeypatch.setattr(attempt_module, "OraclePredictor", Failing)
+    with pytest.raises(PredictorError, match="no answer in time") as failure:
+        attempt(_choice(tmp_path), SMALL)
+    assert failure.value.exit_code == 1
+    result = _last_json(capsys.readouterr().out)
+    assert result["ended"] == "failed" and result["error"] == "no answer in time" and result["steps"] == 2
+    assert _episode_actions(tmp_path / "run") == 2
+    assert "no answer in time" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    """Provide a list for processes, none of which outlives the test."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def _start(folder: Path, arguments: list[str]) -> subprocess.Popen[str]:
+    options = [option for override in SMALL for option in ("--set", override)]
+    return subprocess.Popen(
+        [*COMMAND, "pick_wipe", "--out", str(folder / "run"), *options, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def _wait_for_plan(process: subprocess.Popen[str], step: int) -> None:
+    """Read standard error until the plan at `step` was made."""
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith(f"step {step}:"):
+            return
+    pytest.fail("ended before that plan: " + "".join(lines))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_told_to_stop_it_holds_reports_and_exits_with_130(
+    tmp_path: Path, started: list[subprocess.Popen[str]], number: signal.Signals
+) -> None:
+    process = _start(tmp_path, ["--predictor", "oracle", "--steps", "5000"])
+    started.append(process)
+    _wait_for_plan(process, 2)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    result = _last_json(output)
+    assert result["ended"] == "interrupted" and result["steps"] >= 2
+    assert _episode_actions(tmp_path / "run") == result["steps"]
+    assert "Stopped by hand" in (tmp_path / "run" / "report.html").read_text()
+    assert "Traceback" not in errors
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small untrained model."""
+    import torch
+
+    from configs.loader import Config
+    from ghvae_core.checkpoint import CheckpointInfo, save
+    from ghvae_core.ghvae import Ghvae, GhvaeConfig
+
+    class Sections(Config):
+        model: GhvaeConfig
+
+    config = load(Sections, {"model": "models/nano.yaml"}).model
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Ghvae(config)
+    folder = tmp_path_factory.mktemp("checkpoint") / "nano"
+    save(folder, model, CheckpointInfo(model=config, step_limit_m=0.2, step_s=0.6, modules_trained=6))
+    return folder
+
+
+def test_a_private_server_makes_one_command_enough(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempt(_choice(tmp_path, predictor="server", checkpoint=checkpoint), [*SMALL, "task.n_steps=2"])
+    result = _last_json(capsys.readouterr().out)
+    assert result["predictor"] == "server" and len(result["checkpoint"]) == 64 and result["plans"] == 2
+    assert not _children(os.getpid())
+
+
+def test_the_model_in_this_process_plans_as_the_server_does(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = []
+    for name in ("server", "in_process"):
+        choice = _choice(tmp_path, predictor=name, checkpoint=checkpoint, out=tmp_path / name)
+        attempt(choice, [*SMALL, "task.n_steps=1"])
+        costs.append(_last_json(capsys.readouterr().out)["cost"])
+    assert costs[0] == pytest.approx(costs[1], rel=1e-4)
+
+
+def test_a_robot_that_the_checkpoint_was_not_made_for_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    choice = _choice(tmp_path, predictor="in_process", checkpoint=checkpoint)
+    with pytest.raises(ReportedError, match=r"step_limit_m: the robot has 0\.1, the predictor was trained with 0\.2"):
+        attempt(choice, [*SMALL, "robot.limits.step_limit_m=0.1"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_server_that_is_killed_ends_the_task_in_order(
+    tmp_path: Path, checkpoint: Path, started: list[subprocess.Popen[str]]
+) -> None:
+    arguments = ["--checkpoint", str(checkpoint), "--steps", "5000", "--set", "planner.predict_timeout_s=2"]
+    process = _start(tmp_path, arguments)
+    started.append(process)
+    _wait_for_plan(process, 2)
+    (server,) = _children(process.pid)
+    os.kill(server, signal.SIGKILL)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    result = _last_json(output)
+    assert result["ended"] == "failed" and result["steps"] >= 2 and "no answer" in result["error"]
+    assert _episode_actions(tmp_path / "run") == result["steps"]
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    assert "error: no answer" in errors and "Traceback" not in errors
+
+
+def test_importing_the_command_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, planner.run_task; print(sorted({'torch', 'mujoco', 'rospy', 'numpy', 'cv2'} & set(sys.modules)))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert output.stdout.strip() == "[]"
+
+
+def test_planning_loads_neither_torch_nor_ros() -> None:
+    code = "import sys, planner.attempt; print(sorted({'torch', 'rospy', 'genpy'} & set(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert output.stdout.strip() == "[]"
+
+
+def test_the_help_names_every_option_and_a_typo_exits_with_2() -> None:
+    output = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    for option in ("--goal", "--predictor", "--server", "--checkpoint", "--seed", "--steps", "--out", "--set"):
+        assert option in output.stdout
+    typo = subprocess.run([*COMMAND, "pick_wipe", "--gaol", "x"], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert typo.returncode == 2

@@ -1,0 +1,112 @@
+"""Random shooting: the least finite cost wins, reproducibly."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from ghvae_core.predictor import Context, Prediction, PredictorError
+from planner.plan import PlanError
+from planner.proposals import HOLD
+from planner.shooting import ShootingConfig
+from tests.planner.doubles import StubPredictor, shooting, situation, towards_goal
+
+
+def _rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_the_least_cost_is_chosen_and_its_actions_are_those_that_were_scored() -> None:
+    predictor = StubPredictor(towards_goal)
+    plan = shooting().plan(situation(), predictor, _rng())
+    ((_, candidates),) = predictor.asked
+    assert plan.cost == plan.costs.min() == plan.costs[plan.index]
+    np.testing.assert_array_equal(plan.actions, candidates[plan.index])
+    assert plan.family == plan.families[plan.index] and plan.best[0] == plan.index
+    assert plan.imagined.shape == (5, 64, 64, 3)
+    assert plan.n_non_finite == 0 and set(plan.timing_s) == {"propose", "predict"}
+
+
+def test_the_same_seed_gives_the_same_plan_and_another_does_not() -> None:
+    plans = [shooting().plan(situation(), StubPredictor(towards_goal), _rng(seed)) for seed in (3, 3, 4)]
+    np.testing.assert_array_equal(plans[0].actions, plans[1].actions)
+    assert plans[0].families == plans[1].families and plans[0].cost == plans[1].cost
+    assert not np.array_equal(plans[0].actions, plans[2].actions)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_costs_that_are_not_finite_never_win(bad: float) -> None:
+    def costs(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
+        values = np.arange(len(candidates), 0, -1).astype(np.float32)
+        values[[0, 7, len(values) - 1]] = bad
+        return values
+
+    plan = shooting(n_candidates=20).plan(situation(), StubPredictor(costs), _rng())
+    assert plan.index == 18 and plan.cost == 2.0 and plan.n_non_finite == 3
+    assert all(np.isfinite(plan.costs[best]) for best in plan.best)
+
+
+def test_videos_of_candidates_without_a_finite_cost_are_left_out() -> None:
+    def costs(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
+        values = np.full(len(candidates), np.nan, np.float32)
+        values[5] = 1.0
+        return values
+
+    plan = shooting().plan(situation(), StubPredictor(costs), _rng())
+    assert plan.index == 5 and plan.best == [5] and plan.videos.shape == (1, 5, 64, 64, 3)
+
+
+def test_no_finite_cost_at_all_is_an_error() -> None:
+    predictor = StubPredictor(lambda candidates: np.full(len(candidates), np.nan, np.float32))
+    with pytest.raises(PlanError, match="all 40 candidates"):
+        shooting().plan(situation(), predictor, _rng())
+    assert PlanError.exit_code == 1
+
+
+def test_equal_costs_hold_the_arm_still() -> None:
+    predictor = StubPredictor(lambda candidates: np.zeros(len(candidates), np.float32))
+    plan = shooting().plan(situation(), predictor, _rng())
+    assert plan.family == HOLD and not plan.actions[:, :3].any()
+
+
+class _Wrong(StubPredictor):
+    def __init__(self, **changes: object) -> None:
+        super().__init__(towards_goal)
+        self._changes = changes
+
+    def predict(
+        self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
+    ) -> Prediction:
+        return replace(super().predict(context, candidates, goal, n_videos), **self._changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"costs": np.zeros(39, np.float32)},
+        {"costs": np.zeros((40, 1), np.float32)},
+        {"videos": np.zeros((4, 9, 64, 64, 3), np.uint8)},
+        {"videos": np.zeros((3, 5, 64, 64, 3), np.uint8)},
+        {"best": np.array([0, 1, 2, 40])},
+        {"best": np.array([0, 1, 2, -1])},
+    ],
+    ids=["too few costs", "costs 2-D", "videos too long", "too few videos", "index too high", "index below 0"],
+)
+def test_an_answer_of_the_wrong_shape_is_a_predictor_error(wrong: dict[str, object]) -> None:
+    with pytest.raises(PredictorError, match="expected"):
+        shooting().plan(situation(), _Wrong(**wrong), _rng())
+
+
+def test_a_chosen_candidate_without_video_has_nothing_imagined() -> None:
+    predictor = _Wrong(best=np.array([0]), videos=np.zeros((1, 5, 64, 64, 3), np.uint8))
+    plan = shooting().plan(situation(), predictor, _rng())
+    assert plan.index != 0 and plan.imagined.shape == (0, 64, 64, 3)
+
+
+def test_more_may_not_be_executed_or_weighed_than_is_planned() -> None:
+    with pytest.raises(ValidationError, match="replan_every"):
+        ShootingConfig(horizon=4, replan_every=5)
+    with pytest.raises(ValidationError, match="final_frames"):
+        ShootingConfig.model_validate({"horizon": 5, "cost": {"final_frames": 6}})

@@ -1,0 +1,173 @@
+"""The closed loop: what it sends, when it replans, how it ends, and that the arm is held when it fails."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ghvae_core.predictor import Context, MismatchError, Prediction, PredictorError
+from planner.goal import GoalError
+from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS
+from planner.plan import PlanError
+from planner.proposals import PREVIOUS
+from planner.task import Task, TaskConfig
+from robot_bridge.camera import model_image
+from robot_bridge.robot import RobotFault
+from robot_bridge.simulation.outcome import Outcome
+from tests.planner.doubles import GOAL, PREDICTOR_SPEC, PaperRobot, StubPredictor, picture, shooting, towards_goal
+
+
+class _Failing(StubPredictor):
+    """Answers some requests, then raises."""
+
+    def __init__(self, error: BaseException, after: int) -> None:
+        super().__init__(towards_goal)
+        self._error, self._after = error, after
+
+    def predict(
+        self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
+    ) -> Prediction:
+        if len(self.asked) == self._after:
+            raise self._error
+        return super().predict(context, candidates, goal, n_videos)
+
+
+def _task(robot: PaperRobot, predictor: StubPredictor | None = None, n_steps: int = 6) -> Task:
+    config = TaskConfig(scene="pick_wipe", n_steps=n_steps)
+    task = Task(config, robot, predictor or StubPredictor(towards_goal), shooting())
+    task.begin(robot.observe(), GOAL, np.random.default_rng(0))
+    return task
+
+
+def _finish(task: Task) -> None:
+    with task:
+        while not task.ended:
+            task.advance()
+
+
+def test_it_replans_every_two_actions_and_stops_after_the_last_step() -> None:
+    robot, predictor = PaperRobot(), StubPredictor(towards_goal)
+    task = _task(robot, predictor, n_steps=5)
+    _finish(task)
+    history = task.history
+    assert history.ended == STEPS_USED and len(robot.steps) == 5 and not robot.closed
+    assert [record.step for record in history.plans] == [0, 2, 4]
+    for record, end in history.spans():
+        for act, planned in zip(history.acts[record.step : end], record.plan.actions, strict=False):
+            np.testing.assert_array_equal(act.commanded, planned)
+    for record in history.plans:
+        assert set(record.latency_s) == {"observe", "propose", "predict"}
+
+
+def test_the_first_context_is_the_start_at_rest_and_later_ones_are_what_was_seen() -> None:
+    robot, predictor = PaperRobot(), StubPredictor(towards_goal)
+    task = _task(robot, predictor)
+    _finish(task)
+    frames = task.history.frames
+    (first, _), (second, _), _ = predictor.asked
+    np.testing.assert_array_equal(first.frames, [frames[0], frames[0]])
+    np.testing.assert_array_equal(first.actions, [[0, 0, 0, -1]])
+    np.testing.assert_array_equal(second.frames, frames[1:3])
+    np.testing.assert_array_equal(second.actions, [robot.steps[1]])
+
+
+@pytest.mark.parametrize("n_context", [1, 3, 4])
+def test_the_context_has_the_length_that_the_predictor_wants(n_context: int) -> None:
+    robot = PaperRobot()
+    predictor = StubPredictor(towards_goal, replace(PREDICTOR_SPEC, n_context=n_context))
+    task = _task(robot, predictor, n_steps=3)
+    _finish(task)
+    for context, _ in predictor.asked:
+        assert context.frames.shape == (n_context, 64, 64, 3) and context.frames.dtype == np.uint8
+        assert context.actions.shape == (n_context - 1, 4) and context.actions.dtype == np.float32
+    np.testing.assert_array_equal(predictor.asked[1][0].frames[-1], task.history.frames[2])
+
+
+def test_the_rest_of_a_plan_is_a_candidate_of_the_next() -> None:
+    robot, predictor = PaperRobot(), StubPredictor(towards_goal)
+    task = _task(robot, predictor)
+    _finish(task)
+    first, second, _ = task.history.plans
+    assert second.plan.families[1] == PREVIOUS
+    np.testing.assert_allclose(predictor.asked[1][1][1, :3], first.plan.actions[2:], atol=1e-6)
+
+
+def test_candidates_keep_the_gripper_that_was_commanded_last() -> None:
+    def closing(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(-candidates[:, :2, 3].sum(1), np.float32)
+
+    predictor = StubPredictor(closing)
+    _finish(_task(PaperRobot(), predictor, n_steps=4))
+    assert predictor.asked[0][1][0, 0, 3] == -1.0 and predictor.asked[1][1][0, 0, 3] == 1.0
+
+
+def test_it_ends_when_the_camera_sees_the_goal() -> None:
+    rehearsal = _task(PaperRobot(), n_steps=3)
+    _finish(rehearsal)
+    robot = PaperRobot()
+    task = Task(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), shooting())
+    task.begin(robot.observe(), rehearsal.history.frames[-1], np.random.default_rng(0))
+    _finish(task)
+    assert task.history.ended == GOAL_SEEN and len(task.history.acts) == 3
+    assert task.history.distances[-1] == 0 and min(task.history.distances[:-1]) > 2
+
+
+def test_success_ends_it_and_goes_before_used_up_steps() -> None:
+    task = _task(PaperRobot(), n_steps=1)
+    task.advance()
+    assert task.history.ended == STEPS_USED
+    task.judge(Outcome(goal=True, goal_now=True, picked=False, touched=True, strict=False, distance_m=0.0))
+    assert task.history.ended == STEPS_USED
+    task.judge(Outcome(goal=True, goal_now=True, picked=True, touched=True, strict=True, distance_m=0.0))
+    assert task.history.ended == SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [
+        (PredictorError("the server is gone"), FAILED),
+        (PlanError("all NaN"), FAILED),
+        (KeyboardInterrupt(), INTERRUPTED),
+        (ZeroDivisionError("a bug"), FAILED),
+    ],
+)
+def test_a_failure_while_planning_holds_the_arm_and_keeps_the_record(error: BaseException, ended: str) -> None:
+    robot = PaperRobot()
+    task = _task(robot, _Failing(error, after=1))
+    with pytest.raises(type(error)):
+        _finish(task)
+    assert robot.closed and len(robot.steps) == 2
+    assert task.history.ended == ended and task.history.error
+    episode = task.history.episode({})
+    assert episode is not None and len(episode.actions) == 2
+
+
+def test_a_fault_of_the_arm_ends_it_with_what_was_executed_before() -> None:
+    robot = PaperRobot(fault_at_step=3)
+    task = _task(robot)
+    with pytest.raises(RobotFault, match="reflex"):
+        _finish(task)
+    assert robot.closed and task.history.ended == FAILED and task.history.error == "reflex"
+    assert len(task.history.acts) == 3 and len(task.history.plans) == 2
+
+
+def test_nothing_is_executed_of_a_plan_without_finite_costs() -> None:
+    robot = PaperRobot()
+    task = _task(robot, StubPredictor(lambda c: np.full(len(c), np.nan, np.float32)))
+    with pytest.raises(PlanError):
+        _finish(task)
+    assert not robot.steps and robot.closed and task.history.episode({}) is None
+
+
+def test_a_mismatch_and_a_goal_like_the_start_are_refused_before_anything_moves() -> None:
+    robot = PaperRobot()
+    config = TaskConfig(scene="pick_wipe")
+    wrong = StubPredictor(towards_goal, replace(PREDICTOR_SPEC, step_s=1.0))
+    with pytest.raises(MismatchError, match="step_s"):
+        Task(config, robot, wrong, shooting())
+    task = Task(config, robot, StubPredictor(towards_goal), shooting())
+    present = model_image(picture(robot.observe().state[:3]))
+    with pytest.raises(GoalError, match="differs from the present"):
+        task.begin(robot.observe(), present, np.random.default_rng(0))
+    assert not robot.steps
