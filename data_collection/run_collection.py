@@ -1,0 +1,115 @@
+"""`run_collection`: let the arm play by itself and record it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from configs.command import run
+from data_collection.episode import EpisodeError
+
+if TYPE_CHECKING:
+    from data_collection.supervisor import RunConfig
+
+
+def collect_episodes(  # noqa: PLR0917 - the parameters are the options of the command line
+    hours: Annotated[
+        float | None,
+        typer.Option(help="Recorded time to reach in the folder: simulated time in simulation, resets not counted."),
+    ] = None,
+    episodes: Annotated[int | None, typer.Option(help="Episodes to reach in the folder, in place of --hours.")] = None,
+    robot: Annotated[str, typer.Option(help="Which arm: simulation.")] = "simulation",
+    workers: Annotated[int, typer.Option(min=1, help="Processes, each with its own simulated arm.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Decides every episode, whatever the number of workers.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the episode files.")] = Path("episodes"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on in a folder that holds episodes.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="section.key=value, as in collection.n_steps=50.")
+    ] = None,
+) -> None:
+    """Let the arm play by itself and record every episode as a RoboNet file.
+
+    Each episode is closed whole or not at all; stop at any time with Ctrl-C and go on with --resume.
+    The last line of the output is a JSON summary.
+    """
+    from data_collection.folder import EpisodeFolder  # noqa: PLC0415 - MuJoCo and HDF5 would make --help slow
+    from data_collection.supervisor import RunConfig, collect  # noqa: PLC0415
+    from data_collection.tally import Tally  # noqa: PLC0415
+
+    _check_arguments(hours, episodes, robot)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    config, folder = RunConfig.load(seed, settings or []), EpisodeFolder(out)
+    if not resume:
+        folder.check_new()
+    with folder.lock(exclusive=True):
+        if not resume:
+            folder.check_new()  # a second time, now that nobody else can write
+        folder.keep_config(config)
+        recorded_s = folder.tidy()
+    with folder.lock(exclusive=False), Tally(out, len(recorded_s)) as tally, _terminable():
+        numbers = _missing(recorded_s, hours, episodes, config)
+        tally.expect(len(recorded_s) + len(numbers))
+        with closing(collect(config, folder, numbers, workers)) as closed_episodes:
+            for closed in closed_episodes:
+                recorded_s[closed.number] = closed.recorded_s
+                tally.add(closed)
+                if hours is not None and sum(recorded_s.values()) >= hours * 3600:
+                    break
+
+
+def _check_arguments(hours: float | None, episodes: int | None, robot: str) -> None:
+    if (hours is None) == (episodes is None):
+        raise EpisodeError("expected one of --hours and --episodes, got both or neither")
+    if hours is not None and not 0 < hours < math.inf:
+        raise EpisodeError(f"--hours: expected a time above 0, got {hours:g}")
+    if episodes is not None and episodes < 1:
+        raise EpisodeError(f"--episodes: expected 1 or more, got {episodes}")
+    if robot != "simulation":
+        raise EpisodeError(f"--robot: expected simulation, got {robot}")
+
+
+def _missing(recorded_s: dict[int, float], hours: float | None, episodes: int | None, config: RunConfig) -> list[int]:
+    """Return the lowest free episode numbers that reach the target; of hours, at the shortest a step can last."""
+    if episodes is None:
+        left_s = (hours or 0.0) * 3600 - sum(recorded_s.values())
+        count = math.ceil(left_s / (config.collection.n_steps * config.robot.step_s) - 1e-6)
+    else:
+        count = episodes - len(recorded_s)
+    numbers: list[int] = []
+    number = 0
+    while len(numbers) < count:
+        if number not in recorded_s:
+            numbers.append(number)
+        number += 1
+    return numbers
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the run as Ctrl-C does."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def main() -> None:
+    """Run the command."""
+    run(collect_episodes)
+
+
+if __name__ == "__main__":
+    main()

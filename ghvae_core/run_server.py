@@ -1,0 +1,106 @@
+"""Serve a checkpoint: load it, warm it up, say so in one line, and answer planners until told to stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+from configs.command import run
+
+if TYPE_CHECKING:
+    from ghvae_core.checkpoint import Checkpoint
+    from ghvae_core.serving.server import Server
+
+SHIPPED = Path(__file__).parent / "checkpoints" / "tiny"
+
+_log = logging.getLogger(__name__)
+
+
+def serve(  # noqa: PLR0917 - the parameters are the options of the command line
+    checkpoint: Annotated[Path, typer.Option(help="folder of the model")] = SHIPPED,
+    address: Annotated[
+        str, typer.Option(help="tcp://127.0.0.1:PORT (0: any free port) or ipc:///PATH; this machine only")
+    ] = "tcp://127.0.0.1:5555",
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="where the model runs")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the model; all cores without it")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="serving.* or predictor.*")
+    ] = None,
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", help="stop when standard input ends, as when the starting process dies")
+    ] = False,
+) -> None:
+    """Hold a model ready and imagine where candidate actions lead, for planners on this machine.
+
+    Binds the address, loads and checks the checkpoint, imagines one full chunk to warm up, then prints one line of JSON
+    on standard output, `{"ready": ADDRESS, ...}`, and serves. SIGTERM or Ctrl-C lets the requests that were taken
+    finish for `serving.drain_s` seconds (and one chunk of work), then exits with 0; a second one ends it at once.
+
+    There are no keys in this version: an address that another machine could reach is refused, with exit code 2, and so
+    is one that is taken. From another machine, use an SSH tunnel.
+    """
+    from ghvae_core.serving.address import check_address  # noqa: PLC0415
+
+    check_address(address)  # before torch is loaded, so that a refusal comes at once
+
+    from ghvae_core.in_process import InProcessPredictor  # noqa: PLC0415 - torch would make --help slow
+    from ghvae_core.predictor import GoalCost  # noqa: PLC0415
+    from ghvae_core.serving.configuration import load_run_server  # noqa: PLC0415
+    from ghvae_core.serving.server import Server  # noqa: PLC0415
+
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    config = load_run_server(set_ or [])
+    server = Server(address, config.serving)
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda _number, _frame: _stop(server))
+        loaded = _load(checkpoint, device, threads)
+        predictor = InProcessPredictor(loaded, GoalCost(), config.predictor)  # the cost comes with each request
+        warm_up_s = predictor.warm_up()
+        ready = {"ready": server.address, "checkpoint": loaded.sha256, "pid": os.getpid(), "warm_up_s": warm_up_s}
+        print(json.dumps(ready), flush=True)
+        server.serve(predictor.spec, predictor.evaluate, sys.stdin.fileno() if with_parent else None)
+    finally:
+        server.close()
+
+
+def main() -> NoReturn:
+    """Run the command."""
+    run(serve)
+
+
+def _load(folder: Path, device: str, threads: int | None) -> Checkpoint:
+    """Load the checkpoint to the device that was asked for, or that there is."""
+    import torch  # noqa: PLC0415
+
+    from ghvae_core.checkpoint import load  # noqa: PLC0415
+    from ghvae_core.predictor import MismatchError  # noqa: PLC0415
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MismatchError("--device cuda: torch finds no CUDA device here; take --device cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if threads is not None:
+        torch.set_num_threads(threads)
+    start_s = time.monotonic()
+    checkpoint = load(folder, device)
+    _log.info("loaded %s to %s in %.1f s", folder, device, time.monotonic() - start_s)
+    return checkpoint
+
+
+def _stop(server: Server) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)  # the second one ends the process
+    server.drain()
+
+
+if __name__ == "__main__":
+    main()

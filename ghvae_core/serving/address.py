@@ -1,0 +1,94 @@
+"""Where a server may listen: this machine only, because there are no keys yet."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from pathlib import Path
+from typing import ClassVar
+
+import zmq
+
+from ghvae_core.predictor import PredictorError
+from ghvae_core.serving.header import MAX_PART_BYTES
+
+_WAITING_MESSAGES = 16  # in either direction and for each peer, before the peer is made to wait or loses answers
+_HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a peer that is silent for so long is let go; reliability practice, ours
+_HANDSHAKE_MS = 2000  # a connection that says nothing is closed
+_MAX_IPC_BYTES = 107  # of a socket's path, Linux unix(7)
+
+
+class AddressError(PredictorError):
+    """An address that is refused or taken. Nothing was bound."""
+
+    exit_code: ClassVar[int] = 2
+
+
+def check_address(address: str) -> None:
+    """Refuse an address that another machine could reach.
+
+    Args:
+        address: `tcp://127.0.0.1:PORT` (any loopback number; port 0 takes a free one) or `ipc:///path/of/a/socket`.
+
+    Raises:
+        AddressError: It is neither.
+    """
+    tcp = re.fullmatch(r"tcp://([0-9.]+):([0-9]{1,5})", address)
+    if tcp and _is_loopback(tcp[1]) and int(tcp[2]) <= 65535:
+        return
+    ipc = re.fullmatch(r"ipc://(/[^\0]+)", address)
+    if ipc and len(ipc[1].encode()) <= _MAX_IPC_BYTES:
+        return
+    raise AddressError(
+        f"{address}: expected tcp://127.0.0.1:PORT or ipc:///PATH of at most {_MAX_IPC_BYTES} bytes: there are no keys "
+        "in this version, so nothing that another machine can reach is served; use an SSH tunnel"
+    )
+
+
+def bind(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    """Return a ROUTER socket that listens at `address` and never waits for a peer.
+
+    Raises:
+        AddressError: The address is not local, or is in use.
+    """
+    check_address(address)
+    path = Path(address.removeprefix("ipc://")) if address.startswith("ipc://") else None
+    if path is not None and _is_alive(path):  # ZeroMQ would silently take the path over
+        raise AddressError(f"{address}: another server listens there; stop it or take another --address")
+    router = context.socket(zmq.ROUTER)
+    router.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
+    router.setsockopt(zmq.RCVHWM, _WAITING_MESSAGES)
+    router.setsockopt(zmq.SNDHWM, _WAITING_MESSAGES)
+    router.setsockopt(zmq.SNDTIMEO, 0)
+    router.setsockopt(zmq.LINGER, 0)
+    router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    router.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
+    router.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+    router.setsockopt(zmq.HEARTBEAT_TIMEOUT, _SILENCE_MS)
+    try:
+        router.bind(address)
+    except zmq.ZMQError as error:
+        router.close()
+        reason = "another program listens there" if error.errno == zmq.EADDRINUSE else str(error)
+        raise AddressError(f"{address}: {reason}; stop it or take another --address") from None
+    if path is not None:
+        path.chmod(0o600)
+    return router
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.IPv4Address(host).is_loopback
+    except ipaddress.AddressValueError:
+        return False
+
+
+def _is_alive(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,160 @@
+"""The planner's side of the server: a predictor that needs no torch and never waits longer than it says."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from dataclasses import replace
+from uuid import uuid4
+
+import numpy as np
+import zmq
+from numpy.typing import NDArray
+
+from ghvae_core.predictor import Context, GoalCost, MismatchError, Prediction, PredictorError, PredictorSpec
+from ghvae_core.request import DeadlineError, NonFiniteError, Request
+from ghvae_core.serving import protocol
+from ghvae_core.serving.header import MAX_DEADLINE_S, MAX_PART_BYTES, ProtocolError
+from ghvae_core.serving.protocol import Answer, Hello, Predict, Refusal, Welcome
+
+_CONNECT_TIMEOUT_S = 5.0  # ours
+_HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a server that is silent for so long is taken for dead and dialled again
+
+
+class ServerClient:
+    """A predictor at the other end of a socket. One caller at a time.
+
+    Args:
+        address: Of the server, such as `tcp://127.0.0.1:5555`.
+        cost: How imagined frames are compared with the goal; sent with each request.
+        timeout_s: Longest time that `predict` may take, at most 60.
+
+    Raises:
+        PredictorError: From the constructor: no server answered within 5 s.
+        MismatchError: From the constructor: the address is not valid, or the server speaks another version.
+    """
+
+    def __init__(self, address: str, cost: GoalCost, timeout_s: float = 10.0) -> None:
+        if not 0 < timeout_s <= MAX_DEADLINE_S:
+            raise MismatchError(f"timeout_s: expected above 0 and at most {MAX_DEADLINE_S:g}, got {timeout_s}")
+        self._address, self._cost, self._timeout_s = address, cost, timeout_s
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        try:
+            self._connect()
+            self._spec = self._shake_hands()
+        except PredictorError:
+            self.close()
+            raise
+
+    @property
+    def spec(self) -> PredictorSpec:
+        """What the server said of itself when this client connected."""
+        return self._spec
+
+    def predict(
+        self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
+    ) -> Prediction:
+        """Do as `Predictor.predict`; a busy server is asked again until `timeout_s` is over.
+
+        Raises:
+            DeadlineError: No answer within `timeout_s`.
+            NonFiniteError: No candidate has a finite cost.
+            MismatchError: The arguments do not fit the server's predictor.
+            PredictorError: The server refused, for the reason given.
+        """
+        request = Request(context, candidates, goal, n_videos, self._cost)
+        protocol.check(request, self._spec)
+        start_s = time.monotonic()
+        end_s = start_s + self._timeout_s
+        waiting = "it may have stopped, or be too slow for so many candidates"
+        while True:
+            message = Predict(uuid4().bytes, request, self._spec.checkpoint, end_s - time.monotonic())
+            reply = self._ask(message, end_s)
+            if reply is None:
+                raise DeadlineError(
+                    f"no answer from the server at {self._address} within {self._timeout_s:g} s; {waiting}"
+                )
+            if isinstance(reply, Answer):
+                self._check(reply.prediction, request)
+                timing_s = {**reply.prediction.timing_s, "round_trip": time.monotonic() - start_s}
+                return replace(reply.prediction, timing_s=timing_s)
+            if isinstance(reply, Welcome) or reply.status != "busy":
+                raise self._error(reply)
+            waiting = f"it stayed busy: {reply.why}"
+            # Jitter keeps clients that were turned away together from coming back together.
+            time.sleep(max(0.0, min(reply.retry_after_s * random.uniform(0.5, 1.5), end_s - time.monotonic())))
+
+    def close(self) -> None:
+        """Let go of the socket. Safe to call twice."""
+        self._socket.close(linger=0)
+        self._context.term()
+
+    def _connect(self) -> None:
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is kept for a server that is not there
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _SILENCE_MS)
+        try:
+            self._socket.connect(self._address)
+        except zmq.ZMQError as error:
+            raise MismatchError(
+                f"{self._address}: expected an address such as tcp://127.0.0.1:5555, got: {error}"
+            ) from None
+
+    def _shake_hands(self) -> PredictorSpec:
+        reply = self._ask(Hello(uuid4().bytes), time.monotonic() + _CONNECT_TIMEOUT_S)
+        if reply is None:
+            raise PredictorError(
+                f"no server at {self._address} within {_CONNECT_TIMEOUT_S:g} s; start one with: "
+                "run_server --checkpoint FOLDER"
+            )
+        if not isinstance(reply, Welcome):
+            raise self._error(reply)
+        return replace(reply.spec, name="server")
+
+    def _ask(self, message: Hello | Predict, end_s: float) -> Welcome | Answer | Refusal | None:
+        """Send, and return the reply to this very message, or None when the time is over."""
+        parts = protocol.encode_request(message)
+        if not self._wait(zmq.POLLOUT, end_s):
+            return None
+        try:
+            self._socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.Again:  # the server went away in this very moment
+            return None
+        while self._wait(zmq.POLLIN, end_s):
+            try:
+                reply = protocol.decode_reply(self._socket.recv_multipart(zmq.NOBLOCK))
+            except ProtocolError as error:
+                raise MismatchError(f"the server at {self._address} does not speak our language: {error}") from None
+            if reply.id in (message.id, b""):  # the answer to an earlier, given-up request is ignored
+                return reply
+        return None
+
+    def _wait(self, event: int, end_s: float) -> bool:
+        remaining_s = end_s - time.monotonic()
+        return remaining_s > 0 and bool(self._socket.poll(math.ceil(remaining_s * 1000), event))
+
+    def _error(self, reply: Welcome | Answer | Refusal) -> PredictorError:
+        """Return what a reply without a prediction means."""
+        if not isinstance(reply, Refusal):
+            return MismatchError(f"the server at {self._address} answered another question")
+        text = f"the server at {self._address} refused ({reply.status}): {reply.why}"
+        kind: dict[str, type[PredictorError]] = {
+            "bad": MismatchError,
+            "expired": DeadlineError,
+            "nonfinite": NonFiniteError,
+        }
+        return kind.get(reply.status, PredictorError)(text)
+
+    def _check(self, prediction: Prediction, request: Request) -> None:
+        n, horizon = request.candidates.shape[:2]
+        videos = (request.n_videos, horizon, *request.goal.shape)
+        if prediction.costs.shape != (n,) or prediction.videos.shape != videos:
+            raise MismatchError(
+                f"the server at {self._address}: expected costs ({n},) and videos {videos}, "
+                f"got {prediction.costs.shape} and {prediction.videos.shape}"
+            )

@@ -1,0 +1,102 @@
+"""A server of one's own: a child process that is started for one task and never outlives it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ghvae_core.predictor import PredictorError
+
+_READY_TIMEOUT_S = 120.0  # torch and a large checkpoint from a cold disk; ours
+_STOP_TIMEOUT_S = 10.0  # then it is killed; longer than the server's own `drain_s`
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PrivateServer:
+    """A running server that only this user's processes can reach."""
+
+    address: str  # for `ServerClient`
+    pid: int
+
+
+@contextmanager
+def private_server(checkpoint: Path, device: str = "auto", threads: int | None = None) -> Iterator[PrivateServer]:
+    """Start `run_server` on a socket in a private folder, and stop it at the end of the `with` block.
+
+    The server also stops when this process dies in any way, because its standard input then ends.
+
+    Args:
+        checkpoint: Folder of the model.
+        device: "auto", "cpu" or "cuda".
+        threads: CPU threads of the model; None for all cores.
+
+    Raises:
+        PredictorError: The server did not become ready; the message holds its last words.
+    """
+    with tempfile.TemporaryDirectory(prefix="ghvae_") as folder:  # mode 0700
+        log = Path(folder) / "server.log"
+        command = [sys.executable, "-m", "ghvae_core.run_server", "--with-parent"]
+        command += ["--checkpoint", str(checkpoint), "--address", f"ipc://{folder}/socket", "--device", device]
+        command += ["--threads", str(threads)] if threads else []
+        with log.open("wb") as errors:
+            process = subprocess.Popen(  # noqa: S603 - our own module, no shell
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for this process, which then stops the server in order
+            )
+        try:
+            server = PrivateServer(_wait_until_ready(process, log), process.pid)
+            try:
+                yield server
+            finally:
+                if process.poll() is not None:
+                    _log.warning("the private server had ended with %d: %s", process.returncode, _last_words(log))
+        finally:
+            _stop(process)
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the address in the server's ready line."""
+    assert process.stdout is not None  # noqa: S101 - it is a pipe
+    end_s, line = time.monotonic() + _READY_TIMEOUT_S, b""
+    while not line.endswith(b"\n"):
+        if not select.select([process.stdout], [], [], max(0.0, end_s - time.monotonic()))[0]:
+            raise PredictorError(f"the private server was not ready within {_READY_TIMEOUT_S:g} s: {_last_words(log)}")
+        piece = os.read(process.stdout.fileno(), 4096)
+        if not piece:
+            raise PredictorError(f"the private server did not start: {_last_words(log)}")
+        line += piece
+    return str(json.loads(line)["ready"])
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None and process.stdout is not None  # noqa: S101 - they are pipes
+    process.terminate()
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        _log.warning("the private server did not stop within %g s and is killed", _STOP_TIMEOUT_S)
+        process.kill()
+        process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def _last_words(log: Path) -> str:
+    """Return the last line of the server's log."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("error: ") if lines else "it said nothing"

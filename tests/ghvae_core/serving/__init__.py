@@ -1,0 +1,1 @@
+"""Tests of the messages, the server and its client."""

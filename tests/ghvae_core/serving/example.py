@@ -1,0 +1,44 @@
+"""A small predictor's spec, requests that fit it, and predictions that answer them."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ghvae_core.predictor import Context, GoalCost, Prediction, PredictorSpec
+from ghvae_core.request import Request
+
+SPEC = PredictorSpec(
+    name="example",
+    image_px=8,
+    action_dim=4,
+    step_limit_m=0.05,
+    step_s=0.5,
+    n_context=2,
+    max_horizon=3,
+    max_candidates=20,
+    checkpoint="c0ffee" * 10,
+)
+
+
+def request(n: int = 5, horizon: int = 3, n_videos: int = 2, seed: int = 0) -> Request:
+    rng = np.random.default_rng(seed)
+    px = SPEC.image_px
+    context = Context(
+        rng.integers(0, 256, (SPEC.n_context, px, px, 3), dtype=np.uint8),
+        rng.uniform(-0.05, 0.05, (SPEC.n_context - 1, 4)).astype(np.float32),
+    )
+    candidates = rng.uniform(-0.05, 0.05, (n, horizon, 4)).astype(np.float32)
+    return Request(context, candidates, rng.integers(0, 256, (px, px, 3), dtype=np.uint8), n_videos, GoalCost())
+
+
+def prediction(asked: Request) -> Prediction:
+    """Answer with the distance travelled, and with videos that tell which candidate they are of."""
+    costs = np.abs(asked.candidates).sum(axis=(1, 2))
+    best = np.argsort(costs, kind="stable")[: asked.n_videos]
+    shape = (asked.n_videos, asked.candidates.shape[1], *asked.goal.shape)
+    videos = np.broadcast_to(best[:, None, None, None, None], shape).astype(np.uint8)
+    return Prediction(costs, best, videos, {"imagine": 0.25})
+
+
+def with_candidates(asked: Request, value: float) -> Request:
+    return replace(asked, candidates=np.full_like(asked.candidates, value))

@@ -1,0 +1,275 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import msgpack  # type: ignore[import-untyped]
+import numpy as np
+import pytest
+import zmq
+
+from ghvae_core.predictor import GoalCost, MismatchError, Prediction, PredictorError
+from ghvae_core.request import DeadlineError, NonFiniteError, Request
+from ghvae_core.serving import client as client_module
+from ghvae_core.serving.client import ServerClient
+from ghvae_core.serving.header import Limits
+from ghvae_core.serving.protocol import (
+    Answer,
+    Hello,
+    Predict,
+    Refusal,
+    Welcome,
+    decode_request,
+    encode_reply,
+)
+from tests.ghvae_core.serving.example import SPEC, prediction, request
+from tests.ghvae_core.serving.live import running
+
+ASKED = request()
+WELCOME = Welcome(b"", SPEC, Limits(max_waiting=1, max_per_client=1))
+Answers = Callable[[Predict], list[list[bytes]]]  # the messages that a request is answered with
+
+
+@contextmanager
+def _scripted(answers: Answers, welcome: Callable[[Hello], list[bytes]] | None = None) -> Iterator[str]:
+    """Play a server that answers hellos properly and requests by `answers`; yield its address."""
+    stop = threading.Event()
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    router.bind("tcp://127.0.0.1:0")
+    address = router.get_string(zmq.LAST_ENDPOINT)
+
+    def play() -> None:
+        while not stop.is_set():
+            if router.poll(10):
+                sender, *parts = router.recv_multipart()
+                message = decode_request(parts)
+                if isinstance(message, Hello):
+                    proper = encode_reply(replace(WELCOME, id=message.id))
+                    router.send_multipart([sender, *(welcome(message) if welcome else proper)])
+                else:
+                    for answer in answers(message):
+                        router.send_multipart([sender, *answer])
+
+    thread = threading.Thread(target=play)
+    thread.start()
+    try:
+        yield str(address)
+    finally:
+        stop.set()
+        thread.join()
+        router.close(linger=0)
+        context.term()
+
+
+def _predict(address: str, timeout_s: float = 20.0) -> Prediction:
+    client = ServerClient(address, ASKED.cost, timeout_s)
+    try:
+        return client.predict(ASKED.context, ASKED.candidates, ASKED.goal, ASKED.n_videos)
+    finally:
+        client.close()
+
+
+def _answer(message: Predict) -> list[bytes]:
+    return encode_reply(Answer(message.id, prediction(message.request)))
+
+
+def test_a_live_server_is_asked_and_answers() -> None:
+    with running() as server:
+        client = ServerClient(server.address, ASKED.cost)
+        assert client.spec == replace(SPEC, name="server")
+        for seed in range(3):
+            asked = request(seed=seed)
+            got = client.predict(asked.context, asked.candidates, asked.goal, 2)
+            np.testing.assert_array_equal(got.costs, prediction(asked).costs)
+            np.testing.assert_array_equal(got.videos, prediction(asked).videos)
+            assert got.timing_s["round_trip"] > 0
+        client.close()
+        client.close()
+
+
+def test_the_cost_travels_with_the_request() -> None:
+    costs: list[GoalCost] = []
+
+    def work(asked: Request, is_over: Callable[[], bool]) -> Prediction:
+        costs.append(asked.cost)
+        return prediction(asked)
+
+    with running(work) as server:
+        client = ServerClient(server.address, GoalCost(final_frames=3))
+        client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 0)
+        client.close()
+    assert costs == [GoalCost(final_frames=3)]
+
+
+def test_no_server_is_said_so_within_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_CONNECT_TIMEOUT_S", 0.05)
+    with pytest.raises(
+        PredictorError, match=r"no server at tcp://127.0.0.1:9 within 0.05 s; start one with: run_server"
+    ):
+        ServerClient("tcp://127.0.0.1:9", GoalCost())
+
+
+@pytest.mark.parametrize("address", ["", "nonsense", "tcp://127.0.0.1", "carrier://pigeon"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(MismatchError, match="expected an address such as"):
+        ServerClient(address, GoalCost())
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, 61.0, float("nan")])
+def test_a_timeout_that_is_none_is_refused(timeout_s: float) -> None:
+    with pytest.raises(MismatchError, match="timeout_s"):
+        ServerClient("tcp://127.0.0.1:9", GoalCost(), timeout_s)
+
+
+def test_a_silent_server_ends_in_an_error_at_the_deadline() -> None:
+    with _scripted(lambda _: []) as address, pytest.raises(DeadlineError, match=r"no answer .* within 0.1 s"):
+        _predict(address, 0.1)
+
+
+def test_a_server_that_has_gone_ends_in_an_error_at_the_deadline() -> None:
+    with _scripted(lambda _: []) as address:
+        client = ServerClient(address, ASKED.cost, 0.1)
+    try:
+        with pytest.raises(DeadlineError):
+            client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 1)
+    finally:
+        client.close()
+
+
+def test_a_restarted_server_is_found_again() -> None:
+    with running() as server:
+        client = ServerClient(server.address, ASKED.cost)
+        address = server.address
+    from ghvae_core.serving.server import Server, ServingConfig
+
+    second = Server(address, ServingConfig())
+    thread = threading.Thread(target=second.serve, args=(SPEC, lambda asked, _: prediction(asked)))
+    thread.start()
+    try:
+        got = client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 1)
+        np.testing.assert_array_equal(got.costs, prediction(ASKED).costs)
+    finally:
+        second.drain()
+        thread.join()
+        second.close()
+        client.close()
+
+
+def test_an_answer_to_an_earlier_request_is_ignored() -> None:
+    stale = encode_reply(Answer(b"earlier", prediction(request(seed=9))))
+    with _scripted(lambda message: [stale, _answer(message)]) as address:
+        np.testing.assert_array_equal(_predict(address).costs, prediction(ASKED).costs)
+
+
+def test_a_busy_server_is_asked_again() -> None:
+    asked: list[bytes] = []
+
+    def answers(message: Predict) -> list[list[bytes]]:
+        asked.append(message.id)
+        busy = Refusal(message.id, "busy", "full", 0.001)
+        return [encode_reply(busy) if len(asked) < 4 else _answer(message)]
+
+    with _scripted(answers) as address:
+        _predict(address)
+    assert len(set(asked)) == 4
+
+
+def test_a_server_that_stays_busy_ends_in_an_error_at_the_deadline() -> None:
+    with (
+        _scripted(lambda message: [encode_reply(Refusal(message.id, "busy", "full", 0.01))]) as address,
+        pytest.raises(DeadlineError, match="it stayed busy: full"),
+    ):
+        _predict(address, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error"),
+    [
+        (Refusal(b"", "bad", "w"), MismatchError),
+        (Refusal(b"", "expired", "w"), DeadlineError),
+        (Refusal(b"", "nonfinite", "w"), NonFiniteError),
+        (Refusal(b"", "draining", "w"), PredictorError),
+        (Refusal(b"", "failed", "w"), PredictorError),
+    ],
+)
+def test_a_refusal_becomes_its_error(refusal: Refusal, error: type[PredictorError]) -> None:
+    with (
+        _scripted(lambda message: [encode_reply(replace(refusal, id=message.id))]) as address,
+        pytest.raises(PredictorError, match=rf"refused \({refusal.status}\): w") as caught,
+    ):
+        _predict(address)
+    assert type(caught.value) is error
+
+
+def test_a_refused_handshake_is_an_error() -> None:
+    def refuse(message: Hello) -> list[bytes]:
+        return encode_reply(Refusal(message.id, "draining", "the server is stopping"))
+
+    with _scripted(lambda _: [], refuse) as address, pytest.raises(PredictorError, match="draining"):
+        ServerClient(address, GoalCost())
+
+
+def test_another_version_is_refused_by_name() -> None:
+    def newer(message: Hello) -> list[bytes]:
+        header = msgpack.unpackb(encode_reply(replace(WELCOME, id=message.id))[0])
+        header["version"] = 2
+        return [msgpack.packb(header)]
+
+    with (
+        _scripted(lambda _: [], newer) as address,
+        pytest.raises(MismatchError, match="expected messages of version 1, got version 2"),
+    ):
+        ServerClient(address, GoalCost())
+
+
+def test_garbage_from_a_server_is_an_error() -> None:
+    with _scripted(lambda _: [[b"\xc1"]]) as address, pytest.raises(MismatchError, match="does not speak our language"):
+        _predict(address)
+
+
+def test_a_welcome_is_no_answer() -> None:
+    with (
+        _scripted(lambda message: [encode_reply(replace(WELCOME, id=message.id))]) as address,
+        pytest.raises(MismatchError, match="answered another question"),
+    ):
+        _predict(address)
+
+
+@pytest.mark.parametrize("other", [request(n=4), request(n_videos=1), request(horizon=2)])
+def test_an_answer_of_another_size_is_an_error(other: Request) -> None:
+    with (
+        _scripted(lambda message: [encode_reply(Answer(message.id, prediction(other)))]) as address,
+        pytest.raises(MismatchError, match="expected costs"),
+    ):
+        _predict(address)
+
+
+def test_a_request_that_does_not_fit_is_not_even_sent() -> None:
+    asked: list[Predict] = []
+
+    def answers(message: Predict) -> list[list[bytes]]:
+        asked.append(message)
+        return []
+
+    with _scripted(answers) as address:
+        client = ServerClient(address, GoalCost())
+        big = request(n=21)
+        with pytest.raises(MismatchError, match="number of candidates"):
+            client.predict(big.context, big.candidates, big.goal, 1)
+        client.close()
+    assert asked == []
+
+
+def test_the_deadline_that_is_sent_is_what_is_left() -> None:
+    deadlines: list[float] = []
+
+    def answers(message: Predict) -> list[list[bytes]]:
+        deadlines.append(message.deadline_s)
+        time.sleep(0.05)
+        return [encode_reply(Refusal(message.id, "busy", "full", 0.0)) if len(deadlines) < 2 else _answer(message)]
+
+    with _scripted(answers) as address:
+        _predict(address, 20.0)
+    assert deadlines[1] < deadlines[0] <= 20.0

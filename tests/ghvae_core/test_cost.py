@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+import torch
+
+from ghvae_core.cost import goal_costs
+from ghvae_core.predictor import GoalCost
+
+
+def test_only_the_final_frames_count() -> None:
+    frames = np.zeros((2, 4, 3, 2, 2), dtype=np.float32)
+    frames[0, 0] = 1.0  # long before the end
+    frames[1, 2] = 0.5
+    goal = np.zeros((3, 2, 2), dtype=np.float32)
+    np.testing.assert_array_equal(goal_costs(frames, goal, GoalCost(final_frames=1)), [0, 0])
+    np.testing.assert_array_equal(goal_costs(frames, goal, GoalCost(final_frames=2)), [0, 0.125])
+    np.testing.assert_array_equal(goal_costs(frames, goal, GoalCost(final_frames=4)), [0.25, 0.0625])
+
+
+def test_torch_and_numpy_agree() -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.random((5, 3, 3, 8, 8), dtype=np.float32)
+    goal = rng.random((3, 8, 8), dtype=np.float32)
+    cost = GoalCost(final_frames=2)
+    on_tensors = goal_costs(torch.from_numpy(frames), torch.from_numpy(goal), cost)
+    assert isinstance(on_tensors, torch.Tensor) and on_tensors.dtype == torch.float32
+    np.testing.assert_allclose(on_tensors.numpy(), goal_costs(frames, goal, cost), rtol=1e-5)
+
+
+def test_a_nan_stays_with_its_candidate() -> None:
+    frames = np.zeros((3, 1, 3, 2, 2), dtype=np.float32)
+    frames[1, 0, 0, 0, 0] = np.nan
+    costs = goal_costs(frames, np.zeros((3, 2, 2), dtype=np.float32), GoalCost())
+    assert np.isnan(costs).tolist() == [False, True, False]
+
+
+def test_the_cost_is_zero_at_the_goal_and_grows_with_distance() -> None:
+    goal = np.full((3, 2, 2), 0.5, dtype=np.float32)
+    frames = np.stack([goal + delta for delta in (0.0, 0.1, 0.4)])[:, None]
+    costs = goal_costs(frames, goal, GoalCost())
+    assert costs == pytest.approx([0.0, 0.01, 0.16])
