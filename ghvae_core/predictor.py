@@ -21,7 +21,7 @@ class PredictorError(ReportedError):
 
 
 class MismatchError(PredictorError):
-    """The robot, the model and the planner do not fit together. Refused before anything moved."""
+    """The robot, the model and the planner do not fit together, or cannot be used. Refused before anything moved."""
 
     exit_code: ClassVar[int] = 2
 

@@ -8,7 +8,7 @@ from html import escape
 from typing import NamedTuple
 
 COLORS = ("#2563eb", "#f59e0b", "#10b981", "#a855f7", "#ef4444", "#64748b")  # told apart by colour-blind eyes too
-_WIDTH, _HEIGHT = 640, 240
+_WIDTH, _HEIGHT = 420, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 34
 _BAR, _GAP = 18, 8
 

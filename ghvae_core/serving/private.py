@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ghvae_core.predictor import PredictorError
+from ghvae_core.predictor import MismatchError, PredictorError
 
 _READY_TIMEOUT_S = 120.0  # torch and a large checkpoint from a cold disk; ours
 _STOP_TIMEOUT_S = 10.0  # then it is killed; longer than the server's own `drain_s`
@@ -43,7 +43,8 @@ def private_server(checkpoint: Path, device: str = "auto", threads: int | None =
         threads: CPU threads of the model; None for all cores.
 
     Raises:
-        PredictorError: The server did not become ready; the message holds its last words.
+        MismatchError: The server refused the checkpoint or the device; the message holds its last words.
+        PredictorError: The server did not become ready for another reason.
     """
     with tempfile.TemporaryDirectory(prefix="ghvae_") as folder:  # mode 0700
         log = Path(folder) / "server.log"
@@ -78,7 +79,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
             raise PredictorError(f"the private server was not ready within {_READY_TIMEOUT_S:g} s: {_last_words(log)}")
         piece = os.read(process.stdout.fileno(), 4096)
         if not piece:
-            raise PredictorError(f"the private server did not start: {_last_words(log)}")
+            refused = process.wait(_STOP_TIMEOUT_S) == MismatchError.exit_code
+            kind = MismatchError if refused else PredictorError
+            raise kind(f"the private server did not start: {_last_words(log)}")
         line += piece
     return str(json.loads(line)["ready"])
 

@@ -14,7 +14,7 @@ import pytest
 
 from ghvae_core.checkpoint import load
 from ghvae_core.in_process import InProcessPredictor
-from ghvae_core.predictor import PredictorError
+from ghvae_core.predictor import MismatchError
 from ghvae_core.request import DeadlineError
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.private import PrivateServer, private_server
@@ -126,7 +126,7 @@ def _wait_for_the_end(pid: int) -> None:
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     with (
-        pytest.raises(PredictorError, match=r"the private server did not start: .*nowhere"),
+        pytest.raises(MismatchError, match=r"the private server did not start: .*nowhere"),
         private_server(tmp_path / "nowhere", "cpu", threads=1),
     ):
         raise AssertionError("never ready")
