@@ -8,7 +8,7 @@ BIN := .venv/bin
 
 demo:
 	./bootstrap.sh all
-	$(BIN)/run_task pick_wipe --goal configs/goals/pick_wipe.png --seed 0 --out runs/demo
+	$(BIN)/run_task pick_wipe --goal configs/goals/pick_wipe.png --seed 0
 
 lint:
 	./bootstrap.sh dev

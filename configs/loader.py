@@ -109,7 +109,7 @@ def _find(file: Path) -> Path:
 def _read(file: Path, prefix: _Key, sources: dict[_Key, _Source]) -> Any:
     try:
         node = yaml.compose(file.read_text(encoding="utf-8"), Loader=_Yaml)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8
         reason = " ".join(str(error).split())
         raise ConfigError(f"{file}: expected a readable YAML file, got: {reason}") from None
     if not isinstance(node, yaml.MappingNode):
@@ -136,7 +136,7 @@ def _build(node: yaml.Node, prefix: _Key, source: _Source, sources: dict[_Key, _
     loader = _Yaml("")
     try:
         return loader.construct_object(node, deep=True)
-    except yaml.YAMLError as error:
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: what looks like a date and is none
         raise ConfigError(f"{source.where}:{line}: {' '.join(str(error).split())}") from None
     finally:
         loader.dispose()
@@ -151,7 +151,7 @@ def _apply(override: str, tree: dict[str, Any], sources: dict[_Key, _Source]) ->
         raise ConfigError(f"--set {override}: unknown section '{keys[0]}'{_nearest(keys[0], tree)}")
     try:
         value = yaml.load(text, Loader=_Yaml)  # noqa: S506 - _Yaml is a SafeLoader
-    except yaml.YAMLError:
+    except (ValueError, yaml.YAMLError):
         raise ConfigError(f"--set {override}: the value is not valid YAML") from None
     place: Any = tree
     for depth, key in enumerate(keys[:-1]):

@@ -14,6 +14,7 @@ from data_collection.episode import Episode, EpisodeError
 from data_collection.folder import CollectionError
 from data_collection.policy import PolicyConfig, RandomPolicy
 from robot_bridge.robot import CameraFault, Observation, Robot, RobotFault
+from robot_bridge.safety import UnsafeActionError
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Collector:
         self.dropped: Counter[str] = Counter()  # episodes that were begun and not kept, by reason
 
     def collect_episode(self, seed: int, number: int) -> Episode:
-        """Record one episode. A fault on the way drops it, the arm recovers, and another attempt is made.
+        """Record one episode. A fault or an unusable number drops it, the arm recovers, and another attempt is made.
 
         All chance comes from (seed, number, attempt), so an episode does not depend on those before it.
 
@@ -82,7 +83,7 @@ class Collector:
             rng = np.random.default_rng(np.random.SeedSequence([seed, number, attempt]))
             try:
                 return self._play(rng, {"seed": seed, "episode": number, "attempt": attempt})
-            except (RobotFault, CameraFault, _UselessEpisode) as fault:
+            except (RobotFault, CameraFault, UnsafeActionError, EpisodeError) as fault:
                 reason = f"{type(fault).__name__.lstrip('_')}: {fault}"
                 self.dropped[type(fault).__name__.lstrip("_")] += 1
                 _LOG.warning("episode %d, attempt %d dropped: %s", number, attempt, reason)
@@ -92,7 +93,7 @@ class Collector:
         )
 
     def _play(self, rng: np.random.Generator, info: dict[str, str | int | float | bool]) -> Episode:
-        observations = [self._robot.reset(rng)]
+        observations = [_finite(self._robot.reset(rng))]
         applied: list[NDArray[np.float32]] = []
         commanded: list[NDArray[np.float32]] = []
         families: list[str] = []
@@ -105,7 +106,7 @@ class Collector:
                 step = self._robot.step(action)
                 applied.append(step.applied)
                 commanded.append(action)
-                observations.append(step.observation)
+                observations.append(_finite(step.observation))
         return self._episode(observations, applied, commanded, {**info, "families": ",".join(families)})
 
     def _episode(
@@ -133,4 +134,11 @@ class Collector:
 
 
 class _UselessEpisode(EpisodeError):
-    """An episode that ran to its end and teaches nothing."""
+    """An episode that teaches nothing."""
+
+
+def _finite(seen: Observation) -> Observation:
+    """Refuse an observation that no action can be planned from."""
+    if not np.isfinite([*seen.state, seen.time_s]).all():
+        raise _UselessEpisode(f"expected a finite observation, got the state {seen.state} at {seen.time_s} s")
+    return seen

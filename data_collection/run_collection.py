@@ -43,26 +43,28 @@ def collect_episodes(  # noqa: PLR0917 - the parameters are the options of the c
     from data_collection.folder import EpisodeFolder  # noqa: PLC0415 - MuJoCo and HDF5 would make --help slow
     from data_collection.supervisor import RunConfig, collect  # noqa: PLC0415
     from data_collection.tally import Tally  # noqa: PLC0415
+    from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415
 
     _check_arguments(hours, episodes, robot)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    config, folder = RunConfig.load(seed, settings or []), EpisodeFolder(out)
-    if not resume:
-        folder.check_new()
-    with folder.lock(exclusive=True):
-        if not resume:
-            folder.check_new()  # a second time, now that nobody else can write
+    config = RunConfig.load(seed, settings or [])
+    with closing(SimulatedFranka(config.robot)) as arm:  # an arm that cannot be built is refused before any file
+        folder = EpisodeFolder(out, f"{config.collection.lab}_{arm.spec.name}_{config.collection.note}")
+    folder.check(resume)
+    with folder.lock(exclusive=True) as lock:
+        folder.check(resume)  # a second time, now that nobody else can write
         folder.keep_config(config)
         recorded_s = folder.tidy()
-    with folder.lock(exclusive=False), Tally(out, len(recorded_s)) as tally, _terminable():
+        folder.share(lock)
         numbers = _missing(recorded_s, hours, episodes, config)
-        tally.expect(len(recorded_s) + len(numbers))
-        with closing(collect(config, folder, numbers, workers)) as closed_episodes:
-            for closed in closed_episodes:
-                recorded_s[closed.number] = closed.recorded_s
-                tally.add(closed)
-                if hours is not None and sum(recorded_s.values()) >= hours * 3600:
-                    break
+        with Tally(out, len(recorded_s)) as tally, _terminable():
+            tally.expect(len(recorded_s) + len(numbers))
+            with closing(collect(config, folder, numbers, workers)) as closed_episodes:
+                for closed in closed_episodes:
+                    recorded_s[closed.number] = closed.recorded_s
+                    tally.add(closed)
+                    if hours is not None and sum(recorded_s.values()) >= hours * 3600:
+                        break
 
 
 def _check_arguments(hours: float | None, episodes: int | None, robot: str) -> None:

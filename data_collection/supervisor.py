@@ -5,12 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import signal
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import cast
 
 from pydantic import Field
@@ -22,6 +22,8 @@ from data_collection.episode import EpisodeError
 from data_collection.folder import CollectionError, EpisodeFolder
 from data_collection.policy import RandomPolicy
 from data_collection.robonet import write_episode
+from robot_bridge.robot import RobotError
+from robot_bridge.simulation import render
 from robot_bridge.simulation.franka import SimulatedFranka, SimulationConfig
 
 
@@ -37,10 +39,21 @@ class RunConfig(_Sections):
 
     @classmethod
     def load(cls, seed: int, overrides: Sequence[str]) -> RunConfig:
-        """Read the shipped configuration, changed by `overrides` of its sections `robot` and `collection`."""
+        """Read the shipped configuration, changed by `overrides` of its sections `robot` and `collection`.
+
+        Of renderers it names the one that works here, never `auto`, for other renderers make other episodes.
+
+        Raises:
+            EpisodeError: The renderer asked for does not work here.
+        """
         files = {"robot": "robots/simulation.yaml", "collection": "collection/random.yaml"}
         sections = load(_Sections, files, overrides)
-        return cls(seed=seed, robot=sections.robot, collection=sections.collection)
+        try:
+            renderer = render.choose(sections.robot.renderer)
+        except RobotError as error:
+            raise EpisodeError(str(error)) from error
+        robot = sections.robot.model_copy(update={"renderer": renderer})
+        return cls(seed=seed, robot=robot, collection=sections.collection)
 
 
 @dataclass(frozen=True)
@@ -52,13 +65,6 @@ class Closed:
     families: list[str]
     dropped: dict[str, int]  # attempts that failed before it, by reason
     n_bytes: int
-
-
-@dataclass(frozen=True)
-class _Failed:
-    """The reason why a worker stopped."""
-
-    message: str
 
 
 class _Producer:
@@ -75,25 +81,28 @@ class _Producer:
         """Collect and close one episode.
 
         Raises:
-            CollectionError: The disk is full, or too many attempts failed. No part of a file is left.
+            CollectionError: The disk is full or gone, or too many attempts failed. No part of a file is left.
         """
-        collection, spec = self._config.collection, self._robot.spec
-        self._folder.check_space(collection.free_disk_floor_gib)
-        episode = self._collector.collect_episode(self._config.seed, number)
-        path = self._folder.path / f"{collection.lab}_{spec.name}_{collection.note}_traj{number}.hdf5"
         try:
-            write_episode(episode, path, spec)
-        except EpisodeError as error:
-            raise CollectionError(str(error)) from error
-        dropped = dict(self._collector.dropped)
-        self._collector.dropped.clear()
+            self._folder.check_space(self._config.collection.free_disk_floor_gib)
+            episode = self._collector.collect_episode(self._config.seed, number)
+            path = self._folder.episode_path(number)
+            write_episode(episode, path, self._robot.spec)
+            n_bytes = path.stat().st_size
+        except (EpisodeError, RobotError, OSError) as error:
+            raise CollectionError(str(error), self._take_dropped()) from error
         return Closed(
             number,
             float(episode.times_s[-1] - episode.times_s[0]),
             str(episode.info["families"]).split(","),
-            dropped,
-            path.stat().st_size,
+            self._take_dropped(),
+            n_bytes,
         )
+
+    def _take_dropped(self) -> dict[str, int]:
+        dropped = dict(self._collector.dropped)
+        self._collector.dropped.clear()
+        return dropped
 
     def close(self) -> None:
         """Let go of the arm."""
@@ -125,34 +134,45 @@ def _collect_apart(
     config: RunConfig, folder: EpisodeFolder, numbers: Sequence[int], n_workers: int
 ) -> Generator[Closed, None, None]:
     waiting = list(reversed(numbers))
-    with _workers(config, folder.path, n_workers) as connections:
-        busy: set[Connection] = set()
+    failures: list[CollectionError] = []
+    with _workers(config, folder, n_workers) as connections:
         for connection in connections:
-            connection.send(waiting.pop())
-            busy.add(connection)
+            _ask(connection, waiting.pop())
+        busy = set(connections)
         while busy:
             for connection in cast("list[Connection]", multiprocessing.connection.wait(list(busy))):
-                closed = _receive(connection)
+                answer = _receive(connection)
+                if isinstance(answer, CollectionError):
+                    failures.append(answer)
+                    waiting.clear()  # the others end what they have begun
                 if waiting:
-                    connection.send(waiting.pop())
+                    _ask(connection, waiting.pop())
                 else:
                     busy.remove(connection)
-                yield closed
+                if isinstance(answer, Closed):
+                    yield answer
+    if failures:
+        dropped: Counter[str] = Counter()
+        for failure in failures:
+            dropped.update(failure.dropped)
+        raise CollectionError(str(failures[0]), dropped)
 
 
-def _receive(connection: Connection) -> Closed:
+def _ask(connection: Connection, number: int) -> None:
+    with suppress(ConnectionError):  # a worker that is gone has left its reason for `_receive`
+        connection.send(number)
+
+
+def _receive(connection: Connection) -> Closed | CollectionError:
     try:
-        message = connection.recv()
+        answer: Closed | CollectionError = connection.recv()
     except (EOFError, ConnectionError):
-        raise CollectionError("a worker process ended; go on with --resume") from None
-    if isinstance(message, _Failed):
-        raise CollectionError(message.message)
-    closed: Closed = message
-    return closed
+        return CollectionError("a worker process ended; go on with --resume")
+    return answer
 
 
 @contextmanager
-def _workers(config: RunConfig, folder: Path, n_workers: int) -> Iterator[list[Connection]]:
+def _workers(config: RunConfig, folder: EpisodeFolder, n_workers: int) -> Iterator[list[Connection]]:
     """Start processes that make episodes on demand; on the way out all are ended and what they left is removed."""
     context = multiprocessing.get_context("spawn")
     processes: list[SpawnProcess] = []
@@ -171,7 +191,7 @@ def _workers(config: RunConfig, folder: Path, n_workers: int) -> Iterator[list[C
             process.terminate()
         for process in processes:
             process.join()
-        EpisodeFolder(folder).discard_unfinished()
+        folder.discard_unfinished()
 
 
 def _start_deaf(process: SpawnProcess) -> None:
@@ -183,15 +203,15 @@ def _start_deaf(process: SpawnProcess) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def _work(connection: Connection, config: RunConfig, path: Path) -> None:
+def _work(connection: Connection, config: RunConfig, folder: EpisodeFolder) -> None:
     """Make the episodes that are asked for until the other side is gone, holding the folder all the while."""
-    folder = EpisodeFolder(path)
-    try:
-        with folder.lock(exclusive=False):
-            producer = _Producer(config, folder)
-            while True:
-                connection.send(producer.produce(connection.recv()))
-    except (EOFError, ConnectionError):
-        return
-    except ReportedError as error:
-        connection.send(_Failed(str(error)))
+    with suppress(EOFError, ConnectionError):
+        try:
+            with folder.lock(exclusive=False):
+                producer = _Producer(config, folder)
+                while True:
+                    connection.send(producer.produce(connection.recv()))
+        except CollectionError as error:
+            connection.send(error)
+        except ReportedError as error:
+            connection.send(CollectionError(str(error)))

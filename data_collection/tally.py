@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+from data_collection.folder import CollectionError
 from data_collection.supervisor import Closed
 
 _LINE_INTERVAL_S = 10.0  # between lines of progress where there is no terminal
@@ -43,7 +44,9 @@ class Tally:
         self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, CollectionError):
+            self._dropped.update(error.dropped)
         self._bar.stop()
         summary = {
             "folder": str(self._folder),

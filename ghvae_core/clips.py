@@ -16,9 +16,9 @@ from configs.loader import Config, load
 from data_collection.episode import Episode, EpisodeError
 from data_collection.robonet import read_episode
 from ghvae_core.checkpoint import CheckpointInfo
-from ghvae_core.dataset import is_validation
+from ghvae_core.dataset import is_validation, model_frames
 from ghvae_core.metrics import MetricError
-from robot_bridge.camera import MODEL_IMAGE_PX, Camera, model_image
+from robot_bridge.camera import MODEL_IMAGE_PX
 
 
 class EvaluationConfig(Config):
@@ -158,14 +158,13 @@ def _none(info: CheckpointInfo, config: EvaluationConfig) -> Clips:
 
 def _cut(episode: Episode, name: str, n_context: int, n_predicted: int, rng: np.random.Generator) -> Clips:
     """Return the windows of one episode side by side, from a random first frame on, in random order."""
-    calibration = episode.info.get("camera_calibration")
-    crop = Camera.model_validate_json(str(calibration)).crop if calibration else None
     length = n_context + n_predicted
     n_fit = len(episode.frames) // length
     firsts = rng.integers(len(episode.frames) - n_fit * length + 1) + length * rng.permutation(n_fit)
     rows = firsts[:, None] + np.arange(length)  # (n_fit, length)
-    frames = np.stack([model_image(frame, crop) for frame in episode.frames])
-    return Clips(frames[rows], episode.actions[rows[:, :-1]], [f"{name} {first}" for first in firsts], n_context)
+    return Clips(
+        model_frames(episode)[rows], episode.actions[rows[:, :-1]], [f"{name} {first}" for first in firsts], n_context
+    )
 
 
 def _to_tensor(frames: NDArray[np.uint8]) -> Tensor:

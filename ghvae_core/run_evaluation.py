@@ -16,7 +16,7 @@ from configs.command import run
 
 if TYPE_CHECKING:
     from ghvae_core.checkpoint import Checkpoint
-    from ghvae_core.clips import Clips
+    from ghvae_core.clips import Clips, EvaluationConfig
     from ghvae_core.evaluation import Scores
 
 _Part = TypeVar("_Part", "Clips", "Scores")
@@ -62,19 +62,8 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
     clips = collect(episodes, rng)
     metric = Lpips(find_lpips_weights(lpips_weights)) if lpips else None
     scores = _measure(score(judged.model, clips, metric, config.batch_windows, seed), len(clips))
-    evaluation = summarize(
-        join(scores),
-        clips,
-        {
-            "checkpoint": str(checkpoint),
-            "checkpoint_sha256": judged.sha256,
-            "modules": judged.info.modules_trained,
-            "data": str(data),
-            "validation_share": config.validation_share,
-            "n_episodes_passed_over": sum(not len(episode) for episode in episodes),
-            "seed": seed,
-        },
-    )
+    facts = {"checkpoint": str(checkpoint), "data": str(data), "seed": seed, **_facts(judged, config, episodes)}
+    evaluation = summarize(join(scores), clips, facts)
     show(evaluation, Console(stderr=True))
     if out is not None:
         write(out, evaluation, pictures(judged.model, clips, evaluation, judged.info.step_s))
@@ -86,6 +75,16 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
 def main() -> NoReturn:
     """Run the command."""
     run(evaluate)
+
+
+def _facts(judged: Checkpoint, config: EvaluationConfig, episodes: list[Clips]) -> dict[str, str | int | float]:
+    """Return what a reader of the figures must know of the model and of the episodes."""
+    return {
+        "checkpoint_sha256": judged.sha256,
+        "modules": judged.info.modules_trained,
+        "validation_share": config.validation_share,
+        "n_episodes_passed_over": sum(not len(episode) for episode in episodes),
+    }
 
 
 def _load(checkpoint: Path, device: str) -> Checkpoint:

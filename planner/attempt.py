@@ -14,28 +14,24 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from configs.loader import save
 from data_collection.policy import RandomPolicy
-from data_collection.robonet import write_episode
 from ghvae_core.predictor import Predictor
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.private import private_server
 from planner.configuration import RunConfig, load_run
-from planner.goal import load_goal
+from planner.folder import RecordError, RunFolder
+from planner.goal import GoalError, load_goal
 from planner.history import History
 from planner.oracle import OraclePredictor
 from planner.plan import PlannerError
 from planner.proposals import Proposals
-from planner.report import write_report
-from planner.result import Setting, summarize
+from planner.result import Setting
 from planner.shooting import RandomShooting
 from planner.task import Task
 from robot_bridge.camera import model_image
-from robot_bridge.robot import Observation, RobotError, RobotSpec
+from robot_bridge.robot import RobotError
 from robot_bridge.simulation.franka import SimulatedFranka
 from robot_bridge.simulation.script import make_goal
-
-_SCENE_DRAWS = 10  # scenes tried until the scripted arm can make a goal picture in one; ours
 
 
 @dataclass(frozen=True)
@@ -68,31 +64,33 @@ def attempt(choice: Choice, overrides: Sequence[str]) -> None:
     goal = load_goal(choice.goal, config.robot.camera) if choice.goal else None
     if choice.predictor != "oracle" and not choice.server and not choice.checkpoint.is_dir():
         raise PlannerError(f"{choice.checkpoint}: expected the folder of a checkpoint; name another with --checkpoint")
-    folder = _folder(choice)
+    folder = RunFolder(choice.out or _own_folder(choice))
     with ExitStack() as stack:
         robot = stack.enter_context(closing(SimulatedFranka(config.robot)))
         predictor = stack.enter_context(_predictor(choice, config, robot))
         proposals = Proposals(RandomPolicy(config.policy, robot.spec), robot.spec.limits)
         task = Task(config.task, robot, predictor, RandomShooting(config.planner, proposals))
         scene_rng, plan_rng = np.random.default_rng(choice.seed).spawn(2)
-        observation, goal = _set_scene(robot, goal, scene_rng)
-        task.begin(observation, goal, plan_rng)
-        folder.mkdir(parents=True, exist_ok=True)
-        save(config, folder / "config.yaml")
+        observation = robot.reset(scene_rng)
+        task.begin(observation, _scripted_goal(robot, choice.seed) if goal is None else goal, plan_rng)
+        task.history.outcome = robot.outcome()  # known even if the first plan fails
+        folder.make(config, may_exist=choice.out is not None)
         setting = Setting(choice.task_name, choice.robot, predictor.spec.name, predictor.spec.checkpoint, choice.seed)
         try:
             with task:
                 _drive(task, robot, config.task.n_steps)
         finally:
-            _leave(folder, task.history, setting, robot.spec)
+            lost = folder.leave(task.history, setting, robot.spec)
+            if lost and task.history.error:  # which is what ended the run, and stays the error that is reported
+                print(lost, file=sys.stderr)
+        if lost:
+            raise RecordError(lost)
 
 
-def _folder(choice: Choice) -> Path:
-    """Return where to write; a folder in which something stands already is refused."""
-    folder = choice.out or Path("runs") / f"{choice.task_name}_{time.strftime('%Y%m%d_%H%M%S')}_seed{choice.seed}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PlannerError(f"{folder}: expected a new or empty folder for the report; choose another with --out")
-    return folder
+def _own_folder(choice: Choice) -> Path:
+    """Return the folder of a run that begins now, where none was named."""
+    began = time.strftime("%Y%m%d_%H%M%S")
+    return Path("runs") / f"{choice.task_name}_{choice.predictor}_{began}_seed{choice.seed}"
 
 
 @contextmanager
@@ -112,21 +110,14 @@ def _predictor(choice: Choice, config: RunConfig, robot: SimulatedFranka) -> Ite
             yield stack.enter_context(closing(ServerClient(address, cost, config.planner.predict_timeout_s)))
 
 
-def _set_scene(
-    robot: SimulatedFranka, goal: NDArray[np.uint8] | None, rng: np.random.Generator
-) -> tuple[Observation, NDArray[np.uint8]]:
-    """Reset the robot; where no goal was given, into a scene in which the scripted arm can make one."""
-    if goal is not None:
-        return robot.reset(rng), goal
-    for _ in range(_SCENE_DRAWS):
-        observation = robot.reset(rng)
-        try:
-            return observation, model_image(make_goal(robot), robot.spec.camera.crop)
-        except RobotError as error:
-            print(f"no goal picture in this scene ({error}); trying another", file=sys.stderr)
-    raise RobotError(
-        f"expected a scene in which the scripted arm succeeds, got none of {_SCENE_DRAWS}; try another seed"
-    )
+def _scripted_goal(robot: SimulatedFranka, seed: int) -> NDArray[np.uint8]:
+    """Return the goal, (64, 64, 3) RGB, that the scripted arm makes in the present scene; the robot does not move."""
+    try:
+        return model_image(make_goal(robot), robot.spec.camera.crop)
+    except RobotError as error:
+        raise GoalError(
+            f"the scripted arm does not succeed in the scene of seed {seed}; try another seed or give --goal"
+        ) from error
 
 
 def _drive(task: Task, robot: SimulatedFranka, n_steps: int) -> None:
@@ -158,24 +149,3 @@ def _describe(history: History) -> str:
     record = history.plans[-1]
     plan, seconds = record.plan, sum(record.latency_s.values())
     return f"step {record.step}: {plan.family}, cost {plan.cost:.5f}, the best of {len(plan.costs)} in {seconds:.2f} s"
-
-
-def _leave(folder: Path, history: History, setting: Setting, spec: RobotSpec) -> None:
-    """Write all that is known of the run into its folder, the episode first, and print the result."""
-    result = summarize(setting, history, str(folder / "report.html"))
-    episode = history.episode(
-        {
-            "policy_desc": "random shooting",
-            "task": setting.task,
-            "predictor": setting.predictor,
-            "seed": setting.seed,
-            "ended": result.ended,
-        }
-    )
-    try:
-        if episode:
-            write_episode(episode, folder / f"planner_{spec.name}_{setting.task}_traj{setting.seed}.hdf5", spec)
-    finally:
-        write_report(folder, history, result, (folder / "config.yaml").read_text(encoding="utf-8"))
-        (folder / "result.json").write_text(result.to_json() + "\n", encoding="utf-8")
-        print(result.to_json(), flush=True)

@@ -26,14 +26,15 @@ class _Scale(NamedTuple):
 
 
 def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str) -> str:
-    """Draw one line a series of (x, y) points over a vertical axis from zero; points that are not finite are left out.
+    """Draw one line a series of (x, y) points over a vertical axis from zero.
+
+    Points that are not finite are left out, and so is a series without any other.
 
     Returns:
         An `<svg>` element; without a single finite point, a sentence that says so.
     """
-    finite = {
-        name: [p for p in points if math.isfinite(p[0]) and math.isfinite(p[1])] for name, points in series.items()
-    }
+    finite = {name: [p for p in points if all(map(math.isfinite, p))] for name, points in series.items()}
+    finite = {name: points for name, points in finite.items() if points}
     everything = [point for points in finite.values() for point in points]
     if not everything:
         return "<p>Nothing to draw.</p>"

@@ -96,7 +96,7 @@ def _verdict(result: Result) -> tuple[str, str]:
 
 def _findings(history: History, result: Result) -> list[str]:
     """Return what a person wants to know first, most telling first."""
-    findings = [f"{result.error} The arm was held."] if result.error else []
+    findings = [f"{result.error.rstrip('.')}. The arm was held."] if result.error else []
     if result.success is None:
         findings.append("Whether the task is done only a person can tell: this robot has no simulation to ask.")
     else:

@@ -27,7 +27,7 @@ def run_task(  # noqa: PLR0917 - typer calls it by name
     checkpoint: Annotated[Path, typer.Option(help="folder of the model, where --server is not given")] = _SHIPPED,
     seed: Annotated[int, typer.Option(min=0, help="draws the scene and the candidates")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="most actions; without it as many as the task says")] = None,
-    out: Annotated[Path | None, typer.Option(help="new folder of the report; without it runs/TASK_TIME")] = None,
+    out: Annotated[Path | None, typer.Option(help="new folder of the report; without it one in runs/")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="robot, task, planner or policy")
     ] = None,
@@ -37,8 +37,8 @@ def run_task(  # noqa: PLR0917 - typer calls it by name
     Leaves a folder with report.html, the episode as a RoboNet file, the configuration and result.json; the last line on
     standard output is the result as one JSON object.
 
-    Exits with 0 when the run came to its end, done or not; 1 when the robot or the predictor failed; 2 when the input
-    was refused; 130 after Ctrl-C. The arm is held in every case.
+    Exits with 0 when the run came to its end, done or not; 1 when the robot or the predictor failed or not all could be
+    recorded; 2 when the input was refused; 130 after Ctrl-C. The arm is held in every case.
     """
     from planner.attempt import Choice, attempt  # noqa: PLC0415 - mujoco and the rest, which --help need not load
 

@@ -33,7 +33,7 @@ class TaskConfig(Config):
 
 
 class Task:
-    """One run of a task. A context manager: when an error leaves it, the arm is held before anything else is done.
+    """One run of a task. A context manager: when an error leaves it, the arm is held before anything is written.
 
     Raises:
         MismatchError: From the constructor, when robot, predictor and planner do not fit. Nothing moved.
@@ -70,9 +70,9 @@ class Task:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            self._robot.close()
             self.history.ended = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
             self.history.error = str(error) or type(error).__name__
+            self._robot.close()
 
     @property
     def ended(self) -> bool:

@@ -40,6 +40,15 @@ class Camera(Config):
             raise ValueError(f"the crop reaches beyond the {self.height_px}x{self.width_px} image")
         return self
 
+    @model_validator(mode="after")
+    def _check_axis(self) -> Camera:
+        forward = np.array(self.target_m) - np.array(self.position_m)
+        if np.linalg.norm(forward[:2]) < 1e-3 * np.linalg.norm(forward) or not forward.any():
+            raise ValueError(
+                "the camera must not look straight up or down, where 'horizontal' says nothing; move target_m aside"
+            )
+        return self
+
     def axes(self) -> NDArray[np.float64]:
         """Return (3, 3): the rows are the image's right, down and forward directions in the base frame."""
         forward = np.array(self.target_m) - np.array(self.position_m)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
@@ -14,6 +16,8 @@ _Vector = tuple[float, float, float]
 
 class UnsafeActionError(ReportedError):
     """An action that may not be sent to an arm. Nothing moved."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class Limits(Config):
@@ -36,7 +40,9 @@ def limit_action(
     """Return the action that may be applied in place of `action`.
 
     The translation is shortened to `step_limit_m` along its direction, then its target is clipped to the workspace;
-    the gripper becomes exactly +1 (close) or -1 (open). Limiting a limited action changes nothing.
+    the gripper becomes exactly +1 (close) or -1 (open). Limiting a limited action changes nothing. A hand that was
+    measured outside the workspace may stay where it is or come back, at no more than the step limit, and goes no
+    further out.
 
     Args:
         action: (4,) dx, dy, dz in metres in the base frame, then the gripper: above 0 closes, else opens.
@@ -81,7 +87,7 @@ def limit_actions(
     for t in range(wanted.shape[1]):
         length = np.linalg.norm(wanted[:, t, :3], axis=-1, keepdims=True)
         shortened = wanted[:, t, :3] * np.minimum(1.0, limits.step_limit_m / np.maximum(length, 1e-12))
-        target = np.clip(hand + shortened, low, high)
+        target = np.clip(hand + shortened, np.minimum(low, hand), np.maximum(high, hand))
         applied[:, t, :3] = target - hand
         applied[:, t, 3] = np.where(wanted[:, t, 3] > 0, 1.0, -1.0)
         hand = target

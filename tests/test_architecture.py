@@ -89,7 +89,7 @@ def test_files_and_functions_are_small(file: str) -> None:
     for node in ast.walk(_tree(file)):
         if isinstance(node, ast.FunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
-            assert length <= 60, f"{file}:{node.lineno} {node.name} has {length} lines"
+            assert length <= 50, f"{file}:{node.lineno} {node.name} has {length} lines"
 
 
 def test_one_broad_except() -> None:
@@ -98,7 +98,10 @@ def test_one_broad_except() -> None:
         for file in _sources()
         for node in ast.walk(_tree(file))
         if isinstance(node, ast.ExceptHandler)
-        and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"}))
+        and (
+            node.type is None
+            or {"Exception", "BaseException"} & {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)}
+        )
     ]
     assert len(broad) <= 1 and all(place.startswith("ghvae_core/serving/") for place in broad), broad
 

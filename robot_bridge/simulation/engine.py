@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-if sys.platform.startswith("linux") and "MUJOCO_GL" not in os.environ and not os.environ.get("DISPLAY"):
-    os.environ["MUJOCO_GL"] = "egl"  # unset and without a display, MuJoCo would ask for glfw and fail
+if sys.platform.startswith("linux") and "MUJOCO_GL" not in os.environ:
+    # Unset, MuJoCo would ask for glfw, which needs a display and draws in the main thread only.
+    os.environ["MUJOCO_GL"] = "egl"
 os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's CPU renderer: one process a core beats threads
 
 gl_error: str | None = None  # why OpenGL could not even be loaded

@@ -23,8 +23,8 @@ class Outcome:
     goal: bool  # all targets were where the task wants them, at the end of some step
     goal_now: bool  # ... and are there now
     picked: bool  # the tool was lifted and held
-    touched: bool  # the tool touched a target
-    strict: bool  # goal, picked and touched: the task was done with the tool
+    touched: bool  # the tool touched a target after it was picked
+    strict: bool  # the goal was reached with the tool: not before it was picked, and after it touched a target
     distance_m: float  # from the worst target to where it should be; 0 when it is there
 
 
@@ -35,6 +35,13 @@ class Progress:
     goal: bool = False
     held_s: float = 0.0
     touched: bool = False
+    by_hand: bool = False  # the goal was reached before the tool was picked
+    strict: bool = False
+
+    @property
+    def picked(self) -> bool:
+        """Whether the tool has been held long enough."""
+        return self.held_s >= LIFT_S - 1e-9
 
 
 class Judge:
@@ -57,7 +64,7 @@ class Judge:
         lifted = self._data.xpos[self._tool][2] > self._rest_m + LIFT_M
         if lifted and 2 * self._data.qpos[self._finger] > GAP_M:
             progress = replace(progress, held_s=progress.held_s + duration_s)
-        if not progress.touched:
+        if progress.picked and not progress.touched:
             bodies = self._body_of_geom[self._data.contact.geom]
             with_tool = bodies == self._tool
             touched = bool((with_tool & self._is_target[bodies[:, ::-1]]).any())
@@ -67,14 +74,16 @@ class Judge:
     def conclude(self) -> None:
         """Note, at the end of a step, whether the targets are where the task wants them."""
         if self._distance_m() == 0:
-            self.progress = replace(self.progress, goal=True)
+            progress = self.progress
+            by_hand = progress.by_hand or not progress.picked
+            self.progress = replace(
+                progress, goal=True, by_hand=by_hand, strict=progress.strict or (progress.touched and not by_hand)
+            )
 
     def outcome(self) -> Outcome:
         """Return what has been achieved so far."""
         progress, distance_m = self.progress, self._distance_m()
-        picked = progress.held_s >= LIFT_S - 1e-9
-        strict = progress.goal and picked and progress.touched
-        return Outcome(progress.goal, distance_m == 0, picked, progress.touched, strict, distance_m)
+        return Outcome(progress.goal, distance_m == 0, progress.picked, progress.touched, progress.strict, distance_m)
 
     def _distance_m(self) -> float:
         points = self._fixture.inside(self._data.xpos[self._targets])

@@ -99,9 +99,10 @@ def choose(name: RendererName) -> RendererName:
     if name == "ray":
         return name
     wanted = os.environ.get("MUJOCO_GL", "").lower()
-    reason = f"MUJOCO_GL={wanted} was set" if name not in ("auto", wanted) else _probe()
+    kind: RendererName = "osmesa" if wanted == "osmesa" else "egl"  # the second for whatever OpenGL the system has
+    reason = f"MUJOCO_GL={wanted} was set" if name not in ("auto", kind) else _probe()
     if reason is None:
-        return "osmesa" if wanted == "osmesa" else "egl"
+        return kind
     if name == "auto":
         _LOG.warning(
             "no OpenGL (%s): drawing by ray casting, slower and coarser; to mend: apt install libegl1 libgl1", reason

@@ -20,6 +20,10 @@ def _fail() -> None:
     raise _FailedOnTheWayError("lost the server")
 
 
+def _fill_the_disk() -> None:
+    raise OSError(28, "No space left on device", "episode.hdf5")
+
+
 def _interrupt() -> None:
     raise KeyboardInterrupt
 
@@ -33,6 +37,7 @@ def _succeed() -> None:
     [
         (_refuse, 2, "error: expected a, got b\n"),
         (_fail, 1, "error: lost the server\n"),
+        (_fill_the_disk, 1, "error: episode.hdf5: No space left on device\n"),
         (_succeed, 0, ""),
     ],
 )

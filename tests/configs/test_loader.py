@@ -52,6 +52,8 @@ def test_later_overrides_win(tmp_path: Path) -> None:
         ("step_limit_m: 0.2\n", ["step_limit_m"], ["expected section.key=value"]),
         ("step_limit_m: 0.2\n", ["robot.step_limit_m.x=1"], ["is a value and has no keys"]),
         ("step_limit_m: 0.2\n", ["robot.step_limit_m=[1"], ["not valid YAML"]),
+        ("step_limit_m: 0.2\n", ["robot.step_limit_m=2024-13-01"], ["not valid YAML"]),
+        ("step_limit_m: 2024-13-01\n", [], ["robot.yaml:1", "month"]),
     ],
 )
 def test_mistakes_are_refused_by_place(tmp_path: Path, text: str, overrides: list[str], expected: list[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +15,7 @@ from data_collection.collector import CollectionConfig, Collector
 from data_collection.folder import CollectionError
 from data_collection.policy import PolicyConfig, RandomPolicy
 from robot_bridge.robot import CameraFault, Observation, RobotFault, Step
+from robot_bridge.safety import UnsafeActionError
 from robot_bridge.simulation.franka import SimulatedFranka
 from tests.robot_bridge import simulated
 
@@ -85,6 +88,51 @@ def test_a_fault_drops_the_episode_and_the_next_attempt_stands() -> None:
     assert collector.dropped == {"RobotFault": 1, "CameraFault": 1}
     assert arm.recoveries == 2 and episode.info["attempt"] == 2 and len(episode.actions) == 5
     arm.close()
+
+
+def test_an_unsafe_action_drops_the_episode_alone() -> None:
+    arm = _Failing({2: UnsafeActionError("expected finite actions, got NaN")})
+    collector = make(arm)
+    assert collector.collect_episode(seed=0, number=0).info["attempt"] == 1
+    assert collector.dropped == {"UnsafeActionError": 1} and arm.recoveries == 1
+    arm.close()
+
+
+@pytest.mark.parametrize("when", [0, 1, 5], ids=["first", "second", "last"])
+@pytest.mark.parametrize(("height_m", "time_s"), [(np.nan, 0.0), (0.1, np.inf)], ids=["state", "time"])
+def test_an_observation_that_is_not_finite_drops_the_episode_alone(
+    monkeypatch: pytest.MonkeyPatch, when: int, height_m: float, time_s: float
+) -> None:
+    arm = simulated.franka()
+    see, n_seen = SimulatedFranka.observe, itertools.count()
+
+    def observe(self: SimulatedFranka) -> Observation:
+        seen = see(self)
+        if next(n_seen) != when:
+            return seen
+        return Observation(seen.image, np.array([0.5, 0.0, height_m, 0.0, 1.0]), time_s)
+
+    monkeypatch.setattr(SimulatedFranka, "observe", observe)
+    collector = make(arm)
+    assert collector.collect_episode(seed=0, number=0).info["attempt"] == 1
+    assert collector.dropped == {"UselessEpisode": 1}
+    arm.close()
+
+
+def test_an_episode_that_cannot_be_built_is_dropped_alone() -> None:
+    arm = _NotApplied(simulated.config())
+    collector = make(arm)
+    with pytest.raises(CollectionError, match="actions: expected finite numbers"):
+        collector.collect_episode(seed=0, number=0)
+    assert collector.dropped == {"EpisodeError": 3}
+    arm.close()
+
+
+class _NotApplied(SimulatedFranka):
+    """A simulated Franka that does not know what it applied."""
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        return dataclasses.replace(super().step(action), applied=np.full(4, np.nan, np.float32))
 
 
 def test_too_many_faults_in_a_row_stop_the_collection() -> None:

@@ -88,6 +88,8 @@ def test_resuming_fills_gaps_and_goes_on(three: tuple[Path, dict[str, Any]], tmp
     assert {name: after[name] for name in before} == before and len(after) == 4
     assert not list(tmp_path.glob("*.part")) and (tmp_path / f"{damaged.name}.damaged").exists()
     assert summary(collect(tmp_path, "--episodes", "4", "--resume", *TINY))["episodes"] == 0
+    floor = [*TINY[:-1], "collection.free_disk_floor_gib=0.001"]  # changes no episode
+    assert summary(collect(tmp_path, "--episodes", "4", "--resume", *floor))["episodes"] == 0
     refused = collect(tmp_path, "--episodes", "9", "--resume", "--seed", "1", *TINY)
     assert refused.returncode == 2 and "'seed: 0' is now 'seed: 1'" in refused.stderr
     assert closed(tmp_path) == after
@@ -124,6 +126,48 @@ def test_a_folder_with_content_is_refused_untouched(tmp_path: Path) -> None:
     result = collect(tmp_path, "--episodes", "1", *TINY)
     assert result.returncode == 2 and "--resume" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_that_is_no_collection_is_not_gone_on_with(tmp_path: Path) -> None:
+    for name in ("penn_sawyer_traj3.hdf5", "penn_sawyer_traj4.hdf5.part", "meta_data.pkl"):
+        (tmp_path / name).write_bytes(b"x")
+    result = collect(tmp_path, "--episodes", "1", "--resume", *TINY)
+    assert result.returncode == 2 and "without collection.yaml" in result.stderr and not result.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "penn_sawyer_traj3.hdf5",
+        "penn_sawyer_traj4.hdf5.part",
+        "meta_data.pkl",
+    }
+
+
+def test_a_place_that_cannot_be_a_folder_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place, message in (("file", "got a file"), ("file/new", "Not a directory")):
+        result = collect(tmp_path / place, "--episodes", "1", "--resume", *TINY)
+        assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_renderer_that_does_not_work_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    environment = {**os.environ, "MUJOCO_GL": "disable"}
+    command = [*COMMAND, "--out", str(tmp_path / "new"), "--episodes", "1", "--set", "robot.renderer=egl"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert result.returncode == 2 and "renderer egl" in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_renderer_that_was_used_is_the_one_that_is_kept(tmp_path: Path) -> None:
+    environment = {**os.environ, "MUJOCO_GL": "disable"}  # so that auto means ray
+    command = [*COMMAND, "--out", str(tmp_path), "--episodes", "1", *TINY, "--set", "robot.renderer=auto"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert summary(result)["episodes"] == 1
+    assert "renderer: ray" in (tmp_path / "collection.yaml").read_text()
+    assert summary(collect(tmp_path, "--episodes", "1", "--resume", *TINY))["episodes"] == 0  # TINY asks for ray
+
+
+def test_a_start_that_failed_leaves_a_folder_to_go_on_with(tmp_path: Path) -> None:
+    full = ["--set", "collection.free_disk_floor_gib=1e9"]
+    assert collect(tmp_path, "--episodes", "1", *TINY, *full).returncode == 1
+    assert summary(collect(tmp_path, "--episodes", "1", "--resume", *TINY, "--seed", "1"))["episodes"] == 1
 
 
 def test_a_full_disk_stops_between_episodes(tmp_path: Path) -> None:

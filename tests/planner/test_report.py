@@ -14,6 +14,7 @@ from planner.history import History
 from planner.report import write_report
 from planner.result import Result, Setting, summarize
 from planner.task import Task, TaskConfig
+from robot_bridge.robot import RobotFault
 from robot_bridge.simulation.outcome import Outcome
 from tests.planner.doubles import GOAL, PaperRobot, StubPredictor, shooting, towards_goal
 
@@ -112,13 +113,29 @@ def test_a_run_that_failed_before_its_first_plan_has_a_page(tmp_path: Path) -> N
     robot = PaperRobot()
     task = Task(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), shooting())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
+    task.history.outcome = replace(FAILURE, picked=False)
     with pytest.raises(PredictorError), task:
         raise PredictorError("<the server> is gone")
     page, result = _write(tmp_path, task.history)
     text = " ".join(page.texts)
-    assert "Stopped by a failure" in text and "<the server> is gone The arm was held." in text
+    assert "Stopped by a failure" in text and "<the server> is gone. The arm was held." in text
+    assert "The tool was never lifted." in text and "only a person can tell" not in text and result.success is False
     assert "ended before the first plan" in text and (result.steps, result.plans) == (0, 0)
-    assert result.cost is None and result.seconds_per_plan is None
+    assert result.cost is None and result.seconds_per_plan is None and result.surprise is None
+    assert result.distance_start == result.distance_end == round(task.history.start.distance, 2)
+    assert page.texts.count("Nothing to draw.") == 2 and "seen to imagined" not in text
+
+
+def test_a_run_whose_first_action_failed_shows_its_plan_and_nothing_after_it(tmp_path: Path) -> None:
+    robot = PaperRobot(fault_at_step=0)
+    task = Task(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), shooting())
+    task.begin(robot.observe(), GOAL, np.random.default_rng(0))
+    with pytest.raises(RobotFault), task:
+        task.advance()
+    page, result = _write(tmp_path, task.history)
+    text = " ".join(page.texts)
+    assert "reflex. The arm was held." in text and "Plan at step 0" in text and "seen differs" not in text
+    assert (result.steps, result.plans, result.surprise) == (0, 1, None)
 
 
 def test_costs_that_are_not_finite_are_counted_and_drawn_around(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The command: its output, its refusals, and what it leaves when something dies under it."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,17 @@ from numpy.typing import NDArray
 
 from configs.command import ReportedError
 from configs.loader import FOLDER, load
+from data_collection.episode import EpisodeError
 from data_collection.robonet import read_episode
 from ghvae_core.predictor import Context, Prediction, PredictorError
 from planner import attempt as attempt_module
+from planner import folder as folder_module
 from planner.attempt import Choice, attempt
 from planner.configuration import RunConfig
+from planner.folder import RecordError
 from planner.oracle import OraclePredictor
+from robot_bridge.robot import RobotError
+from robot_bridge.simulation.franka import SimulatedFranka
 
 SMALL = ["planner.n_candidates=4", "planner.horizon=2", "planner.replan_every=1", "planner.n_videos=2"]
 COMMAND = [sys.executable, "-m", "planner.run_task"]
@@ -87,9 +94,33 @@ def test_the_same_seed_does_the_same(finished: Path, tmp_path: Path, capsys: pyt
     assert [first[name] for name in same] == [second[name] for name in same]
 
 
-def test_a_goal_from_an_earlier_run_of_the_scene_can_be_given(finished: Path, tmp_path: Path) -> None:
+def test_a_goal_that_is_given_leaves_the_scene_of_the_seed_as_it_is(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     attempt(_choice(tmp_path, goal=finished / "goal.png"), [*SMALL, "task.n_steps=1"])
-    assert (tmp_path / "run" / "goal.png").read_bytes() == (finished / "goal.png").read_bytes()
+    for name in ("goal.png", "start.png"):
+        assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
+    first, second = (_last_json(text) for text in ((finished / "result.json").read_text(), capsys.readouterr().out))
+    assert first["distance_start"] == second["distance_start"] > 2
+
+
+def test_a_goal_that_shows_the_present_is_refused_before_anything_moves(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ReportedError, match="differs from the present scene") as refusal:
+        attempt(_choice(tmp_path, goal=finished / "start.png"), SMALL)
+    assert refusal.value.exit_code == 2 and not list(tmp_path.iterdir())
+
+
+def test_a_scene_in_which_the_scripted_arm_fails_is_refused_not_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(robot: SimulatedFranka) -> NDArray[np.uint8]:
+        raise RobotError("dropped it")
+
+    monkeypatch.setattr(attempt_module, "make_goal", fail)
+    message = "the scripted arm does not succeed in the scene of seed 7; try another seed or give --goal"
+    with pytest.raises(ReportedError, match=f"^{message}$") as refusal:
+        attempt(_choice(tmp_path, seed=7), SMALL)
+    assert refusal.value.exit_code == 2 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -119,9 +150,22 @@ def test_a_folder_in_which_something_stands_is_refused(finished: Path) -> None:
     assert sorted(finished.iterdir()) == before
 
 
-def test_a_predictor_that_fails_on_the_way_leaves_everything_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_a_name_the_folder_is_called_after_task_predictor_time_and_seed_and_never_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "20260102_030405")
+    attempt(_choice(tmp_path, out=None), [*SMALL, "task.n_steps=1"])
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name == "pick_sweep_oracle_20260102_030405_seed0" and (folder / "result.json").exists()
+    with pytest.raises(ReportedError, match="expected a new or empty folder") as refusal:
+        attempt(_choice(tmp_path, out=None), [*SMALL, "task.n_steps=1"])
+    assert refusal.value.exit_code == 2
+
+
+def _fail_at(monkeypatch: pytest.MonkeyPatch, plan: int, error: BaseException) -> None:
+    """Let the oracle raise at one plan."""
+
     class Failing(OraclePredictor):
         n_asked = 0
 
@@ -129,18 +173,72 @@ def test_a_predictor_that_fails_on_the_way_leaves_everything_behind(
             self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
         ) -> Prediction:
             self.n_asked += 1
-            if self.n_asked > 2:
-                raise PredictorError("no answer in time")
+            if self.n_asked > plan:
+                raise error
             return super().predict(context, candidates, goal, n_videos)
 
     monkeypatch.setattr(attempt_module, "OraclePredictor", Failing)
+
+
+@pytest.mark.parametrize("plan", [0, 2])
+def test_a_predictor_that_fails_on_the_way_leaves_everything_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plan: int
+) -> None:
+    _fail_at(monkeypatch, plan, PredictorError("no answer in time"))
     with pytest.raises(PredictorError, match="no answer in time") as failure:
         attempt(_choice(tmp_path), SMALL)
     assert failure.value.exit_code == 1
     result = _last_json(capsys.readouterr().out)
-    assert result["ended"] == "failed" and result["error"] == "no answer in time" and result["steps"] == 2
-    assert _episode_actions(tmp_path / "run") == 2
-    assert "no answer in time" in (tmp_path / "run" / "report.html").read_text()
+    assert result["ended"] == "failed" and result["error"] == "no answer in time" and result["steps"] == plan
+    assert result["success"] is False and result["picked"] is False and result["away_m"] > 0
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "no answer in time. The arm was held." in report and "only a person can tell" not in report
+    assert [_episode_actions(path.parent) for path in (tmp_path / "run").glob("*.hdf5")] == ([plan] if plan else [])
+
+
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+NO_EPISODE = EpisodeError("the episode could not be written")
+
+
+def _fail_to_write(monkeypatch: pytest.MonkeyPatch, part: str, fault: Exception) -> None:
+    def fail(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(folder_module, part, fail)
+
+
+@pytest.mark.parametrize(
+    ("part", "fault"), [("write_episode", NO_EPISODE), ("write_episode", NO_SPACE), ("write_report", NO_SPACE)]
+)
+def test_a_part_that_cannot_be_written_exits_with_1_and_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], part: str, fault: Exception
+) -> None:
+    _fail_to_write(monkeypatch, part, fault)
+    with pytest.raises(RecordError) as failure:
+        attempt(_choice(tmp_path), [*SMALL, "task.n_steps=1"])
+    assert str(failure.value) == f"not all was recorded: {fault}"
+    assert failure.value.exit_code == 1
+    output, errors = capsys.readouterr()
+    assert _last_json((tmp_path / "run" / "result.json").read_text()) == _last_json(output)
+    assert str(fault) not in errors  # the command says it, once
+    written = {path.suffix for path in (tmp_path / "run").iterdir()}
+    assert (".hdf5" in written) == (part != "write_episode") and (".html" in written) == (part != "write_report")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), PredictorError("no answer in time")], ids=repr)
+def test_what_cannot_be_written_does_not_hide_the_error_that_ended_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
+    _fail_at(monkeypatch, 1, error)
+    _fail_to_write(monkeypatch, "write_episode", NO_EPISODE)
+    _fail_to_write(monkeypatch, "write_report", NO_SPACE)
+    with pytest.raises(type(error)) as raised:
+        attempt(_choice(tmp_path), [*SMALL, "task.n_steps=3"])
+    assert raised.value is error
+    output, errors = capsys.readouterr()
+    assert _last_json((tmp_path / "run" / "result.json").read_text()) == _last_json(output)
+    assert _last_json(output)["steps"] == 1
+    assert f"not all was recorded: {NO_EPISODE}; {NO_SPACE}" in errors
 
 
 @pytest.fixture

@@ -32,12 +32,20 @@ def test_limiting_twice_changes_nothing(action: np.ndarray, hand: np.ndarray) ->
     np.testing.assert_allclose(limit_action(once, hand, LIMITS), once, atol=1e-6)
 
 
-@given(hand=st.tuples(st.floats(-2, 2), st.floats(-2, 2), st.floats(-2, 2)).map(np.array))
-def test_a_hand_outside_is_only_ever_moved_inwards(hand: np.ndarray) -> None:
-    applied = limit_action(np.zeros(4), hand, LIMITS)
+@given(action=actions, hand=st.tuples(st.floats(-2, 2), st.floats(-2, 2), st.floats(-2, 2)).map(np.array))
+def test_a_hand_outside_is_only_ever_moved_inwards_and_within_the_step_limit(
+    action: np.ndarray, hand: np.ndarray
+) -> None:
+    applied = limit_action(action, hand, LIMITS)
+    assert np.linalg.norm(applied[:3]) <= LIMITS.step_limit_m + 1e-6
     outside = np.maximum(LOW - hand, 0) + np.maximum(hand - HIGH, 0)
     moved = hand + applied[:3]
     assert (np.maximum(LOW - moved, 0) + np.maximum(moved - HIGH, 0) <= outside + 1e-6).all()
+
+
+def test_holding_still_outside_the_workspace_holds_still() -> None:
+    applied = limit_action(np.array([0, 0, 0, 1.0]), np.array([0.5, 0.0, 0.9]), LIMITS)
+    np.testing.assert_array_equal(applied, [0, 0, 0, 1])
 
 
 def test_a_safe_action_passes_unchanged() -> None:

@@ -1,0 +1,197 @@
+"""The four networks that one GHVAE module is made of: encoder, decoder, prior, posterior.
+
+Time is folded into the batch, oldest step first: (T * B, C, H, W) holds B sequences of T steps, and everything but the
+recurrence itself runs on all steps at once. There is no batch normalisation: a frozen module must not drift.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_LOG_VARIANCE_MIN, _LOG_VARIANCE_MAX = -6.0, 4.0  # ours; keeps the KL finite whatever the prior's head says
+
+
+class State(NamedTuple):
+    """What a recurrent network carries from step to step; each (B, hidden, H, W)."""
+
+    hidden: Tensor
+    cell: Tensor
+
+
+class Gaussian(NamedTuple):
+    """A diagonal Gaussian over a latent; each (T * B, C_Z, H, W)."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+
+def norm(channels: int) -> nn.GroupNorm:
+    """Return a group norm with at least 8 channels a group; smaller groups erase absolute colour."""
+    most = min(32, max(1, channels // 8))
+    return nn.GroupNorm(next(n for n in range(most, 0, -1) if channels % n == 0), channels)
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    """Return a convolution that keeps the image size (or divides it by the stride)."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
+
+
+class ResidualBlock(nn.Module):
+    """Pre-norm residual block: (N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
+        super().__init__()
+        self.norm_1, self.conv_1 = norm(inputs), conv(inputs, outputs, kernel, stride)
+        self.norm_2, self.conv_2 = norm(outputs), conv(outputs, outputs, kernel)
+        # Pooled, not strided: the backward of a strided 1x1 convolution corrupts memory in torch 2.13 (CPU).
+        pool = nn.Identity() if stride == 1 else nn.AvgPool2d(stride)
+        same = inputs == outputs and stride == 1
+        self.skip = nn.Identity() if same else nn.Sequential(pool, conv(inputs, outputs, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output."""
+        y = self.conv_1(functional.silu(self.norm_1(x)))
+        y = self.conv_2(functional.silu(self.norm_2(y)))
+        return torch.add(y, self.skip(x))
+
+
+class Encoder(nn.Module):
+    """`h^{k-1} -> h^k` at half the size: (N, inputs, 2H, 2W) -> (N, channels, H, W)."""
+
+    def __init__(self, inputs: int, channels: int, n_blocks: int, px: int) -> None:
+        """Build module 1's encoder, with a stem, for an image of 3 channels, else a plain one; `px` is H."""
+        super().__init__()
+        stem = inputs == 3
+        kernel = 3 if px > 1 else 1
+        self.stem = conv(inputs, channels, 3) if stem else nn.Identity()
+        blocks = [ResidualBlock(channels if stem else inputs, channels, 3, stride=2)]
+        blocks += [ResidualBlock(channels, channels, kernel) for _ in range(n_blocks - 1)]
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return h^k."""
+        encoded: Tensor = self.blocks(self.stem(x))
+        return encoded
+
+
+class Decoder(nn.Module):
+    """`(h_t^k, v^k) -> v^{k-1}` at twice the size; v^0 is the next image, before the sigmoid.
+
+    v^k is what stands below this decoder: `project(z^k)` while module k is the deepest one, afterwards the output of
+    decoder k + 1. So a decoder once frozen is never asked for anything but the input it was trained on.
+    """
+
+    def __init__(self, channels: int, outputs: int, latent: int, n_blocks: int, px: int) -> None:
+        super().__init__()
+        kernel = 3 if px > 1 else 1
+        self.project = nn.Conv2d(latent, channels, 1)
+        blocks = [ResidualBlock(2 * channels, channels, kernel)]
+        blocks += [ResidualBlock(channels, channels, kernel) for _ in range(n_blocks - 1)]
+        self.blocks = nn.Sequential(*blocks)
+        self.up = conv(channels, outputs, 3)
+        self.refine = ResidualBlock(outputs, outputs)
+
+    def forward(self, h: Tensor, v: Tensor) -> Tensor:
+        """Return v^{k-1} (N, outputs, 2H, 2W) from h_t^k and v^k, each (N, channels, H, W)."""
+        x = self.blocks(torch.cat([h, v.to(h.dtype)], 1))
+        decoded: Tensor = self.refine(self.up(functional.interpolate(x, scale_factor=2, mode="nearest")))
+        return decoded
+
+
+class ConvLstm(nn.Module):
+    """A convolutional LSTM whose input convolution runs on all steps at once."""
+
+    def __init__(self, inputs: int, hidden: int, kernel: int) -> None:
+        super().__init__()
+        self.n_hidden = hidden
+        self.from_input = conv(inputs, 4 * hidden, kernel)
+        self.from_hidden = conv(hidden, 4 * hidden, kernel, bias=False)
+        bias = self.from_input.bias
+        assert bias is not None  # noqa: S101 - for the type checker; `conv` makes one
+        with torch.no_grad():
+            bias[hidden : 2 * hidden] += 1.0  # forget gate open at the start: gradients reach back in time
+
+    def forward(self, x: Tensor, n_steps: int, state: State | None) -> tuple[Tensor, State]:
+        """Return the hidden states (T * B, hidden, H, W) of all steps and the state after the last."""
+        steps = self.from_input(x).chunk(n_steps)  # each (B, 4 * hidden, H, W)
+        outputs = []
+        for gates in steps:
+            state = self._step(gates, state)
+            outputs.append(state.hidden)
+        assert state is not None  # noqa: S101 - n_steps is at least 1
+        return torch.cat(outputs), state
+
+    def _step(self, gates: Tensor, state: State | None) -> State:
+        if state is not None:
+            gates = gates + self.from_hidden(state.hidden)
+        i, f, o, g = gates.chunk(4, 1)
+        cell = torch.sigmoid(i) * torch.tanh(g)
+        if state is not None:
+            cell = cell + torch.sigmoid(f) * state.cell
+        return State(torch.sigmoid(o) * torch.tanh(cell), cell)
+
+
+class RecurrentLatent(nn.Module):
+    """The body of prior and posterior: (h, a) of all steps -> features of the latent of all steps.
+
+    Actions enter through a small network and are added to the normalised features; tiled raw beside features of
+    another scale they were ignored.
+    """
+
+    def __init__(self, channels: int, hidden: int, kernel: int, action_dim: int, refine: bool) -> None:
+        """Build the body; `action_dim` 0 leaves actions out, `refine` adds a convolution after the ConvLSTM."""
+        super().__init__()
+        self.norm = norm(channels)
+        self.embed = conv(channels, hidden, kernel)
+        self.action = (
+            nn.Sequential(nn.Linear(action_dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden)) if action_dim else None
+        )
+        self.lstm = ConvLstm(hidden, hidden, kernel)
+        self.refine = conv(2 * hidden, hidden, kernel) if refine else None
+
+    def forward(self, h: Tensor, actions: Tensor | None, n_steps: int, state: State | None) -> tuple[Tensor, State]:
+        """Return the features (T * B, hidden, H, W) and the state after the last step."""
+        x = self.embed(self.norm(h))
+        if self.action is not None and actions is not None:
+            x = x + self.action(actions)[:, :, None, None]
+        x = functional.silu(x)
+        y, state = self.lstm(x, n_steps, state)
+        if self.refine is not None:
+            y = y + functional.silu(self.refine(torch.cat([y, x.to(y.dtype)], 1)))
+        return y, state
+
+
+class Prior(nn.Module):
+    """`p(z_{t+1} | h_{<=t}, a_{<=t})`: where the next latent will be."""
+
+    def __init__(self, body: RecurrentLatent, hidden: int, latent: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Conv2d(hidden, 2 * latent, 1)
+
+    def forward(
+        self, h: Tensor, actions: Tensor | None, n_steps: int = 1, state: State | None = None
+    ) -> tuple[Gaussian, State]:
+        """Return the prior of all steps in float32 and the state after the last step."""
+        y, state = self.body(h, actions, n_steps, state)
+        mean, log_variance = self.head(y).float().chunk(2, 1)
+        return Gaussian(mean, log_variance.clamp(_LOG_VARIANCE_MIN, _LOG_VARIANCE_MAX)), state
+
+
+class Posterior(nn.Module):
+    """`q(z_{t+1} | h_{<=t+1})`, used in training only; its standard deviation is a constant (paper 2)."""
+
+    def __init__(self, body: RecurrentLatent, hidden: int, latent: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = nn.Conv2d(hidden, latent, 1)
+
+    def forward(self, h_next: Tensor, n_steps: int) -> Tensor:
+        """Return the mean (T * B, C_Z, H, W) of all steps in float32, from zero state."""
+        y, _ = self.body(h_next, None, n_steps, None)
+        mean: Tensor = self.head(y).float()
+        return mean

@@ -1,0 +1,157 @@
+"""A folder whose every file is hashed: written whole or not at all, and read only after the hashes are checked.
+
+A flipped bit in a safetensors file loads silently, and a write in place can be cut in half; hence the manifest and the
+rename. Never pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from configs.command import ReportedError
+
+MANIFEST = "MANIFEST.json"
+
+
+class CheckpointError(ReportedError):
+    """A checkpoint, or the state of a training run, that cannot be used. Nothing was loaded or changed."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class CheckpointWriteError(CheckpointError):
+    """A checkpoint that could not be written. What stood in its place before is still there."""
+
+    exit_code: ClassVar[int] = 1
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, object]) -> None:
+    """Write files and a manifest of their sha256 as one folder: complete under its name, or not there at all.
+
+    Args:
+        folder: Replaced when it exists.
+        files: Name to content.
+        facts: Further entries of the manifest.
+
+    Raises:
+        CheckpointWriteError: The disk refused; what stood at `folder` before is still there.
+    """
+    manifest = {"version": 1, "files": {name: sha256(data) for name, data in files.items()}, **facts}
+    text = json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            beside.chmod(0o755)  # mkdtemp makes it private
+            for name, data in {**files, MANIFEST: text}.items():
+                _write(beside / name, data)
+            _sync(beside)
+            _replace(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        raise CheckpointWriteError(
+            f"{folder}: could not be written ({error.strerror}); what was there is kept"
+        ) from None
+
+
+def read_manifest(folder: Path) -> tuple[dict[str, bytes], dict[str, object], str]:
+    """Read a folder that `write_folder` wrote, checking every byte.
+
+    Returns:
+        The files' content by name, the manifest, and the sha256 of the manifest, which names the folder's content.
+
+    Raises:
+        CheckpointError: Anything missing, added, or changed by as much as a bit.
+    """
+    try:
+        text = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(text)
+        hashes = dict(manifest["files"])
+        version = manifest["version"]
+    except OSError as error:
+        raise CheckpointError(f"{folder}: expected a folder with {MANIFEST}, got: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{folder / MANIFEST}: not a manifest; the folder is damaged, use another copy") from None
+    if version != 1:
+        raise CheckpointError(f"{folder}: expected manifest version 1, got {version}; it needs a newer program")
+    present = {path.name for path in folder.iterdir()} - {MANIFEST}
+    if present != set(hashes):
+        missing, added = sorted(set(hashes) - present), sorted(present - set(hashes))
+        raise CheckpointError(f"{folder}: files missing {missing}, not in the manifest {added}; use another copy")
+    files = {}
+    for name, expected in hashes.items():
+        try:
+            files[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{folder / name}: cannot be read: {error.strerror}") from None
+        if sha256(files[name]) != expected:
+            raise CheckpointError(f"{folder / name}: its sha256 is not the manifest's; damaged, use another copy")
+    return files, manifest, sha256(text)
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return tensors as the bytes of a safetensors file."""
+    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def unpack(data: bytes, name: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: It is no safetensors file, or a number in it is not finite; `name` goes into the message.
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{name}: expected a safetensors file, got: {error}") from None
+    for key, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{name}: {key} holds NaN or infinity; use another copy")
+    return tensors
+
+
+def sha256(data: bytes) -> str:
+    """Return the sha256 of bytes in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(beside: Path, folder: Path) -> None:
+    """Rename `beside` to `folder`. A folder cannot be renamed over a full one, so an old one steps aside first."""
+    old = beside.with_name(f"{beside.name}.old")
+    if folder.exists():
+        folder.rename(old)
+    try:
+        beside.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,138 @@
+"""What is minimised: the paper's bound for one module (eq. 2), and two optional refinements of the deepest one.
+
+The likelihood is that of pixels: the loss reaches module k through the frozen decoders k - 1 .. 1. It is the squared
+error averaged over pixels and frames plus beta times the KL summed over the latent and the steps; in this normalisation
+beta = 1e-6 equals a Gaussian pixel noise of sigma = sqrt(12288 * 11 * 1e-6 / 2) = 0.26 for 11 steps of a 64x64 image.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from configs.loader import Config
+from ghvae_core.ghvae import Ghvae
+from ghvae_core.layers import Gaussian
+
+
+class ObjectiveConfig(Config):
+    """The weights of the terms."""
+
+    beta: float = Field(default=1e-6, ge=0)  # of the KL; ours, the paper gives none
+    # How much more the prior is drawn to the posterior than the posterior to the prior; 1 is the paper's bound. The
+    # prior alone predicts at test, and it was the measured bottleneck.
+    prior_emphasis: float = Field(default=1.0, ge=1)
+    warm_up_share: float = Field(default=0.5, ge=0, le=1)  # of a module's steps in which beta rises from 0; ours:
+    # without it the posterior collapsed and the prior ignored the actions
+
+
+class Loss(NamedTuple):
+    """A loss and its parts; scalars."""
+
+    total: Tensor
+    mse: Tensor  # averaged over pixels and frames, images in [0, 1]
+    kl: Tensor  # nats a sequence, summed over its steps
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B sequences of T steps, time folded into the batch, oldest first."""
+
+    frames: Tensor  # ((T + 1) * B, 3, px, px) float32 in [0, 1], channels last in memory
+    actions: Tensor  # (T * B, A) raw
+    n_steps: int  # T
+    lower: list[Tensor] | None = None  # cached h^1 .. h^{k-1}, each ((T + 1) * B, C, H, W); None computes them
+
+    @property
+    def n_sequences(self) -> int:
+        """B."""
+        return len(self.actions) // self.n_steps
+
+    def sequences(self) -> tuple[Tensor, Tensor]:
+        """Return frames (B, T + 1, 3, px, px) and actions (B, T, A)."""
+        n = self.n_sequences
+        frames = self.frames.view(self.n_steps + 1, n, *self.frames.shape[1:]).transpose(0, 1)
+        return frames, self.actions.view(self.n_steps, n, -1).transpose(0, 1)
+
+
+def kl_divergence(mean: Tensor, std: float, prior: Gaussian) -> Tensor:
+    """Return KL(N(mean, std^2) || prior) for each element, in nats."""
+    difference = (mean - prior.mean) ** 2 + std**2
+    return 0.5 * (prior.log_variance - 2 * math.log(std) + difference * torch.exp(-prior.log_variance) - 1)
+
+
+def module_loss(
+    model: Ghvae, k: int, batch: Batch, weights: tuple[float, float], generator: torch.Generator | None
+) -> Loss:
+    """Return the negative bound of module k on real frames (teacher forcing), all lower modules frozen (eq. 2).
+
+    Args:
+        model: Only module k's parameters should require gradients.
+        k: From 1.
+        batch: All T transitions count.
+        weights: beta as the posterior feels it, and as the prior does.
+        generator: Draws z from the posterior; None takes its mean.
+    """
+    lower, features, mean, prior = _beliefs(model, k, batch)
+    z = mean
+    if generator is not None:
+        z = mean + model.config.posterior_std * torch.randn(mean.shape, generator=generator, device=mean.device)
+    predicted = model.decode(z, [*_head(lower, batch), features])
+    mse = functional.mse_loss(predicted, batch.frames[batch.n_sequences :])
+    std, n = model.config.posterior_std, batch.n_sequences
+    kl_posterior = kl_divergence(mean, std, Gaussian(prior.mean.detach(), prior.log_variance.detach())).sum() / n
+    kl_prior = kl_divergence(mean.detach(), std, prior).sum() / n
+    return Loss(mse + weights[0] * kl_posterior + weights[1] * kl_prior, mse, kl_prior.detach())
+
+
+def prior_loss(model: Ghvae, k: int, batch: Batch) -> Loss:
+    """Return module k's KL alone: coordinate ascent on the same bound, for the prior ("prior polish")."""
+    _, _, mean, prior = _beliefs(model, k, batch)
+    kl = kl_divergence(mean.detach(), model.config.posterior_std, prior).sum() / batch.n_sequences
+    return Loss(kl, kl.new_zeros(()), kl.detach())
+
+
+def rollout_loss(model: Ghvae, k: int, batch: Batch, n_context: int) -> Loss:
+    """Return the error of imagined frames, the first k modules fed with their own predictions.
+
+    It goes beyond the paper: the prior's mean is rolled out as the planner will, and the error flows back through time.
+    """
+    frames, actions = batch.sequences()
+    imagined = torch.stack(list(model.unroll(frames[:, :n_context], actions, depth=k)), 1)
+    mse = functional.mse_loss(imagined, frames[:, n_context:])
+    return Loss(mse, mse, mse.new_zeros(()))
+
+
+def _beliefs(model: Ghvae, k: int, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor, Gaussian]:
+    """Return h^1 .. h^{k-1} of all frames, h_t^k of steps 0 .. T-1, and the posterior's mean and prior of z_{t+1}."""
+    lower = batch.lower
+    if lower is None:
+        with torch.no_grad():
+            lower = model.encode(batch.frames, k - 1)
+    encoder = model.module(k).encoder
+    below = _watched(lower[-1], encoder) if k > 1 else batch.frames
+    h = _watched(encoder(below), model.module(k).prior)
+    mean = model.module(k).posterior(h[batch.n_sequences :], batch.n_steps)
+    current = h[: len(batch.actions)]
+    prior, _ = model.prior(current, batch.actions, k, batch.n_steps)
+    return lower, current, mean, prior
+
+
+def _head(lower: list[Tensor], batch: Batch) -> list[Tensor]:
+    return [h[: len(batch.actions)] for h in lower]
+
+
+def _watched(x: Tensor, network: nn.Module) -> Tensor:
+    """Return x, with a gradient that nobody reads where `network` is trained.
+
+    GroupNorm's backward in torch 2.13 (CPU, channels last) crashes where its weights need a gradient and its input
+    does not.
+    """
+    is_trained = torch.is_grad_enabled() and next(network.parameters()).requires_grad
+    return x.detach().requires_grad_() if is_trained and not x.requires_grad else x
