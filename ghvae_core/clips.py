@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from data_collection.episode import Episode, EpisodeError
 from data_collection.robonet import read_episode
 from ghvae_core.checkpoint import CheckpointInfo
 from ghvae_core.dataset import is_validation, model_frames
+from ghvae_core.held_out import training_camera
 from ghvae_core.metrics import MetricError
 from robot_bridge.camera import MODEL_IMAGE_PX
 
@@ -101,13 +102,17 @@ def draw(folder: Path, info: CheckpointInfo, config: EvaluationConfig, rng: np.r
     """
     files = [path for path in sorted(folder.rglob("*.hdf5")) if is_validation(path.name, config.validation_share)]
     if not files:
-        raise MetricError(f"{folder}: expected a folder of held-out episodes (*.hdf5), found none")
+        raise MetricError(
+            f"{folder}: expected a folder of held-out episodes (*.hdf5), found none in the"
+            f" evaluation.validation_share of {config.validation_share:g}"
+        )
     n_left, most = config.n_windows, -(-config.n_windows // len(files))
     for i in rng.permutation(len(files)):
         if n_left == 0:
             return
         try:
-            episode = read_episode(files[i])
+            episode = read_episode(files[i], training_camera(info))
+            episode = replace(episode, frames=model_frames(episode))
         except EpisodeError:
             yield _none(info, config)
             continue
@@ -157,14 +162,13 @@ def _none(info: CheckpointInfo, config: EvaluationConfig) -> Clips:
 
 
 def _cut(episode: Episode, name: str, n_context: int, n_predicted: int, rng: np.random.Generator) -> Clips:
-    """Return the windows of one episode side by side, from a random first frame on, in random order."""
+    """Return the windows of one episode at model size side by side, from a random first frame on, in random order."""
     length = n_context + n_predicted
     n_fit = len(episode.frames) // length
     firsts = rng.integers(len(episode.frames) - n_fit * length + 1) + length * rng.permutation(n_fit)
     rows = firsts[:, None] + np.arange(length)  # (n_fit, length)
-    return Clips(
-        model_frames(episode)[rows], episode.actions[rows[:, :-1]], [f"{name} {first}" for first in firsts], n_context
-    )
+    names = [f"{name} {first}" for first in firsts]
+    return Clips(episode.frames[rows], episode.actions[rows[:, :-1]], names, n_context)
 
 
 def _to_tensor(frames: NDArray[np.uint8]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from ghvae_core.clips import Clips
 from ghvae_core.evaluation import COPY, MEAN, SHUFFLED, Estimate, Evaluation, ranked
 from ghvae_core.ghvae import Ghvae
-from ghvae_core.metrics import MetricError
+from ghvae_core.metrics import MetricError, MetricFailure
 from ghvae_core.picture import filmstrip, gif_bytes, png_bytes
 
 HEADS = {"psnr_db": "PSNR (dB) ↑", "ssim": "SSIM ↑", "lpips_alex": "LPIPS (AlexNet v0.1) ↓"}
@@ -56,6 +57,7 @@ def notes(evaluation: Evaluation) -> list[str]:
         "Mean ± standard error over windows; a window is the mean over its predicted frames. Differences are paired.",
         *(f"{HEADS[metric]}: {convention}." for metric, convention in evaluation.conventions.items()),
         "Predicted frames are judged as the model gives them, not rounded to 8 bits.",
+        f"Held out of training: {about['held_out']}. Share of the folder judged: {about['validation_share']:g}.",
     ]
     if about.get("n_episodes_passed_over"):
         lines.append(f"Episodes passed over, as unreadable or too short: {about['n_episodes_passed_over']}.")
@@ -127,22 +129,32 @@ def check_folder(folder: Path) -> None:
 
 
 def write(folder: Path, evaluation: Evaluation, images: Mapping[str, bytes]) -> None:
-    """Write the report; the JSON file comes last, so that where it stands the report is whole.
+    """Write the report as one folder, whole or not at all: built beside it, then renamed.
+
+    Args:
+        folder: New or empty.
+        evaluation: What was measured.
+        images: Content of the pictures by name of file.
 
     Raises:
-        MetricError: The folder cannot be written.
+        MetricFailure: The folder cannot be written; there is no new one, and an empty one is still empty.
     """
     files = {
         **images,
         _MARKDOWN: markdown(evaluation).encode(),
         _JSON: evaluation.model_dump_json(indent=1).encode(),
     }
+    target = folder.resolve()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".evaluation-") as beside:
+            report = Path(beside) / target.name
+            report.mkdir()
+            for name, content in files.items():
+                (report / name).write_bytes(content)
+            report.rename(target)
     except OSError as error:
-        raise MetricError(f"{folder}: the report could not be written: {error}") from None
+        raise MetricFailure(f"{folder}: the report could not be written: {error}") from None
 
 
 def _videos(model: Ghvae, clips: Clips) -> Iterator[tuple[NDArray[np.uint8], ...]]:

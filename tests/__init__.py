@@ -1,1 +1,1 @@
-"""The tests mirror the packages; `tests/benchmarks/` holds what is measured rather than asserted."""
+"""The tests, a folder for each package that they test."""

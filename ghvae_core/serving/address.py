@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
+import stat
 from pathlib import Path
 from typing import ClassVar
 
@@ -50,12 +51,12 @@ def bind(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[by
     """Return a ROUTER socket that listens at `address` and never waits for a peer.
 
     Raises:
-        AddressError: The address is not local, or is in use.
+        AddressError: The address is not local, is in use, or is the path of another kind of file.
     """
     check_address(address)
     path = Path(address.removeprefix("ipc://")) if address.startswith("ipc://") else None
-    if path is not None and _is_alive(path):  # ZeroMQ would silently take the path over
-        raise AddressError(f"{address}: another server listens there; stop it or take another --address")
+    if path is not None:
+        _check_path(path, address)
     router = context.socket(zmq.ROUTER)
     router.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
     router.setsockopt(zmq.RCVHWM, _WAITING_MESSAGES)
@@ -75,6 +76,18 @@ def bind(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[by
     if path is not None:
         path.chmod(0o600)
     return router
+
+
+def _check_path(path: Path, address: str) -> None:
+    """Refuse a path that is taken: ZeroMQ would silently remove what is there."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # nothing that could be removed; binding says what else is wrong
+        return
+    if not stat.S_ISSOCK(mode):
+        raise AddressError(f"{address}: expected a new path or a socket's, got another file's; take another --address")
+    if _is_alive(path):
+        raise AddressError(f"{address}: another server listens there; stop it or take another --address")
 
 
 def _is_loopback(host: str) -> bool:

@@ -41,7 +41,7 @@ def episode(name: str, n_frames: int, **info: float) -> Episode:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of episodes of `LENGTHS`, one of them in a subfolder, one damaged."""
 
-    def read(path: Path) -> Episode:
+    def read(path: Path, camera: int) -> Episode:
         if path.stem == "damaged":
             raise EpisodeError(f"{path}: damaged")
         return episode(path.stem, LENGTHS[path.stem])
@@ -107,9 +107,30 @@ def test_what_is_passed_over_is_told(folder: Path) -> None:
     assert sorted(len(part) for part in parts) == [0, 0, 2, 4]
 
 
+def test_the_camera_is_the_one_that_training_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cameras: list[int] = []
+
+    def read(path: Path, camera: int) -> Episode:
+        cameras.append(camera)
+        return episode("a", 30)
+
+    monkeypatch.setattr(module, "read_episode", read)
+    for info in (INFO, INFO.model_copy(update={"provenance": {"camera": 2}})):
+        next(draw(folder, info, config(), np.random.default_rng(0)))
+    assert cameras == [0, 2]
+
+
+def test_an_episode_of_a_camera_that_is_none_of_ours_is_passed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = Episode(**{**vars(episode("a", 30)), "info": {"camera_calibration": "{}"}})
+    monkeypatch.setattr(module, "read_episode", lambda path, camera: theirs)
+    assert [len(part) for part in draw(folder, INFO, config(), np.random.default_rng(0))] == [0] * len(LENGTHS)
+
+
 def test_a_folder_without_episodes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MetricError, match="found none"):
-        next(draw(tmp_path, INFO, config(), np.random.default_rng(0)))
+    with pytest.raises(MetricError, match=r"found none in the evaluation\.validation_share of 0\.05"):
+        next(draw(tmp_path, INFO, config(validation_share=0.05), np.random.default_rng(0)))
 
 
 def test_fewer_than_two_windows_are_refused(folder: Path) -> None:
@@ -125,13 +146,13 @@ def test_fewer_than_two_windows_are_refused(folder: Path) -> None:
 def test_an_episode_of_another_robot_is_refused(
     name: str, value: float, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "read_episode", lambda path: episode("a", 30, **{name: value}))
+    monkeypatch.setattr(module, "read_episode", lambda path, camera: episode("a", 30, **{name: value}))
     with pytest.raises(MetricError, match=f"hdf5: expected {name} {getattr(INFO, name):g} as in the checkpoint"):
         all_windows(folder)
 
 
 def test_an_episode_that_says_the_same_robot_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "read_episode", lambda path: episode("a", 30, step_limit_m=0.05, step_s=0.5))
+    monkeypatch.setattr(module, "read_episode", lambda path, camera: episode("a", 30, step_limit_m=0.05, step_s=0.5))
     assert len(all_windows(folder)) == 2 * len(LENGTHS)
 
 

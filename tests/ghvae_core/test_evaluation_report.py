@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from pathlib import Path
@@ -16,7 +17,7 @@ from ghvae_core.clips import Clips
 from ghvae_core.evaluation import COPY, MEAN, ROWS, Evaluation, Scores, summarize
 from ghvae_core.evaluation_report import check_folder, markdown, notes, pictures, rows_table, show, steps_table, write
 from ghvae_core.ghvae import Ghvae, GhvaeConfig, ModuleConfig
-from ghvae_core.metrics import MetricError
+from ghvae_core.metrics import MetricError, MetricFailure
 
 torch.set_num_threads(1)
 
@@ -37,7 +38,9 @@ def evaluation(clips: Clips) -> Evaluation:
         }
         for i, row in enumerate(ROWS)
     }
-    return summarize(Scores(rows), clips, {"checkpoint": "somewhere", "seed": 7})
+    return summarize(
+        Scores(rows), clips, {"checkpoint": "somewhere", "seed": 7, "held_out": "not known", "validation_share": 0.5}
+    )
 
 
 def test_the_table_has_every_row_its_error_and_the_paired_differences(evaluation: Evaluation) -> None:
@@ -58,6 +61,7 @@ def test_the_steps_table_has_a_line_a_step(evaluation: Evaluation) -> None:
 
 def test_the_report_says_what_has_to_be_known(evaluation: Evaluation) -> None:
     text = markdown(evaluation)
+    assert "Held out of training: not known. Share of the folder judged: 0.5." in text
     for words in ("N = 4 windows", "11x11 Gaussian", "10 log10", "v0.1, AlexNet", "standard error", "somewhere"):
         assert words in text
     assert "identical" not in text
@@ -99,6 +103,7 @@ def test_pictures_show_the_best_the_median_and_the_worst_window(clips: Clips, ev
 def test_the_files_are_written_and_the_json_holds_everything(tmp_path: Path, evaluation: Evaluation) -> None:
     folder = tmp_path / "new" / "report"
     write(folder, evaluation, {"picture.png": b"png"})
+    assert list(folder.parent.iterdir()) == [folder], "nothing stays beside it"
     assert {path.name for path in folder.iterdir()} == {"picture.png", "evaluation.md", "evaluation.json"}
     assert (folder / "evaluation.md").read_text(encoding="utf-8") == markdown(evaluation)
     read = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
@@ -108,8 +113,31 @@ def test_the_files_are_written_and_the_json_holds_everything(tmp_path: Path, eva
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, evaluation: Evaluation) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(MetricError, match="could not be written"):
+    with pytest.raises(MetricFailure, match="could not be written") as caught:
         write(tmp_path / "file" / "report", evaluation, {})
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_disk_that_fails_leaves_nothing_half_written(
+    exists: bool, tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bytes, folder = Path.write_bytes, tmp_path / "report"
+    if exists:
+        folder.mkdir()
+
+    def fill_up(path: Path, content: bytes) -> int:
+        if path.suffix == ".json":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(path, content)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "write_bytes", fill_up)
+        with pytest.raises(MetricFailure, match="No space left on device"):
+            write(folder, evaluation, {"picture.png": b"png"})
+    assert list(tmp_path.rglob("*")) == [folder] * exists
+    write(folder, evaluation, {"picture.png": b"png"})
+    assert len(list(folder.iterdir())) == 3
 
 
 def test_only_a_new_or_empty_folder_is_taken(tmp_path: Path) -> None:

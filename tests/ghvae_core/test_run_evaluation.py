@@ -16,6 +16,7 @@ from data_collection.episode import Episode
 from data_collection.robonet import write_episode
 from ghvae_core import evaluation
 from ghvae_core.checkpoint import CheckpointInfo, save
+from ghvae_core.dataset import DataConfig, load_dataset
 from ghvae_core.evaluation import COPY, MEAN, ROWS, Scores
 from ghvae_core.ghvae import Ghvae, GhvaeConfig, ModuleConfig
 from ghvae_core.run_evaluation import main
@@ -54,11 +55,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def save_checkpoint(folder: Path, step_limit_m: float = 0.05) -> Path:
+def save_checkpoint(folder: Path, step_limit_m: float = 0.05, **provenance: str | float) -> Path:
     torch.manual_seed(0)
     size = ModuleConfig(channels=4, latent=2, hidden=4, encoder_blocks=1, decoder_blocks=1)
     config = GhvaeConfig(modules=(size,), pixel_channels=4)
-    save(folder, Ghvae(config), CheckpointInfo(model=config, step_limit_m=step_limit_m, step_s=0.5, modules_trained=1))
+    info = CheckpointInfo(
+        model=config, step_limit_m=step_limit_m, step_s=0.5, modules_trained=1, provenance=dict(provenance)
+    )
+    save(folder, Ghvae(config), info)
     return folder
 
 
@@ -109,6 +113,7 @@ def test_from_files_to_report(command: Command, folder: Path, capsys: pytest.Cap
     assert set(result["rows"][MEAN]) == {"psnr_db", "ssim"}
     assert result["rows"][COPY]["psnr_db"]["mean"] > result["rows"][MEAN]["psnr_db"]["mean"], "nothing was trained"
     assert "PSNR" in printed.err and "4/4" in printed.err
+    assert "Held out of training: not known" in printed.err
 
 
 def test_without_out_nothing_is_written_and_a_seed_gives_the_same_numbers(
@@ -186,6 +191,29 @@ def test_refused_input_exits_with_2_and_writes_nothing(
     assert said in printed.err.splitlines()[-1]
     assert printed.out == ""
     assert sorted(folder.rglob("*")) == before
+
+
+def test_episodes_that_were_trained_on_exit_with_2(
+    command: Command, data: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest = load_dataset(data, DataConfig(), folder / "cache", lambda done, total: None).sha256
+    trained = save_checkpoint(folder / "trained", data_sha256=digest, validation_share=0.05)
+    assert command("--checkpoint", trained, "--out", "report") == 2
+    printed = capsys.readouterr()
+    assert "the model was trained on these episodes" in printed.err.splitlines()[-1]
+    assert "--set evaluation.validation_share=0.05" in printed.err.splitlines()[-1]
+    assert printed.out == "" and not (folder / "report").exists()
+
+
+def test_a_report_that_cannot_be_written_exits_with_1_after_the_json(
+    command: Command, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "file").touch()
+    assert command("--out", "file/report") == 1
+    printed = capsys.readouterr()
+    assert last_line(printed.out)["about"]["n_windows"] == 4
+    assert printed.err.splitlines()[-1].startswith("error: file/report: the report could not be written")
+    assert list(folder.iterdir()) == [folder / "file"]
 
 
 def test_episodes_of_another_robot_exit_with_2(

@@ -14,7 +14,7 @@ import pytest
 
 from ghvae_core.checkpoint import load
 from ghvae_core.in_process import InProcessPredictor
-from ghvae_core.predictor import MismatchError
+from ghvae_core.predictor import MismatchError, PredictorError
 from ghvae_core.request import DeadlineError
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.private import PrivateServer, private_server
@@ -124,9 +124,17 @@ def _wait_for_the_end(pid: int) -> None:
         time.sleep(0.05)
 
 
-def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("code", "kind"), [(2, MismatchError), (1, PredictorError)])
+def test_a_server_that_does_not_start_says_why(
+    code: int, kind: type[PredictorError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\necho "error: nothing at $5" >&2\nexit {code}\n')
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
     with (
-        pytest.raises(MismatchError, match=r"the private server did not start: .*nowhere"),
+        pytest.raises(PredictorError, match=r"the private server did not start: nothing at .*nowhere") as caught,
         private_server(tmp_path / "nowhere", "cpu", threads=1),
     ):
         raise AssertionError("never ready")
+    assert type(caught.value) is kind

@@ -1,21 +1,29 @@
+"""The command: one real process, and in this process what needs none."""
+
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from ghvae_core.run_server import main
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.protocol import Welcome
-from tests.ghvae_core.serving.live import hello, peer
+from tests.ghvae_core.serving.live import PATIENCE_MS, hello, peer, status
 from tests.ghvae_core.serving.small_model import small_checkpoint, small_request
 
 ASKED = small_request()
-PATIENCE_S = 60
+PATIENCE_S = PATIENCE_MS / 1000
+OPTIONS = ("--device", "cpu", "--threads", "1")
+
+Command = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
@@ -23,27 +31,28 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_checkpoint(tmp_path_factory.mktemp("checkpoint") / "small")
 
 
-def _command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "ghvae_core.run_server", "--device", "cpu", "--threads", "1", *options]
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    """Options in, the exit code out; the signal handlers are put back afterwards."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
+    def run(*options: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["run_server", *OPTIONS, *map(str, options)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert isinstance(stop.value.code, int)
+        return stop.value.code
 
-def _refused(*options: str) -> str:
-    """Return the one line that a refused start leaves on standard error."""
-    done = subprocess.run(_command(*options), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == ""
-    (line,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert "Traceback" not in done.stderr
-    return line
+    yield run
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @contextmanager
-def _started(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _started(*options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start a server, and yield it with its address once it is ready."""
-    process = subprocess.Popen(
-        _command(*options), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with process:
+    line = [sys.executable, "-m", "ghvae_core.run_server", *OPTIONS, *map(str, options)]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             ready = json.loads(process.stdout.readline())
@@ -53,8 +62,13 @@ def _started(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.kill()
 
 
-def test_sigterm_ends_it_in_order(checkpoint: Path) -> None:
-    with _started("--checkpoint", str(checkpoint), "--address", "tcp://127.0.0.1:0") as (process, address):
+def test_overrides_reach_the_server_and_sigterm_ends_it_in_order(checkpoint: Path) -> None:
+    overrides = ("--set", "serving.max_per_client=1", "--set", "predictor.max_candidates=8")
+    with _started("--checkpoint", checkpoint, "--address", "tcp://127.0.0.1:0", *overrides) as (process, address):
+        with peer(address) as bare:
+            reply = bare.ask(hello())
+        assert isinstance(reply, Welcome)
+        assert (reply.limits.max_per_client, reply.spec.max_candidates) == (1, 8)
         client = ServerClient(address, ASKED.cost)
         client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 1)
         client.close()
@@ -66,46 +80,49 @@ def test_sigterm_ends_it_in_order(checkpoint: Path) -> None:
     assert "Traceback" not in log
 
 
-def test_it_ends_with_the_process_that_started_it(checkpoint: Path, tmp_path: Path) -> None:
-    options = ("--checkpoint", str(checkpoint), "--address", f"ipc://{tmp_path}/s", "--with-parent")
-    with _started(*options) as (process, _):
-        assert process.stdin is not None
-        process.stdin.close()  # what the kernel does when the parent dies
-        assert process.wait(PATIENCE_S) == 0
+def test_ctrl_c_ends_it_in_order(
+    command: Command, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, heard = f"ipc://{tmp_path}/s", []
 
-
-def test_overrides_reach_the_server_and_ctrl_c_ends_it(checkpoint: Path) -> None:
-    overrides = ("--set", "serving.max_per_client=1", "--set", "predictor.max_candidates=3")
-    options = ("--checkpoint", str(checkpoint), "--address", "tcp://127.0.0.1:0", *overrides)
-    with _started(*options) as (process, address):
+    def interrupt() -> None:
         with peer(address) as client:
-            reply = client.ask(hello())
-        assert isinstance(reply, Welcome)
-        assert (reply.limits.max_per_client, reply.spec.max_candidates) == (1, 3)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE_S) == 0
+            heard.append(status(client.ask(hello())))
+        if heard == ["ok"]:  # it serves, so it has its signal handlers, and pytest is not what stops
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert command("--checkpoint", checkpoint, "--address", address) == 0
+    thread.join()
+    assert heard == ["ok"]
+    assert json.loads(capsys.readouterr().out)["ready"] == address
 
 
-def test_an_address_that_another_machine_could_reach_is_refused(checkpoint: Path) -> None:
-    line = _refused("--checkpoint", str(checkpoint), "--address", "tcp://0.0.0.0:5555")
-    assert "tcp://0.0.0.0:5555: expected tcp://127.0.0.1:PORT" in line
-
-
-def test_a_port_in_use_is_refused(checkpoint: Path) -> None:
+def test_what_is_refused_exits_with_2_and_one_line(
+    command: Command, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "notes"
+    file.write_text("of a year")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-        line = _refused("--checkpoint", str(checkpoint), "--address", address)
-    assert line == f"error: {address}: another program listens there; stop it or take another --address"
+        port = taken.getsockname()[1]
+        for address, folder, said in (
+            ("tcp://0.0.0.0:5555", checkpoint, "tcp://0.0.0.0:5555: expected tcp://127.0.0.1:PORT"),
+            (f"tcp://127.0.0.1:{port}", checkpoint, f"tcp://127.0.0.1:{port}: another program listens there; stop it"),
+            (f"ipc://{file}", checkpoint, f"ipc://{file}: expected a new path or a socket's"),
+            (f"ipc://{tmp_path}/s", tmp_path / "none", str(tmp_path / "none")),
+        ):
+            assert command("--checkpoint", folder, "--address", address) == 2
+            printed = capsys.readouterr()
+            assert printed.out == ""
+            (line,) = (line for line in printed.err.splitlines() if line.startswith("error: "))
+            assert line.startswith(f"error: {said}")
+    assert file.read_text() == "of a year"
 
 
-def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    assert str(tmp_path / "none") in _refused(
-        "--checkpoint", str(tmp_path / "none"), "--address", f"ipc://{tmp_path}/s"
-    )
-
-
-def test_help_explains() -> None:
-    done = subprocess.run(_command("--help"), capture_output=True, text=True, timeout=PATIENCE_S, check=True)
-    assert "SIGTERM" in done.stdout and "--checkpoint" in done.stdout
+def test_help_explains(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--help") == 0
+    text = capsys.readouterr().out
+    assert "SIGTERM" in text and "--checkpoint" in text

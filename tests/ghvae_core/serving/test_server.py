@@ -1,7 +1,8 @@
+import os
 import random
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgpack  # type: ignore[import-untyped]
@@ -26,6 +27,13 @@ def test_hello_is_answered_with_the_spec_and_the_limits() -> None:
     assert (reply.limits.max_waiting, reply.limits.max_per_client) == (32, 2)
 
 
+@pytest.fixture(scope="module")
+def abused() -> Iterator[Server]:
+    """One server for all the garbage, which it must survive."""
+    with running() as server:
+        yield server
+
+
 def test_a_request_is_answered() -> None:
     with running() as server, peer(server.address) as client:
         reply = client.ask(predict())
@@ -48,8 +56,8 @@ def test_a_request_is_answered() -> None:
         [msgpack.packb({})],
     ],
 )
-def test_garbage_is_refused_and_the_service_goes_on(parts: list[bytes]) -> None:
-    with running() as server, peer(server.address) as client:
+def test_garbage_is_refused_and_the_service_goes_on(parts: list[bytes], abused: Server) -> None:
+    with peer(abused.address) as client:
         reply = client.ask(parts)
         assert isinstance(reply, Refusal)
         assert reply.status == "bad" and reply.why
@@ -57,30 +65,31 @@ def test_garbage_is_refused_and_the_service_goes_on(parts: list[bytes]) -> None:
         assert status(client.ask(predict())) == "ok"
 
 
-def test_a_flood_of_random_messages_leaves_the_service_well() -> None:
+@pytest.mark.parametrize("n_messages", [500, pytest.param(2000, marks=pytest.mark.slow)])
+def test_a_flood_of_random_messages_leaves_the_service_well(n_messages: int, abused: Server) -> None:
     rng = random.Random(0)
-    with running() as server, peer(server.address) as vandal, peer(server.address) as client:
-        for _ in range(2000):
+    with peer(abused.address) as vandal, peer(abused.address) as client:
+        for _ in range(n_messages):
             vandal.send([rng.randbytes(rng.randrange(200)) for _ in range(rng.randrange(1, 8))])
         assert status(client.ask(predict())) == "ok"
 
 
-def test_no_answer_to_a_quick_client_is_lost() -> None:
-    with running() as server, peer(server.address) as client:
-        assert all(status(client.ask(hello())) == "ok" for _ in range(5000))
+@pytest.mark.parametrize("n_messages", [1000, pytest.param(5000, marks=pytest.mark.slow)])
+def test_no_answer_to_a_quick_client_is_lost(n_messages: int, abused: Server) -> None:
+    with peer(abused.address) as client:
+        assert all(status(client.ask(hello())) == "ok" for _ in range(n_messages))
 
 
-def test_bytes_that_are_not_zeromq_are_ignored() -> None:
-    with running() as server:
-        host, port = server.address.removeprefix("tcp://").split(":")
-        with socket.create_connection((host, int(port))) as raw:
-            raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
-        with peer(server.address) as client:
-            assert status(client.ask(predict())) == "ok"
+def test_bytes_that_are_not_zeromq_are_ignored(abused: Server) -> None:
+    host, port = abused.address.removeprefix("tcp://").split(":")
+    with socket.create_connection((host, int(port))) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    with peer(abused.address) as client:
+        assert status(client.ask(predict())) == "ok"
 
 
-def test_an_oversize_part_cuts_its_sender_off() -> None:
-    with running() as server, peer(server.address) as large, peer(server.address) as client:
+def test_an_oversize_part_cuts_its_sender_off(abused: Server) -> None:
+    with peer(abused.address) as large, peer(abused.address) as client:
         large.send([b"x" * (MAX_PART_BYTES + 1)])
         assert status(client.ask(predict())) == "ok"
         assert large.receive(200) is None
@@ -212,6 +221,22 @@ def test_draining_gives_up_what_takes_too_long() -> None:
         assert [status(client.receive()) for _ in range(2)] == ["draining", "draining"]
 
 
+def test_the_end_of_the_parent_is_the_end_of_the_service() -> None:
+    ours, parents = os.pipe()
+
+    def outlive(asked: Request, is_over: Callable[[], bool]) -> Prediction:
+        os.close(parents)  # what the kernel does when the parent dies
+        return prediction(asked)
+
+    server = Server("tcp://127.0.0.1:0", ServingConfig())
+    with peer(server.address) as client:
+        client.send(predict())
+        server.serve(SPEC, outlive, ours)  # comes back although nothing here drains it
+        server.close()
+        assert status(client.receive()) == "ok", "what was taken is finished"
+    os.close(ours)
+
+
 def test_a_client_that_has_gone_is_no_trouble() -> None:
     gate = Gate()
     with running(gate) as server, peer(server.address) as client:
@@ -257,6 +282,26 @@ def test_an_address_in_use_is_refused(tmp_path: Path) -> None:
             Server(f"ipc://{tmp_path}/s", ServingConfig())
     finally:
         first.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "link to a file", "dangling link", "folder", "pipe"])
+def test_a_path_of_anything_but_a_socket_is_refused_and_kept(kind: str, tmp_path: Path) -> None:
+    path, notes = tmp_path / "path", tmp_path / "notes"
+    notes.write_text("of a year")
+    make: dict[str, Callable[[], object]] = {
+        "file": lambda: notes.rename(path),
+        "link to a file": lambda: path.symlink_to(notes),
+        "dangling link": lambda: path.symlink_to(tmp_path / "nothing"),
+        "folder": path.mkdir,
+        "pipe": lambda: os.mkfifo(path),
+    }
+    make[kind]()
+    before = path.lstat()
+    with pytest.raises(AddressError, match="expected a new path or a socket's") as caught:
+        Server(f"ipc://{path}", ServingConfig())
+    assert caught.value.exit_code == 2
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert (path if kind == "file" else notes).read_text() == "of a year"
 
 
 def test_a_socket_file_is_private_and_a_dead_one_is_taken_over(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""Whether a model is judged on what it was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ghvae_core.checkpoint import CheckpointInfo
+from ghvae_core.dataset import DataConfig, load_dataset
+from ghvae_core.held_out import check_held_out
+from ghvae_core.metrics import MetricError
+from tests.ghvae_core.episodes import STEP_LIMIT_M, STEP_S, record
+from tests.ghvae_core.small import small_config
+
+SHARE = 0.5
+TOLD = {"step_limit_m": STEP_LIMIT_M, "step_s": STEP_S}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four episodes, of which half a share leaves some to train on and some not."""
+    folder = tmp_path_factory.mktemp("episodes")
+    for index in range(4):
+        record(folder / str(index % 2), index)
+    return folder
+
+
+def trained_on(folder: Path, config: DataConfig, **more: str | int) -> CheckpointInfo:
+    """Return what a checkpoint would say that was trained on the folder."""
+    digest = load_dataset(folder, config, folder / "cache.npz", lambda done, total: None).sha256
+    return CheckpointInfo(
+        model=small_config(),
+        step_limit_m=STEP_LIMIT_M,
+        step_s=STEP_S,
+        n_context=config.n_context,
+        horizon=config.horizon,
+        modules_trained=1,
+        provenance={"data_sha256": digest, "validation_share": config.validation_share, **more},
+    )
+
+
+def data(**changes: float) -> DataConfig:
+    return DataConfig(horizon=3, validation_share=SHARE).model_copy(update=changes)
+
+
+@pytest.mark.parametrize("config", [data(), data(**TOLD)], ids=["files tell", "told"])
+def test_the_training_folder_is_known_however_its_limits_were_told(folder: Path, config: DataConfig) -> None:
+    info = trained_on(folder, config)
+    assert check_held_out(folder, info, SHARE) == "yes, the share that training left out"
+    for share in (1.0, 0.4):
+        with pytest.raises(MetricError, match=r"trained on these .* with --set evaluation\.validation_share=0\.5, or"):
+            check_held_out(folder, info, share)
+
+
+def test_the_camera_of_training_is_part_of_what_it_recorded(folder: Path) -> None:
+    info = trained_on(folder, data())
+    other = info.model_copy(update={"provenance": {**info.provenance, "camera": 1}})
+    assert check_held_out(folder, other, SHARE).startswith("not known")
+
+
+def test_what_an_earlier_training_saw_is_not_known(folder: Path) -> None:
+    info = trained_on(folder, data(), init_sha256="0f")
+    assert check_held_out(folder, info, SHARE) == (
+        "yes in the last training, not known of the checkpoint that it started from"
+    )
+
+
+def test_too_few_episodes_to_leave_some_out_are_refused(folder: Path) -> None:
+    info = trained_on(folder, data(validation_share=0.999))
+    with pytest.raises(MetricError, match="too few episodes"):
+        check_held_out(folder, info, 0.999)
+
+
+def test_another_folder_or_a_silent_checkpoint_is_not_known(folder: Path, tmp_path: Path) -> None:
+    info = trained_on(folder, data())
+    record(tmp_path, 9)
+    assert check_held_out(tmp_path, info, 1.0).startswith("not known, the files are not those that training recorded")
+    for provenance in ({}, {"validation_share": SHARE}, {"data_sha256": "0f"}):
+        silent = info.model_copy(update={"provenance": provenance})
+        assert check_held_out(folder, silent, 1.0) == "not known, the checkpoint does not say what it was trained on"
