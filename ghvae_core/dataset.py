@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -16,12 +19,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from configs.command import ReportedError
 from configs.loader import Config
 from data_collection.episode import Episode, EpisodeError
-from robot_bridge.camera import Camera, model_image
+from robot_bridge.camera import Camera, Crop, model_image
+
+_FEW = 8  # episodes, which are read sooner than other processes have started; ours
 
 
 class DatasetError(ReportedError):
@@ -132,18 +137,45 @@ def is_validation(name: str, share: float) -> bool:
 
 
 def model_frames(episode: Episode) -> NDArray[np.uint8]:
-    """Return an episode's frames (T + 1, 64, 64, 3) as the model sees them, with the crop that its file names."""
+    """Return an episode's frames (T + 1, 64, 64, 3) as the model sees them, with the crop that its file names.
+
+    Raises:
+        EpisodeError: The file's camera is none of ours, or its crop is of frames of another size.
+    """
     calibration = episode.info.get("camera_calibration")
-    crop = Camera.model_validate_json(str(calibration)).crop if calibration else None
+    crop = _crop(str(calibration), episode.frames.shape[1:3]) if calibration else None
     return np.stack([model_image(frame, crop) for frame in episode.frames])
 
 
+def _crop(calibration: str, size_px: tuple[int, ...]) -> Crop | None:
+    try:
+        camera = Camera.model_validate_json(calibration)
+    except ValidationError:
+        raise EpisodeError("camera_calibration: expected a camera as run_collection writes it, got another") from None
+    if camera.crop and size_px != (camera.height_px, camera.width_px):
+        raise EpisodeError(
+            f"camera_calibration: its crop is of frames of {camera.height_px}x{camera.width_px}, "
+            f"got {size_px[0]}x{size_px[1]}"
+        )
+    return camera.crop
+
+
 def _read_all(paths: list[Path], config: DataConfig, notify: Callable[[int, int], None]) -> Iterator[_Clip]:
+    clips = map(_read, paths, repeat(config)) if len(paths) <= _FEW else _read_in_parallel(paths, config)
+    for done, clip in enumerate(clips, start=1):
+        notify(done, len(paths))
+        yield clip
+
+
+def _read_in_parallel(paths: list[Path], config: DataConfig) -> Iterator[_Clip]:
     workers = min(len(os.sched_getaffinity(0)), len(paths))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for done, clip in enumerate(pool.map(_read, paths, [config] * len(paths), chunksize=4), start=1):
-            notify(done, len(paths))
-            yield clip
+    try:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield from pool.map(_read, paths, repeat(config), chunksize=4)
+    except BrokenProcessPool:
+        raise DatasetError(
+            "a process that reads episodes was killed, probably for want of memory; free some, or take fewer episodes"
+        ) from None
 
 
 def _read(path: Path, config: DataConfig) -> _Clip:
@@ -151,19 +183,23 @@ def _read(path: Path, config: DataConfig) -> _Clip:
 
     try:
         episode = read_episode(path, config.camera)
+        if len(episode.frames) < config.n_frames:
+            raise EpisodeError(f"fewer than {config.n_frames} frames")
+        step_limit_m, step_s = _positive("step_limit_m", episode, config), _positive("step_s", episode, config)
+        return _Clip(model_frames(episode), episode.actions, step_limit_m, step_s, "")
     except EpisodeError as error:
-        return _refusal(str(error).removeprefix(f"{path}: "))
-    if len(episode.frames) < config.n_frames:
-        return _refusal(f"fewer than {config.n_frames} frames")
-    step_limit_m = episode.info.get("step_limit_m", config.step_limit_m)
-    step_s = episode.info.get("step_s", config.step_s)
-    if step_limit_m is None or step_s is None:
-        return _refusal("the file does not say step_limit_m and step_s; give them with --set data.step_limit_m=...")
-    return _Clip(model_frames(episode), episode.actions, float(step_limit_m), float(step_s), "")
+        reason = str(error).removeprefix(f"{path}: ")
+        return _Clip(np.empty((0, 0, 0, 0), np.uint8), np.empty((0, 0), np.float32), 0, 0, reason)
 
 
-def _refusal(reason: str) -> _Clip:
-    return _Clip(np.empty((0, 0, 0, 0), np.uint8), np.empty((0, 0), np.float32), 0, 0, reason)
+def _positive(name: str, episode: Episode, config: DataConfig) -> float:
+    """Return what a file says of its robot, or the configuration where the file is silent."""
+    value = episode.info.get(name, getattr(config, name))
+    if value is None:
+        raise EpisodeError(f"the file does not say {name}; give it with --set data.{name}=...")
+    if isinstance(value, str) or not 0 < value < math.inf:
+        raise EpisodeError(f"{name}: expected a number above 0, got {value!r}")
+    return float(value)
 
 
 def _pack(clips: list[_Clip], names: list[str], folder: Path) -> Stored:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -19,6 +19,8 @@ from torch.nn import functional
 from configs.loader import Config
 from ghvae_core.ghvae import Ghvae
 from ghvae_core.layers import Gaussian
+
+Kind = Literal["module", "polish", "rollout"]  # of a stage: which of the three losses it minimises
 
 
 class ObjectiveConfig(Config):
@@ -78,6 +80,9 @@ def module_loss(
         batch: All T transitions count.
         weights: beta as the posterior feels it, and as the prior does.
         generator: Draws z from the posterior; None takes its mean.
+
+    Returns:
+        The bound with the posterior's beta; the prior's emphasis is in the gradient alone.
     """
     lower, features, mean, prior = _beliefs(model, k, batch)
     z = mean
@@ -88,7 +93,8 @@ def module_loss(
     std, n = model.config.posterior_std, batch.n_sequences
     kl_posterior = kl_divergence(mean, std, Gaussian(prior.mean.detach(), prior.log_variance.detach())).sum() / n
     kl_prior = kl_divergence(mean.detach(), std, prior).sum() / n
-    return Loss(mse + weights[0] * kl_posterior + weights[1] * kl_prior, mse, kl_prior.detach())
+    gradient_alone = kl_prior - kl_prior.detach()
+    return Loss(mse + weights[0] * kl_posterior + weights[1] * gradient_alone, mse, kl_prior.detach())
 
 
 def prior_loss(model: Ghvae, k: int, batch: Batch) -> Loss:

@@ -14,7 +14,7 @@ def finetune(  # noqa: PLR0917 - the parameters are the options of the command l
     data: Annotated[Path, typer.Option(help="Folder of recorded episodes (*.hdf5, subfolders too).")],
     out: Annotated[Path, typer.Option(help="Folder of this run; made new.")],
     model: Annotated[str, typer.Option(help="Size of the model: a file of configs/models, or a path.")] = "tiny",
-    init: Annotated[Path | None, typer.Option(help="Checkpoint to start from instead of random weights.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Checkpoint to start from, of all or the first modules.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     seed: Annotated[int, typer.Option(help="Of the weights, the windows and the latents.", min=0)] = 0,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from ghvae_core.dataset import Windows
 from ghvae_core.features import FeatureCache, size_gb
 from ghvae_core.ghvae import Ghvae
 from ghvae_core.health import Figures, measure, spread, to_batch
-from ghvae_core.objective import Batch, Loss, ObjectiveConfig, module_loss, prior_loss, rollout_loss
+from ghvae_core.objective import Batch, Kind, Loss, ObjectiveConfig, module_loss, prior_loss, rollout_loss
 from ghvae_core.training_state import Progress, latest_state, load_optimizer, load_progress, load_weights, save_state
 
 _BAD_STEPS = 5  # in a row, then the last saved state is restored with half the learning rate; ours
@@ -63,13 +64,17 @@ class TrainingConfig(Config):
             raise ValueError("all steps are 0: nothing would be trained")
         return self
 
+    def steps_of(self, k: int) -> int:
+        """Return the steps of module k, counted from 1."""
+        return self.module_steps[min(k, len(self.module_steps)) - 1]
+
 
 @dataclass(frozen=True)
 class Stage:
     """One stretch of training."""
 
     name: str
-    kind: Literal["module", "polish", "rollout"]
+    kind: Kind
     k: int  # the deepest module in use
     n_steps: int
 
@@ -92,8 +97,7 @@ class Listener(Protocol):
 
 def stages(config: TrainingConfig, n_modules: int) -> list[Stage]:
     """Return the stages of a run; a stage of 0 steps is left out, so a trained model can be refined alone."""
-    steps = config.module_steps
-    plan = [Stage(f"module_{k}", "module", k, steps[min(k, len(steps)) - 1]) for k in range(1, n_modules + 1)]
+    plan = [Stage(f"module_{k}", "module", k, config.steps_of(k)) for k in range(1, n_modules + 1)]
     plan.append(Stage("polish", "polish", n_modules, config.polish_steps))
     plan.append(Stage("rollout", "rollout", n_modules, config.rollout_steps))
     return [stage for stage in plan if stage.n_steps]
@@ -150,15 +154,21 @@ class Trainer:
 
         Raises:
             Interrupted: `stop` said so; the state is on disk.
-            TrainingError: The loss stayed NaN or infinite; the last good state is on disk.
+            TrainingError: The loss stayed NaN or infinite, or the device's memory is too small; the last good state
+                is on disk, and the message holds the options of a run that goes on from the last stage.
         """
         if latest_state(self._folder) is None:
             self._save()  # what the first stage goes back to if it must
         while self._progress.stage < len(self._job.plan):
             stage = self._job.plan[self._progress.stage]
-            self._begin(stage)
-            self._run(stage, stop)
-            figures = measure(self._job.model, stage.k, self._job.validation, self._checked, self._job.n_context)
+            try:
+                self._begin(stage)
+                self._run(stage, stop)
+                figures = measure(self._job.model, stage.k, self._job.validation, self._checked, self._job.n_context)
+            except torch.OutOfMemoryError:
+                half = f"batch_windows={max(1, self._training.batch_windows // 2)}"
+                reason = f"{stage.name}: the device's memory is too small; halve training.batch_windows"
+                raise TrainingError(f"{reason}: {self._way_on(half)}") from None
             self._listener.stage_end(stage, figures)
             self._advance(
                 stage=self._progress.stage + 1,
@@ -203,7 +213,8 @@ class Trainer:
                 self._restore(stage)
                 bad = 0
             if stop():
-                self._save()
+                if bad == 0:  # else the last good state stays the last
+                    self._save()
                 raise Interrupted
             if bad == 0 and time.monotonic() - saved_s > self._training.save_every_s:
                 self._save()
@@ -258,10 +269,12 @@ class Trainer:
     def _restore(self, stage: Stage) -> None:
         """Go back to the last saved state with half the learning rate."""
         restores, lr_factor = self._progress.restores + 1, self._progress.lr_factor / 2
-        if restores > _RESTORES or latest_state(self._folder) is None:
+        if restores > _RESTORES:
+            key = "rollout_learning_rate" if stage.kind == "rollout" else "learning_rate"
+            lower = f"{key}={getattr(self._training, key) / 10:g}"
             raise TrainingError(
                 f"{stage.name}: the loss stays NaN or infinite at step {self._progress.step} after {restores - 1} "
-                "restores; look at the data, or lower training.learning_rate and resume"
+                f"restores; look at the data, or lower training.{key}: {self._way_on(lower)}"
             )
         self.resume()
         self._begin(stage)
@@ -270,6 +283,21 @@ class Trainer:
             f"{stage.name}: {_BAD_STEPS} bad steps in a row; back to step {self._progress.step}, "
             f"learning rate halved ({restores} of {_RESTORES})"
         )
+
+    def _way_on(self, setting: str) -> str:
+        """Return, in words, the options of a new run that begins where the present stage did, with another setting."""
+        plan, index = self._job.plan, self._progress.stage
+        settings, options = [setting], []
+        if index:
+            left = {stage.k: stage.n_steps for stage in plan[index:] if stage.kind == "module"}
+            steps = [left.get(k, 0) for k in range(1, self._job.model.n_modules + 1)]
+            settings.append(f"module_steps={steps}")
+            if plan[index].kind == "rollout":
+                settings.append("polish_steps=0")
+            options = ["--init", str(self._folder.parent / "stages" / plan[index - 1].name)]
+        for each in settings:
+            options += ["--set", f"training.{each}"]
+        return f"the same command without --resume, with another --out and, at its end, {shlex.join(options)}"
 
     def _advance(self, **changes: object) -> None:
         self._progress = self._progress.model_copy(update=changes)

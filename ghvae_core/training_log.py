@@ -24,7 +24,7 @@ class TrainingLog:
     """Writes tensorboard curves, `pictures/` and `stages/` in the folder of a run, and progress to stderr."""
 
     def __init__(self, folder: Path, job: Job, info: CheckpointInfo) -> None:
-        """Prepare; `info` describes the model of the last stage."""
+        """Prepare, and write nothing yet; `info` describes the model of the last stage."""
         self._folder, self._job, self._info = folder, job, info
         self._console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -38,10 +38,10 @@ class TrainingLog:
         self._total = sum(stage.n_steps for stage in job.plan)
         self._bar = self._progress.add_task("starting", total=self._total)
         self._line_s = time.monotonic()
-        self._writer = SummaryWriter(folder / "tensorboard")
 
     def __enter__(self) -> TrainingLog:
-        """Show the progress."""
+        """Open the curves and show the progress."""
+        self._writer = SummaryWriter(self._folder / "tensorboard")
         self._progress.start()
         return self
 
@@ -76,9 +76,9 @@ class TrainingLog:
         self._console.print(f"{stage.name}: {values}  kl {figures.kl:.1f}", highlight=False, soft_wrap=True)
         for name, value in figures._asdict().items():
             self._writer.add_scalar(f"validation/{name}", value, self._before(stage) + stage.n_steps)
-        for text in figures.warnings():
-            self.note(f"{stage.name}: {text}")
         job = self._job
+        for text in figures.warnings(stage.kind, job.model.config):
+            self.note(f"{stage.name}: {text}")
         image = picture(job.model, stage.k, job.validation, spread(job.validation, _PICTURED), job.n_context)
         pictures = self._folder / "pictures"
         pictures.mkdir(exist_ok=True)

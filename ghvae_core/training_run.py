@@ -12,10 +12,11 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from pydantic import model_validator
 from rich.console import Console
 from rich.progress import Progress
 
-from configs.loader import FOLDER, Config, load, save
+from configs.loader import FOLDER, Config, ConfigError, load, save
 from ghvae_core import checkpoint
 from ghvae_core.checkpoint import CheckpointInfo
 from ghvae_core.dataset import DataConfig, Dataset, DatasetError, load_dataset
@@ -26,6 +27,9 @@ from ghvae_core.objective import ObjectiveConfig
 from ghvae_core.trainer import Interrupted, Job, Trainer, TrainingConfig, stages
 from ghvae_core.training_log import TrainingLog
 from ghvae_core.training_state import latest_state
+from robot_bridge.camera import MODEL_IMAGE_PX
+
+_OPERATIONAL = {"save_every_s", "feature_cache_limit_gb"}  # of training: may change when a run is resumed
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,15 @@ class RunConfig(Config):
     objective: ObjectiveConfig
     data: DataConfig
 
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        # Not ValueError: pydantic would give back all sections with it.
+        if self.model.image_px != MODEL_IMAGE_PX:
+            raise ConfigError(f"model.image_px: expected {MODEL_IMAGE_PX}, got {self.model.image_px}")
+        if self.model.prior == "uniform" and self.training.polish_steps:
+            raise ConfigError("model.prior: uniform has nothing to polish; set training.polish_steps=0")
+        return self
+
 
 def train(request: Request) -> int:
     """Train as asked; return the exit code: 0, 130 after Ctrl-C, 75 after SIGTERM.
@@ -59,18 +72,15 @@ def train(request: Request) -> int:
     """
     config = load_config(request)
     start = None if request.init is None else checkpoint.load(request.init)
+    if start is not None:
+        config = _continued(config, start, request)
+    _check_steps(config, start)
     state = _check_out(request)
     dataset = read_dataset(request, config)
     config = _scaled(config, dataset)
     if start is not None:
         _check_fit(start, config, dataset, request)
-    device = _device(request.device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(request.seed)
-        model = Ghvae(config.model)
-    if start is not None:
-        model.load_state_dict(start.model.state_dict())
-    model.to(device)
+    model = _model(request, config, start)
     plan = stages(config.training, model.n_modules)
     job = Job(
         model,
@@ -81,15 +91,15 @@ def train(request: Request) -> int:
         request.seed,
         _name(request, config, dataset, start),
     )
-    info = _describe(request, config, dataset, start)
-    request.out.mkdir(parents=True, exist_ok=True)
+    log = TrainingLog(request.out, job, _describe(request, config, dataset, start))
+    trainer = Trainer(job, config.training, config.objective, state, log)
+    if request.resume:
+        trainer.resume()
+    request.out.mkdir(parents=True, exist_ok=True)  # the first write: nothing is refused below
     save(config, request.out / "config.yaml")
     if not request.resume:
         dataset.keep(request.out / "episodes.npz")
-    with TrainingLog(request.out, job, info) as log, _signals() as received:
-        trainer = Trainer(job, config.training, config.objective, state, log)
-        if request.resume:
-            trainer.resume()
+    with log, _signals() as received:
         try:
             figures = trainer.train(lambda: bool(received))
         except Interrupted:
@@ -98,7 +108,7 @@ def train(request: Request) -> int:
         final = log.describe(plan[-1], figures[plan[-1].name])
     folder = request.out / "checkpoint"
     checkpoint.save(folder, model, final)
-    print(_summary(folder, figures), flush=True)
+    print(_summary(folder, job, figures), flush=True)
     return 0
 
 
@@ -159,11 +169,34 @@ def _scaled(config: RunConfig, dataset: Dataset) -> RunConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"action_scale": scale})})
 
 
+def _continued(config: RunConfig, start: checkpoint.Checkpoint, request: Request) -> RunConfig:
+    """Return the configuration with no steps for trained modules, where others are missing and none were asked for."""
+    n_trained, n_modules = start.model.n_modules, len(config.model.modules)
+    is_asked = any(item.partition("=")[0].strip() == "training.module_steps" for item in request.overrides)
+    if is_asked or n_trained >= n_modules:
+        return config
+    steps = tuple(config.training.steps_of(k) if k > n_trained else 0 for k in range(1, n_modules + 1))
+    return config.model_copy(update={"training": config.training.model_copy(update={"module_steps": steps})})
+
+
+def _check_steps(config: RunConfig, start: checkpoint.Checkpoint | None) -> None:
+    """Refuse to leave a module untrained, and to polish a prior towards a posterior that no longer fits."""
+    n_trained, n_modules = start.model.n_modules if start else 0, len(config.model.modules)
+    for k in range(n_trained + 1, n_modules + 1):
+        if not config.training.steps_of(k):
+            raise ConfigError(f"training.module_steps: expected steps for module {k}, which no --init brings, got 0")
+    is_stale = start is not None and start.info.provenance.get("stage") == "rollout"
+    if is_stale and config.training.polish_steps and not config.training.steps_of(n_modules):
+        raise ConfigError(
+            "--init: got a checkpoint after its rollout stage, which left the posterior behind, so that there is "
+            "nothing to polish towards; set training.polish_steps=0, or take the checkpoint of an earlier stage"
+        )
+
+
 def _check_fit(start: checkpoint.Checkpoint, config: RunConfig, dataset: Dataset, request: Request) -> None:
-    info = start.info
+    info, modules = start.info, config.model.modules[: start.model.n_modules]
     pairs = {
-        "modules": (info.modules_trained, len(config.model.modules)),
-        "model": (info.model, config.model),
+        "model": (start.model.config, config.model.model_copy(update={"modules": modules})),
         "step_limit_m": (info.step_limit_m, dataset.step_limit_m),
         "step_s": (info.step_s, dataset.step_s),
         "n_context": (info.n_context, config.data.n_context),
@@ -173,6 +206,18 @@ def _check_fit(start: checkpoint.Checkpoint, config: RunConfig, dataset: Dataset
             raise CheckpointError(f"{request.init}: its {name} is {theirs}, this run has {ours}; make them equal")
 
 
+def _model(request: Request, config: RunConfig, start: checkpoint.Checkpoint | None) -> Ghvae:
+    """Return a model of random weights, but for the modules that `--init` brings, on the device asked for."""
+    device = _device(request.device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(request.seed)
+        model = Ghvae(config.model)
+    if start is not None:
+        for k in range(1, start.model.n_modules + 1):
+            model.module(k).load_state_dict(start.model.module(k).state_dict())
+    return model.to(device)
+
+
 def _device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("--device cuda: this machine has no usable CUDA device; take --device cpu")
@@ -180,7 +225,8 @@ def _device(name: str) -> str:
 
 
 def _name(request: Request, config: RunConfig, dataset: Dataset, start: checkpoint.Checkpoint | None) -> str:
-    facts = [config.model_dump(mode="json"), dataset.sha256, request.seed, start.sha256 if start else ""]
+    settings = config.model_dump(mode="json", exclude={"training": _OPERATIONAL})
+    facts = [settings, dataset.sha256, request.seed, start.sha256 if start else ""]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
@@ -201,18 +247,19 @@ def _describe(
             "init_sha256": start.sha256 if start else "",
             "batch_windows": config.training.batch_windows,
             "validation_share": config.data.validation_share,
+            "camera": config.data.camera,
         },
     )
 
 
-def _summary(folder: Path, figures: dict[str, Figures]) -> str:
-    warnings = {name: found for name, values in figures.items() if (found := values.warnings())}
+def _summary(folder: Path, job: Job, figures: dict[str, Figures]) -> str:
+    warnings = {stage.name: figures[stage.name].warnings(stage.kind, job.model.config) for stage in job.plan}
     return json.dumps(
         {
             "checkpoint": str(folder),
             "sha256": checkpoint.load(folder).sha256,
             "stages": {name: values._asdict() for name, values in figures.items()},
-            "warnings": warnings,
+            "warnings": {name: found for name, found in warnings.items() if found},
         }
     )
 

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data_collection import robonet
+from data_collection.episode import Episode
 from data_collection.robonet import read_episode
+from ghvae_core import dataset as module
 from ghvae_core.dataset import DataConfig, Dataset, DatasetError, is_validation, load_dataset
 from robot_bridge.camera import Crop, model_image
 from tests.ghvae_core.episodes import STEP_LIMIT_M, STEP_S, record, spec
@@ -81,6 +86,63 @@ def test_the_camera_s_own_crop_is_used(tmp_path: Path) -> None:
         record(tmp_path, index, robot=spec(crop=crop))
     frames = read_episode(tmp_path / "lab_franka_test_traj0.hdf5").frames
     assert np.array_equal(_load(tmp_path).train.frames[0], model_image(frames[0], crop))
+
+
+def test_many_episodes_are_read_by_other_processes_with_the_same_result(
+    episodes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = _load(episodes)
+    monkeypatch.setattr(module, "_FEW", 0)
+    there = _load(episodes)
+    assert np.array_equal(here.train.frames, there.train.frames)
+    assert here.stored.names == there.stored.names
+    assert here.refused == there.refused
+
+
+def _die(path: Path, config: DataConfig) -> None:
+    os._exit(1)
+
+
+def test_a_reader_that_is_killed_is_reported(episodes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FEW", 0)
+    monkeypatch.setattr(module, "_read", _die)
+    with pytest.raises(DatasetError, match="was killed, probably for want of memory"):
+        _load(episodes)
+
+
+CALIBRATION = spec(crop=Crop(top_px=40, left_px=0, height_px=120, width_px=120)).camera.model_dump_json()
+TALLER = CALIBRATION.replace('"height_px":240', '"height_px":480')
+
+
+@pytest.mark.parametrize(
+    ("info", "reason"),
+    [
+        ({"camera_calibration": "from the wall"}, "camera_calibration: expected a camera as run_collection writes it"),
+        (
+            {"camera_calibration": CALIBRATION.replace('"height_px":240', '"height_px":480')},
+            "crop is of frames of 480x",
+        ),
+        ({"step_limit_m": "a hand"}, "step_limit_m: expected a number above 0, got 'a hand'"),
+        ({"step_s": float("nan")}, "step_s: expected a number above 0, got nan"),
+        ({"step_s": None}, "the file does not say step_s; give it with --set data.step_s"),
+    ],
+)
+def test_files_of_others_are_left_out_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, info: dict[str, object], reason: str
+) -> None:
+    for index in range(3):
+        record(tmp_path, index)
+
+    def read(path: Path, camera: int) -> Episode:
+        episode = read_episode(path, camera)
+        if "traj1" not in path.name:
+            return episode
+        return replace(episode, info={k: v for k, v in {**episode.info, **info}.items() if v is not None})  # type: ignore[misc]
+
+    monkeypatch.setattr(robonet, "read_episode", read)
+    dataset = _load(tmp_path)
+    assert dataset.n_episodes == 2
+    assert [reason in refused for refused in dataset.refused] == [True]
 
 
 def test_robots_with_other_step_limits_are_refused(tmp_path: Path) -> None:

@@ -79,6 +79,12 @@ def test_cached_features_give_the_same_loss_and_gradients() -> None:
         torch.testing.assert_close(gradient, results[1][name])
 
 
+@pytest.mark.parametrize("emphasis", [1.0, 5.0])
+def test_the_total_is_the_bound_whatever_the_emphasis(emphasis: float) -> None:
+    loss = module_loss(_only(small_model(2), 2), 2, small_batch(), (1e-3, emphasis * 1e-3), None)
+    torch.testing.assert_close(loss.total, loss.mse + 1e-3 * loss.kl)
+
+
 def test_without_emphasis_the_gradient_is_that_of_the_plain_bound() -> None:
     model, batch = _only(small_model(1), 1), small_batch()
     module_loss(model, 1, batch, (1e-3, 1e-3), None).total.backward()  # type: ignore[no-untyped-call]

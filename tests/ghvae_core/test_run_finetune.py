@@ -3,21 +3,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
+import shlex
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from configs.command import ReportedError
 from ghvae_core.checkpoint import load
+from ghvae_core.ghvae import Ghvae
+from ghvae_core.objective import Loss, module_loss
 from ghvae_core.run_finetune import finetune
-from ghvae_core.trainer import Stage
+from ghvae_core.trainer import Stage, TrainingError
 from ghvae_core.training_log import TrainingLog
-from ghvae_core.training_run import Request, train
+from ghvae_core.training_run import Request, load_config, train
 from tests.ghvae_core.episodes import record
 
 MODEL = """
@@ -46,18 +51,41 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Path:
+    """A run that reached its end; no test may change it."""
+    assert train(_request(folder, folder / "run")) == 0
+    return folder / "run"
+
+
 def _request(folder: Path, out: Path, **changes: Any) -> Request:
     request = Request(folder / "episodes", out, str(folder / "small.yaml"), None, False, 0, "cpu", SETTINGS)
     return dataclasses.replace(request, **changes)
 
 
-def test_a_run_leaves_checkpoints_pictures_curves_and_figures(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def _finetune(folder: Path, out: Path, *options: str) -> Result:
+    """Give the command as at a terminal."""
+    app = typer.Typer()
+    app.command()(finetune)
+    arguments = ["--data", str(folder / "episodes"), "--out", str(out), "--model", str(folder / "small.yaml")]
+    for setting in SETTINGS:
+        arguments += ["--set", setting]
+    return CliRunner().invoke(app, [*arguments, "--device", "cpu", *options])
+
+
+def _killer(number: signal.Signals, at: tuple[str, int]) -> Callable[[TrainingLog, Stage, int, dict[str, float]], None]:
+    def step(self: TrainingLog, stage: Stage, step: int, loss: dict[str, float]) -> None:
+        if (stage.name, step) == at:
+            os.kill(os.getpid(), number)
+
+    return step
+
+
+def test_a_run_leaves_checkpoints_pictures_curves_and_figures(folder: Path, tmp_path: Path) -> None:
+    result = _finetune(folder, tmp_path / "run")
+    assert result.exit_code == 0
+    report = json.loads(result.stdout.splitlines()[-1])
     out = tmp_path / "run"
-    assert train(_request(folder, out)) == 0
-    captured = capsys.readouterr()
-    report = json.loads(captured.out.splitlines()[-1])
     checkpoint = load(out / "checkpoint")
     assert report["sha256"] == checkpoint.sha256
     assert [*report["stages"]] == ["module_1", "module_2", "polish", "rollout"]
@@ -65,79 +93,127 @@ def test_a_run_leaves_checkpoints_pictures_curves_and_figures(
     assert checkpoint.info.model.action_scale == (0.2, 0.2, 0.2, 1.0)
     assert checkpoint.info.horizon == 2
     assert checkpoint.info.provenance["n_episodes"] == 4
+    assert checkpoint.info.provenance["camera"] == 0
     assert load(out / "stages" / "module_1").model.n_modules == 1
     for name in ("config.yaml", "pictures/module_1.png", "pictures/module_2.png"):
         assert (out / name).stat().st_size > 100
     assert list((out / "tensorboard").iterdir())
-    assert "module_2" in captured.err
+    assert "module_2" in result.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_a_stopped_run_is_saved_and_goes_on(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert train(_request(folder, whole)) == 0
+    folder = finished.parent
     handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch:
-        patch.setattr(TrainingLog, "step", _killer(number))
-        assert train(_request(folder, parts)) == code
+        patch.setattr(TrainingLog, "step", _killer(number, ("module_1", 2)))
+        assert train(_request(folder, tmp_path)) == code
     assert handlers == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    assert not (parts / "checkpoint").exists()
-    assert train(_request(folder, parts, resume=True)) == 0
-    expected, got = load(whole / "checkpoint").model, load(parts / "checkpoint").model
+    assert not (tmp_path / "checkpoint").exists()
+    operational = (*SETTINGS, "training.save_every_s=5.0", "training.feature_cache_limit_gb=1.0")
+    assert train(_request(folder, tmp_path, resume=True, overrides=operational)) == 0
+    expected, got = load(finished / "checkpoint").model, load(tmp_path / "checkpoint").model
     for name, tensor in expected.state_dict().items():
         assert torch.equal(tensor, got.state_dict()[name]), name
 
 
-def _killer(number: signal.Signals) -> object:
-    def step(self: TrainingLog, stage: Stage, step: int, loss: dict[str, float]) -> None:
-        if (stage.name, step) == ("module_1", 2):
-            os.kill(os.getpid(), number)
-
-    return step
-
-
-def test_training_goes_on_from_a_checkpoint_that_fits(folder: Path, tmp_path: Path) -> None:
-    first = tmp_path / "first"
-    assert train(_request(folder, first)) == 0
-    start = first / "checkpoint"
+def test_a_model_of_all_modules_is_trained_on(folder: Path, finished: Path, tmp_path: Path) -> None:
+    start = finished / "stages" / "polish"
     idle = (*SETTINGS, "training.module_steps=[0]", "training.learning_rate=1e-12", "training.rollout_steps=0")
-    assert train(_request(folder, tmp_path / "second", init=start, overrides=idle)) == 0
-    second = load(tmp_path / "second" / "checkpoint")
+    assert train(_request(folder, tmp_path, init=start, overrides=idle)) == 0
+    second = load(tmp_path / "checkpoint")
     assert second.info.provenance["init_sha256"] == load(start).sha256
     for name, tensor in load(start).model.state_dict().items():
         torch.testing.assert_close(tensor, second.model.state_dict()[name])
-    wider = (*SETTINGS, "model.pixel_channels=16")
-    with pytest.raises(ReportedError, match="its model is"):
-        train(_request(folder, tmp_path / "third", init=start, overrides=wider))
-    with pytest.raises(ReportedError, match="its modules is 1, this run has 2"):
-        train(_request(folder, tmp_path / "third", init=first / "stages" / "module_1"))
-    assert not (tmp_path / "third").exists()
 
 
-def test_what_would_be_overwritten_or_is_not_there_is_refused(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    with pytest.raises(ReportedError, match="no run to resume"):
-        train(_request(folder, out, resume=True))
-    assert train(_request(folder, out)) == 0
-    with pytest.raises(ReportedError, match="holds a run already; add --resume"):
-        train(_request(folder, out))
-    with pytest.raises(ReportedError, match="another configuration, data or seed"):
-        train(_request(folder, out, resume=True, seed=1))
-    with pytest.raises(ReportedError, match="found none"):
-        train(_request(folder, tmp_path / "other", data=tmp_path / "run" / "pictures"))
-    with pytest.raises(ReportedError, match="expected actions of 5 numbers"):
-        wide = (*SETTINGS, "model.action_dim=5", "model.action_scale=[1.0, 1.0, 1.0, 1.0, 1.0]")
-        train(_request(folder, tmp_path / "other", overrides=wide))
-    assert not (tmp_path / "other").exists()
+def test_missing_modules_alone_are_trained_unless_all_are_asked_for(
+    folder: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unasked = tuple(setting for setting in SETTINGS if "module_steps" not in setting)
+    init = finished / "stages" / "module_1"
+    for overrides, first in ((unasked, "module_2"), (SETTINGS, "module_1")):
+        monkeypatch.setattr(TrainingLog, "step", _killer(signal.SIGINT, (first, 1)))
+        assert train(_request(folder, tmp_path / first, init=init, overrides=overrides)) == 130
+        assert not (tmp_path / first / "stages").exists()  # it was the first stage
 
 
-def test_the_command_passes_its_options_on(folder: Path, tmp_path: Path) -> None:
-    app = typer.Typer()
-    app.command()(finetune)
-    arguments = ["--data", str(folder / "episodes"), "--out", str(tmp_path / "run"), "--device", "cpu"]
-    arguments += ["--model", str(folder / "small.yaml"), "--set", "training.speed=1"]
-    result = CliRunner().invoke(app, arguments)
+def test_the_way_on_that_a_failure_names_works(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def poisoned(model: Ghvae, k: int, *rest: Any) -> Loss:
+        loss = module_loss(model, k, *rest)
+        return loss._replace(total=loss.total * float("nan")) if k == 2 else loss
+
+    longer = (*SETTINGS, "training.module_steps=[3, 20]")
+    with monkeypatch.context() as patch:
+        patch.setattr("ghvae_core.trainer.module_loss", poisoned)
+        with pytest.raises(TrainingError, match="module_2: the loss stays NaN or infinite") as error:
+            train(_request(folder, tmp_path / "first", overrides=longer))
+    way_on = re.search("with another --out and, at its end, (.*)", str(error.value))
+    assert way_on is not None
+    assert _finetune(folder, tmp_path / "second", *shlex.split(way_on[1])).exit_code == 0
+    got, start = load(tmp_path / "second" / "stages" / "module_2"), load(tmp_path / "first" / "stages" / "module_1")
+    assert got.info.provenance["init_sha256"] == start.sha256
+    assert not (tmp_path / "second" / "stages" / "module_1").exists()
+    for name, tensor in start.model.state_dict().items():
+        assert torch.equal(tensor, got.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    ("start", "settings", "reason"),
+    [
+        ("checkpoint", ["model.pixel_channels=16"], "its model is"),
+        ("checkpoint", ["training.module_steps=[3, 0]"], "nothing to polish towards; set training.polish_steps=0"),
+        ("stages/module_1", ["training.module_steps=[3, 0]"], "expected steps for module 2, which no --init brings"),
+        (None, ["training.module_steps=[0, 3]"], "expected steps for module 1, which no --init brings"),
+        (None, ["model.image_px=32"], "model.image_px: expected 64, got 32"),
+        (None, ["model.prior=uniform"], "uniform has nothing to polish; set training.polish_steps=0"),
+        (None, ["training.speed=1"], "unknown key 'training.speed'"),
+        (None, ["model.action_dim=5", "model.action_scale=[1.0, 1.0, 1.0, 1.0, 1.0]"], "expected actions of 5 numbers"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+    finished: Path, tmp_path: Path, start: str | None, settings: list[str], reason: str
+) -> None:
+    options = [] if start is None else ["--init", str(finished / start)]
+    for setting in settings:
+        options += ["--set", setting]
+    result = _finetune(finished.parent, tmp_path / "run", *options)
     assert isinstance(result.exception, ReportedError)
-    assert "unknown key 'training.speed'" in str(result.exception)
+    assert reason in str(result.exception)
+    assert result.exception.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_modules_than_the_model_has_are_refused(folder: Path, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "shallow.yaml").write_text("\n".join(line for line in MODEL.splitlines() if "12" not in line))
+    request = _request(folder, tmp_path / "run", init=finished / "stages/polish", model=str(tmp_path / "shallow.yaml"))
+    with pytest.raises(ReportedError, match="its model is"):
+        train(request)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_would_be_overwritten_or_is_not_there_is_refused(folder: Path, finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(ReportedError, match="no run to resume"):
+        train(_request(folder, tmp_path / "other", resume=True))
+    with pytest.raises(ReportedError, match="found none"):
+        train(_request(folder, tmp_path / "other", data=finished / "pictures"))
+    assert not (tmp_path / "other").exists()
+    before = _contents(finished)
+    with pytest.raises(ReportedError, match="holds a run already; add --resume"):
+        train(_request(folder, finished))
+    for changes in ({"seed": 1}, {"overrides": (*SETTINGS, "training.learning_rate=1e-4")}):
+        with pytest.raises(ReportedError, match="another configuration, data or seed"):
+            train(_request(folder, finished, resume=True, **changes))
+    assert _contents(finished) == before
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["nano", "tiny", "base", "paper", "paper_x0.6"])
+def test_the_recipe_of_each_size_fits_it(folder: Path, name: str) -> None:
+    config = load_config(_request(folder, folder, model=name, overrides=()))
+    assert len(config.training.module_steps) <= len(config.model.modules)

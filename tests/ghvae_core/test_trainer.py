@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from ghvae_core.health import Figures
 from ghvae_core.manifest import CheckpointError
 from ghvae_core.objective import Batch, Loss, ObjectiveConfig, module_loss
 from ghvae_core.trainer import Interrupted, Job, Stage, Trainer, TrainingConfig, TrainingError, stages
-from ghvae_core.training_state import latest_state
+from ghvae_core.training_state import latest_state, load_progress
 from tests.ghvae_core.small import small_config, small_model, small_windows
 
 
@@ -43,9 +44,13 @@ CONFIG = TrainingConfig(module_steps=(4, 3), polish_steps=2, rollout_steps=2, ba
 
 
 def _trainer(
-    folder: Path, config: TrainingConfig = CONFIG, listener: _Record | None = None, seed: int = 0
+    folder: Path,
+    config: TrainingConfig = CONFIG,
+    listener: _Record | None = None,
+    seed: int = 0,
+    model: Ghvae | None = None,
 ) -> tuple[Trainer, Ghvae, _Record]:
-    model, windows, listener = small_model(), small_windows(), listener or _Record()
+    model, windows, listener = model or small_model(), small_windows(), listener or _Record()
     job = Job(model, windows, windows, 2, stages(config, 2), seed, f"run {seed}")
     return Trainer(job, config, ObjectiveConfig(), folder, listener), model, listener
 
@@ -90,8 +95,24 @@ def test_a_phase_changes_its_module_alone(tmp_path: Path) -> None:
         assert changed
         if name in allowed:
             assert all(key.startswith(allowed[name]) for key in changed), (name, changed)
+        if name == "rollout":
+            assert any("levels.0.encoder." in key for key in changed)
+            stale = ("posterior.", "levels.0.prior.", "levels.0.decoder.project.")
+            assert not [key for key in changed if any(part in key for part in stale)]
         previous = state
     assert record.ended == ["module_1", "module_2", "polish", "rollout"]
+
+
+@pytest.mark.parametrize("changes", [{"prior": "uniform"}, {"action_conditioned": False}])
+def test_models_that_take_no_actions_are_trained(tmp_path: Path, changes: dict[str, Any]) -> None:
+    model = small_model(**changes)
+    before = copy.deepcopy(model.state_dict())
+    config = CONFIG.model_copy(update={"polish_steps": 0 if "prior" in changes else 2})
+    trainer, _, _ = _trainer(tmp_path, config, model=model)
+    assert len(trainer.train(_never)) == len(stages(config, 2))
+    changed = [key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])]
+    assert any("prior." in key for key in changed) == ("prior" not in changes)
+    assert all(any(f"levels.{k}.posterior." in key for key in changed) for k in (0, 1))
 
 
 @pytest.mark.parametrize("n_steps", [2, 4, 5, 8, 10])  # within a stage, at its end, and in each kind
@@ -216,9 +237,39 @@ def test_a_loss_that_stays_bad_stops_training_with_good_weights_on_disk(
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
 
 
+def test_a_run_stopped_in_bad_steps_keeps_its_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _poison(monkeypatch, {3})
+    trainer, _, record = _trainer(tmp_path, LONG.model_copy(update={"save_every_s": 1e-9}))
+    with pytest.raises(Interrupted):
+        trainer.train(_after(3))
+    assert len(record.notes) == 1
+    path = latest_state(tmp_path)
+    assert path is not None
+    assert load_progress(path, "run 0").step == 2
+
+
+def test_a_device_too_small_is_told_with_the_way_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(model: Ghvae, k: int, *rest: object) -> Loss:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("ghvae_core.trainer.prior_loss", full)
+    trainer, _, _ = _trainer(tmp_path / "run" / "state")
+    with pytest.raises(
+        TrainingError, match=r"polish: the device's memory is too small; halve training.batch_windows"
+    ) as error:
+        trainer.train(_never)
+    for part in ("batch_windows=1", "'training.module_steps=[0, 0]'", f"--init {tmp_path}/run/stages/module_2"):
+        assert part in str(error.value)
+
+
 def test_unhealthy_figures_are_said_in_words() -> None:
     good = Figures(0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
-    assert good.warnings() == []
-    assert "latent is not used" in good._replace(teacher_forced=0.2).warnings()[0]
-    assert "ignores the actions" in good._replace(rollout=0.4).warnings()[0]
-    assert len(good._replace(teacher_forced=float("nan"), rollout=float("nan")).warnings()) == 2
+    model = small_config()
+    assert good.warnings("module", model) == []
+    assert "latent is not used" in good._replace(teacher_forced=0.2).warnings("polish", model)[0]
+    assert "ignores the actions" in good._replace(rollout=0.4).warnings("rollout", model)[0]
+    bad = good._replace(teacher_forced=float("nan"), rollout=float("nan"))
+    assert len(bad.warnings("module", model)) == 2
+    assert len(bad.warnings("rollout", model)) == 1  # the posterior is out of date
+    for changes in ({"prior": "uniform"}, {"action_conditioned": False}):
+        assert bad.warnings("rollout", small_config(**changes)) == []
