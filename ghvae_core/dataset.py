@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -122,13 +122,18 @@ def load_dataset(folder: Path, config: DataConfig, cache: Path, notify: Callable
     paths = sorted(folder.rglob("*.hdf5"))
     if not paths:
         raise DatasetError(f"{folder}: expected *.hdf5 episodes, found none; record some with run_collection")
-    names = [str(path.relative_to(folder)) for path in paths]
-    key = json.dumps([[*zip(names, [path.stat().st_size for path in paths], strict=True)], config.model_dump()])
-    digest = hashlib.sha256(key.encode()).hexdigest()
+    digest = digest_files(paths, folder, config)
     stored = _read_cache(cache, digest)
     if stored is None:
+        names = [str(path.relative_to(folder)) for path in paths]
         stored = _pack([*_read_all(paths, config, notify)], names, folder)
     return _split(stored, config, digest)
+
+
+def digest_files(paths: Sequence[Path], folder: Path, config: DataConfig) -> str:
+    """Return the sha256 that names episodes: of their names and sizes, and of what is used of them."""
+    files = [(str(path.relative_to(folder)), path.stat().st_size) for path in paths]
+    return hashlib.sha256(json.dumps([files, config.model_dump()]).encode()).hexdigest()
 
 
 def is_validation(name: str, share: float) -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 from ghvae_core.checkpoint import CheckpointInfo
-from ghvae_core.dataset import DataConfig, is_validation
+from ghvae_core.dataset import DataConfig, digest_files, is_validation
 from ghvae_core.metrics import MetricError
 
 
@@ -57,6 +55,4 @@ def _digests(folder: Path, paths: list[Path], info: CheckpointInfo, share: float
         n_context=info.n_context, horizon=info.horizon, camera=training_camera(info), validation_share=share
     )
     told = config.model_copy(update={"step_limit_m": info.step_limit_m, "step_s": info.step_s})
-    files = [(str(path.relative_to(folder)), path.stat().st_size) for path in paths]
-    keys = [json.dumps([files, each.model_dump()]) for each in (config, told)]
-    return [hashlib.sha256(key.encode()).hexdigest() for key in keys]
+    return [digest_files(paths, folder, each) for each in (config, told)]
