@@ -116,7 +116,8 @@ def _measure(batches: Iterator[Scores], n_windows: int) -> list[Scores]:
 def _follow(text: str, parts: Iterator[_Part], total: int, came: list[_Part]) -> None:
     """Collect parts under a progress bar that counts windows; what came before an interruption stays."""
     columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(text, total=total)
         for part in parts:
             came.append(part)

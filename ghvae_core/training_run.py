@@ -131,7 +131,7 @@ def load_config(request: Request) -> RunConfig:
 def read_dataset(request: Request, config: RunConfig) -> Dataset:
     """Read the episodes under a progress bar, and say what was left out and why."""
     console = Console(stderr=True)
-    with Progress(console=console) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading episodes", total=None)
         dataset = load_dataset(
             request.data,
