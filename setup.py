@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 PACKAGES = ["configs", "robot_bridge", "data_collection", "ghvae_core", "planner"]
 
-MODEL = ["torch>=2.10", "safetensors>=0.5", "tensorboard>=2.18"]
+MODEL = ["torch>=2.10", "safetensors>=0.5", "tensorboard>=2.18", "matplotlib>=3.9"]
 SIMULATION = ["mujoco>=3.17,<5"]
 DEVELOPMENT = [
     "hypothesis>=6.100",

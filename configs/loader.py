@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -163,10 +163,10 @@ def _apply(override: str, tree: dict[str, Any], sources: dict[_Key, _Source]) ->
 
 
 def _explain(item: ErrorDetails, schema: type[BaseModel], sources: dict[_Key, _Source]) -> str:
-    place: _Key = tuple(item["loc"])
+    place, owner = _written(item["loc"], schema)
     dotted = ".".join(str(part) for part in place)
     if item["type"] == "extra_forbidden":
-        known = _fields(schema, place[:-1])
+        known = owner.model_fields if owner else ()
         return f"{_origin(place, sources)}: unknown key '{dotted}'{_nearest(str(place[-1]), known)}"
     if item["type"] == "missing":
         return f"{_origin(place[:-1], sources)}: '{dotted}' is missing"
@@ -180,14 +180,24 @@ def _origin(place: _Key, sources: dict[_Key, _Source]) -> str:
     return str(sources.get(place, "configuration"))
 
 
-def _fields(schema: type[BaseModel], place: _Key) -> list[str]:
-    for part in place:
-        field = schema.model_fields.get(str(part))
+def _written(loc: Iterable[str | int], schema: type[BaseModel]) -> tuple[_Key, type[BaseModel] | None]:
+    """Return the keys of an error as they were written, and the model that the last of them belongs to, if any.
+
+    Where one of several models may stand, pydantic puts the name of the one that was taken behind the key.
+    """
+    place: list[str | int] = []
+    owner: type[BaseModel] | None = None
+    inner: type[BaseModel] | None = schema
+    parts = iter(loc)
+    for part in parts:
+        place.append(part)
+        owner, field = inner, inner.model_fields.get(str(part)) if inner else None
         annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        schema = annotation
-    return list(schema.model_fields)
+        if field is not None and isinstance(field.discriminator, str):
+            kind, name = next(parts, None), field.discriminator
+            annotation = next((m for m in get_args(annotation) if m.model_fields[name].default == kind), None)
+        inner = annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return tuple(place), owner
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

@@ -46,6 +46,15 @@ def open_hdf5(path: Path) -> Iterator[tuple[h5py.File, bool]]:
         raise EpisodeError(f"{path}: expected a sound RoboNet HDF5 file, got: {reason[:200]}") from None
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's path before the message of an `EpisodeError`."""
+    try:
+        yield
+    except EpisodeError as error:
+        raise EpisodeError(f"{path}: {error}") from None
+
+
 def seal(data: bytes) -> bytes:
     """Return a file's bytes followed by a line with their SHA-256; HDF5 does not look beyond its own end."""
     return data + _SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n"

@@ -13,14 +13,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection.episode import Episode, EpisodeError
-from data_collection.hdf5 import seal
-from data_collection.trajectory import FILE_VERSION, ROBONET_DIM, Trajectory, read_trajectory
+from data_collection.episode import Episode, EpisodeError, video_episode
+from data_collection.gripper import closes
+from data_collection.hdf5 import naming, seal
+from data_collection.trajectory import FILE_VERSION, ROBONET_DIM, Trajectory, read_footage, read_trajectory
 from data_collection.video import VideoConfig, encode_video
-from robot_bridge.robot import CLOSE, OPEN, RobotSpec
+from robot_bridge.robot import ACTION_DIM, CLOSE, OPEN, STATE_DIM, RobotSpec
 
 PSNR_FLOOR_DB = 25.0  # of the worst frame read back; ours: H.264 gives 34 to 40, a wrong or shifted frame less than 20
-_CORRELATION_FLOOR = 0.3  # of gripper command and next opening, below which the sign of the command is a guess; ours
 
 # Texts that RoboNet's writer demands; an episode's info may replace those of the scene.
 _SCENE: Final[Mapping[str, str]] = {
@@ -40,26 +40,32 @@ _TAKEN: Final = (
 )
 
 
-def read_episode(path: Path, camera: int = 0) -> Episode:
+def read_episode(path: Path, camera: int = 0, action_free: bool = False) -> Episode:
     """Read one camera of a RoboNet file, whoever wrote it, as an episode.
 
     A file of our own gives back what was written, but for the video's loss. In a file of others positions come from
-    its bounds, the gripper from its sign rule (RoboNet states are high when open; a command is high when open or when
-    closed, which its correlation with the next state tells), and the applied translation is the command with its
-    target kept inside the bounds, as RoboNet's robots did: on Franka files it is exactly what the states show. Without
-    timestamps `times_s` counts frames.
+    its bounds, the gripper from `gripper.closes`, and the applied translation is the command with its target kept
+    inside the bounds, as RoboNet's robots did: on Franka files it is exactly what the states show. Without timestamps
+    `times_s` counts frames.
+
+    Args:
+        path: The file.
+        camera: Which of its cameras.
+        action_free: Take the frames alone, also of a file whose actions cannot be used.
 
     Raises:
         EpisodeError: Unreadable or damaged, or without what an episode needs (4-D or 5-D actions, bounds, a gripper
             that moves); the message names the file.
     """
+    if action_free:
+        footage = read_footage(path)
+        with naming(path):
+            return video_episode(footage.frames(camera), _info(footage.metadata))
     trajectory = read_trajectory(path)
-    try:
+    with naming(path):
         if trajectory.own is None:
-            return _others_episode(trajectory, camera)
+            return _others_episode(trajectory, path, camera)
         return _own_episode(trajectory, trajectory.own, camera)
-    except EpisodeError as error:
-        raise EpisodeError(f"{path}: {error}") from None
 
 
 def write_episode(episode: Episode, path: Path, spec: RobotSpec) -> None:
@@ -105,10 +111,11 @@ def _own_episode(trajectory: Trajectory, own: Mapping[str, NDArray[Any]], camera
         commanded=own["policy/commanded_actions"],
         times_s=own["env/timestamps"],
         info=_info(trajectory.metadata),
+        workspace_m=_workspace(trajectory),
     )
 
 
-def _others_episode(trajectory: Trajectory, camera: int) -> Episode:
+def _others_episode(trajectory: Trajectory, path: Path, camera: int) -> Episode:
     if trajectory.n_action_dims not in (ROBONET_DIM - 1, ROBONET_DIM) or trajectory.n_state_dims != ROBONET_DIM:
         raise EpisodeError(
             f"expected 4-D or 5-D actions and 5-D states, got {trajectory.n_action_dims}-D and "
@@ -123,7 +130,7 @@ def _others_episode(trajectory: Trajectory, camera: int) -> Episode:
     states[:, :3] = low[:3] + states[:, :3] * (high - low)[:3]
     states[:, 4] = np.clip((states[:, 4] - low[4]) / (high[4] - low[4]), 0.0, 1.0)
     commanded = trajectory.actions[:, [0, 1, 2, 4]]
-    commanded[:, 3] = _gripper_commands(trajectory.actions[:, 4], states[1:, 4], (low[4] + high[4]) / 2)
+    commanded[:, 3] = np.where(closes(trajectory, path), CLOSE, OPEN)
     actions = commanded.copy()
     # A hand that was measured outside may stay where it is, but the command does not take it further out.
     inner, outer = np.minimum(low[:3], states[:-1, :3]), np.maximum(high[:3], states[:-1, :3])
@@ -138,19 +145,11 @@ def _others_episode(trajectory: Trajectory, camera: int) -> Episode:
     )
 
 
-def _gripper_commands(
-    commands: NDArray[np.float32], next_opening: NDArray[np.float64], midpoint: float
-) -> NDArray[np.float32]:
-    """Return +1 (close) or -1 (open) for commands (T,) in bound units, by the opening (T,) that followed each."""
-    if np.ptp(commands) == 0 or np.ptp(next_opening) == 0:
-        raise EpisodeError("expected a gripper that moves, got a constant one, whose sign and use are unknown")
-    correlation = float(np.corrcoef(commands, next_opening)[0, 1])
-    if abs(correlation) < _CORRELATION_FLOOR:
-        raise EpisodeError(
-            f"expected gripper commands that the next states follow, got a correlation of {correlation:.2f}"
-        )
-    high, low = (OPEN, CLOSE) if correlation > 0 else (CLOSE, OPEN)
-    return np.where(commands > midpoint, high, low).astype(np.float32)
+def _workspace(trajectory: Trajectory) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
+    if trajectory.bounds is None:
+        return None
+    (x, y, z), (far_x, far_y, far_z) = (bound[:3].tolist() for bound in trajectory.bounds)
+    return (x, y, z), (far_x, far_y, far_z)
 
 
 def _info(metadata: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
@@ -163,6 +162,11 @@ def _info(metadata: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
 
 
 def _check(episode: Episode, spec: RobotSpec) -> None:
+    n_dims = (episode.actions.shape[1], episode.states.shape[1])
+    if n_dims != (ACTION_DIM, STATE_DIM):
+        raise EpisodeError(
+            f"expected {ACTION_DIM}-D actions and {STATE_DIM}-D states to write, got {n_dims[0]}-D and {n_dims[1]}-D"
+        )
     expected = (spec.camera.height_px, spec.camera.width_px)
     if episode.frames.shape[1:3] != expected:
         raise EpisodeError(f"expected frames of the camera's size {expected}, got {episode.frames.shape[1:3]}")

@@ -57,6 +57,7 @@ class Trajectory:
     bounds: tuple[NDArray[np.float64], NDArray[np.float64]] | None  # low and high, each (5,): m, m, m, rad, gripper
     n_action_dims: int  # in the file, before padding or imputation
     n_state_dims: int
+    is_gripper_imputed: bool  # the file has no gripper command; the one here is high where the next state is open
     metadata: Mapping[str, Any]
     own: Mapping[str, NDArray[Any]] | None  # the datasets of `OWN_DATASETS`; None in files that others wrote
 
@@ -66,9 +67,53 @@ class Trajectory:
         Raises:
             EpisodeError: There is no such camera, or its video is unsound.
         """
-        if not 0 <= camera < len(self.videos):
-            raise EpisodeError(f"expected a camera from 0 to {len(self.videos) - 1}, got {camera}")
-        return self.videos[camera].frames()[: len(self.states)]
+        return _decode(self.videos, camera)[: len(self.states)]
+
+
+@dataclass(frozen=True)
+class Footage:
+    """The videos of a RoboNet file and what it says of them, whatever its actions are like."""
+
+    videos: tuple[Video, ...]
+    metadata: Mapping[str, Any]
+
+    def frames(self, camera: int) -> NDArray[np.uint8]:
+        """Decode one camera; as `Trajectory.frames`, all that the video has."""
+        return _decode(self.videos, camera)
+
+
+def read_footage(path: Path) -> Footage:
+    """Read the videos and the metadata of a RoboNet file, and nothing else of it.
+
+    Raises:
+        EpisodeError: As `read_trajectory`.
+    """
+    with open_hdf5(Path(path)) as (file, _):
+        _check_version(file)
+        return Footage(_videos(file), _metadata(file))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read what a RoboNet file says of itself.
+
+    Raises:
+        EpisodeError: As `read_trajectory`.
+    """
+    with open_hdf5(Path(path)) as (file, _):
+        _check_version(file)
+        return _metadata(file)
+
+
+def _decode(videos: tuple[Video, ...], camera: int) -> NDArray[np.uint8]:
+    if not 0 <= camera < len(videos):
+        raise EpisodeError(f"expected a camera from 0 to {len(videos) - 1}, got {camera}")
+    return videos[camera].frames()
+
+
+def _check_version(file: h5py.File) -> None:
+    version = text(file, "file_version")
+    if version != FILE_VERSION:
+        raise EpisodeError(f"expected RoboNet file_version {FILE_VERSION}, got {version[:20]!r}")
 
 
 def read_trajectory(path: Path) -> Trajectory:
@@ -79,9 +124,7 @@ def read_trajectory(path: Path) -> Trajectory:
             file of our own is also refused when any byte of it has changed.
     """
     with open_hdf5(Path(path)) as (file, is_sealed):
-        version = text(file, "file_version")
-        if version != FILE_VERSION:
-            raise EpisodeError(f"expected RoboNet file_version {FILE_VERSION}, got {version[:20]!r}")
+        _check_version(file)
         metadata = _metadata(file)
         own = _own(file, metadata, is_sealed)
         states, actions = numbers(file, "env/state", 2), numbers(file, "policy/actions", 2)
@@ -99,6 +142,7 @@ def read_trajectory(path: Path) -> Trajectory:
             bounds=bounds,
             n_action_dims=actions.shape[1],
             n_state_dims=states.shape[1],
+            is_gripper_imputed=_is_imputed(actions, metadata),
             metadata=metadata,
             own=own,
         )
@@ -180,7 +224,7 @@ def _actions(
     metadata: Mapping[str, Any],
 ) -> NDArray[np.float32]:
     """Return 5-D actions: the gripper of an autograsp file is imputed from the next state, others are padded with 0."""
-    if actions.shape[1] != ROBONET_DIM - 1 or metadata.get("primitives") != "autograsp":
+    if not _is_imputed(actions, metadata):
         return _pad(actions)
     if bounds is None:
         raise EpisodeError("'low_bound' and 'high_bound' are missing; the gripper of an autograsp file needs them")
@@ -189,6 +233,10 @@ def _actions(
     low, high = bounds[0][-1], bounds[1][-1]
     opens = states[1 : len(actions) + 1, -1] > (low + high) / 2
     return np.column_stack([actions, np.where(opens, high, low)]).astype(np.float32)
+
+
+def _is_imputed(actions: NDArray[Any], metadata: Mapping[str, Any]) -> bool:
+    return actions.shape[1] == ROBONET_DIM - 1 and metadata.get("primitives") == "autograsp"
 
 
 def _pad(values: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""A trained GHVAE on disk: one safetensors file a module, what it was made for, and a manifest of hashes."""
+"""A trained model on disk: one safetensors file a module, what it was made for, and a manifest of hashes."""
 
 from __future__ import annotations
 
@@ -6,42 +6,64 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from configs.loader import Config
+from ghvae_core import schema
 from ghvae_core.ghvae import Ghvae, GhvaeConfig
 from ghvae_core.manifest import CheckpointError, CheckpointWriteError, pack, read_manifest, unpack, write_folder
+from ghvae_core.svg import Svg, SvgConfig
+from ghvae_core.video_model import VideoModel
+from robot_bridge.camera import Camera
 
-__all__ = ["Checkpoint", "CheckpointError", "CheckpointInfo", "load", "module_sha256", "save"]
+__all__ = ["AnyConfig", "Checkpoint", "CheckpointError", "CheckpointInfo", "build", "load", "module_sha256", "save"]
 
 _CONFIG = "config.json"
+
+_Vector = tuple[float, float, float]
+AnyConfig = Annotated[GhvaeConfig | SvgConfig, Field(discriminator="kind")]  # of every model that there is
 
 
 class CheckpointInfo(Config):
     """What a model is and what it was made for; compared with the robot at the handshake."""
 
-    model: GhvaeConfig
-    step_limit_m: float = Field(gt=0)  # of the robot that the episodes came from
-    step_s: float = Field(gt=0)  # duration of their steps
+    model: AnyConfig
+    # Of the robot that the episodes came from. None: of no robot, or of several, that could be driven with it.
+    step_limit_m: float | None = Field(default=None, gt=0)
+    step_s: float | None = Field(default=None, gt=0)  # duration of their steps
+    workspace_m: tuple[_Vector, _Vector] | None = None  # low and high x, y, z in the base frame; None: not told
+    camera: Camera | None = None  # that filmed the episodes, and its crop; None: not told
     n_context: int = Field(default=2, ge=1)  # paper E.1
     horizon: int = Field(default=10, ge=1)  # paper E.1
     modules_trained: int = Field(ge=0)  # the first so many modules are trained, and only they are to be used
     provenance: dict[str, str | int | float | bool] = Field(default_factory=dict)  # data, seed, steps, figures
+
+    @model_validator(mode="after")
+    def _check_context(self) -> CheckpointInfo:
+        if isinstance(self.model, SvgConfig) and self.model.n_context != self.n_context:
+            raise ValueError(f"model.n_context: expected {self.n_context} as n_context, got {self.model.n_context}")
+        return self
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint as loaded."""
 
-    model: Ghvae  # in evaluation mode, without gradients, on the device asked for; only the trained modules
+    model: VideoModel  # in evaluation mode, without gradients, on the device asked for; only the trained modules
     info: CheckpointInfo
     sha256: str  # of the manifest: names weights and configuration alike
 
 
-def save(folder: Path, model: Ghvae, info: CheckpointInfo) -> None:
+def build(config: GhvaeConfig | SvgConfig) -> VideoModel:
+    """Return a model of the configured kind and size with random weights."""
+    return Ghvae(config) if isinstance(config, GhvaeConfig) else Svg(config)
+
+
+def save(folder: Path, model: VideoModel, info: CheckpointInfo) -> None:
     """Write the trained modules as one folder, whole or not at all.
 
     Each module's file is listed in the manifest with the hash of the modules above it, so a module that was trained on
@@ -50,14 +72,15 @@ def save(folder: Path, model: Ghvae, info: CheckpointInfo) -> None:
     Raises:
         CheckpointWriteError: A weight is not finite, or the disk refused. What stood there before is kept.
     """
-    files = {_CONFIG: info.model_dump_json(indent=2).encode() + b"\n"}
-    chain = {}
+    files = {_CONFIG: schema.pack(info.model_dump(mode="json"))}
+    chain: dict[str, dict[str, str]] = {}
+    above: dict[str, str] = {}
     for k in range(1, info.modules_trained + 1):
         name, state = _file(k), model.module(k).state_dict()
         if not all(torch.isfinite(tensor).all() for tensor in state.values()):
             raise CheckpointWriteError(f"{folder / name}: module {k} holds NaN or infinity; not written")
-        files[name] = pack(state)
-        chain[name] = {_file(j): module_sha256(model.module(j).state_dict()) for j in range(1, k)}
+        files[name], chain[name] = pack(state), dict(above)
+        above[name] = module_sha256(state)
     write_folder(folder, files, {"trained_on": chain})
 
 
@@ -71,8 +94,7 @@ def load(folder: Path, device: str = "cpu") -> Checkpoint:
     info = _info(files, folder)
     states = _states(files, info, folder)
     _check_chain(states, manifest.get("trained_on"), folder)
-    trained = info.model.model_copy(update={"modules": info.model.modules[: info.modules_trained]})
-    model = Ghvae(trained)
+    model = build(info.model.up_to(info.modules_trained))
     for k, state in enumerate(states, start=1):
         _fill(model.module(k), state, folder / _file(k))
     return Checkpoint(model.requires_grad_(False).eval().to(device), info, digest)
@@ -93,16 +115,16 @@ def _file(k: int) -> str:
 
 def _info(files: Mapping[str, bytes], folder: Path) -> CheckpointInfo:
     try:
-        info = CheckpointInfo.model_validate_json(files[_CONFIG])
+        info = CheckpointInfo.model_validate_json(schema.unpack(files[_CONFIG], folder / _CONFIG))
     except KeyError:
         raise CheckpointError(f"{folder}: {_CONFIG} is missing") from None
     except ValidationError as error:
         item = error.errors()[0]
         place = ".".join(str(part) for part in item["loc"])
         raise CheckpointError(f"{folder / _CONFIG}: {place}: {item['msg']}") from None
-    if not 1 <= info.modules_trained <= len(info.model.modules):
+    if not 1 <= info.modules_trained <= info.model.n_modules:
         raise CheckpointError(
-            f"{folder}: expected 1 to {len(info.model.modules)} trained modules, got {info.modules_trained}"
+            f"{folder}: expected 1 to {info.model.n_modules} trained modules, got {info.modules_trained}"
         )
     return info
 

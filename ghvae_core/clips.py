@@ -1,10 +1,11 @@
-"""Windows of held-out episodes: which ones are drawn, and what the model is given of them."""
+"""Windows of episodes to judge on: which ones are drawn, and what the model is given of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,21 +15,35 @@ from torch import Tensor
 
 from configs.loader import Config, load
 from data_collection.episode import Episode, EpisodeError
-from data_collection.robonet import read_episode
+from data_collection.source import KINDS, Recording, find, read, read_names
+from data_collection.video_file import VideoReading
 from ghvae_core.checkpoint import CheckpointInfo
-from ghvae_core.dataset import is_validation, model_frames
+from ghvae_core.dataset import model_frames
 from ghvae_core.held_out import training_camera
 from ghvae_core.metrics import MetricError
-from robot_bridge.camera import MODEL_IMAGE_PX
+
+Candidates = Literal["executed", "drawn"]  # action sequences: of other windows, or of steps drawn one by one
+
+_NOTHING = (np.empty((0, 0, 0, 0, 3), np.uint8), np.empty((0, 0, 0), np.float32))  # frames and actions of no window
 
 
 class EvaluationConfig(Config):
-    """How many windows are judged, and how far they reach."""
+    """How many windows are judged, how far they reach, and how often a model is asked."""
 
     n_windows: int = Field(ge=2)
-    n_predicted: int = Field(ge=1)  # frames after the context
+    n_context: int | None = Field(ge=1)  # None: as the first checkpoint was trained with
+    n_predicted: int | None = Field(ge=1)  # frames after the context; None: as the first checkpoint was trained with
+    first_frame: Literal["random", "zero"]  # zero: one window an episode, from its first frame on
     validation_share: float = Field(gt=0, le=1)  # of the episodes, by their names as in training; 1: all of them
+    only_names: str | None  # text file of episode file names, one a line
     batch_windows: int = Field(ge=1)  # at once through the model; another number draws other samples
+    n_samples: int = Field(ge=1)
+    sensitivity_windows: int = Field(ge=2)
+    sensitivity_candidates: Candidates
+
+    def lengths(self, info: CheckpointInfo) -> tuple[int, int]:
+        """Return the numbers of context frames and of predicted frames."""
+        return self.n_context or info.n_context, self.n_predicted or info.horizon
 
 
 class RunEvaluationConfig(Config):
@@ -39,12 +54,13 @@ class RunEvaluationConfig(Config):
 
 @dataclass(frozen=True)
 class Clips:
-    """Windows of held-out episodes, in the random order in which they were drawn."""
+    """Windows of episodes, in the random order in which they were drawn."""
 
     frames: NDArray[np.uint8]  # (N, n_context + T, px, px, 3) RGB
     actions: NDArray[np.float32]  # (N, n_context + T - 1, A) raw; action t leads from frame t to frame t + 1
     names: Sequence[str]  # (N,) episode, a space, and its first frame
     n_context: int
+    refused: Sequence[str] = ()  # why episodes were passed over
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -82,42 +98,74 @@ def load_evaluation(overrides: Sequence[str]) -> EvaluationConfig:
     return load(RunEvaluationConfig, {"evaluation": "evaluation/frames.yaml"}, overrides).evaluation
 
 
-def draw(folder: Path, info: CheckpointInfo, config: EvaluationConfig, rng: np.random.Generator) -> Iterator[Clips]:
+def find_episodes(folder: Path, only_names: str | None) -> list[Recording]:
+    """Return the episodes of a folder, all of them or those whose file is named in a text file.
+
+    Args:
+        folder: Searched with its subfolders, for every format that the project reads.
+        only_names: A text file, one file name a line, without folders.
+
+    Raises:
+        MetricError: There are none.
+        EpisodeError: The text file cannot be read.
+    """
+    recordings = find(folder)
+    if not recordings:
+        raise MetricError(f"{folder}: expected a folder of episodes ({KINDS}), found none")
+    if only_names is None:
+        return recordings
+    names = read_names(Path(only_names))
+    chosen = [recording for recording in recordings if recording.is_in(names)]
+    if not chosen:
+        raise MetricError(f"{folder}: expected some of the {len(names)} files named in {only_names}, found none")
+    return chosen
+
+
+def draw(
+    recordings: Sequence[Recording],
+    infos: Sequence[CheckpointInfo],
+    config: EvaluationConfig,
+    rng: np.random.Generator,
+) -> Iterator[Clips]:
     """Yield windows that do not overlap, at most `config.n_windows`, from as many episodes as possible.
 
     Episodes come in random order, with as many windows from each as it takes for all episodes to fill the number.
     Episodes that cannot be read or are too short are passed over, as in training, but not in silence.
 
     Args:
-        folder: Held-out episodes (RoboNet files), searched with its subfolders.
-        info: What the model was made for.
-        config: How many windows, how long, of which episodes.
+        recordings: The episodes, at least one.
+        infos: What the models were made for; the first one's camera, context and horizon are taken.
+        config: How many windows, and how long.
         rng: Chooses episodes and windows.
 
     Yields:
         The windows of one episode; none of one that was passed over.
 
     Raises:
-        MetricError: No episodes, or one of a robot that the model was not made for.
+        MetricError: An episode of a robot that a model was not made for.
     """
-    files = [path for path in sorted(folder.rglob("*.hdf5")) if is_validation(path.name, config.validation_share)]
-    if not files:
-        raise MetricError(
-            f"{folder}: expected a folder of held-out episodes (*.hdf5), found none in the"
-            f" evaluation.validation_share of {config.validation_share:g}"
-        )
-    n_left, most = config.n_windows, -(-config.n_windows // len(files))
-    for i in rng.permutation(len(files)):
+    n_context, n_predicted = config.lengths(infos[0])
+    camera, image_px = training_camera(infos[0]), infos[0].model.image_px
+    action_free = not any(info.model.action_dim for info in infos)  # then whatever is filmed can be judged on
+    most = 1 if config.first_frame == "zero" else -(-config.n_windows // len(recordings))
+    n_left = config.n_windows
+    for i in rng.permutation(len(recordings)):
         if n_left == 0:
             return
+        recording = recordings[i]
         try:
-            episode = read_episode(files[i], training_camera(info))
-            episode = replace(episode, frames=model_frames(episode))
-        except EpisodeError:
-            yield _none(info, config)
+            episode = read(recording, camera, action_free, VideoReading(side_px=image_px))
+            episode = replace(episode, frames=model_frames(episode, image_px))
+            if len(episode.frames) < n_context + n_predicted:
+                raise EpisodeError(
+                    f"{recording.name}: expected at least {n_context + n_predicted} frames, got {len(episode.frames)}"
+                )
+        except EpisodeError as error:
+            yield Clips(*_NOTHING, [], n_context, [str(error)])
             continue
-        _check_robot(files[i], episode, info)
-        clips = _cut(episode, str(files[i].relative_to(folder)), info.n_context, config.n_predicted, rng)
+        for info in infos:
+            _check_robot(recording.name, episode, info)
+        clips = _cut(episode, recording.name, (n_context, n_predicted), rng if config.first_frame == "random" else None)
         clips = clips.take(range(min(len(clips), most, n_left)))
         n_left -= len(clips)
         yield clips
@@ -130,45 +178,50 @@ def collect(parts: Sequence[Clips], rng: np.random.Generator) -> Clips:
         MetricError: Fewer than two, which have no standard error and no other's actions.
     """
     n_windows = sum(len(part) for part in parts)
+    refused = [reason for part in parts for reason in part.refused]
     if n_windows < 2:
-        n_empty = sum(not len(part) for part in parts)
         raise MetricError(
-            f"expected at least 2 windows of held-out episodes, found {n_windows};"
-            f" {n_empty} of {len(parts)} episodes are unreadable or too short"
+            f"expected at least 2 windows of episodes, found {n_windows}; {len(refused)} of {len(parts)} episodes are"
+            f" unreadable or too short{f', the first: {refused[0]}' if refused else ''}"
         )
-    names = [name for part in parts for name in part.names]
-    frames, actions = (np.concatenate([getattr(part, field) for part in parts]) for field in ("frames", "actions"))
-    return Clips(frames, actions, names, parts[0].n_context).take(rng.permutation(n_windows).tolist())
+    whole = [part for part in parts if len(part)]
+    names = [name for part in whole for name in part.names]
+    frames, actions = (np.concatenate([getattr(part, field) for part in whole]) for field in ("frames", "actions"))
+    clips = Clips(frames, actions, names, whole[0].n_context).take(rng.permutation(n_windows).tolist())
+    return replace(clips, refused=refused)
 
 
-def _check_robot(path: Path, episode: Episode, info: CheckpointInfo) -> None:
+def _check_robot(name: str, episode: Episode, info: CheckpointInfo) -> None:
     """Refuse an episode that says of itself that its steps were others than those that the model knows."""
-    for name in ("step_limit_m", "step_s"):
-        expected, got = getattr(info, name), episode.info.get(name, getattr(info, name))
-        if got != expected:
-            raise MetricError(f"{path}: expected {name} {expected:g} as in the checkpoint, got {got}")
-    expected_size = (info.model.image_px, info.model.action_dim)
-    if expected_size != (MODEL_IMAGE_PX, episode.actions.shape[1]):
-        raise MetricError(
-            f"{path}: expected frames of {expected_size[0]} px and {expected_size[1]}-D actions as in the checkpoint,"
-            f" got {MODEL_IMAGE_PX} px and {episode.actions.shape[1]}-D"
-        )
+    for key in ("step_limit_m", "step_s"):
+        expected = getattr(info, key)
+        got = episode.info.get(key, expected)
+        if expected is not None and got != expected:
+            raise MetricError(f"{name}: expected {key} {expected:g} as in the checkpoint, got {got}")
+    expected_dim, dim = info.model.action_dim, episode.actions.shape[1]
+    if expected_dim not in (0, dim):
+        raise MetricError(f"{name}: expected {expected_dim}-D actions as in the checkpoint, got {dim}-D")
 
 
-def _none(info: CheckpointInfo, config: EvaluationConfig) -> Clips:
-    length = info.n_context + config.n_predicted
-    frames = np.empty((0, length, MODEL_IMAGE_PX, MODEL_IMAGE_PX, 3), np.uint8)
-    return Clips(frames, np.empty((0, length - 1, info.model.action_dim), np.float32), [], info.n_context)
+def _cut(episode: Episode, name: str, lengths: tuple[int, int], rng: np.random.Generator | None) -> Clips:
+    """Return the windows of one episode side by side, from a random first frame on, in random order.
 
-
-def _cut(episode: Episode, name: str, n_context: int, n_predicted: int, rng: np.random.Generator) -> Clips:
-    """Return the windows of one episode at model size side by side, from a random first frame on, in random order."""
-    length = n_context + n_predicted
-    n_fit = len(episode.frames) // length
-    firsts = rng.integers(len(episode.frames) - n_fit * length + 1) + length * rng.permutation(n_fit)
+    Args:
+        episode: At model size, at least as long as one window.
+        name: Of the episode.
+        lengths: Context frames and predicted frames.
+        rng: None takes the first frames alone.
+    """
+    length = sum(lengths)
+    if rng is None:
+        firsts = np.zeros(1, np.int64)
+    else:
+        n_fit = len(episode.frames) // length
+        firsts = rng.integers(len(episode.frames) - n_fit * length + 1) + length * rng.permutation(n_fit)
     rows = firsts[:, None] + np.arange(length)  # (n_fit, length)
-    names = [f"{name} {first}" for first in firsts]
-    return Clips(episode.frames[rows], episode.actions[rows[:, :-1]], names, n_context)
+    return Clips(
+        episode.frames[rows], episode.actions[rows[:, :-1]], [f"{name} {first}" for first in firsts], lengths[0]
+    )
 
 
 def _to_tensor(frames: NDArray[np.uint8]) -> Tensor:

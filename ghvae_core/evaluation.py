@@ -1,168 +1,132 @@
-"""What a model's predictions are worth on held-out windows, beside what costs nothing: copying and wrong actions."""
+"""The numbers of every row: models with the prior's mean, drawn samples and wrong actions, beside copying."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from configs.loader import Config
-from ghvae_core.clips import Clips
-from ghvae_core.ghvae import Ghvae
-from ghvae_core.lpips import LPIPS_CONVENTION, Lpips
-from ghvae_core.metrics import PSNR_CAP_DB, PSNR_CONVENTION, SSIM_CONVENTION, MetricError, psnr, ssim
+from ghvae_core.clips import Clips, EvaluationConfig
+from ghvae_core.i3d import I3d
+from ghvae_core.judged import COPY, MEAN, SAMPLE, SHUFFLED, Judged
+from ghvae_core.lpips import Lpips
+from ghvae_core.metrics import psnr, ssim
 
-MEAN, SAMPLE = "model, prior mean", "model, one sample"
-SHUFFLED, COPY = "model, shuffled actions", "copy last context frame"
-ROWS = (MEAN, SAMPLE, SHUFFLED, COPY)
-CONVENTIONS = {"psnr_db": PSNR_CONVENTION, "ssim": SSIM_CONVENTION, "lpips_alex": LPIPS_CONVENTION}
+REAL = "real"  # the name of the real videos among the features
+LOWER_IS_BETTER = frozenset({"lpips_alex", "fvd"})
+
+Values = Mapping[str, NDArray[np.float64]]  # metric: (N, T)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """A number for each predicted frame of N windows."""
+    """A number for each predicted frame of N windows, and what I3D sees of the whole videos."""
 
-    rows: Mapping[str, Mapping[str, NDArray[np.float64]]]  # row, metric: (N, T)
+    rows: Mapping[str, Values]  # by row
+    features: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # row or REAL: (N, 400); empty: no FVD
 
     def __len__(self) -> int:
-        return len(self.rows[MEAN]["psnr_db"])
+        return len(self.rows[COPY]["psnr_db"])
 
 
-class Estimate(Config):
-    """A mean over windows and its standard error."""
+@dataclass(frozen=True)
+class Metrics:
+    """What is measured beside PSNR and SSIM."""
 
-    mean: float
-    standard_error: float
+    lpips: Lpips | None = None
+    i3d: I3d | None = None
+    device: str = "cpu"  # where they are measured; both networks are there already
 
+    def frames(self, real: Tensor, predicted: Tensor) -> Values:
+        """Return each metric of each pair of frames of two videos (N, T, 3, px, px)."""
+        real, predicted = real.to(self.device), predicted.to(self.device)
+        metrics: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_db": psnr, "ssim": ssim}
+        if self.lpips is not None:
+            metrics["lpips_alex"] = self.lpips
+        return {name: metric(real, predicted).double().cpu().numpy() for name, metric in metrics.items()}
 
-class WindowScores(Config):
-    """One window's numbers, each the mean over its predicted frames."""
-
-    name: str  # episode and first frame
-    rows: dict[str, dict[str, float]]  # row, metric
-
-
-class Evaluation(Config):
-    """Everything that was measured; the JSON file's content."""
-
-    about: dict[str, str | int | float]  # checkpoint, data, protocol
-    conventions: dict[str, str]  # metric: what exactly it is
-    rows: dict[str, dict[str, Estimate]]  # row, metric
-    differences: dict[str, dict[str, Estimate]]  # paired, MEAN minus the row
-    steps: dict[str, dict[str, list[Estimate]]]  # row, metric, predicted step
-    identical_frames: dict[str, int]  # row: predicted frames equal to the real ones, which count as 100 dB
-    windows: list[WindowScores]
+    def video(self, context: Tensor, future: Tensor) -> NDArray[np.float32]:
+        """Return I3D's logits (N, 400) of the context frames with the future ones behind them."""
+        assert self.i3d is not None  # noqa: S101 - asked only where it is there
+        videos = torch.cat([context, future], 1).to(self.device)
+        logits: list[Tensor] = [self.i3d(video[None]) for video in videos]  # one by one: each takes 0.3 GB
+        return torch.cat(logits).cpu().numpy()
 
 
-def score(model: Ghvae, clips: Clips, lpips: Lpips | None, batch_windows: int, seed: int) -> Iterator[Scores]:
-    """Yield the scores of one batch of windows after another, in the windows' order; the seed draws the latents."""
-    generator = torch.Generator().manual_seed(seed)
-    wrong = clips.shuffled()
-    for start in range(0, len(clips), batch_windows):
-        batch = range(start, min(start + batch_windows, len(clips)))
-        part = clips.take(batch)
-        yield measure(part.real(), predict(model, part, wrong.take(batch), generator), lpips)
-
-
-def predict(model: Ghvae, clips: Clips, wrong: Clips, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return each row's predicted frames (N, T, 3, px, px) in [0, 1], on the CPU.
+def score(
+    judged: Sequence[Judged], clips: Clips, metrics: Metrics, config: EvaluationConfig, seed: int
+) -> Iterator[Scores]:
+    """Yield the scores of one batch of windows after another, in the windows' order.
 
     Args:
-        model: On any device.
+        judged: The models.
         clips: The windows.
-        wrong: The same windows with the actions of others.
-        generator: Draws the sample's latents.
-
-    Raises:
-        MetricError: The model imagines NaN or infinity.
+        metrics: What is measured.
+        config: How many windows go at once through a model, and how many latents are drawn a window; from 2 on the best
+            has a row of its own.
+        seed: Draws the latents of each model, the same whichever others are judged.
     """
-    device = next(model.parameters()).device
-    context = clips.context().to(device)
-    actions, wrong_actions = (torch.tensor(each.actions, device=device) for each in (clips, wrong))
-    imagined = {
-        MEAN: model.rollout(context, actions),
-        SAMPLE: model.rollout(context, actions, generator),
-        SHUFFLED: model.rollout(context, wrong_actions),
-    }
-    for row, frames in imagined.items():
-        if not frames.isfinite().all():
-            raise MetricError(f"{row}: expected finite frames, got NaN or infinity; the checkpoint is unusable")
-    copy = context[:, -1:].expand_as(imagined[MEAN])
-    return {row: frames.float().cpu() for row, frames in {**imagined, COPY: copy}.items()}
+    generators = [torch.Generator().manual_seed(seed) for _ in judged]
+    wrong = clips.shuffled()
+    for start in range(0, len(clips), config.batch_windows):
+        batch = range(start, min(start + config.batch_windows, len(clips)))
+        part, wrong_part = clips.take(batch), wrong.take(batch)
+        sheet = _Sheet(part, metrics)
+        for each, generator in zip(judged, generators, strict=True):
+            sheet.add(each.row(MEAN), each.imagine(part, MEAN))
+            samples = [sheet.add(each.row(SAMPLE), each.imagine(part, SAMPLE, generator))]
+            for _ in range(config.n_samples - 1):
+                more = each.imagine(part, SAMPLE, generator)
+                samples.append(metrics.frames(sheet.real, more))
+            if config.n_samples > 1:
+                sheet.rows[each.row(best_of(config.n_samples))] = choose_best(samples)
+            if each.takes_actions:
+                sheet.add(each.row(SHUFFLED), each.imagine(wrong_part, SHUFFLED))
+        sheet.add(COPY, part.context()[:, -1:].expand_as(sheet.real))
+        yield Scores(sheet.rows, sheet.features)
 
 
-def measure(real: Tensor, rows: Mapping[str, Tensor], lpips: Lpips | None) -> Scores:
-    """Return the metrics of each row's frames (N, T, 3, px, px) against the real ones."""
-    metrics: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_db": psnr, "ssim": ssim}
-    if lpips is not None:
-        metrics["lpips_alex"] = lpips
-    return Scores(
-        {row: {m: f(real, frames).double().numpy() for m, f in metrics.items()} for row, frames in rows.items()}
-    )
+def best_of(n_samples: int) -> str:
+    """Return the kind of the row that holds the best of so many samples."""
+    return f"best of {n_samples} samples"
+
+
+def choose_best(samples: Sequence[Values]) -> Values:
+    """Return each window's best sample, for each metric by itself, judged by its mean over the predicted frames."""
+    best = {}
+    for name in samples[0]:
+        values = np.stack([sample[name] for sample in samples])  # (S, N, T)
+        means = values.mean(axis=2)
+        chosen = (means.argmin if name in LOWER_IS_BETTER else means.argmax)(axis=0)
+        best[name] = values[chosen, np.arange(values.shape[1])]
+    return best
 
 
 def join(parts: Sequence[Scores]) -> Scores:
     """Return the scores of all batches as one."""
-    return Scores(
-        {
-            row: {metric: np.concatenate([part.rows[row][metric] for part in parts]) for metric in metrics}
-            for row, metrics in parts[0].rows.items()
-        }
-    )
+    rows = {
+        row: {name: np.concatenate([part.rows[row][name] for part in parts]) for name in values}
+        for row, values in parts[0].rows.items()
+    }
+    return Scores(rows, {row: np.concatenate([part.features[row] for part in parts]) for row in parts[0].features})
 
 
-def summarize(scores: Scores, clips: Clips, about: Mapping[str, str | int | float]) -> Evaluation:
-    """Return means, standard errors, paired differences and per-step means.
+class _Sheet:
+    """The rows of one batch while they are being filled."""
 
-    Args:
-        scores: Of the first windows, all of them or at least two.
-        clips: All windows.
-        about: What was evaluated; the protocol is added to it.
-    """
-    n_windows, every = len(scores), scores.rows
-    by_window = {row: {m: values.mean(axis=1) for m, values in metrics.items()} for row, metrics in every.items()}
-    names = clips.names[:n_windows]
-    return Evaluation(
-        about={
-            **about,
-            "n_windows": n_windows,
-            "n_episodes": len({name.rpartition(" ")[0] for name in names}),
-            "n_context": clips.n_context,
-            "n_predicted": clips.frames.shape[1] - clips.n_context,
-        },
-        conventions={metric: CONVENTIONS[metric] for metric in every[MEAN]},
-        rows={row: {m: _estimate(values) for m, values in metrics.items()} for row, metrics in by_window.items()},
-        differences={
-            row: {m: _estimate(by_window[MEAN][m] - values) for m, values in by_window[row].items()}
-            for row in (COPY, SHUFFLED)
-        },
-        steps={
-            row: {m: [_estimate(column) for column in values.T] for m, values in metrics.items()}
-            for row, metrics in every.items()
-        },
-        identical_frames={row: int((metrics["psnr_db"] >= PSNR_CAP_DB).sum()) for row, metrics in every.items()},
-        windows=[
-            WindowScores(
-                name=name,
-                rows={
-                    row: {m: float(values[i]) for m, values in metrics.items()} for row, metrics in by_window.items()
-                },
-            )
-            for i, name in enumerate(names)
-        ],
-    )
+    def __init__(self, clips: Clips, metrics: Metrics) -> None:
+        self.real, self._context, self._metrics = clips.real(), clips.context(), metrics
+        self.rows: dict[str, Values] = {}
+        self.features: dict[str, NDArray[np.float32]] = {}
+        if metrics.i3d is not None:
+            self.features[REAL] = metrics.video(self._context, self.real)
 
-
-def ranked(evaluation: Evaluation) -> list[int]:
-    """Return the windows from best to worst prediction, by LPIPS where it was measured, else by PSNR."""
-    scores = [window.rows[MEAN] for window in evaluation.windows]
-    costs = [score.get("lpips_alex", -score["psnr_db"]) for score in scores]
-    return [int(i) for i in np.argsort(costs, kind="stable")]
-
-
-def _estimate(values: NDArray[np.float64]) -> Estimate:
-    return Estimate(mean=float(values.mean()), standard_error=float(values.std(ddof=1) / len(values) ** 0.5))
+    def add(self, row: str, predicted: Tensor) -> Values:
+        self.rows[row] = self._metrics.frames(self.real, predicted)
+        if self._metrics.i3d is not None:
+            self.features[row] = self._metrics.video(self._context, predicted)
+        return self.rows[row]

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from configs.loader import Config
 from ghvae_core.layers import Decoder, Encoder, Gaussian, Posterior, Prior, RecurrentLatent, State
-
-IMAGE_CHANNELS = 3  # RGB
+from ghvae_core.video_model import IMAGE_CHANNELS, ModelConfig, VideoModel, draw
 
 
 class ModuleConfig(Config):
@@ -29,27 +28,39 @@ class ModuleConfig(Config):
     decoder_blocks: int = Field(ge=1)
 
 
-class GhvaeConfig(Config):
+class GhvaeConfig(ModelConfig):
     """The size and the kind of a GHVAE. The paper gives no layer sizes: all of them are ours."""
 
+    kind: Literal["ghvae"] = "ghvae"
     modules: tuple[ModuleConfig, ...] = Field(min_length=1)  # shallowest first; 6 in the paper's main results
     pixel_channels: int = Field(gt=0)  # of decoder 1 at image size
-    image_px: int = Field(default=64, gt=0)  # paper E.1
-    action_dim: int = Field(default=4, ge=1)  # paper E.1
-    # What raw actions are divided by, so that the model sees numbers around 1. Set from the data's step limit.
-    action_scale: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
-    action_conditioned: bool = True  # False: the paper's action-free mode
     prior: Literal["learned", "uniform"] = "learned"  # uniform: N(0, I), paper's ablation 3; ignores the actions
     refine_latent: bool = True  # one more convolution in prior and posterior; ours
     posterior_std: float = Field(default=0.1, gt=0)  # constant (paper 2), value ours: 1 let the posterior collapse
 
     @model_validator(mode="after")
-    def _check(self) -> GhvaeConfig:
-        if self.image_px % 2 ** len(self.modules):
-            raise ValueError(f"image_px must be divisible by 2^{len(self.modules)}: each module halves the image")
-        if len(self.action_scale) != self.action_dim or min(self.action_scale) <= 0:
-            raise ValueError(f"action_scale needs {self.action_dim} positive numbers, got {self.action_scale}")
+    def _check_size(self) -> GhvaeConfig:
+        k = self.n_modules
+        if self.image_px % 2**k:
+            raise ValueError(
+                f"image_px must be divisible by 2^{k} = {2**k}, as each of {k} modules halves the image, "
+                f"got {self.image_px}"
+            )
         return self
+
+    @property
+    def n_modules(self) -> int:
+        """How many modules the model has."""
+        return len(self.modules)
+
+    def up_to(self, depth: int) -> GhvaeConfig:
+        """Return the configuration of the first `depth` modules alone."""
+        return self.model_copy(update={"modules": self.modules[:depth]})
+
+    @property
+    def takes_actions(self) -> bool:
+        """Whether actions change what is imagined: they enter through the learned prior alone."""
+        return self.action_dim > 0 and self.prior == "learned"
 
     def px(self, k: int) -> int:
         """Return the side of h^k; k = 0 is the image."""
@@ -69,28 +80,20 @@ class GhvaeModule(nn.Module):
         self.decoder = Decoder(size.channels, outputs, size.latent, size.decoder_blocks, px)
         # No norm in front of the output: it would erase absolute colour.
         self.pixels = nn.Conv2d(outputs, IMAGE_CHANNELS, 3, padding=1) if k == 1 else None
-        n_actions = config.action_dim if config.action_conditioned else 0
         body = (size.channels, size.hidden, kernel)
-        self.prior = Prior(RecurrentLatent(*body, n_actions, config.refine_latent), size.hidden, size.latent)
+        self.prior = Prior(RecurrentLatent(*body, config.action_dim, config.refine_latent), size.hidden, size.latent)
         self.posterior = Posterior(RecurrentLatent(*body, 0, config.refine_latent), size.hidden, size.latent)
 
 
-class Ghvae(nn.Module):
+class Ghvae(VideoModel):
     """K modules. The first `depth` of them form a complete model; the default depth is all."""
 
-    action_scale: Tensor
+    config: GhvaeConfig
 
     def __init__(self, config: GhvaeConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.levels = nn.ModuleList(GhvaeModule(config, k) for k in range(1, len(config.modules) + 1))
-        self.register_buffer("action_scale", torch.tensor(config.action_scale), persistent=False)
+        super().__init__(config)
+        self.levels = nn.ModuleList(GhvaeModule(config, k) for k in range(1, config.n_modules + 1))
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
-
-    @property
-    def n_modules(self) -> int:
-        """How many modules there are."""
-        return len(self.levels)
 
     def module(self, k: int) -> GhvaeModule:
         """Return module k, counted from 1."""
@@ -132,40 +135,12 @@ class Ghvae(nn.Module):
         gaussian, state = self.module(depth).prior(h, actions / self.action_scale, n_steps, state)
         return gaussian, state
 
-    def imagine(
-        self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
-    ) -> Iterator[Tensor]:
-        """Imagine where action sequences lead, one step at a time (the caller may stop between steps).
-
-        Args:
-            context: (1 or N, n_context, 3, px, px) in [0, 1], oldest first. One context is encoded once and shared.
-            actions: (N, n_context - 1 + T, A) raw: metres and the gripper's +-1. The first n_context - 1 lead from
-                context frame to context frame.
-            generator: Draws the latents; None takes the prior's mean.
-            depth: How many modules to use; None is all.
-
-        Yields:
-            T times (N, 3, px, px) in [0, 1]: the frame after each action that follows the context.
-        """
-        steps = self.unroll(context, actions, generator, depth)
-        while True:
-            with torch.no_grad():
-                frame = next(steps, None)
-            if frame is None:
-                return
-            yield frame
-
     def unroll(
         self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
     ) -> Iterator[Tensor]:
         """Do as `imagine`, but record gradients where the caller does."""
-        depth = self.n_modules if depth is None else depth
+        depth = self.check_request(context, actions, depth)
         n, n_context = len(actions), context.shape[1]
-        if len(context) not in (1, n) or actions.shape[1] < n_context:
-            raise ValueError(
-                f"expected 1 or {n} contexts and at least {n_context} actions a sequence, "
-                f"got {len(context)} and {actions.shape[1]}"
-            )
         seen = self.encode(context.transpose(0, 1).flatten(0, 1), depth)  # each (n_context * (1 or N), C, H, W)
         state: State | None = None
         frame = context.new_empty(0)
@@ -176,18 +151,5 @@ class Ghvae(nn.Module):
                 features = self.encode(frame, depth)
             belief, state = self.prior(features[-1], actions[:, t], depth, state=state)
             if t >= n_context - 1:
-                frame = self.decode(_draw(belief, generator), features)
+                frame = self.decode(draw(belief.mean, (0.5 * belief.log_variance).exp(), generator), features)
                 yield frame
-
-    def rollout(
-        self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
-    ) -> Tensor:
-        """Return the T imagined frames (B, T, 3, px, px) in [0, 1]; arguments as in `imagine`."""
-        return torch.stack(list(self.imagine(context, actions, generator, depth)), 1)
-
-
-def _draw(belief: Gaussian, generator: torch.Generator | None) -> Tensor:
-    if generator is None:
-        return belief.mean
-    noise = torch.randn(belief.mean.shape, generator=generator, device=generator.device).to(belief.mean.device)
-    return belief.mean + (0.5 * belief.log_variance).exp() * noise

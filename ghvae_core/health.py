@@ -9,10 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ghvae_core.dataset import Windows
-from ghvae_core.ghvae import Ghvae, GhvaeConfig
-from ghvae_core.objective import Batch, Kind, module_loss
+from ghvae_core.objective import Batch, Kind
+from ghvae_core.phase import teacher_forced
 from ghvae_core.picture import filmstrip, png_bytes
+from ghvae_core.video_model import ModelConfig, VideoModel
+from ghvae_core.windows import Windows
 
 _CHUNK = 32  # windows imagined at once; bounds the memory
 
@@ -27,7 +28,7 @@ class Figures(NamedTuple):
     copy_last: float  # every frame = the last of the context
     kl: float  # nats a window
 
-    def warnings(self, kind: Kind, model: GhvaeConfig) -> list[str]:
+    def warnings(self, kind: Kind, model: ModelConfig) -> list[str]:
         """Return what is unhealthy, in words. Sharpness figures alone would not show it.
 
         Rollouts train no posterior, so that after them it no longer fits the encoders and its error says nothing; and
@@ -39,8 +40,7 @@ class Figures(NamedTuple):
                 f"teacher-forced error {self.teacher_forced:.5f} is not below one-step copy {self.one_step_copy:.5f}: "
                 "the latent is not used; lower objective.beta or train longer"
             )
-        takes_actions = model.action_conditioned and model.prior == "learned"
-        if takes_actions and not self.rollout < self.rollout_shuffled:
+        if model.takes_actions and not self.rollout < self.rollout_shuffled:
             found.append(
                 f"rollout error with true actions {self.rollout:.5f} is not below that with shuffled actions "
                 f"{self.rollout_shuffled:.5f}: the prior ignores the actions; train longer or polish the prior"
@@ -51,12 +51,7 @@ class Figures(NamedTuple):
 def to_batch(windows: Windows, indices: NDArray[np.int64], device: str = "cpu") -> Batch:
     """Return windows as the objective takes them."""
     frames, actions, _ = windows.batch(indices)
-    images = torch.from_numpy(frames).to(device).flatten(0, 1)  # ((T + 1) * B, px, px, 3)
-    return Batch(
-        frames=images.permute(0, 3, 1, 2).float().div_(255),  # channels last in memory, as it lay on disk
-        actions=torch.from_numpy(actions).to(device).flatten(0, 1),
-        n_steps=len(actions),
-    )
+    return Batch.of(frames, actions, device)
 
 
 def spread(windows: Windows, count: int) -> NDArray[np.int64]:
@@ -66,7 +61,7 @@ def spread(windows: Windows, count: int) -> NDArray[np.int64]:
 
 
 @torch.no_grad()
-def measure(model: Ghvae, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int) -> Figures:
+def measure(model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int) -> Figures:
     """Return the figures of the first k modules on some windows."""
     parts, sizes = [], []
     shuffled = np.roll(indices, max(1, len(indices) // 2))
@@ -81,10 +76,10 @@ def measure(model: Ghvae, k: int, windows: Windows, indices: NDArray[np.int64], 
     return Figures(*(float(value) for value in means))
 
 
-def _figures(model: Ghvae, k: int, batch: Batch, other: Batch, n_context: int) -> Figures:
+def _figures(model: VideoModel, k: int, batch: Batch, other: Batch, n_context: int) -> Figures:
     frames, actions = batch.sequences()
     context, future = frames[:, :n_context], frames[:, n_context:]
-    forced = module_loss(model, k, batch, (0.0, 0.0), None)
+    forced = teacher_forced(model, k, batch)
     return Figures(
         teacher_forced=float(forced.mse),
         one_step_copy=_mse(frames[:, 1:], frames[:, :-1]),
@@ -96,7 +91,7 @@ def _figures(model: Ghvae, k: int, batch: Batch, other: Batch, n_context: int) -
 
 
 @torch.no_grad()
-def picture(model: Ghvae, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int) -> bytes:
+def picture(model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int) -> bytes:
     """Return a PNG: real frames and, below them, the frames imagined from the context with the real actions."""
     frames, actions = to_batch(windows, indices, str(model.action_scale.device)).sequences()
     imagined = model.rollout(frames[:, :n_context], actions, depth=k)

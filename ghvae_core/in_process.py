@@ -14,8 +14,9 @@ from torch import Tensor
 from configs.loader import Config
 from ghvae_core.checkpoint import Checkpoint
 from ghvae_core.cost import goal_costs
-from ghvae_core.predictor import Context, GoalCost, Prediction, PredictorError, PredictorSpec
+from ghvae_core.predictor import Context, GoalCost, MismatchError, Prediction, PredictorError, PredictorSpec
 from ghvae_core.request import DeadlineError, NonFiniteError, Request
+from robot_bridge.robot import ACTION_DIM
 
 
 class InProcessConfig(Config):
@@ -42,24 +43,16 @@ class InProcessPredictor:
             the same answer.
         cost: How imagined frames are compared with the goal in `predict`.
         config: How the work is cut up.
+
+    Raises:
+        MismatchError: The checkpoint is of data that no robot of ours could have recorded, so nothing can be planned.
     """
 
     def __init__(self, checkpoint: Checkpoint, cost: GoalCost, config: InProcessConfig = _DEFAULTS) -> None:
-        info = checkpoint.info
+        self._spec = _spec(checkpoint, config.max_candidates)
         self._model = checkpoint.model.eval()
         self._device = checkpoint.model.action_scale.device
         self._cost, self._chunk = cost, config.chunk
-        self._spec = PredictorSpec(
-            name="in_process",
-            image_px=info.model.image_px,
-            action_dim=info.model.action_dim,
-            step_limit_m=info.step_limit_m,
-            step_s=info.step_s,
-            n_context=info.n_context,
-            max_horizon=info.horizon,
-            max_candidates=config.max_candidates,
-            checkpoint=checkpoint.sha256,
-        )
 
     @property
     def spec(self) -> PredictorSpec:
@@ -152,6 +145,34 @@ class InProcessPredictor:
             if frame is None:
                 return torch.stack(frames, 1)
             frames.append(frame)
+
+
+def _spec(checkpoint: Checkpoint, max_candidates: int) -> PredictorSpec:
+    info = checkpoint.info
+    if info.model.action_dim != ACTION_DIM:
+        raise MismatchError(
+            f"the checkpoint's action_dim: the robot has {ACTION_DIM}, the model was trained with "
+            f"{info.model.action_dim}; take a checkpoint of the robot's own episodes"
+        )
+    if info.step_limit_m is None or info.step_s is None:
+        missing = "step_limit_m" if info.step_limit_m is None else "step_s"
+        raise MismatchError(
+            f"the checkpoint's {missing}: expected a number, got none: its data are of no robot that it could drive; "
+            "take a checkpoint of the robot's own episodes"
+        )
+    return PredictorSpec(
+        name="in_process",
+        image_px=info.model.image_px,
+        action_dim=info.model.action_dim,
+        step_limit_m=info.step_limit_m,
+        step_s=info.step_s,
+        n_context=info.n_context,
+        max_horizon=info.horizon,
+        max_candidates=max_candidates,
+        checkpoint=checkpoint.sha256,
+        workspace_m=info.workspace_m,
+        camera=info.camera,
+    )
 
 
 def _rank(costs: NDArray[np.float32]) -> NDArray[np.int64]:

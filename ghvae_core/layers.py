@@ -35,6 +35,12 @@ def norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(next(n for n in range(most, 0, -1) if channels % n == 0), channels)
 
 
+def gaussian(head: Tensor) -> Gaussian:
+    """Return the Gaussian in float32 that a head of 2 * C_Z channels tells: means, then log variances, clamped."""
+    mean, log_variance = head.float().chunk(2, 1)
+    return Gaussian(mean, log_variance.clamp(_LOG_VARIANCE_MIN, _LOG_VARIANCE_MAX))
+
+
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
     """Return a convolution that keeps the image size (or divides it by the stride)."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
@@ -178,8 +184,7 @@ class Prior(nn.Module):
     ) -> tuple[Gaussian, State]:
         """Return the prior of all steps in float32 and the state after the last step."""
         y, state = self.body(h, actions, n_steps, state)
-        mean, log_variance = self.head(y).float().chunk(2, 1)
-        return Gaussian(mean, log_variance.clamp(_LOG_VARIANCE_MIN, _LOG_VARIANCE_MAX)), state
+        return gaussian(self.head(y)), state
 
 
 class Posterior(nn.Module):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ghvae_core.metrics import MetricError, check_videos
+from ghvae_core.metrics import check_videos
+from ghvae_core.published_weights import read_weights
 
 LPIPS_CONVENTION = "v0.1, AlexNet, frames scaled to [-1, 1]"
 # Of the published weights, by `fingerprint`.
@@ -48,7 +46,7 @@ class Lpips(nn.Module):
             ]
         )
         self.heads = nn.ModuleList(nn.Conv2d(n, 1, 1, bias=False) for n in (64, 192, 384, 256, 256))
-        self.load_state_dict(_rename(_read(weights)))
+        self.load_state_dict(_rename(read_weights(weights, "LPIPS v0.1 AlexNet", WEIGHTS_SHA256)))
         self.requires_grad_(False)
 
     def forward(self, real: Tensor, predicted: Tensor) -> Tensor:
@@ -77,28 +75,6 @@ class Lpips(nn.Module):
             of_real, of_predicted = unit.chunk(2)
             distance = distance + head((of_real - of_predicted).square()).mean(dim=(1, 2, 3))
         return distance.view(real.shape[:2])
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of the names and float32 values of weights, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise MetricError(f"{path}: expected a safetensors file of LPIPS weights, got: {error}") from None
-    if fingerprint(tensors) != WEIGHTS_SHA256:
-        raise MetricError(
-            f"{path}: expected the published LPIPS v0.1 AlexNet weights, got {len(tensors)} tensors of other names or"
-            " values; remove the file to have them fetched anew"
-        )
-    return tensors
 
 
 def _rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

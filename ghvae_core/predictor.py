@@ -12,6 +12,9 @@ from pydantic import Field
 
 from configs.command import ReportedError
 from configs.loader import Config
+from robot_bridge.camera import Camera
+
+_Vector = tuple[float, float, float]
 
 
 class PredictorError(ReportedError):
@@ -39,6 +42,9 @@ class PredictorSpec:
     max_horizon: int
     max_candidates: int  # in one request
     checkpoint: str  # sha256 of the checkpoint's manifest; empty for the simulator
+    # Of the robot that the model was trained on; None where the checkpoint does not tell it.
+    workspace_m: tuple[_Vector, _Vector] | None = None  # low and high x, y, z in the base frame
+    camera: Camera | None = None
 
 
 @dataclass(frozen=True)

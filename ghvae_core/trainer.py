@@ -1,29 +1,31 @@
-"""Greedy training (paper 2): one module after another, everything below frozen; then, if asked, two refinements."""
+"""Training stage by stage (paper 2): one module after another, everything below frozen; then, if asked, refinements."""
 
 from __future__ import annotations
 
-import math
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
-import numpy as np
 import torch
-from pydantic import Field, model_validator
-from torch import Tensor, nn
 
 from configs.command import ReportedError
-from configs.loader import Config
-from ghvae_core.dataset import Windows
-from ghvae_core.features import FeatureCache, size_gb
+from ghvae_core.distributed import Group
+from ghvae_core.engine import Engine, Recipe
+from ghvae_core.feature_policy import FeaturePolicy
+from ghvae_core.features import FeatureCache, Source
 from ghvae_core.ghvae import Ghvae
-from ghvae_core.health import Figures, measure, spread, to_batch
-from ghvae_core.objective import Batch, Kind, Loss, ObjectiveConfig, module_loss, prior_loss, rollout_loss
-from ghvae_core.training_state import Progress, latest_state, load_optimizer, load_progress, load_weights, save_state
+from ghvae_core.health import Figures, measure, spread
+from ghvae_core.loader import Augment, Draw, Loader
+from ghvae_core.plan import Stage
+from ghvae_core.training_state import Moments, Progress, State, latest_state, load_state, load_weights, save_state
+from ghvae_core.video_model import VideoModel
+from ghvae_core.windows import Windows
 
+_GREEDY = ("module", "polish")  # stages in which all encoders but the deepest are frozen
 _BAD_STEPS = 5  # in a row, then the last saved state is restored with half the learning rate; ours
 _RESTORES = 2  # a stage, then training stops; ours
 
@@ -36,47 +38,6 @@ class TrainingError(ReportedError):
 
 class Interrupted(Exception):
     """Training was asked to stop; its state is on disk."""
-
-
-class TrainingConfig(Config):
-    """How long and how fast."""
-
-    # Of modules 1, 2, ...; the last number holds for those left. 0 leaves a module as `--init` brought it.
-    module_steps: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
-    polish_steps: int = Field(default=0, ge=0)  # the deepest prior alone; same bound, so still the paper's objective
-    # Imagined rollouts of all modules, the error flowing back through time; beyond the paper, 0 leaves the greedy model
-    rollout_steps: int = Field(default=0, ge=0)
-    batch_windows: int = Field(default=16, ge=1)  # the paper has 32; half of it learns more in an hour of a CPU
-    learning_rate: float = Field(default=1e-3, gt=0)  # of Adam; FitVid
-    rollout_learning_rate: float = Field(default=3e-4, gt=0)  # ours
-    clip_norm: float = Field(default=100.0, gt=0)  # of the gradient; FitVid
-    rollout_clip_norm: float = Field(default=1.0, gt=0)  # errors through time are longer; ours
-    ramp_steps: int = Field(default=50, ge=1)  # of the learning rate from 0 at the start of a stage; ours
-    final_rate_share: float = Field(default=0.05, gt=0, le=1)  # of the learning rate where the cosine ends; ours
-    validation_windows: int = Field(default=128, ge=2)  # ours
-    save_every_s: float = Field(default=120.0, gt=0)  # what a kill -9 may cost; ours
-    feature_cache_limit_gb: float = Field(default=8.0, ge=0)  # frozen features kept in memory; above it they are
-    # computed anew at every step, which costs about 15 % on a CPU
-
-    @model_validator(mode="after")
-    def _check_steps(self) -> TrainingConfig:
-        if not any((*self.module_steps, self.polish_steps, self.rollout_steps)):
-            raise ValueError("all steps are 0: nothing would be trained")
-        return self
-
-    def steps_of(self, k: int) -> int:
-        """Return the steps of module k, counted from 1."""
-        return self.module_steps[min(k, len(self.module_steps)) - 1]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stretch of training."""
-
-    name: str
-    kind: Kind
-    k: int  # the deepest module in use
-    n_steps: int
 
 
 class Listener(Protocol):
@@ -95,40 +56,38 @@ class Listener(Protocol):
         ...
 
 
-def stages(config: TrainingConfig, n_modules: int) -> list[Stage]:
-    """Return the stages of a run; a stage of 0 steps is left out, so a trained model can be refined alone."""
-    plan = [Stage(f"module_{k}", "module", k, config.steps_of(k)) for k in range(1, n_modules + 1)]
-    plan.append(Stage("polish", "polish", n_modules, config.polish_steps))
-    plan.append(Stage("rollout", "rollout", n_modules, config.rollout_steps))
-    return [stage for stage in plan if stage.n_steps]
-
-
 @dataclass(frozen=True)
 class Job:
     """What is trained, on what, in which order."""
 
-    model: Ghvae  # trained in place
+    model: VideoModel  # trained in place
     train: Windows
     validation: Windows
     n_context: int
     plan: list[Stage]
     seed: int
     run: str  # sha256 of what must not change between start and resume
+    data_sha256: str  # names the frames
+    augment: Augment | None = None  # done to every clip; then no feature can be kept
 
 
 class Trainer:
     """Trains a model stage by stage; can be stopped after any step and goes on as if it had not been."""
 
-    def __init__(
-        self, job: Job, training: TrainingConfig, objective: ObjectiveConfig, folder: Path, listener: Listener
-    ) -> None:
-        """Prepare; the state of the run is kept in `folder`."""
-        self._job, self._training, self._objective = job, training, objective
-        self._folder, self._listener = folder, listener
+    def __init__(self, job: Job, recipe: Recipe, folder: Path, listener: Listener, group: Group) -> None:
+        """Prepare; the state of the run is kept in `folder`, and features, while they are needed, beside it."""
+        self._job, self._recipe, self._training = job, recipe, recipe.training
+        self._folder, self._listener, self._group = folder, listener, group
         self._progress = Progress(run=job.run)
-        self._features = FeatureCache(job.train.frames)
-        self._checked = spread(job.validation, training.validation_windows)
-        self._optimizer = torch.optim.Adam(job.model.parameters())
+        self._restored: State | None = None
+        n_frames = self._training.batch_windows // self._training.accumulation_steps // group.size
+        is_half = self._training.precision == "bfloat16"
+        source = Source(job.train.frames, job.data_sha256, n_frames * job.train.n_frames, is_half)
+        features = folder.parent / "features"
+        self._features = FeatureCache(source, features, group, listener.note)
+        self._policy = FeaturePolicy(self._training, source, features, group)
+        self._loader = Loader(Draw(job.train, job.augment, job.seed), self._training, group, self._features)
+        self._checked = spread(job.validation, self._training.validation_windows)
 
     def resume(self) -> bool:
         """Go back to where the run stood; False where there is nothing to resume.
@@ -139,15 +98,16 @@ class Trainer:
         path = latest_state(self._folder)
         if path is None:
             return False
-        self._progress = load_progress(path, self._job.run)
-        load_weights(path, self._job.model)
+        self._restored = load_state(path, self._job.run)
+        self._progress = self._restored.progress
+        load_weights(self._restored, self._job.model)
         return True
 
     def train(self, stop: Callable[[], bool]) -> dict[str, Figures]:
         """Run all stages that are left.
 
         Args:
-            stop: Asked after every step.
+            stop: Asked at every step; one process that says so stops all.
 
         Returns:
             The figures of every stage by its name.
@@ -157,132 +117,99 @@ class Trainer:
             TrainingError: The loss stayed NaN or infinite, or the device's memory is too small; the last good state
                 is on disk, and the message holds the options of a run that goes on from the last stage.
         """
-        if latest_state(self._folder) is None:
-            self._save()  # what the first stage goes back to if it must
-        while self._progress.stage < len(self._job.plan):
-            stage = self._job.plan[self._progress.stage]
-            try:
-                self._begin(stage)
-                self._run(stage, stop)
-                figures = measure(self._job.model, stage.k, self._job.validation, self._checked, self._job.n_context)
-            except torch.OutOfMemoryError:
-                half = f"batch_windows={max(1, self._training.batch_windows // 2)}"
-                reason = f"{stage.name}: the device's memory is too small; halve training.batch_windows"
-                raise TrainingError(f"{reason}: {self._way_on(half)}") from None
-            self._listener.stage_end(stage, figures)
-            self._advance(
-                stage=self._progress.stage + 1,
-                step=0,
-                lr_factor=1.0,
-                restores=0,
-                figures={**self._progress.figures, stage.name: figures._asdict()},
-            )
-            self._save()
+        if not self._progress.saves:
+            self._save(None)  # what the first stage goes back to if it must
+        with closing(self._loader):
+            while self._progress.stage < len(self._job.plan):
+                self._train_stage(self._job.plan[self._progress.stage], stop)
+        self._features.discard()
         return {name: Figures(**figures) for name, figures in self._progress.figures.items()}
 
-    def _begin(self, stage: Stage) -> None:
-        """Freeze everything but what the stage trains, and make its optimizer, as it stood if it had begun already."""
-        model = self._job.model
-        parameters = trained_parameters(model, stage)
-        model.requires_grad_(False)
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        self._optimizer = torch.optim.Adam(parameters, lr=self._training.learning_rate)
-        if self._progress.step:
-            path = latest_state(self._folder)
-            assert path is not None  # noqa: S101 - steps are only ever counted from a state on disk or from 0
-            load_optimizer(path, self._optimizer)
-        depth = stage.k - 1 if stage.kind != "rollout" else 0
-        if size_gb(model.config, len(self._job.train.frames), depth) <= self._training.feature_cache_limit_gb:
-            self._features.fill(model, depth)
-        else:
-            self._features.fill(model, 0)
+    def _train_stage(self, stage: Stage, stop: Callable[[], bool]) -> None:
+        try:
+            self._run(stage, stop).finish()
+            figures = measure(self._job.model, stage.k, self._job.validation, self._checked, self._job.n_context)
+        except torch.OutOfMemoryError:
+            half = f"batch_windows={max(1, self._training.batch_windows // 2)}"
+            reason = f"{stage.name}: the device's memory is too small; halve training.batch_windows"
+            raise TrainingError(f"{reason}: {self._way_on(half)}") from None
+        self._listener.stage_end(stage, figures)
+        self._advance(
+            stage=self._progress.stage + 1,
+            step=0,
+            lr_factor=1.0,
+            restores=0,
+            figures={**self._progress.figures, stage.name: figures._asdict()},
+        )
+        self._save(None)
 
-    def _run(self, stage: Stage, stop: Callable[[], bool]) -> None:
-        bad, saved_s = 0, time.monotonic()
+    def _begin(self, stage: Stage) -> Engine:
+        """Return the stage's engine, as it stood if it had begun already; keep the features that it will look up."""
+        engine = Engine(self._job.model, stage, self._recipe, self._group)
+        if self._progress.step:
+            assert self._restored is not None  # noqa: S101 - steps are only ever counted from a state on disk or from 0
+            engine.load(self._restored.moments, str(self._restored.path))
+        self._restored = None
+        self._loader.forget()
+        model = self._job.model
+        if isinstance(model, Ghvae) and stage.kind in _GREEDY and self._job.augment is None:
+            choice = self._policy.choose(model, stage.k - 1, self._uses(), self._features)
+            self._features.fill(model, choice.levels, choice.in_files)
+        else:
+            self._features.discard()
+        return engine
+
+    def _uses(self) -> int:
+        """Return how many frames this process will look up in this and the later stages with frozen encoders."""
+        plan = self._job.plan[self._progress.stage :]
+        n_steps = sum(stage.n_steps for stage in plan if stage.kind in _GREEDY) - self._progress.step
+        return n_steps * self._training.batch_windows // self._group.size * self._job.train.n_frames
+
+    def _run(self, stage: Stage, stop: Callable[[], bool]) -> Engine:
+        engine, bad, saved_s = self._begin(stage), 0, time.monotonic()
         while self._progress.step < stage.n_steps:
             step = self._progress.step
-            loss = self._step(stage, step)
-            bad = 0 if loss is not None else bad + 1
+            parts = self._loader.parts(self._progress.stage, step, stage.n_steps)
+            loss, norm = engine.gradients(parts, step)
+            is_bad = not bool(torch.isfinite(loss.total) & torch.isfinite(norm))
+            is_due = self._group.is_first and time.monotonic() - saved_s > self._training.save_every_s
+            any_bad, any_stop, any_due = self._group.largest(is_bad, bool(stop()), is_due)
             self._advance(step=step + 1)
-            if loss is not None:
-                self._listener.step(stage, step + 1, loss)
-            elif bad < _BAD_STEPS:
+            if any_bad:
+                bad += 1
                 self._listener.note(f"{stage.name} step {step + 1}: the loss is NaN or infinite; step skipped")
             else:
-                self._restore(stage)
                 bad = 0
-            if stop():
-                if bad == 0:  # else the last good state stays the last
-                    self._save()
-                raise Interrupted
-            if bad == 0 and time.monotonic() - saved_s > self._training.save_every_s:
-                self._save()
+                rate = stage.rate_at(step, self._training) * self._progress.lr_factor
+                engine.update(rate, step)
+                values = {name: float(value) for name, value in loss._asdict().items()}
+                self._listener.step(stage, step + 1, {**values, "learning_rate": rate})
+            if bad == _BAD_STEPS:
+                engine, bad = self._restore(stage), 0
+            if bad == 0 and (any_stop or any_due):  # else the last good state stays the last
+                self._save(engine)
                 saved_s = time.monotonic()
+            if any_stop:
+                raise Interrupted
+        return engine
 
-    def _step(self, stage: Stage, step: int) -> dict[str, float] | None:
-        """Take one step; return the loss and its parts, or None where they or the gradient are not finite."""
-        numbers = np.random.default_rng([self._job.seed, self._progress.stage, step])
-        batch = self._batch(stage, numbers)
-        generator = torch.Generator(self._job.model.action_scale.device)
-        generator.manual_seed(int(numbers.integers(2**63)))
-        self._optimizer.zero_grad()
-        loss = self._loss(stage, batch, step, generator)
-        loss.total.backward()  # type: ignore[no-untyped-call]
-        is_rollout = stage.kind == "rollout"
-        parameters = self._optimizer.param_groups[0]["params"]
-        clip = self._training.rollout_clip_norm if is_rollout else self._training.clip_norm
-        norm = torch.nn.utils.clip_grad_norm_(parameters, clip)
-        if not (torch.isfinite(loss.total) and torch.isfinite(norm)):
-            return None
-        rate = self._training.rollout_learning_rate if is_rollout else self._training.learning_rate
-        rate *= self._progress.lr_factor * self._schedule(step, stage.n_steps)
-        self._optimizer.param_groups[0]["lr"] = rate
-        self._optimizer.step()
-        return {**{name: float(value.detach()) for name, value in loss._asdict().items()}, "learning_rate": rate}
-
-    def _batch(self, stage: Stage, numbers: np.random.Generator) -> Batch:
-        windows, device = self._job.train, str(self._job.model.action_scale.device)
-        indices = numbers.integers(len(windows.starts), size=self._training.batch_windows)
-        batch = to_batch(windows, indices, device)
-        if stage.kind == "rollout" or self._features.depth != stage.k - 1:
-            return batch
-        _, _, rows = windows.batch(indices)
-        return replace(batch, lower=self._features.gather(rows, device))
-
-    def _loss(self, stage: Stage, batch: Batch, step: int, generator: torch.Generator) -> Loss:
-        if stage.kind == "polish":
-            return prior_loss(self._job.model, stage.k, batch)
-        if stage.kind == "rollout":
-            return rollout_loss(self._job.model, stage.k, batch, self._job.n_context)
-        warm_up = self._objective.warm_up_share * stage.n_steps
-        beta = self._objective.beta * (min(1.0, step / warm_up) if warm_up else 1.0)
-        weights = (beta, beta * self._objective.prior_emphasis)
-        return module_loss(self._job.model, stage.k, batch, weights, generator)
-
-    def _schedule(self, step: int, n_steps: int) -> float:
-        """Return the share of the learning rate: a short ramp, then a cosine down to `final_rate_share`."""
-        floor = self._training.final_rate_share
-        cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / n_steps))
-        return min(1.0, (step + 1) / self._training.ramp_steps) * cosine
-
-    def _restore(self, stage: Stage) -> None:
+    def _restore(self, stage: Stage) -> Engine:
         """Go back to the last saved state with half the learning rate."""
         restores, lr_factor = self._progress.restores + 1, self._progress.lr_factor / 2
         if restores > _RESTORES:
-            key = "rollout_learning_rate" if stage.kind == "rollout" else "learning_rate"
-            lower = f"{key}={getattr(self._training, key) / 10:g}"
+            lower = f"{stage.rate_key}={stage.rate / 10:g}"
             raise TrainingError(
                 f"{stage.name}: the loss stays NaN or infinite at step {self._progress.step} after {restores - 1} "
-                f"restores; look at the data, or lower training.{key}: {self._way_on(lower)}"
+                f"restores; look at the data, or lower training.{stage.rate_key}: {self._way_on(lower)}"
             )
         self.resume()
-        self._begin(stage)
+        engine = self._begin(stage)
         self._advance(restores=restores, lr_factor=lr_factor)
         self._listener.note(
             f"{stage.name}: {_BAD_STEPS} bad steps in a row; back to step {self._progress.step}, "
             f"learning rate halved ({restores} of {_RESTORES})"
         )
+        return engine
 
     def _way_on(self, setting: str) -> str:
         """Return, in words, the options of a new run that begins where the present stage did, with another setting."""
@@ -292,8 +219,8 @@ class Trainer:
             left = {stage.k: stage.n_steps for stage in plan[index:] if stage.kind == "module"}
             steps = [left.get(k, 0) for k in range(1, self._job.model.n_modules + 1)]
             settings.append(f"module_steps={steps}")
-            if plan[index].kind == "rollout":
-                settings.append("polish_steps=0")
+            done = {stage.kind for stage in plan[:index]} & {"end_to_end", "polish"}
+            settings += [f"{kind}_steps=0" for kind in sorted(done)]
             options = ["--init", str(self._folder.parent / "stages" / plan[index - 1].name)]
         for each in settings:
             options += ["--set", f"training.{each}"]
@@ -302,20 +229,10 @@ class Trainer:
     def _advance(self, **changes: object) -> None:
         self._progress = self._progress.model_copy(update=changes)
 
-    def _save(self) -> None:
+    def _save(self, engine: Engine | None) -> None:
+        """Write the state; between two stages there is no engine, and nothing of an optimizer to keep."""
         self._advance(saves=self._progress.saves + 1)
-        save_state(self._folder, self._progress, self._job.model, self._optimizer)
-
-
-def trained_parameters(model: Ghvae, stage: Stage) -> list[Tensor]:
-    """Return the parameters that a stage trains; all others are frozen bit for bit."""
-    deepest = model.module(stage.k)
-    if stage.kind == "module":
-        return list(deepest.parameters())
-    if stage.kind == "polish":
-        return list(deepest.prior.parameters())
-    shared: list[nn.Module] = [deepest.prior]
-    for k in range(1, stage.k + 1):
-        module = model.module(k)
-        shared += [module.encoder, module.decoder] + ([module.pixels] if module.pixels is not None else [])
-    return [parameter for part in shared for parameter in part.parameters()]
+        moments = Moments({}, {}) if engine is None else engine.state()
+        if self._group.is_first:
+            save_state(self._folder, self._progress, self._job.model.state_dict(), moments)
+        self._group.wait()  # no process goes on, or away, before the state is on disk

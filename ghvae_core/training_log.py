@@ -13,11 +13,25 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ghvae_core.checkpoint import CheckpointInfo, save
 from ghvae_core.health import Figures, picture, spread
-from ghvae_core.trainer import Job, Stage
+from ghvae_core.plan import Stage
+from ghvae_core.trainer import Job
 
 _EVERY = 20  # steps between two points of a curve
 _PICTURED = 4  # validation windows in a picture
 _LINE_INTERVAL_S = 30.0  # between lines of progress where there is no terminal
+
+
+class Silence:
+    """Listens for all processes but the first, and does nothing: one alone talks and writes."""
+
+    def step(self, stage: Stage, step: int, loss: dict[str, float]) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
+        """Do nothing."""
+
+    def stage_end(self, stage: Stage, figures: Figures) -> None:
+        """Do nothing."""
 
 
 class TrainingLog:

@@ -5,63 +5,68 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from pydantic import model_validator
 from rich.console import Console
 from rich.progress import Progress
 
-from configs.loader import FOLDER, Config, ConfigError, load, save
+from configs.loader import save
 from ghvae_core import checkpoint
-from ghvae_core.checkpoint import CheckpointInfo
-from ghvae_core.dataset import DataConfig, Dataset, DatasetError, load_dataset
-from ghvae_core.ghvae import Ghvae, GhvaeConfig
+from ghvae_core.adaptation import Report, adapt, check_sizes
+from ghvae_core.augmentation import augment
+from ghvae_core.checkpoint import Checkpoint, CheckpointInfo
+from ghvae_core.dataset import Dataset, load_dataset
+from ghvae_core.distributed import Group
+from ghvae_core.engine import Recipe
+from ghvae_core.foreign import load_foreign
 from ghvae_core.health import Figures
-from ghvae_core.manifest import CheckpointError
-from ghvae_core.objective import ObjectiveConfig
-from ghvae_core.trainer import Interrupted, Job, Trainer, TrainingConfig, stages
-from ghvae_core.training_log import TrainingLog
+from ghvae_core.manifest import CheckpointError, sha256
+from ghvae_core.plan import OPERATIONAL, check_plan, stages
+from ghvae_core.signals import PREEMPTED, collected
+from ghvae_core.trainer import Interrupted, Job, Trainer
+from ghvae_core.training_config import (
+    RunConfig,
+    check_processes,
+    check_steps,
+    check_unset,
+    continued,
+    fitted,
+    load_config,
+)
+from ghvae_core.training_log import Silence, TrainingLog
 from ghvae_core.training_state import latest_state
-from robot_bridge.camera import MODEL_IMAGE_PX
+from ghvae_core.video_model import VideoModel
 
-_OPERATIONAL = {"save_every_s", "feature_cache_limit_gb"}  # of training: may change when a run is resumed
+_FOREIGN = {".pt", ".pth"}  # files of others, as `--init`
 
 
 @dataclass(frozen=True)
 class Request:
     """What was asked for on the command line."""
 
-    data: Path
+    data: tuple[Path, ...]
     out: Path
     model: str  # a file of configs/models without its suffix, or a path
-    init: Path | None
+    init: Path | None  # a checkpoint, or a file of others
     resume: bool
     seed: int
     device: str
     overrides: tuple[str, ...]
+    n_modules: int | None = None  # of the model, from the first; None: all
 
 
-class RunConfig(Config):
-    """All sections that `--set` knows."""
+class _Start(NamedTuple):
+    """What a run starts with."""
 
-    model: GhvaeConfig
-    training: TrainingConfig
-    objective: ObjectiveConfig
-    data: DataConfig
-
-    @model_validator(mode="after")
-    def _check(self) -> RunConfig:
-        # Not ValueError: pydantic would give back all sections with it.
-        if self.model.image_px != MODEL_IMAGE_PX:
-            raise ConfigError(f"model.image_px: expected {MODEL_IMAGE_PX}, got {self.model.image_px}")
-        if self.model.prior == "uniform" and self.training.polish_steps:
-            raise ConfigError("model.prior: uniform has nothing to polish; set training.polish_steps=0")
-        return self
+    model: VideoModel
+    report: Report  # what became of the weights of `--init`
+    is_new: bool  # all weights are random
+    sha256: str  # of what `--init` named; empty without one
 
 
 def train(request: Request) -> int:
@@ -70,152 +75,139 @@ def train(request: Request) -> int:
     Raises:
         ReportedError: Bad input, before anything was written; or training that cannot go on.
     """
-    config = load_config(request)
-    start = None if request.init is None else checkpoint.load(request.init)
-    if start is not None:
-        config = _continued(config, start, request)
-    _check_steps(config, start)
-    state = _check_out(request)
-    dataset = read_dataset(request, config)
-    config = _scaled(config, dataset)
-    if start is not None:
-        _check_fit(start, config, dataset, request)
-    model = _model(request, config, start)
-    plan = stages(config.training, model.n_modules)
-    job = Job(
-        model,
-        dataset.train,
-        dataset.validation,
-        config.data.n_context,
-        plan,
-        request.seed,
-        _name(request, config, dataset, start),
-    )
-    log = TrainingLog(request.out, job, _describe(request, config, dataset, start))
-    trainer = Trainer(job, config.training, config.objective, state, log)
+    check_unset(request.overrides)
+    config = load_config(request.model, request.overrides, request.n_modules)
+    init = None if request.init is None or request.init.suffix in _FOREIGN else checkpoint.load(request.init)
+    if init is not None:
+        check_sizes(init, config.model)
+        config = continued(config, init, request.overrides)
+    if request.init is None or init is not None:
+        n_trained, stage = (init.model.n_modules, str(init.info.provenance.get("stage", ""))) if init else (0, "")
+        check_steps(config, n_trained, stage)
+    check_plan(stages(config.training, config.model.n_modules), config.model)
+    group = Group(_device(request.device))
+    check_processes(config, group.size)
+    _check_out(request)
+    with group:
+        return _train(request, config, init, group)
+
+
+def _train(request: Request, config: RunConfig, init: Checkpoint | None, group: Group) -> int:
+    dataset = _read(request, config, group)
+    config = fitted(config, dataset)
+    start = _start(request, config, init)
+    notes = _differences(init, config, dataset)
+    job = _job(request, config, dataset, start)
+    job.model.to(group.device)
+    info = _describe(request, config, dataset, start, notes)
+    log = TrainingLog(request.out, job, info) if group.is_first else None
+    recipe = Recipe(config.training, config.objective, config.data.n_context)
+    trainer = Trainer(job, recipe, request.out / "state", log or Silence(), group)
     if request.resume:
         trainer.resume()
-    request.out.mkdir(parents=True, exist_ok=True)  # the first write: nothing is refused below
-    save(config, request.out / "config.yaml")
-    if not request.resume:
-        dataset.keep(request.out / "episodes.npz")
-    with log, _signals() as received:
+    if group.is_first:  # nothing is refused below
+        request.out.mkdir(parents=True, exist_ok=True)
+        save(config, request.out / "config.yaml")
+    with log or nullcontext(), collected() as received:
+        if log is not None and not request.resume:
+            for line in [*start.report.lines(), *notes]:
+                log.note(f"--init: {line}")
         try:
             figures = trainer.train(lambda: bool(received))
         except Interrupted:
-            log.note(f"stopped; go on with the same command and --resume --out {request.out}")
-            return 130 if received[0] == signal.SIGINT else 75
-        final = log.describe(plan[-1], figures[plan[-1].name])
-    folder = request.out / "checkpoint"
-    checkpoint.save(folder, model, final)
-    print(_summary(folder, job, figures), flush=True)
+            if log is not None:
+                log.note(f"stopped; go on with the same command and --resume --out {request.out}")
+            (number,) = group.largest(max(received, default=0))  # of those that any process got
+            return 130 if number == signal.SIGINT else PREEMPTED
+    if log is not None:
+        last = job.plan[-1]
+        checkpoint.save(request.out / "checkpoint", job.model, log.describe(last, figures[last.name]))
+        print(_summary(request.out / "checkpoint", job, figures), flush=True)
     return 0
 
 
-def load_config(request: Request) -> RunConfig:
-    """Return the configuration: the model's file, the training file of its name (or tiny's), and the overrides."""
-    name = Path(request.model)
-    model = name if name.suffix == ".yaml" else Path("models", f"{request.model}.yaml")
-    training = Path("training", f"{model.stem}.yaml")
-    if not (FOLDER / training).is_file():
-        training = Path("training", "tiny.yaml")
-    sections = {
-        "model": model,
-        "training": training,
-        "objective": Path("training", "objective.yaml"),
-        "data": Path("training", "data.yaml"),
-    }
-    return load(RunConfig, {key: str(path) for key, path in sections.items()}, request.overrides)
-
-
-def read_dataset(request: Request, config: RunConfig) -> Dataset:
-    """Read the episodes under a progress bar, and say what was left out and why."""
-    console = Console(stderr=True)
+def _read(request: Request, config: RunConfig, group: Group) -> Dataset:
+    """Read the episodes, the first process before the others, which find them prepared; say what was left out."""
+    if not group.is_first:
+        group.wait()
+    console = Console(stderr=True, quiet=not group.is_first)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading episodes", total=None)
         dataset = load_dataset(
             request.data,
             config.data,
-            request.out / "episodes.npz",
+            config.model.image_px,
+            request.out / "prepared",
             lambda done, total: progress.update(task, completed=done, total=total),
         )
-    for reason, count in dataset.refused.items():
-        console.print(f"warning: left out {count} episodes: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if group.is_first:
+        group.wait()
+    warnings = [f"left out {count} episodes: {reason}" for reason, count in dataset.refused.items()]
+    for warning in [*warnings, *dataset.warnings]:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
     counts = f"{len(dataset.train.starts)} windows to train on, {len(dataset.validation.starts)} to validate with"
     console.print(f"{dataset.n_episodes} episodes, {counts}", highlight=False)
     return dataset
 
 
-def _check_out(request: Request) -> Path:
-    state = request.out / "state"
-    exists = latest_state(state) is not None
+def _check_out(request: Request) -> None:
+    exists = latest_state(request.out / "state") is not None
     if exists and not request.resume:
         raise CheckpointError(
             f"{request.out}: holds a run already; add --resume to go on with it, or take another --out"
         )
     if request.resume and not exists:
         raise CheckpointError(f"{request.out}: holds no run to resume; leave out --resume to start one")
-    return state
 
 
-def _scaled(config: RunConfig, dataset: Dataset) -> RunConfig:
-    """Return the configuration with the data's action scale: metres by the step limit, the gripper as it is."""
-    if config.model.action_dim != dataset.train.actions.shape[1]:
-        raise DatasetError(
-            f"expected actions of {config.model.action_dim} numbers, as model.action_dim says, "
-            f"got {dataset.train.actions.shape[1]}"
-        )
-    scale = (*[dataset.step_limit_m] * (config.model.action_dim - 1), 1.0)
-    return config.model_copy(update={"model": config.model.model_copy(update={"action_scale": scale})})
-
-
-def _continued(config: RunConfig, start: checkpoint.Checkpoint, request: Request) -> RunConfig:
-    """Return the configuration with no steps for trained modules, where others are missing and none were asked for."""
-    n_trained, n_modules = start.model.n_modules, len(config.model.modules)
-    is_asked = any(item.partition("=")[0].strip() == "training.module_steps" for item in request.overrides)
-    if is_asked or n_trained >= n_modules:
-        return config
-    steps = tuple(config.training.steps_of(k) if k > n_trained else 0 for k in range(1, n_modules + 1))
-    return config.model_copy(update={"training": config.training.model_copy(update={"module_steps": steps})})
-
-
-def _check_steps(config: RunConfig, start: checkpoint.Checkpoint | None) -> None:
-    """Refuse to leave a module untrained, and to polish a prior towards a posterior that no longer fits."""
-    n_trained, n_modules = start.model.n_modules if start else 0, len(config.model.modules)
-    for k in range(n_trained + 1, n_modules + 1):
-        if not config.training.steps_of(k):
-            raise ConfigError(f"training.module_steps: expected steps for module {k}, which no --init brings, got 0")
-    is_stale = start is not None and start.info.provenance.get("stage") == "rollout"
-    if is_stale and config.training.polish_steps and not config.training.steps_of(n_modules):
-        raise ConfigError(
-            "--init: got a checkpoint after its rollout stage, which left the posterior behind, so that there is "
-            "nothing to polish towards; set training.polish_steps=0, or take the checkpoint of an earlier stage"
-        )
-
-
-def _check_fit(start: checkpoint.Checkpoint, config: RunConfig, dataset: Dataset, request: Request) -> None:
-    info, modules = start.info, config.model.modules[: start.model.n_modules]
-    pairs = {
-        "model": (start.model.config, config.model.model_copy(update={"modules": modules})),
-        "step_limit_m": (info.step_limit_m, dataset.step_limit_m),
-        "step_s": (info.step_s, dataset.step_s),
-        "n_context": (info.n_context, config.data.n_context),
-    }
-    for name, (theirs, ours) in pairs.items():
-        if theirs != ours:
-            raise CheckpointError(f"{request.init}: its {name} is {theirs}, this run has {ours}; make them equal")
-
-
-def _model(request: Request, config: RunConfig, start: checkpoint.Checkpoint | None) -> Ghvae:
-    """Return a model of random weights, but for the modules that `--init` brings, on the device asked for."""
-    device = _device(request.device)
+def _start(request: Request, config: RunConfig, init: Checkpoint | None) -> _Start:
+    """Return the model that training starts with: of random weights, but for those that `--init` brings."""
+    if init is not None:
+        model, report = adapt(init, config.model, np.random.default_rng(request.seed))
+        return _Start(model, report, is_new=False, sha256=init.sha256)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
-        model = Ghvae(config.model)
-    if start is not None:
-        for k in range(1, start.model.n_modules + 1):
-            model.module(k).load_state_dict(start.model.module(k).state_dict())
-    return model.to(device)
+        model = checkpoint.build(config.model)
+    if request.init is None:
+        return _Start(model, Report(), is_new=True, sha256="")
+    report = load_foreign(request.init, model)
+    check_steps(config, _n_loaded(model, report), "")
+    return _Start(model, report, is_new=False, sha256=sha256(request.init.read_bytes()))
+
+
+def _n_loaded(model: VideoModel, report: Report) -> int:
+    """Return how many of the first modules have no weight that is still random."""
+    tensors = model.state_dict(keep_vars=True)
+    random = {id(tensors[name]) for name in report.new}
+    modules = (model.module(k).state_dict(keep_vars=True).values() for k in range(1, model.n_modules + 1))
+    whole = [not random & set(map(id, each)) for each in modules]
+    return [*whole, False].index(False)
+
+
+def _differences(init: Checkpoint | None, config: RunConfig, dataset: Dataset) -> list[str]:
+    """Return, in words, what the model to start from was made for and this run is not, beside the model itself."""
+    if init is None:
+        return []
+    pairs = {
+        "step_limit_m": (init.info.step_limit_m, dataset.step_limit_m),
+        "step_s": (init.info.step_s, dataset.step_s),
+        "n_context": (init.info.n_context, config.data.n_context),
+    }
+    return [f"{name}: was {theirs}, is {ours}" for name, (theirs, ours) in pairs.items() if theirs != ours]
+
+
+def _job(request: Request, config: RunConfig, dataset: Dataset, start: _Start) -> Job:
+    return Job(
+        model=start.model,
+        train=dataset.train,
+        validation=dataset.validation,
+        n_context=config.data.n_context,
+        plan=stages(config.training, start.model.n_modules, from_scratch=start.is_new),
+        seed=request.seed,
+        run=_name(request, config, dataset, start),
+        data_sha256=dataset.sha256,
+        augment=(lambda frames, rng: augment(frames, config.data.augmentation, rng)) if config.data.augment else None,
+    )
 
 
 def _device(name: str) -> str:
@@ -224,27 +216,30 @@ def _device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def _name(request: Request, config: RunConfig, dataset: Dataset, start: checkpoint.Checkpoint | None) -> str:
-    settings = config.model_dump(mode="json", exclude={"training": _OPERATIONAL})
-    facts = [settings, dataset.sha256, request.seed, start.sha256 if start else ""]
+def _name(request: Request, config: RunConfig, dataset: Dataset, start: _Start) -> str:
+    settings = config.model_dump(mode="json", exclude={"training": OPERATIONAL})
+    facts = [settings, dataset.sha256, request.seed, start.sha256]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _describe(
-    request: Request, config: RunConfig, dataset: Dataset, start: checkpoint.Checkpoint | None
-) -> CheckpointInfo:
+def _describe(request: Request, config: RunConfig, dataset: Dataset, start: _Start, notes: list[str]) -> CheckpointInfo:
     return CheckpointInfo(
         model=config.model,
         step_limit_m=dataset.step_limit_m,
         step_s=dataset.step_s,
         n_context=config.data.n_context,
         horizon=config.data.horizon,
-        modules_trained=len(config.model.modules),
+        workspace_m=dataset.workspace_m,
+        camera=dataset.camera,
+        modules_trained=config.model.n_modules,
         provenance={
             "data_sha256": dataset.sha256,
+            "folder_sha256": " ".join(dataset.folder_sha256),
             "n_episodes": dataset.n_episodes,
             "seed": request.seed,
-            "init_sha256": start.sha256 if start else "",
+            "init_sha256": start.sha256,
+            "init_differences": "; ".join(notes),
+            **start.report.provenance(),
             "batch_windows": config.training.batch_windows,
             "validation_share": config.data.validation_share,
             "camera": config.data.camera,
@@ -262,23 +257,3 @@ def _summary(folder: Path, job: Job, figures: dict[str, Figures]) -> str:
             "warnings": {name: found for name, found in warnings.items() if found},
         }
     )
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one ends the process as it would have."""
-    received: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def receive(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the interface of signal
-        received.append(number)
-        for other, handler in before.items():
-            signal.signal(other, handler)
-
-    for number in before:
-        signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -6,16 +6,16 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
-import torch
 from pydantic import Field, ValidationError
-from torch import Tensor
+from torch import Tensor, nn
 
 from configs.loader import Config
-from ghvae_core.ghvae import Ghvae
 from ghvae_core.manifest import CheckpointError, pack, read_manifest, unpack, write_folder
 
-_STATE, _WEIGHTS, _OPTIMIZER = "state.json", "weights.safetensors", "optimizer.safetensors"
+_STATE, _WEIGHTS = "state.json", "weights.safetensors"
+_OPTIMIZER, _AVERAGES = "optimizer.safetensors", "averages.safetensors"
 _NAME = re.compile(r"state_\d{6}")
 
 
@@ -31,7 +31,23 @@ class Progress(Config):
     figures: dict[str, dict[str, float]] = Field(default_factory=dict)  # of the finished stages, by name
 
 
-def save_state(folder: Path, progress: Progress, model: Ghvae, optimizer: torch.optim.Adam) -> None:
+class Moments(NamedTuple):
+    """What the optimizer of a stage keeps beside the weights; whole tensors, whatever they were spread over."""
+
+    moments: dict[str, Tensor]  # of Adam: "parameter's number.name"
+    averages: dict[str, Tensor]  # of the weights, by the parameter's number; empty where none are kept
+
+
+class State(NamedTuple):
+    """A state as read."""
+
+    progress: Progress
+    weights: dict[str, Tensor]
+    moments: Moments
+    path: Path
+
+
+def save_state(folder: Path, progress: Progress, weights: Mapping[str, Tensor], moments: Moments) -> None:
     """Write a new state folder, then remove the older ones; a kill at any moment leaves a whole one.
 
     Raises:
@@ -39,8 +55,9 @@ def save_state(folder: Path, progress: Progress, model: Ghvae, optimizer: torch.
     """
     files = {
         _STATE: progress.model_dump_json(indent=2).encode(),
-        _WEIGHTS: pack(model.state_dict()),
-        _OPTIMIZER: pack(_flatten(optimizer)),
+        _WEIGHTS: pack(weights),
+        _OPTIMIZER: pack(moments.moments),
+        _AVERAGES: pack(moments.averages),
     }
     path = folder / f"state_{progress.saves:06d}"
     write_folder(path, files, {})
@@ -55,8 +72,8 @@ def latest_state(folder: Path) -> Path | None:
     return states[-1] if states else None
 
 
-def load_progress(path: Path, run: str) -> Progress:
-    """Return the counters of a state, checking its files and that it belongs to the run.
+def load_state(path: Path, run: str) -> State:
+    """Read a state, checking its files and that it belongs to the run.
 
     Raises:
         CheckpointError: The state is damaged, or was written with another configuration, data or seed.
@@ -71,44 +88,20 @@ def load_progress(path: Path, run: str) -> Progress:
             f"{path}: was written with another configuration, data or seed; give the same ones as at the start, "
             "or another --out"
         )
-    return progress
+    names = (_WEIGHTS, _OPTIMIZER, _AVERAGES)
+    if missing := [name for name in names if name not in files]:
+        raise CheckpointError(f"{path}: {missing[0]} is missing; it is of another version of this program")
+    weights, moments, averages = (unpack(files[name], str(path / name)) for name in names)
+    return State(progress, weights, Moments(moments, averages), path)
 
 
-def load_weights(path: Path, model: Ghvae) -> None:
+def load_weights(state: State, model: nn.Module) -> None:
     """Fill the model with the weights of a state.
 
     Raises:
-        CheckpointError: The state is damaged.
+        CheckpointError: They are not of this model.
     """
-    files, _, _ = read_manifest(path)
     try:
-        model.load_state_dict(unpack(files[_WEIGHTS], str(path / _WEIGHTS)))
+        model.load_state_dict(state.weights)
     except RuntimeError:
-        raise CheckpointError(f"{path / _WEIGHTS}: does not fit the model's configuration") from None
-
-
-def load_optimizer(path: Path, optimizer: torch.optim.Adam) -> None:
-    """Fill an optimizer of the same parameters with the moments of a state.
-
-    Raises:
-        CheckpointError: The state is damaged, or of other parameters.
-    """
-    files, _, _ = read_manifest(path)
-    _unflatten(unpack(files[_OPTIMIZER], str(path / _OPTIMIZER)), optimizer, path)
-
-
-def _flatten(optimizer: torch.optim.Adam) -> dict[str, Tensor]:
-    state: Mapping[int, Mapping[str, Tensor]] = optimizer.state_dict()["state"]
-    return {f"{index}.{name}": tensor for index, moments in state.items() for name, tensor in moments.items()}
-
-
-def _unflatten(tensors: Mapping[str, Tensor], optimizer: torch.optim.Adam, path: Path) -> None:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, name = key.split(".")
-        shape = () if name == "step" else parameters[int(index)].shape if int(index) < len(parameters) else None
-        if tuple(tensor.shape) != shape:
-            raise CheckpointError(f"{path / _OPTIMIZER}: {key} does not fit the parameters of this stage")
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        raise CheckpointError(f"{state.path / _WEIGHTS}: does not fit the model's configuration") from None

@@ -77,19 +77,36 @@ class Camera(Config):
         return np.array([(self.width_px - 1) / 2, (self.height_px - 1) / 2])
 
 
-def model_image(image: NDArray[np.uint8], crop: Crop | None = None) -> NDArray[np.uint8]:
+def model_image(
+    image: NDArray[np.uint8], crop: Crop | None = None, image_px: int = MODEL_IMAGE_PX
+) -> NDArray[np.uint8]:
     """Return what the model sees of a camera image: the crop, resized by area as RoboNet's loader does.
 
     Args:
         image: (H, W, 3) uint8 RGB at camera size, or already a model image.
         crop: Part of the image to keep; None keeps all of it.
+        image_px: Side of the model image.
 
     Returns:
-        (64, 64, 3) uint8 RGB. An image that has the model's size already is returned as it is.
+        (image_px, image_px, 3) uint8 RGB. An image that has the model's size already is returned as it is.
     """
-    if image.shape[:2] == (MODEL_IMAGE_PX, MODEL_IMAGE_PX):
+    if image.shape[:2] == (image_px, image_px):
         return image
-    if crop is not None:
-        image = image[crop.top_px : crop.top_px + crop.height_px, crop.left_px : crop.left_px + crop.width_px]
-    resized = cv2.resize(image, (MODEL_IMAGE_PX, MODEL_IMAGE_PX), interpolation=cv2.INTER_AREA)
-    return np.asarray(resized, dtype=np.uint8)
+    height, width = image.shape[:2]
+    return crop_and_resize(image, crop or Crop(top_px=0, left_px=0, height_px=height, width_px=width), image_px)
+
+
+def crop_and_resize(image: NDArray[np.uint8], crop: Crop, side_px: int) -> NDArray[np.uint8]:
+    """Return a part of an image as a square of `side_px`, by area; where that enlarges, bilinearly.
+
+    Args:
+        image: (H, W, C) uint8; C may be that of several images, laid side by side.
+        crop: Part of the image.
+        side_px: Of the result.
+
+    Returns:
+        (side_px, side_px, C) uint8.
+    """
+    part = image[crop.top_px : crop.top_px + crop.height_px, crop.left_px : crop.left_px + crop.width_px]
+    way = cv2.INTER_LINEAR if max(crop.height_px, crop.width_px) < side_px else cv2.INTER_AREA
+    return np.asarray(cv2.resize(part, (side_px, side_px), interpolation=way), dtype=np.uint8)

@@ -19,6 +19,7 @@ ROOMS = {  # library: where it may be imported
     "h5py": ["data_collection/"],
     "av": ["data_collection/"],
     "zmq": ["ghvae_core/serving/"],
+    "matplotlib": ["ghvae_core/"],
 }
 TORCH_FREE = [
     "ghvae_core/predictor.py",

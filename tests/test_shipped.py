@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from configs.loader import FOLDER, Config, load
 from ghvae_core.checkpoint import load as load_checkpoint
 from ghvae_core.in_process import InProcessPredictor
@@ -29,10 +31,22 @@ def test_the_demo_names_a_goal_that_is_shipped() -> None:
 
 def test_the_shipped_model_is_whole_and_fits_robot_and_planner() -> None:
     checkpoint = load_checkpoint(SHIPPED)
-    assert checkpoint.info.modules_trained == len(checkpoint.info.model.modules) == 6
+    assert checkpoint.info.modules_trained == checkpoint.info.model.n_modules == 6
     config = load_run("tasks/pick_wipe.yaml", [])
     spec = RobotSpec("franka", config.robot.limits, config.robot.camera, config.robot.step_s)
     check_fit(spec, InProcessPredictor(checkpoint, GoalCost()).spec, config.planner)
+
+
+def test_the_shipped_model_imagines_what_it_did_when_it_was_shipped() -> None:
+    model = load_checkpoint(SHIPPED).model
+    ramp = torch.linspace(0, 1, 64)
+    across, down = ramp.expand(64, 64), ramp[:, None].expand(64, 64)
+    frame = torch.stack([down, across, down * across])
+    actions = torch.linspace(-0.2, 0.2, 2 * 11 * 4).view(2, 11, 4)
+    imagined = model.rollout(torch.stack([frame, frame.flip(-1)])[None], actions)
+    centre = torch.tensor([[0.20470, 0.20214, 0.20462], [0.36814, 0.30096, 0.27165]])
+    torch.testing.assert_close(imagined[:, -1, :, 32, 32], centre, atol=1e-3, rtol=0)
+    torch.testing.assert_close(imagined.mean((1, 2, 3, 4)), torch.tensor([0.34504, 0.40558]), atol=1e-3, rtol=0)
 
 
 def test_the_shipped_model_passed_its_health_check() -> None:

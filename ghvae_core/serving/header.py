@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ghvae_core.predictor import GoalCost, PredictorError
+from ghvae_core.predictor import GoalCost, PredictorError, PredictorSpec
+from robot_bridge.camera import Camera
 
-VERSION = 1  # of the messages; peers that differ refuse each other
+VERSION = 2  # of the messages; peers that differ refuse each other
 MAX_HEADER_BYTES = 4096
 MAX_PART_BYTES = 8 * 2**20  # of one array; 1000 candidates of 10 steps are 160 kB, one video of 10 steps 123 kB
 MAX_PARTS = 5  # the header and four arrays
@@ -55,7 +56,7 @@ class ArrayHeader(_Strict):
 class Header(_Strict):
     """What all messages share."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     id: bytes = Field(min_length=1, max_length=MAX_ID_BYTES)  # chosen by the client, repeated by the server
 
 
@@ -76,6 +77,17 @@ class PredictHeader(Header):
     arrays: list[ArrayHeader] = Field(max_length=MAX_PARTS - 1)
 
 
+_Metres = Annotated[float, Field(ge=-100, le=100)]
+_Vector = Annotated[tuple[_Metres, _Metres, _Metres], Field(strict=False)]  # msgpack has lists only
+
+
+class CameraHeader(Camera):
+    """A camera as msgpack tells it, bounded."""
+
+    position_m: _Vector
+    target_m: _Vector
+
+
 class SpecHeader(_Strict):
     """The fields of `PredictorSpec`, bounded."""
 
@@ -88,6 +100,19 @@ class SpecHeader(_Strict):
     max_horizon: int = Field(ge=1, le=1024)
     max_candidates: int = Field(ge=1, le=65536)
     checkpoint: str = Field(max_length=64)
+    workspace_m: Annotated[tuple[_Vector, _Vector], Field(strict=False)] | None
+    camera: CameraHeader | None
+
+    @staticmethod
+    def of(spec: PredictorSpec) -> SpecHeader:
+        """Return what is sent of a spec."""
+        camera = spec.camera and spec.camera.model_dump()
+        return SpecHeader.model_validate({**vars(spec), "camera": camera})
+
+    def spec(self) -> PredictorSpec:
+        """Return the spec that was sent."""
+        fields = {name: getattr(self, name) for name in SpecHeader.model_fields}
+        return PredictorSpec(**{**fields, "camera": self.camera and Camera(**self.camera.model_dump())})
 
 
 class Limits(_Strict):

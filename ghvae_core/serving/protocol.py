@@ -1,4 +1,4 @@
-"""The messages between a planner and the server, version 1.
+"""The messages between a planner and the server, version 2.
 
 A message is a ZeroMQ multipart: one msgpack header of at most 4 KiB, then the raw little-endian bytes of each array, in
 a fixed order. Nothing in a message names code, a file or a type.
@@ -13,7 +13,7 @@ a fixed order. Nothing in a message names code, a file or a type.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -160,7 +160,7 @@ def encode_reply(message: Welcome | Answer | Refusal) -> list[bytes]:
         ProtocolError: A part is larger than a message may hold.
     """
     if isinstance(message, Welcome):
-        return pack(WelcomeHeader(id=message.id, spec=SpecHeader(**asdict(message.spec)), limits=message.limits))
+        return pack(WelcomeHeader(id=message.id, spec=SpecHeader.of(message.spec), limits=message.limits))
     if isinstance(message, Refusal):
         retry_after_ms = round(message.retry_after_s * 1000)
         why = message.why[:MAX_WHY]
@@ -187,7 +187,7 @@ def decode_reply(parts: Sequence[bytes]) -> Welcome | Answer | Refusal:
         return Answer(header.id, _prediction(header, parts))
     views(header.id, [], {}, parts)
     if isinstance(header, WelcomeHeader):
-        return Welcome(header.id, PredictorSpec(**header.spec.model_dump()), header.limits)
+        return Welcome(header.id, header.spec.spec(), header.limits)
     return Refusal(header.id, header.status, header.why, header.retry_after_ms / 1000)
 
 

@@ -127,6 +127,8 @@ CANNOT: dict[str, tuple[dict[str, Any], str]] = {
     "dtype": ({"actions": np.ones((6, 4))}, "expected float32, got float64"),
     "name": ({"info": {"img_T": 3}}, "info 'img_T'"),
     "robot": ({"info": {"robot": "sawyer"}}, "expected 'franka'"),
+    "dims": ({"actions": np.ones((6, 3), np.float32), "commanded": np.ones((6, 3), np.float32)}, "got 3-D and 5-D"),
+    "no states": ({"states": np.empty((7, 0))}, "got 4-D and 0-D"),
     "noise": ({"frames": np.random.default_rng(0).integers(0, 255, (7, 240, 320, 3), np.uint8)}, "25 dB"),
 }
 

@@ -7,10 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
-from ghvae_core.checkpoint import CheckpointError, CheckpointInfo, load, save
+from ghvae_core.checkpoint import CheckpointError, CheckpointInfo, build, load, save
+from ghvae_core.ghvae import Ghvae
 from ghvae_core.manifest import MANIFEST, pack, sha256
+from ghvae_core.svg import Svg, SvgConfig
+from robot_bridge.camera import Crop
+from tests.ghvae_core.episodes import spec as robot_spec
 from tests.ghvae_core.small import PX, small_config, small_model
+from tests.ghvae_core.test_schema import GOLDEN
 
 FILES = ["config.json", "module_1.safetensors", "module_2.safetensors", MANIFEST]
 
@@ -110,6 +116,58 @@ def test_a_module_trained_on_other_lower_modules_is_refused(folder: Path) -> Non
     (folder / "module_1.safetensors").write_bytes(pack(other.module(1).state_dict()))
     _reseal(folder)
     with pytest.raises(CheckpointError, match=r"module_2\.safetensors: was trained on other lower modules"):
+        load(folder)
+
+
+def test_a_newer_schema_is_refused_by_name(folder: Path) -> None:
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"schema_version": 2', '"schema_version": 3'))
+    _reseal(folder)
+    with pytest.raises(CheckpointError, match=r"config\.json: expected schema_version 2 .*got 3; .* newer program"):
+        load(folder)
+
+
+def test_an_old_checkpoint_loads_and_imagines_the_same(folder: Path) -> None:
+    context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(2, 4, 4)
+    before = load(folder).model.rollout(context, actions)
+    config = json.loads(GOLDEN.read_bytes())
+    config["model"]["action_scale"] = [1.0] * 4
+    (folder / "config.json").write_text(json.dumps(config))
+    _reseal(folder)
+    loaded = load(folder)
+    assert loaded.info.model == small_config()
+    assert torch.equal(loaded.model.rollout(context, actions), before)
+
+
+def test_robot_and_camera_are_kept_and_may_be_unknown(tmp_path: Path) -> None:
+    robot = robot_spec(crop=Crop(top_px=0, left_px=40, height_px=240, width_px=240))
+    workspace_m = (robot.limits.workspace_low_m, robot.limits.workspace_high_m)
+    told = _info().model_copy(update={"workspace_m": workspace_m, "camera": robot.camera})
+    nothing = CheckpointInfo(model=small_config(), modules_trained=2)
+    assert (nothing.step_limit_m, nothing.step_s, nothing.workspace_m, nothing.camera) == (None,) * 4
+    for info in (told, nothing):
+        save(tmp_path / "checkpoint", small_model(), info)
+        assert load(tmp_path / "checkpoint").info == info
+
+
+def test_models_of_every_kind_are_built_and_loaded(tmp_path: Path) -> None:
+    config = SvgConfig(image_px=PX, width_k=0.125, width_m=0.0625, features=16, latent=3)
+    assert isinstance(build(small_config()), Ghvae)
+    model = build(config)
+    assert isinstance(model, Svg)
+    save(tmp_path / "svg", model, CheckpointInfo(model=config, modules_trained=1))
+    assert isinstance(load(tmp_path / "svg").model, Svg)
+    with pytest.raises(ValidationError, match=r"model\.n_context: expected 3 as n_context, got 2"):
+        CheckpointInfo(model=config, modules_trained=1, n_context=3)
+
+
+@pytest.mark.parametrize("kind", ["gan", None])
+def test_another_kind_of_model_is_refused_by_name(folder: Path, kind: str | None) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["kind"] = kind
+    (folder / "config.json").write_text(json.dumps(config))
+    _reseal(folder)
+    with pytest.raises(CheckpointError, match=r"config\.json: model: .*'ghvae', 'svg'|config\.json: model: .*kind"):
         load(folder)
 
 

@@ -9,22 +9,15 @@ import pytest
 
 from configs.loader import ConfigError
 from data_collection.episode import Episode, EpisodeError
+from data_collection.source import Recording
+from data_collection.video_file import VideoReading
 from ghvae_core import clips as module
-from ghvae_core.checkpoint import CheckpointInfo
-from ghvae_core.clips import Clips, EvaluationConfig, collect, draw, load_evaluation
-from ghvae_core.dataset import is_validation
-from ghvae_core.ghvae import GhvaeConfig, ModuleConfig
+from ghvae_core.clips import Clips, EvaluationConfig, collect, draw, find_episodes, load_evaluation
 from ghvae_core.metrics import MetricError
+from tests.ghvae_core.judging import info, model, protocol
 
-MODULE = ModuleConfig(channels=4, latent=2, hidden=4, encoder_blocks=1, decoder_blocks=1)
-INFO = CheckpointInfo(
-    model=GhvaeConfig(modules=(MODULE,), pixel_channels=4), step_limit_m=0.05, step_s=0.5, modules_trained=1
-)
+INFO = info(model(), horizon=10)
 LENGTHS = {"a": 51, "b": 30, "c": 11, "damaged": 51}  # frames
-
-
-def config(n_windows: int = 256, validation_share: float = 1.0) -> EvaluationConfig:
-    return EvaluationConfig(n_windows=n_windows, n_predicted=10, batch_windows=16, validation_share=validation_share)
 
 
 def episode(name: str, n_frames: int, **info: float) -> Episode:
@@ -41,22 +34,27 @@ def episode(name: str, n_frames: int, **info: float) -> Episode:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of episodes of `LENGTHS`, one of them in a subfolder, one damaged."""
 
-    def read(path: Path, camera: int) -> Episode:
-        if path.stem == "damaged":
-            raise EpisodeError(f"{path}: damaged")
-        return episode(path.stem, LENGTHS[path.stem])
+    def read(recording: Recording, camera: int, action_free: bool, video: VideoReading) -> Episode:
+        name = recording.path.stem
+        if name == "damaged":
+            raise EpisodeError(f"{recording.path}: damaged")
+        return episode(name, LENGTHS[name])
 
     for name in LENGTHS:
         file = tmp_path / ("sub" if name == "b" else "") / f"{name}.hdf5"
         file.parent.mkdir(exist_ok=True)
         file.touch()
-    monkeypatch.setattr(module, "read_episode", read)
+    monkeypatch.setattr(module, "read", read)
     return tmp_path
 
 
 def all_windows(folder: Path, seed: int = 0, n_windows: int = 256) -> Clips:
     rng = np.random.default_rng(seed)
-    return collect(list(draw(folder, INFO, config(n_windows), rng)), rng)
+    return collect(parts(folder, protocol(n_windows=n_windows), seed), rng)
+
+
+def parts(folder: Path, config: EvaluationConfig, seed: int = 0) -> list[Clips]:
+    return list(draw(find_episodes(folder, config.only_names), [INFO], config, np.random.default_rng(seed)))
 
 
 def test_every_window_is_consecutive_and_lies_in_one_episode(folder: Path) -> None:
@@ -94,51 +92,74 @@ def test_the_seed_decides(folder: Path) -> None:
     assert first.names != other.names
 
 
-def test_of_a_training_folder_only_what_training_left_out_is_drawn(folder: Path) -> None:
-    shares = np.linspace(0.01, 0.99, 99).tolist()
-    share = next(s for s in shares if is_validation("a.hdf5", s) != is_validation("b.hdf5", s))
-    expected = "a.hdf5" if is_validation("a.hdf5", share) else "sub/b.hdf5"
-    parts = draw(folder, INFO, config(validation_share=share), np.random.default_rng(0))
-    assert {name.split(" ")[0] for part in parts for name in part.names} == {expected}
+def test_one_window_from_the_first_frame_on_is_the_published_protocol(folder: Path) -> None:
+    found = parts(folder, protocol(first_frame="zero"))
+    assert sorted(name for part in found for name in part.names) == ["a.hdf5 0", "sub/b.hdf5 0"]
+
+
+def test_lengths_are_the_checkpoints_unless_told(folder: Path) -> None:
+    assert {part.frames.shape[1] for part in parts(folder, protocol()) if len(part)} == {12}
+    told = [part for part in parts(folder, protocol(n_context=3, n_predicted=4)) if len(part)]
+    assert {(part.frames.shape[1], part.n_context) for part in told} == {(7, 3)}
+
+
+def test_only_named_files_are_judged(folder: Path) -> None:
+    names = folder / "names.txt"
+    names.write_bytes(b"b.hdf5\r\nelsewhere.hdf5\r\n")
+    assert [recording.name for recording in find_episodes(folder, str(names))] == ["sub/b.hdf5"]
+    names.write_text("elsewhere.hdf5")
+    with pytest.raises(MetricError, match=r"expected some of the 1 files named in .*names\.txt, found none"):
+        find_episodes(folder, str(names))
+    with pytest.raises(EpisodeError, match=r"nowhere\.txt"):
+        find_episodes(folder, "nowhere.txt")
 
 
 def test_what_is_passed_over_is_told(folder: Path) -> None:
-    parts = list(draw(folder, INFO, config(), np.random.default_rng(0)))
-    assert sorted(len(part) for part in parts) == [0, 0, 2, 4]
+    found = parts(folder, protocol())
+    assert sorted(len(part) for part in found) == [0, 0, 2, 4]
+    reasons = sorted(reason for part in found for reason in part.refused)
+    assert reasons[0].endswith("damaged.hdf5: damaged")
+    assert reasons[1] == "c.hdf5: expected at least 12 frames, got 11"
+    assert len(all_windows(folder).refused) == 2
 
 
-def test_the_camera_is_the_one_that_training_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cameras: list[int] = []
+def test_camera_and_actions_are_read_as_the_models_take_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, bool]] = []
 
-    def read(path: Path, camera: int) -> Episode:
-        cameras.append(camera)
+    def read(recording: Recording, camera: int, action_free: bool, video: VideoReading) -> Episode:
+        asked.append((camera, action_free))
         return episode("a", 30)
 
-    monkeypatch.setattr(module, "read_episode", read)
-    for info in (INFO, INFO.model_copy(update={"provenance": {"camera": 2}})):
-        next(draw(folder, info, config(), np.random.default_rng(0)))
-    assert cameras == [0, 2]
+    monkeypatch.setattr(module, "read", read)
+    free = info(model(action_dim=0), provenance={"camera": 2})
+    for infos in ([INFO], [INFO, free], [free]):
+        next(draw(find_episodes(folder, None), infos, protocol(), np.random.default_rng(0)))
+    assert asked == [(0, False), (0, False), (2, True)]
+
+
+def test_frames_have_the_models_size(folder: Path) -> None:
+    infos = [info(model(image_px=32))]
+    clips = next(draw(find_episodes(folder, None)[:1], infos, protocol(), np.random.default_rng(0)))
+    assert clips.frames.shape[2:] == (32, 32, 3)
 
 
 def test_an_episode_of_a_camera_that_is_none_of_ours_is_passed_over(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = Episode(**{**vars(episode("a", 30)), "info": {"camera_calibration": "{}"}})
-    monkeypatch.setattr(module, "read_episode", lambda path, camera: theirs)
-    assert [len(part) for part in draw(folder, INFO, config(), np.random.default_rng(0))] == [0] * len(LENGTHS)
+    monkeypatch.setattr(module, "read", lambda *_: theirs)
+    assert [len(part) for part in parts(folder, protocol())] == [0] * len(LENGTHS)
 
 
 def test_a_folder_without_episodes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MetricError, match=r"found none in the evaluation\.validation_share of 0\.05"):
-        next(draw(tmp_path, INFO, config(validation_share=0.05), np.random.default_rng(0)))
+    with pytest.raises(MetricError, match=r"expected a folder of episodes \(.*RoboNet.*\), found none"):
+        find_episodes(tmp_path, None)
 
 
-def test_fewer_than_two_windows_are_refused(folder: Path) -> None:
+def test_fewer_than_two_windows_are_refused_with_the_reason(folder: Path) -> None:
     (folder / "a.hdf5").unlink()
     (folder / "sub/b.hdf5").unlink()
-    with pytest.raises(
-        MetricError, match="at least 2 windows of held-out episodes, found 0; 2 of 2 episodes are unreadable"
-    ):
+    with pytest.raises(MetricError, match=r"found 0; 2 of 2 episodes are unreadable or too short, the first: .*hdf5: "):
         all_windows(folder)
 
 
@@ -146,21 +167,28 @@ def test_fewer_than_two_windows_are_refused(folder: Path) -> None:
 def test_an_episode_of_another_robot_is_refused(
     name: str, value: float, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "read_episode", lambda path, camera: episode("a", 30, **{name: value}))
+    monkeypatch.setattr(module, "read", lambda *_: episode("a", 30, **{name: value}))
     with pytest.raises(MetricError, match=f"hdf5: expected {name} {getattr(INFO, name):g} as in the checkpoint"):
         all_windows(folder)
 
 
-def test_an_episode_that_says_the_same_robot_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "read_episode", lambda path, camera: episode("a", 30, step_limit_m=0.05, step_s=0.5))
+def test_an_episode_that_says_the_same_robot_or_a_model_of_none_is_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "read", lambda *_: episode("a", 30, step_limit_m=0.05, step_s=0.5))
     assert len(all_windows(folder)) == 2 * len(LENGTHS)
+    of_none = info(model(), step_limit_m=None, step_s=None)
+    assert len(next(draw(find_episodes(folder, None), [of_none], protocol(), np.random.default_rng(0))))
 
 
-def test_a_model_of_other_actions_is_refused(folder: Path) -> None:
-    model = GhvaeConfig(modules=(MODULE,), pixel_channels=4, action_dim=2, action_scale=(1.0, 1.0))
-    info = INFO.model_copy(update={"model": model})
-    with pytest.raises(MetricError, match="2-D actions as in the checkpoint, got 64 px and 4-D"):
-        list(draw(folder, info, config(), np.random.default_rng(0)))
+def test_a_model_of_other_actions_is_refused_and_one_of_none_is_not(folder: Path) -> None:
+    def found(action_dim: int) -> list[Clips]:
+        infos = [info(model(action_dim=action_dim))]
+        return list(draw(find_episodes(folder, None), infos, protocol(), np.random.default_rng(0)))
+
+    with pytest.raises(MetricError, match="expected 2-D actions as in the checkpoint, got 4-D"):
+        found(2)
+    assert sum(map(len, found(0))) > 2
 
 
 def test_shuffling_changes_every_windows_future_actions_and_nothing_else(folder: Path) -> None:
@@ -181,7 +209,8 @@ def test_context_and_future_are_scaled_and_split(folder: Path) -> None:
 
 
 def test_the_shipped_protocol_and_its_overrides() -> None:
-    assert load_evaluation([]) == config()
+    assert load_evaluation([]) == protocol()
     assert load_evaluation(["evaluation.n_windows=8"]).n_windows == 8
-    with pytest.raises(ConfigError, match="n_windows"):
-        load_evaluation(["evaluation.n_windows=1"])
+    for wrong in ("n_windows=1", "n_samples=0", "first_frame=last", "n_context=0"):
+        with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
+            load_evaluation([f"evaluation.{wrong}"])

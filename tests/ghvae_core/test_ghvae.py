@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from pydantic import ValidationError
@@ -96,11 +94,29 @@ def test_raw_actions_are_divided_by_their_scale() -> None:
     torch.testing.assert_close(scaled.rollout(context, half), plain.rollout(context, actions))
 
 
-@pytest.mark.parametrize("changes", [{"prior": "uniform"}, {"action_conditioned": False}])
-def test_without_a_conditioned_prior_actions_are_ignored(changes: dict[str, Any]) -> None:
-    model = small_model(**changes)
+def test_with_the_uniform_prior_actions_are_ignored() -> None:
+    model = small_model(prior="uniform")
     context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(1, 4, 4)
     assert torch.equal(model.rollout(context, actions), model.rollout(context, -actions))
+    assert not model.config.takes_actions
+
+
+def test_an_action_free_model_has_no_weights_for_actions_and_takes_actions_of_no_numbers() -> None:
+    model = small_model(action_dim=0, action_scale=())
+    assert not any(".action." in name for name in model.state_dict())
+    assert model.rollout(torch.rand(1, 2, 3, PX, PX), torch.empty(3, 4, 0)).shape == (3, 3, 3, PX, PX)
+    assert not model.config.takes_actions
+
+
+@pytest.mark.parametrize(("n_modules", "px"), [(1, 2), (1, 6), (3, 24), (5, 32), (4, 16), (7, 128)])
+def test_any_number_of_modules_and_any_side_that_can_be_halved_so_often(n_modules: int, px: int) -> None:
+    sizes = [small_config().modules[0].model_copy(update={"channels": 8 + 4 * k}) for k in range(n_modules)]
+    model = Ghvae(GhvaeConfig(modules=tuple(sizes), pixel_channels=8, image_px=px))
+    imagined = model.rollout(torch.rand(1, 2, 3, px, px), torch.rand(2, 3, 4))
+    assert imagined.shape == (2, 2, 3, px, px)
+    assert model.encode(torch.rand(1, 3, px, px))[-1].shape[-1] == px // 2**n_modules
+    kernels = {c.kernel_size for c in model.module(n_modules).prior.modules() if isinstance(c, torch.nn.Conv2d)}
+    assert ((3, 3) in kernels) == (px > 2**n_modules)
 
 
 def test_only_the_deepest_prior_is_used_to_imagine() -> None:
@@ -126,7 +142,7 @@ def test_contexts_and_actions_that_do_not_fit_are_refused(n_contexts: int, n_act
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"image_px": 18}, "divisible"),
+        ({"image_px": 18}, r"divisible by 2\^2 = 4, as each of 2 modules halves the image, got 18"),
         ({"action_scale": (1.0, 1.0)}, "action_scale"),
         ({"action_scale": (1.0, 1.0, 0.0, 1.0)}, "action_scale"),
     ],

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from data_collection.source import find
 from ghvae_core.checkpoint import CheckpointInfo
-from ghvae_core.dataset import DataConfig, load_dataset
-from ghvae_core.held_out import check_held_out
+from ghvae_core.dataset import DataConfig, is_validation, load_dataset
+from ghvae_core.held_out import check_held_out, choose
 from ghvae_core.metrics import MetricError
 from tests.ghvae_core.episodes import STEP_LIMIT_M, STEP_S, record
 from tests.ghvae_core.small import small_config
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained_on(folder: Path, config: DataConfig, **more: str | int) -> CheckpointInfo:
     """Return what a checkpoint would say that was trained on the folder."""
-    digest = load_dataset(folder, config, folder / "cache.npz", lambda done, total: None).sha256
+    digest = load_dataset([folder], config, 64, folder.with_name("cache"), lambda done, total: None).sha256
     return CheckpointInfo(
         model=small_config(),
         step_limit_m=STEP_LIMIT_M,
@@ -49,7 +50,7 @@ def test_the_training_folder_is_known_however_its_limits_were_told(folder: Path,
     info = trained_on(folder, config)
     assert check_held_out(folder, info, SHARE) == "yes, the share that training left out"
     for share in (1.0, 0.4):
-        with pytest.raises(MetricError, match=r"trained on these .* with --set evaluation\.validation_share=0\.5, or"):
+        with pytest.raises(MetricError, match=r"trained on these .* with --set evaluation\.validation_share=0\.5, on"):
             check_held_out(folder, info, share)
 
 
@@ -57,6 +58,15 @@ def test_the_camera_of_training_is_part_of_what_it_recorded(folder: Path) -> Non
     info = trained_on(folder, data())
     other = info.model_copy(update={"provenance": {**info.provenance, "camera": 1}})
     assert check_held_out(folder, other, SHARE).startswith("not known")
+
+
+def test_one_of_several_training_folders_is_known(folder: Path, tmp_path: Path) -> None:
+    record(tmp_path / "more", 9)
+    record(tmp_path / "more", 10)
+    dataset = load_dataset([folder, tmp_path / "more"], data(), 64, tmp_path / "cache", lambda done, total: None)
+    told = {"data_sha256": dataset.sha256, "folder_sha256": " ".join(dataset.folder_sha256)}
+    info = trained_on(folder, data()).model_copy(update={"provenance": {"validation_share": SHARE, **told}})
+    assert check_held_out(folder, info, SHARE) == "yes, the share that training left out"
 
 
 def test_what_an_earlier_training_saw_is_not_known(folder: Path) -> None:
@@ -79,3 +89,20 @@ def test_another_folder_or_a_silent_checkpoint_is_not_known(folder: Path, tmp_pa
     for provenance in ({}, {"validation_share": SHARE}, {"data_sha256": "0f"}):
         silent = info.model_copy(update={"provenance": provenance})
         assert check_held_out(folder, silent, 1.0) == "not known, the checkpoint does not say what it was trained on"
+
+
+def test_what_training_used_is_judged_only_when_asked_for(folder: Path) -> None:
+    info = trained_on(folder, data())
+    assert (
+        check_held_out(folder, info, 1.0, "trained-on") == "no, these are the episodes that it was trained on, as asked"
+    )
+
+
+def test_the_two_parts_are_those_of_training(folder: Path) -> None:
+    info, recordings = trained_on(folder, data()), find(folder)
+    held_out, trained = choose(recordings, info, SHARE, "held-out"), choose(recordings, info, 1.0, "trained-on")
+    assert sorted(held_out + trained, key=recordings.index) == recordings
+    assert held_out and all(is_validation(each.name, SHARE) for each in held_out)
+    assert choose(recordings, info, 1.0, "held-out") == recordings
+    with pytest.raises(MetricError, match=r"none among 4 in the evaluation\.validation_share of 1e-09"):
+        choose(recordings, info, 1e-9, "held-out")

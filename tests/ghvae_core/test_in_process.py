@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from ghvae_core.cost import goal_costs
 from ghvae_core.in_process import InProcessConfig, InProcessPredictor
 from ghvae_core.predictor import GoalCost, MismatchError, PredictorError
 from ghvae_core.request import DeadlineError, NonFiniteError
+from tests.ghvae_core.episodes import spec as robot_spec
 from tests.ghvae_core.serving.small_model import HORIZON, PX, small_checkpoint, small_request
 
 ASKED = small_request()
+ROBOT = robot_spec()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -149,3 +152,29 @@ def test_too_little_memory_is_said_so(checkpoint: Checkpoint, monkeypatch: pytes
     monkeypatch.setattr(checkpoint.model, "imagine", exhausted)
     with pytest.raises(PredictorError, match=r"50 candidates at once do not fit .* halve predictor.chunk"):
         _predictor(checkpoint).warm_up()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"step_limit_m": None}, "step_limit_m: expected a number, got none"),
+        ({"step_s": None}, "step_s: expected a number, got none"),
+        ({"model": {"action_dim": 5}}, "action_dim: the robot has 4, the model was trained with 5"),
+        ({"model": {"action_dim": 0}}, "action_dim: the robot has 4, the model was trained with 0"),
+    ],
+)
+def test_a_checkpoint_that_can_drive_nothing_is_refused_by_name(
+    checkpoint: Checkpoint, changes: dict[str, Any], words: str
+) -> None:
+    model = checkpoint.info.model.model_copy(update=changes.get("model", {}))
+    info = checkpoint.info.model_copy(update={**changes, "model": model})
+    with pytest.raises(MismatchError, match=words):
+        InProcessPredictor(replace(checkpoint, info=info), GoalCost())
+
+
+def test_the_workspace_and_the_camera_are_passed_on(checkpoint: Checkpoint) -> None:
+    assert (_predictor(checkpoint).spec.workspace_m, _predictor(checkpoint).spec.camera) == (None, None)
+    workspace_m = (ROBOT.limits.workspace_low_m, ROBOT.limits.workspace_high_m)
+    info = checkpoint.info.model_copy(update={"workspace_m": workspace_m, "camera": ROBOT.camera})
+    spec = _predictor(replace(checkpoint, info=info)).spec
+    assert (spec.workspace_m, spec.camera) == (workspace_m, ROBOT.camera)

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ghvae_core import lpips
-from ghvae_core.lpips import CONVOLUTIONS, Lpips, fingerprint
+from ghvae_core.lpips import CONVOLUTIONS, Lpips
 from ghvae_core.metrics import MetricError
+from ghvae_core.published_weights import fingerprint
 
 torch.set_num_threads(1)
 DATA = Path(__file__).resolve().parents[3] / "shared/data"

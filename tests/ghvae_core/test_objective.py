@@ -69,7 +69,7 @@ def test_the_likelihood_is_that_of_pixels_through_the_frozen_decoders() -> None:
 def test_cached_features_give_the_same_loss_and_gradients() -> None:
     model, batch = _only(small_model(3), 3), small_batch()
     with torch.no_grad():
-        cached = replace(batch, lower=model.encode(batch.frames, 2))
+        cached = replace(batch, lower=tuple(model.encode(batch.frames, 2)))
     results = []
     for each in (batch, cached):
         model.zero_grad()

@@ -14,11 +14,12 @@ import torch
 
 from data_collection.episode import Episode
 from data_collection.robonet import write_episode
-from ghvae_core import evaluation
+from ghvae_core import evaluation_run
 from ghvae_core.checkpoint import CheckpointInfo, save
 from ghvae_core.dataset import DataConfig, load_dataset
-from ghvae_core.evaluation import COPY, MEAN, ROWS, Scores
+from ghvae_core.evaluation import Scores, score
 from ghvae_core.ghvae import Ghvae, GhvaeConfig, ModuleConfig
+from ghvae_core.judged import COPY, MEAN, SAMPLE, SHUFFLED
 from ghvae_core.run_evaluation import main
 from robot_bridge.camera import Camera
 from robot_bridge.robot import RobotSpec
@@ -34,6 +35,7 @@ SPEC = RobotSpec(
 )
 
 Command = Callable[..., int]
+ROWS = [*(f"model, {kind}" for kind in (MEAN, SAMPLE, SHUFFLED)), COPY]
 
 
 def episode(seed: int) -> Episode:
@@ -101,7 +103,7 @@ def test_from_files_to_report(command: Command, folder: Path, capsys: pytest.Cap
     assert command("--out", "report") == 0
     printed = capsys.readouterr()
     result = last_line(printed.out)
-    names = {"evaluation.json", "evaluation.md", "filmstrip.png", "rollouts.gif"}
+    names = {"evaluation.json", "evaluation.md", "curves.png", "filmstrip.png", "rollouts.gif", "sheet.gif"}
     assert {path.name for path in (folder / "report").iterdir()} == names
     written = json.loads((folder / "report/evaluation.json").read_text(encoding="utf-8"))
     assert len(written.pop("windows")) == 4
@@ -109,11 +111,11 @@ def test_from_files_to_report(command: Command, folder: Path, capsys: pytest.Cap
     assert result["about"]["n_windows"] == 4
     assert result["about"]["n_episodes"] == 2
     assert result["about"]["n_episodes_passed_over"] == 0
-    assert list(result["rows"]) == list(ROWS)
-    assert set(result["rows"][MEAN]) == {"psnr_db", "ssim"}
-    assert result["rows"][COPY]["psnr_db"]["mean"] > result["rows"][MEAN]["psnr_db"]["mean"], "nothing was trained"
+    assert list(result["rows"]) == ROWS
+    assert set(result["rows"][ROWS[0]]) == {"psnr_db", "ssim"}
+    assert result["rows"][COPY]["psnr_db"]["value"] > result["rows"][ROWS[0]]["psnr_db"]["value"], "nothing was trained"
     assert "PSNR" in printed.err
-    assert "Held out of training: not known" in printed.err
+    assert "Held out of training (model): not known" in printed.err
 
 
 def test_without_out_nothing_is_written_and_a_seed_gives_the_same_numbers(
@@ -132,20 +134,19 @@ def test_without_out_nothing_is_written_and_a_seed_gives_the_same_numbers(
 def test_lpips_is_measured_with_a_given_file(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--windows", 2, "--lpips", "--lpips-weights", WEIGHTS) == 0
     result = last_line(capsys.readouterr().out)
-    assert result["rows"][COPY]["lpips_alex"]["mean"] > 0
+    assert result["rows"][COPY]["lpips_alex"]["value"] > 0
     assert "AlexNet" in result["conventions"]["lpips_alex"]
 
 
 def test_ctrl_c_reports_what_was_measured(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    score = evaluation.score
 
     def interrupted(*arguments: Any) -> Iterator[Scores]:
         yield next(score(*arguments))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evaluation, "score", interrupted)
+    monkeypatch.setattr(evaluation_run, "score", interrupted)
     assert command("--out", "report", "--set", "evaluation.batch_windows=2") == 130
     assert last_line(capsys.readouterr().out)["about"]["n_windows"] == 2
     assert (folder / "report/evaluation.json").is_file()
@@ -158,7 +159,7 @@ def test_ctrl_c_before_the_first_batch_reports_nothing(
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(evaluation, "score", interrupted)
+    monkeypatch.setattr(evaluation_run, "score", interrupted)
     assert command("--out", "report") == 130
     assert not list(folder.iterdir())
 
@@ -167,7 +168,12 @@ def test_ctrl_c_before_the_first_batch_reports_nothing(
     ("options", "said"),
     [
         (["--checkpoint", "nowhere"], "nowhere"),
-        (["--data", "nowhere"], "nowhere: expected a folder of held-out episodes"),
+        (["--data", "nowhere"], "nowhere: expected a folder of episodes"),
+        (["--depth", "2"], "expected --depth of 1 to 1, got 2"),
+        (["--label", "a", "--label", "b"], "expected one for each of 1 checkpoints, got 2"),
+        (["--sensitivity", "4"], "expected at most 3 other sequences of 4 windows, got 4"),
+        (["--fvd", "--set", "evaluation.n_predicted=7"], "--fvd: expected videos of at least 10 frames"),
+        (["--fvd", "--i3d-weights", "nowhere.safetensors"], "nowhere.safetensors: no such file of I3D"),
         (["--windows", "1"], "evaluation.n_windows"),
         (["--set", "evaluation.n_window=4"], "did you mean 'n_windows'"),
         (["--lpips", "--lpips-weights", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
@@ -178,7 +184,10 @@ def test_ctrl_c_before_the_first_batch_reports_nothing(
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device"),
         ),
     ],
-    ids=["checkpoint", "data", "windows", "key", "weights", "out", "device"],
+    ids=[
+        *("checkpoint", "data", "depth", "label", "sensitivity", "fvd", "i3d"),
+        *("windows", "key", "weights", "out", "device"),
+    ],
 )
 def test_refused_input_exits_with_2_and_writes_nothing(
     options: list[str], said: str, command: Command, folder: Path, capsys: pytest.CaptureFixture[str]
@@ -196,7 +205,7 @@ def test_refused_input_exits_with_2_and_writes_nothing(
 def test_episodes_that_were_trained_on_exit_with_2(
     command: Command, data: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    digest = load_dataset(data, DataConfig(), folder / "cache", lambda done, total: None).sha256
+    digest = load_dataset([data], DataConfig(), 64, folder / "cache", lambda done, total: None).sha256
     trained = save_checkpoint(folder / "trained", data_sha256=digest, validation_share=0.05)
     assert command("--checkpoint", trained, "--out", "report") == 2
     printed = capsys.readouterr()
@@ -221,3 +230,69 @@ def test_episodes_of_another_robot_exit_with_2(
 ) -> None:
     assert command("--checkpoint", save_checkpoint(tmp_path / "other", step_limit_m=0.2)) == 2
     assert "expected step_limit_m 0.2 as in the checkpoint, got 0.05" in capsys.readouterr().err
+
+
+def test_models_stand_side_by_side_with_the_first_to_compare_with(
+    command: Command, checkpoint: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = save_checkpoint(folder / "other")
+    options = ("--checkpoint", other, "--label", "one", "--label", "two", "--samples", 2, "--sensitivity", 2)
+    assert command(*options, "--windows", 3) == 0
+    result = last_line(capsys.readouterr().out)
+    kinds = [MEAN, SAMPLE, "best of 2 samples", SHUFFLED]
+    assert list(result["rows"]) == [*(f"{label}, {kind}" for label in ("one", "two") for kind in kinds), COPY]
+    assert [each["checkpoint"] for each in result["models"]] == [str(checkpoint), str(other)]
+    compared = [each for each in result["differences"] if each["minus"] == f"one, {MEAN}"]
+    assert [each["row"] for each in compared] == [f"two, {MEAN}"]
+    assert compared[0]["metrics"]["psnr_db"] == {"value": 0, "standard_error": 0}, "the same weights"
+    assert set(result["sensitivity"]) == {"one", "two"}
+    assert result["sensitivity"]["one"] == result["sensitivity"]["two"]
+    assert result["sensitivity"]["one"]["n_windows"] == 3
+
+
+def test_ctrl_c_while_actions_are_ranked_reports_the_rest(
+    command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> Iterator[Any]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(evaluation_run, "rank", interrupted)
+    assert command("--out", "report", "--sensitivity", 2) == 130
+    result = last_line(capsys.readouterr().out)
+    assert (result["about"]["n_windows"], result["sensitivity"]) == (4, {})
+    assert (folder / "report/evaluation.json").is_file()
+
+
+def test_an_action_free_model_is_not_asked_for_its_sensitivity(
+    command: Command, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ModuleConfig(channels=4, latent=2, hidden=4, encoder_blocks=1, decoder_blocks=1)
+    config = GhvaeConfig(modules=(size,), pixel_channels=4, action_dim=0)
+    save(folder / "free", Ghvae(config), CheckpointInfo(model=config, modules_trained=1))
+    usual = [f"--checkpoint={folder / 'free'}", "--label", "a", "--label", "free"]
+    assert command(*usual, "--sensitivity", 2, "--windows", 3) == 0
+    result = last_line(capsys.readouterr().out)
+    assert set(result["sensitivity"]) == {"a"}
+    assert f"free, {SHUFFLED}" not in result["rows"] and f"free, {MEAN}" in result["rows"]
+
+
+def test_damaged_episodes_alone_are_one_line(
+    command: Command, data: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in data.iterdir():
+        (folder / "cut").mkdir(exist_ok=True)
+        (folder / "cut" / path.name).write_bytes(path.read_bytes()[:2000])
+    assert command("--data", folder / "cut") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: expected at least 2 windows of episodes, found 0; 2 of 2 episodes are unreadable")
+    assert "traj" in line
+
+
+def test_what_a_model_was_trained_on_is_judged_when_asked_for(
+    command: Command, data: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained = save_checkpoint(folder / "trained", data_sha256="0f", validation_share=1e-9)
+    assert command("--checkpoint", trained, "--label", "a", "--label", "b", "--part", "trained-on") == 0
+    result = last_line(capsys.readouterr().out)
+    assert result["about"]["part"] == "trained-on"

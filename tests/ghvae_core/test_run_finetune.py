@@ -19,13 +19,16 @@ from configs.command import ReportedError
 from ghvae_core.checkpoint import load
 from ghvae_core.ghvae import Ghvae
 from ghvae_core.objective import Loss, module_loss
+from ghvae_core.plan import Stage
 from ghvae_core.run_finetune import finetune
-from ghvae_core.trainer import Stage, TrainingError
+from ghvae_core.trainer import TrainingError
+from ghvae_core.training_config import load_config
 from ghvae_core.training_log import TrainingLog
-from ghvae_core.training_run import Request, load_config, train
+from ghvae_core.training_run import Request, train
 from tests.ghvae_core.episodes import record
 
 MODEL = """
+kind: ghvae
 modules:
   - {channels: 8, latent: 2, hidden: 8, encoder_blocks: 1, decoder_blocks: 1}
   - {channels: 12, latent: 2, hidden: 8, encoder_blocks: 1, decoder_blocks: 1}
@@ -59,7 +62,7 @@ def finished(folder: Path) -> Path:
 
 
 def _request(folder: Path, out: Path, **changes: Any) -> Request:
-    request = Request(folder / "episodes", out, str(folder / "small.yaml"), None, False, 0, "cpu", SETTINGS)
+    request = Request((folder / "episodes",), out, str(folder / "small.yaml"), None, False, 0, "cpu", SETTINGS)
     return dataclasses.replace(request, **changes)
 
 
@@ -147,7 +150,7 @@ def test_the_way_on_that_a_failure_names_works(folder: Path, tmp_path: Path, mon
 
     longer = (*SETTINGS, "training.module_steps=[3, 20]")
     with monkeypatch.context() as patch:
-        patch.setattr("ghvae_core.trainer.module_loss", poisoned)
+        patch.setattr("ghvae_core.phase.module_loss", poisoned)
         with pytest.raises(TrainingError, match="module_2: the loss stays NaN or infinite") as error:
             train(_request(folder, tmp_path / "first", overrides=longer))
     way_on = re.search("with another --out and, at its end, (.*)", str(error.value))
@@ -163,14 +166,15 @@ def test_the_way_on_that_a_failure_names_works(folder: Path, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("start", "settings", "reason"),
     [
-        ("checkpoint", ["model.pixel_channels=16"], "its model is"),
+        ("checkpoint", ["model.pixel_channels=16"], "pixel_channels: the checkpoint has 8, this run 16"),
         ("checkpoint", ["training.module_steps=[3, 0]"], "nothing to polish towards; set training.polish_steps=0"),
         ("stages/module_1", ["training.module_steps=[3, 0]"], "expected steps for module 2, which no --init brings"),
         (None, ["training.module_steps=[0, 3]"], "expected steps for module 1, which no --init brings"),
-        (None, ["model.image_px=32"], "model.image_px: expected 64, got 32"),
+        (None, ["model.image_px=66"], "divisible by"),
         (None, ["model.prior=uniform"], "uniform has nothing to polish; set training.polish_steps=0"),
+        (None, ["training.end_to_end_steps=0.5"], "training.end_to_end_steps"),
         (None, ["training.speed=1"], "unknown key 'training.speed'"),
-        (None, ["model.action_dim=5", "model.action_scale=[1.0, 1.0, 1.0, 1.0, 1.0]"], "expected actions of 5 numbers"),
+        (None, ["model.action_dim=5"], "model.action_dim: comes from the data"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(
@@ -186,19 +190,59 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_more_modules_than_the_model_has_are_refused(folder: Path, finished: Path, tmp_path: Path) -> None:
+def test_what_a_checkpoint_brings_and_does_not_is_told(
+    folder: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "shallow.yaml").write_text("\n".join(line for line in MODEL.splitlines() if "12" not in line))
-    request = _request(folder, tmp_path / "run", init=finished / "stages/polish", model=str(tmp_path / "shallow.yaml"))
-    with pytest.raises(ReportedError, match="its model is"):
-        train(request)
-    assert not (tmp_path / "run").exists()
+    init, model = finished / "stages/polish", str(tmp_path / "shallow.yaml")
+    assert train(_request(folder, tmp_path / "run", init=init, model=model)) == 0
+    told = capsys.readouterr().err
+    assert "--init: modules: was 2, is 1" in told
+    assert "--init: left: levels.1.encoder" in told
+    provenance = load(tmp_path / "run" / "checkpoint").info.provenance
+    assert "levels.0.decoder" in str(provenance["init_loaded"])
+    assert "levels.1.decoder" in str(provenance["init_left"])
+
+
+def test_weights_of_others_are_a_start(folder: Path, finished: Path, tmp_path: Path) -> None:
+    weights = load(finished / "checkpoint").model.state_dict()
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}}, tmp_path / "foreign.pt")
+    idle = ("training.module_steps=[0]", "training.learning_rate=1e-12", "training.rollout_steps=0")
+    request = _request(folder, tmp_path / "run", init=tmp_path / "foreign.pt", overrides=(*SETTINGS, *idle))
+    assert train(request) == 0
+    for name, tensor in load(tmp_path / "run" / "checkpoint").model.state_dict().items():
+        torch.testing.assert_close(tensor, weights[name])
+
+
+def test_the_cost_of_a_model_is_told_without_data(capsys: pytest.CaptureFixture[str]) -> None:
+    app = typer.Typer()
+    app.command()(finetune)
+    result = CliRunner().invoke(app, ["--describe", "--model", "svg_tiny", "--set", "training.batch_windows=1"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["kind"] == "svg"
+    assert "Layers" in result.stderr
+
+
+@pytest.mark.parametrize(("name", "n"), [("tiny", 7), ("tiny", 0), ("svg_tiny", 2)])
+def test_modules_that_a_model_does_not_have_are_refused(name: str, n: int) -> None:
+    with pytest.raises(ReportedError, match=f"--modules: expected 1 to .* as {name} has, got {n}"):
+        load_config(name, (), n)
+    assert load_config("tiny", (), 2).model.n_modules == 2
+
+
+def test_data_and_out_are_asked_for() -> None:
+    app = typer.Typer()
+    app.command()(finetune)
+    result = CliRunner().invoke(app, ["--data", "episodes"])
+    assert result.exit_code == 2
+    assert "expected --out" in result.stderr
 
 
 def test_what_would_be_overwritten_or_is_not_there_is_refused(folder: Path, finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ReportedError, match="no run to resume"):
         train(_request(folder, tmp_path / "other", resume=True))
     with pytest.raises(ReportedError, match="found none"):
-        train(_request(folder, tmp_path / "other", data=finished / "pictures"))
+        train(_request(folder, tmp_path / "other", data=(finished / "pictures",)))
     assert not (tmp_path / "other").exists()
     before = _contents(finished)
     with pytest.raises(ReportedError, match="holds a run already; add --resume"):
@@ -213,7 +257,7 @@ def _contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", ["nano", "tiny", "base", "paper", "paper_x0.6"])
-def test_the_recipe_of_each_size_fits_it(folder: Path, name: str) -> None:
-    config = load_config(_request(folder, folder, model=name, overrides=()))
-    assert len(config.training.module_steps) <= len(config.model.modules)
+@pytest.mark.parametrize("name", ["nano", "tiny", "base", "paper", "paper_x0.6", "svg_tiny", "svg_paper"])
+def test_the_recipe_of_each_size_fits_it(name: str) -> None:
+    config = load_config(name, ())
+    assert len(config.training.module_steps) <= config.model.n_modules

@@ -7,9 +7,12 @@ import pytest
 from ghvae_core.predictor import MismatchError
 from planner.handshake import check_fit
 from planner.shooting import ShootingConfig
+from robot_bridge.camera import Crop
 from tests.planner.doubles import PREDICTOR_SPEC, SPEC
 
 CONFIG = ShootingConfig()
+WORKSPACE_M = (SPEC.limits.workspace_low_m, SPEC.limits.workspace_high_m)
+TOLD = replace(PREDICTOR_SPEC, workspace_m=WORKSPACE_M, camera=SPEC.camera)
 
 
 def test_what_fits_is_taken() -> None:
@@ -40,6 +43,50 @@ def test_a_predictor_made_for_something_else_is_refused_by_name(name: str, value
 def test_a_planner_that_wants_too_much_is_refused_by_name(name: str, value: int) -> None:
     with pytest.raises(MismatchError, match=rf"{name}: the planner wants {value}"):
         check_fit(SPEC, PREDICTOR_SPEC, CONFIG.model_copy(update={name: value}))
+
+
+def test_the_same_workspace_and_camera_are_taken() -> None:
+    check_fit(SPEC, TOLD, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("low_m", "high_m", "words"),
+    [
+        ((0.3, -0.23, 0.012), WORKSPACE_M[1], r"workspace_low_m: the robot has \(0\.34, .*trained with \(0\.3, "),
+        (WORKSPACE_M[0], (0.66, 0.23, 0.3), r"workspace_high_m: the robot has .* 0\.22\), .* with .* 0\.3\)"),
+        (WORKSPACE_M[0], (0.66, float("nan"), 0.22), r"workspace_high_m: .* nan, "),
+    ],
+)
+def test_another_workspace_is_refused_by_name_with_both(
+    low_m: tuple[float, float, float], high_m: tuple[float, float, float], words: str
+) -> None:
+    with pytest.raises(MismatchError, match=words):
+        check_fit(SPEC, replace(TOLD, workspace_m=(low_m, high_m)), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("height_px", 480, "the robot has 240, the predictor was trained with 480"),
+        ("width_px", 640, "the robot has 320, the predictor was trained with 640"),
+        ("crop", Crop(top_px=0, left_px=40, height_px=240, width_px=240), "the robot has None, .*left_px=40"),
+        ("position_m", (0.885, 0.02, 0.495), r"the robot has \(0\.885, 0, 0\.495\), .*\(0\.885, 0\.02, 0\.495\)"),
+        ("target_m", (0.445, 0.02, 0.055), r"the robot has \(0\.445, 0, 0\.055\), .*\(0\.445, 0\.02, 0\.055\)"),
+        ("fovy_rad", 0.9, r"the robot has 0\.84, the predictor was trained with 0\.9"),
+    ],
+)
+def test_another_camera_is_refused_by_name_with_both(name: str, value: object, words: str) -> None:
+    camera = SPEC.camera.model_copy(update={name: value})
+    with pytest.raises(MismatchError, match=rf"camera\.{name}.*: {words}"):
+        check_fit(SPEC, replace(TOLD, camera=camera), CONFIG)
+
+
+def test_two_calibrations_of_one_camera_are_taken() -> None:
+    # A point further along the same axis is the same direction, and a few millimetres are no other camera.
+    camera = SPEC.camera.model_copy(
+        update={"position_m": (0.89, 0.002, 0.493), "target_m": (0.335, 0.0, -0.055), "fovy_rad": 0.845}
+    )
+    check_fit(SPEC, replace(TOLD, camera=camera), CONFIG)
 
 
 def test_all_disagreements_are_named_at_once() -> None:

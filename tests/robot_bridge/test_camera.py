@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from robot_bridge.camera import MODEL_IMAGE_PX, Camera, Crop, model_image
+from robot_bridge.camera import MODEL_IMAGE_PX, Camera, Crop, crop_and_resize, model_image
 
 CAMERA = Camera(
     height_px=240, width_px=320, position_m=(0.9, 0.1, 0.5), target_m=(0.45, 0.0, 0.05), fovy_rad=0.84
@@ -31,6 +31,19 @@ def test_model_image_of_a_crop_sees_only_the_crop() -> None:
 def test_a_model_image_is_left_as_it_is() -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     np.testing.assert_array_equal(model_image(image, Crop(top_px=0, left_px=0, height_px=9, width_px=9)), image)
+
+
+def test_a_model_image_has_the_side_asked_for() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    expected = np.asarray(cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA), np.uint8)
+    np.testing.assert_array_equal(model_image(image, image_px=32), expected)
+    assert model_image(expected, image_px=32) is expected
+
+
+def test_what_is_enlarged_is_smooth() -> None:
+    ramp = np.tile(np.linspace(0, 250, 16, dtype=np.uint8)[:, None], (1, 16, 3)).reshape(16, 16, 3)
+    found = crop_and_resize(ramp, Crop(top_px=0, left_px=0, height_px=16, width_px=16), 64).astype(int)
+    assert np.abs(np.diff(found[..., 0], axis=0)).max() < 10  # not 4 equal rows and then a jump of 16
 
 
 def test_a_point_that_moves_is_seen_to_move() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ghvae_core.predictor import Context, GoalCost, Prediction, PredictorSpec
 from ghvae_core.request import Request
+from robot_bridge.camera import Camera, Crop
 
 SPEC = PredictorSpec(
     name="example",
@@ -17,6 +18,15 @@ SPEC = PredictorSpec(
     max_horizon=3,
     max_candidates=20,
     checkpoint="c0ffee" * 10,
+    workspace_m=((0.3, -0.2, 0.0), (0.7, 0.2, 0.3)),
+    camera=Camera(
+        height_px=240,
+        width_px=320,
+        crop=Crop(top_px=0, left_px=40, height_px=240, width_px=240),
+        position_m=(0.9, 0.0, 0.5),
+        target_m=(0.4, 0.0, 0.0),
+        fovy_rad=0.8,
+    ),
 )
 
 

@@ -1,5 +1,6 @@
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgpack  # type: ignore[import-untyped]
@@ -76,6 +77,31 @@ def test_costs_that_are_not_finite_reach_the_planner() -> None:
 
 def test_the_welcome_tells_the_whole_spec() -> None:
     assert set(SpecHeader.model_fields) == set(SPEC.__dataclass_fields__)
+    for spec in (SPEC, replace(SPEC, workspace_m=None), replace(SPEC, camera=None)):
+        welcome = Welcome(b"id-1", spec, Limits(max_waiting=32, max_per_client=2))
+        assert decode_reply(encode_reply(welcome)) == welcome
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "words"),
+    [
+        (("workspace_m",), [[0, 0, 0]], "workspace_m"),
+        (("workspace_m", 0), [0.0, 0.0, 101.0], "workspace_m.0.2: Input should be less than or equal to 100"),
+        (("camera", "position_m"), [0.4, 0.0, 0.5], "camera: .*must not look straight"),
+        (("camera", "crop", "width_px"), 320, "camera: .*beyond the 240x320 image"),
+        (("camera", "lens"), "wide", "camera.lens: Extra inputs"),
+    ],
+)
+def test_a_welcome_with_an_impossible_spec_is_refused_by_name(
+    place: tuple[str | int, ...], value: object, words: str
+) -> None:
+    tree = msgpack.unpackb(encode_reply(REPLIES[0])[0])
+    part = tree["spec"]
+    for key in place[:-1]:
+        part = part[key]
+    part[place[-1]] = value
+    with pytest.raises(ProtocolError, match=words):
+        decode_reply([msgpack.packb(tree)])
 
 
 def _changed(change: Callable[[dict[str, Any]], object]) -> list[bytes]:
@@ -89,8 +115,8 @@ def _changed(change: Callable[[dict[str, Any]], object]) -> list[bytes]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda h: h.update(version=2), "messages of version 1, got version 2"),
-        (lambda h: h.update(version="1"), "messages of version 1"),
+        (lambda h: h.update(version=1), "messages of version 2, got version 1"),
+        (lambda h: h.update(version="2"), "messages of version 2"),
         (lambda h: h.update(kind="shutdown"), "header: .*kind"),
         (lambda h: h.update(path="/etc/passwd"), "path: Extra inputs"),
         (lambda h: h.pop("checkpoint"), "checkpoint: Field required"),

@@ -1,0 +1,130 @@
+"""What everything but the training objectives knows of a model of video: its size, its modules, how it imagines.
+
+Symbols: N sequences, A numbers an action, px the image's side. Modules count from 1, the shallowest; a model that is
+not built greedily is one module.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from configs.loader import Config
+
+IMAGE_CHANNELS = 3  # RGB
+
+
+def _ones(fields: dict[str, Any]) -> tuple[float, ...]:
+    return (1.0,) * int(fields.get("action_dim", 0))  # absent when it was refused
+
+
+class ModelConfig(Config):
+    """What the configurations of all models share."""
+
+    image_px: int = Field(default=64, gt=0)  # paper E.1
+    action_dim: int = Field(default=4, ge=0)  # paper E.1; 0 is the paper's action-free mode
+    # What raw actions are divided by, so that the model sees numbers around 1. Set from the data.
+    action_scale: tuple[float, ...] = Field(default_factory=_ones)
+
+    @model_validator(mode="after")
+    def _check_scale(self) -> ModelConfig:
+        if len(self.action_scale) != self.action_dim or min(self.action_scale, default=1) <= 0:
+            raise ValueError(f"action_scale needs {self.action_dim} positive numbers, got {self.action_scale}")
+        return self
+
+    @property
+    def n_modules(self) -> int:
+        """How many modules the model has."""
+        return 1
+
+    @property
+    def takes_actions(self) -> bool:
+        """Whether actions change what is imagined."""
+        return self.action_dim > 0
+
+
+class VideoModel(nn.Module, ABC):
+    """A model that imagines frames from context frames and, unless it is action-free, actions."""
+
+    action_scale: Tensor  # (A,)
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("action_scale", torch.tensor(config.action_scale), persistent=False)
+
+    @property
+    def n_modules(self) -> int:
+        """How many modules there are."""
+        return self.config.n_modules
+
+    @abstractmethod
+    def module(self, k: int) -> nn.Module:
+        """Return module k, counted from 1: its parameters, and no others, are those of this module."""
+
+    @abstractmethod
+    def unroll(
+        self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
+    ) -> Iterator[Tensor]:
+        """Do as `imagine`, but record gradients where the caller does."""
+
+    def imagine(
+        self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
+    ) -> Iterator[Tensor]:
+        """Imagine where action sequences lead, one step at a time (the caller may stop between steps).
+
+        Args:
+            context: (1 or N, n_context, 3, px, px) in [0, 1], oldest first. One context is encoded once and shared.
+            actions: (N, n_context - 1 + T, A) raw: as recorded, metres and the gripper's +-1 for a robot arm. The
+                first n_context - 1 lead from context frame to context frame. Action-free: A is 0.
+            generator: Draws the latents; None takes the prior's mean.
+            depth: How many modules to use; None is all.
+
+        Yields:
+            T times (N, 3, px, px) in [0, 1]: the frame after each action that follows the context.
+        """
+        steps = self.unroll(context, actions, generator, depth)
+        while True:
+            with torch.no_grad():
+                frame = next(steps, None)
+            if frame is None:
+                return
+            yield frame
+
+    def rollout(
+        self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
+    ) -> Tensor:
+        """Return the T imagined frames (B, T, 3, px, px) in [0, 1]; arguments as in `imagine`."""
+        return torch.stack(list(self.imagine(context, actions, generator, depth)), 1)
+
+    def check_request(self, context: Tensor, actions: Tensor, depth: int | None) -> int:
+        """Return the depth to use.
+
+        Raises:
+            ValueError: Context, actions or depth are not what `imagine` takes.
+        """
+        n, n_context = len(actions), context.shape[1]
+        if len(context) not in (1, n) or actions.shape[1] < n_context:
+            raise ValueError(
+                f"expected 1 or {n} contexts and at least {n_context} actions a sequence, "
+                f"got {len(context)} and {actions.shape[1]}"
+            )
+        if actions.shape[2] != self.config.action_dim:
+            raise ValueError(f"expected actions of {self.config.action_dim} numbers, got {actions.shape[2]}")
+        depth = self.n_modules if depth is None else depth
+        if not 1 <= depth <= self.n_modules:
+            raise ValueError(f"depth: expected 1 to {self.n_modules} modules, got {depth}")
+        return depth
+
+
+def draw(mean: Tensor, std: Tensor | float, generator: torch.Generator | None) -> Tensor:
+    """Return a sample of N(mean, std^2), the same on every device; without a generator the mean."""
+    if generator is None:
+        return mean
+    noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean.device)
+    return mean + std * noise

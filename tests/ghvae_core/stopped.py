@@ -1,0 +1,23 @@
+"""`run_finetune` as two processes run it, the second of which gets SIGTERM at a step."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from ghvae_core.engine import Engine
+from ghvae_core.run_finetune import main
+
+_AT_STEP = 5
+
+
+def _update(self: Engine, rate: float, step: int) -> None:
+    if step == _AT_STEP and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    _whole_update(self, rate, step)
+
+
+if __name__ == "__main__":
+    _whole_update = Engine.update
+    Engine.update = _update  # type: ignore[method-assign]
+    main()

@@ -1,0 +1,84 @@
+"""What two processes do in one launch of torchrun; each leaves what it saw in a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ghvae_core.checkpoint import module_sha256
+from ghvae_core.distributed import Group
+from ghvae_core.ghvae import Ghvae
+from ghvae_core.objective import Batch, Loss, Weights, module_loss
+from ghvae_core.plan import TrainingConfig
+from ghvae_core.trainer import Interrupted
+from tests.ghvae_core.training import after, make_trainer, never
+
+CONFIG = TrainingConfig(
+    module_steps=(3, 3),
+    polish_steps=2,
+    end_to_end_steps=3,
+    batch_windows=4,
+    ema_decay=0.9,
+    validation_windows=4,
+    feature_cache="all",
+)
+SHARDED = CONFIG.model_copy(update={"module_steps": (0,), "end_to_end_steps": 4, "polish_steps": 1, "shard": True})
+
+
+def main(folder: Path) -> None:
+    """Do everything, and write `rank_N.json`."""
+    torch.set_num_threads(1)
+    with Group("cpu") as group:
+        seen: dict[str, Any] = {"largest": group.largest(group.rank, 10 - group.rank)}
+        for name, config in (("plain", CONFIG), ("sharded", SHARDED)):
+            seen[name] = _train(folder / name, config, group, [never])
+            seen[f"{name} half"] = _train(folder / f"{name}_half", config, group, _stops(group, 2))
+            stops = _stops(group, 2, 4) if name == "plain" else _stops(group, 3)
+            seen[f"{name} resumed"] = _train(folder / f"{name}_resumed", config, group, [*stops, never])
+        with pytest.MonkeyPatch.context() as patch:
+            _poison(patch, group)
+            seen["poisoned"] = _train(folder / "poisoned", CONFIG, group, [never])
+    (folder / f"rank_{group.rank}.json").write_text(json.dumps(seen))
+
+
+def _stops(group: Group, *steps: int) -> list[Callable[[], bool]]:
+    """Tell the second process alone to stop, after so many steps of each start."""
+    return [after(n_steps) if group.rank else never for n_steps in steps]
+
+
+def _train(folder: Path, config: TrainingConfig, group: Group, stops: list[Callable[[], bool]]) -> dict[str, Any]:
+    """Train with interruptions, each time with a new trainer; return what there was to see."""
+    losses: list[float] = []
+    notes: list[str] = []
+    for stop in stops:
+        trainer, model, record = make_trainer(folder, config, group=group)
+        trainer.resume()
+        try:
+            trainer.train(stop)
+        except Interrupted:
+            notes.append("interrupted")
+        losses += [loss for _, _, loss in record.losses]
+        notes += record.notes
+    return {"sha256": module_sha256(model.state_dict()), "losses": losses, "notes": notes}
+
+
+def _poison(patch: pytest.MonkeyPatch, group: Group) -> None:
+    """Make the second loss of the second process NaN."""
+    calls = [0]
+
+    def poisoned(model: Ghvae, k: int, batch: Batch, weights: Weights, generator: torch.Generator | None) -> Loss:
+        calls[0] += 1
+        loss = module_loss(model, k, batch, weights, generator)
+        return loss._replace(total=loss.total * float("nan")) if (calls[0], group.rank) == (2, 1) else loss
+
+    patch.setattr("ghvae_core.phase.module_loss", poisoned)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
