@@ -160,7 +160,9 @@ rng, model = random.Random(0), small_model()
 moments = Moments({f"{i}.exp_avg": p.detach() for i, p in enumerate(model.parameters())}, {})
 info = CheckpointInfo(model=small_config(), step_limit_m=0.2, step_s=0.6, modules_trained=2)
 last, cut = 0, 0
-for kill in range(n_kills):
+for _ in range(20 * n_kills):  # of those that came between two saves there may be many
+    if cut == n_kills:
+        break
     parent, ready = os.pipe()
     child = os.fork()
     if child == 0:
@@ -196,4 +198,4 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_newest_whole(tmp_path: Path) 
     command = [sys.executable, "-c", _KILLS, str(tmp_path), str(N_KILLS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > N_KILLS // 4, "hardly a kill came in the middle of a save"
+    assert int(done.stdout) == N_KILLS, "hardly a kill came in the middle of a save"

@@ -315,10 +315,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_private_server_makes_one_command_enough(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = _children(os.getpid())
     attempt(_choice(tmp_path, predictor="server", checkpoint=checkpoint), [*SMALL, "task.n_steps=2"])
     result = _last_json(capsys.readouterr().out)
     assert result["predictor"] == "server" and len(result["checkpoint"]) == 64 and result["plans"] == 2
-    assert not _children(os.getpid())
+    assert _children(os.getpid()) == before
 
 
 def test_the_model_in_this_process_plans_as_the_server_does(
