@@ -9,6 +9,8 @@ import typer
 
 from configs.command import run
 
+_PIPED_COLUMNS = 120  # of tables where there is no terminal to say its width
+
 
 def finetune(  # noqa: PLR0917 - the parameters are the options of the command line
     data: Annotated[list[Path] | None, typer.Option(help="Folder of recorded episodes; again to mix several.")] = None,
@@ -57,7 +59,8 @@ def _describe(model: str, overrides: tuple[str, ...], modules: int | None) -> No
 
     config = load_config(model, overrides, modules)
     description = describe(config.model, config.training)
-    show(description, Console(stderr=True))
+    console = Console(stderr=True)
+    show(description, console if console.is_terminal else Console(stderr=True, width=_PIPED_COLUMNS))
     print(description.model_dump_json(), flush=True)
 
 

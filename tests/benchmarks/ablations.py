@@ -35,8 +35,13 @@ class Row:
     more: Sequence[str] = field(default_factory=tuple)  # further `--set`
 
 
-def rows(size: str) -> dict[str, Row]:
-    """Return all rows by the name of their folder, in the order in which they must be trained."""
+def rows(size: str, n_deepest: int) -> dict[str, Row]:
+    """Return all rows by the name of their folder, in the order in which they must be trained.
+
+    Args:
+        size: Of the model.
+        n_deepest: Steps of module 6.
+    """
     polished = {"module_steps": [0], **_NOTHING, "polish_steps": 1500}
     stage = "greedy/stages/module_{}"
     whole = {"module_steps": [0], **_NOTHING, "end_to_end_steps": "matched"}
@@ -45,6 +50,12 @@ def rows(size: str) -> dict[str, Row]:
         "ghvae_2": Row("GHVAE, 2 modules", polished, stage.format(2), size, 2),
         "ghvae_4": Row("GHVAE, 4 modules", polished, stage.format(4), size, 4),
         "ghvae_6": Row("GHVAE, 6 modules", polished, stage.format(6), size),
+        "averaged": Row(
+            "6 modules, the last one and the polish averaged (EMA)",
+            {**polished, "module_steps": [0, 0, 0, 0, 0, n_deepest], "ema_decay": 0.995},
+            stage.format(5),
+            size,
+        ),
         "fine_tuned": Row(
             "6 modules, then end to end",
             {**whole, "end_to_end_steps": 500},
@@ -63,7 +74,11 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
     held_out: Annotated[Path | None, typer.Option(help="episodes to judge on; none: those left out of data")] = None,
     only: Annotated[list[str] | None, typer.Option(help="a row's folder; again for more; all without it")] = None,
     size: Annotated[str, typer.Option(help="of the model; a svg_SIZE must stand beside it")] = "tiny",
-    steps: Annotated[str, typer.Option(help="module_steps of greedy training")] = "[800,600,600,600,600,1200]",
+    steps: Annotated[tuple[int, int, int], typer.Option(help="of module 1, each of 2 to 5, and 6")] = (
+        800,
+        600,
+        1200,
+    ),
     seed: Annotated[int, typer.Option(help="of weights, windows and latents")] = 0,
     judge: Annotated[bool, typer.Option(help="measure all finished rows")] = True,
     windows: Annotated[int, typer.Option(help="to judge on")] = 256,
@@ -76,7 +91,9 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
     from scratch and the rival get as many steps as take the CPU seconds of greedy training: a short calibration tells
     how many. The seconds that a row really took stand in its folder (`seconds.json`) and are printed at the end.
     """
-    study = Study(rows(size), data, out, seed, (f"training.module_steps={steps}", *(set_ or [])))
+    first, middle, deepest = steps
+    module_steps = f"training.module_steps={[first, middle, middle, middle, middle, deepest]}"
+    study = Study(rows(size, deepest), data, out, seed, (module_steps, *(set_ or [])))
     for name in study.check(only or [*study.rows]):
         if not study.is_finished(name):
             study.train(name)

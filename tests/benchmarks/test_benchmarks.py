@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
+from configs.command import ReportedError
+from ghvae_core.checkpoint import load
+from tests.benchmarks.ablations import ablations
 from tests.benchmarks.feature_cache import feature_cache
 from tests.benchmarks.training_memory import training_memory
 from tests.benchmarks.training_throughput import training_throughput
+from tests.ghvae_core.episodes import record
 
 
 def _output(command: Callable[..., Any], *options: str) -> list[str]:
-    app = typer.Typer()
-    app.command()(command)
-    result = CliRunner().invoke(app, ["--model", "nano", "--batch", "1", "--repeats", "1", *options])
+    result = _invoke(command, "--model", "nano", "--batch", "1", "--repeats", "1", *options)
     assert result.exit_code == 0, result.output
     return result.stdout.splitlines()
+
+
+def _invoke(command: Callable[..., Any], *options: str) -> Result:
+    app = typer.Typer()
+    app.command()(command)
+    return CliRunner().invoke(app, options)
 
 
 def test_training_throughput() -> None:
@@ -43,3 +53,28 @@ def test_training_memory() -> None:
     assert greedy > 0
     assert ratio == pytest.approx(greedy / whole, abs=0.1)
     assert "limit" in lines[-1]
+
+
+def test_ablations_refuse_a_row_that_is_none(tmp_path: Path) -> None:
+    result = _invoke(ablations, "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--only", "ghvae_3")
+    assert isinstance(result.exception, ReportedError)
+    assert "expected one of greedy, ghvae_2" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_ablations(tmp_path: Path) -> None:
+    """Three rows with a step each: one to start from, one that starts from it, and one of as many seconds."""
+    for index in range(4):
+        record(tmp_path / "data", index)
+    only = [word for name in ("greedy", "ghvae_2", "scratch") for word in ("--only", name)]
+    small = ["training.polish_steps=1", "training.batch_windows=1", "training.validation_windows=2", "data.horizon=2"]
+    options = ["--size", "nano", "--steps", "1", "1", "1", "--no-judge", "--set", "data.validation_share=0.3"]
+    for setting in small:
+        options += ["--set", setting]
+    folders = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    result = _invoke(ablations, *folders, *only, *options)
+    assert result.exit_code == 0, result.output
+    for name in ("greedy", "ghvae_2", "scratch"):
+        assert load(tmp_path / "out" / name / "checkpoint").model.n_modules == (2 if name == "ghvae_2" else 6)
+        assert json.loads((tmp_path / "out" / name / "seconds.json").read_text())["cpu_s"] > 0
