@@ -62,6 +62,7 @@ setup(
             "run_evaluation=ghvae_core.run_evaluation:main",
             "run_server=ghvae_core.run_server:main",
             "run_task=planner.run_task:main",
+            "run_trials=planner.run_trials:main",
         ]
     },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ BRIDGE_ACTIONS = "BridgeData: x, y, z, roll, pitch, yaw and gripper, 1 opens"
 
 _IMAGE, _ACTION, _STATE = "steps/observation/image", "steps/action", "steps/observation/state"
 _MAX_PIXELS = 2**24  # of one image
+_MAX_BYTES = 2**31  # of one view's decoded frames
 
 
 def read_bridge(path: Path, index: int, camera: int = 0) -> Episode:
@@ -35,7 +37,11 @@ def read_bridge(path: Path, index: int, camera: int = 0) -> Episode:
     if not 0 <= index < len(offsets):
         raise EpisodeError(f"{path}: expected a record from 0 to {len(offsets) - 1}, got {index}")
     with naming(path), naming(Path(f"record {index}")):
-        return _episode(parse_example(read_record(path, offsets[index])), camera)
+        try:
+            data = read_record(path, offsets[index])
+        except OSError as error:
+            raise EpisodeError(f"could not be read: {error.strerror or error}") from None
+        return _episode(parse_example(data), camera)
 
 
 def _episode(features: Mapping[str, Feature], camera: int) -> Episode:
@@ -67,7 +73,11 @@ def _table(features: Mapping[str, Feature], name: str, n_steps: int) -> NDArray[
 
 
 def _frames(pictures: list[bytes]) -> NDArray[np.uint8]:
-    frames = [_decode(picture) for picture in pictures]
+    frames: list[NDArray[np.uint8]] = []
+    for picture in pictures:
+        frames.append(_decode(picture))
+        if sum(frame.nbytes for frame in frames) > _MAX_BYTES:
+            raise EpisodeError(f"expected at most {_MAX_BYTES} bytes of frames, got more")
     if not frames or len({frame.shape for frame in frames}) > 1:
         raise EpisodeError(f"expected images of one size, got {len(frames)} of {len({f.shape for f in frames})} sizes")
     return np.stack(frames)
@@ -79,5 +89,7 @@ def _decode(picture: bytes) -> NDArray[np.uint8]:
             if image.width * image.height > _MAX_PIXELS:
                 raise EpisodeError(f"expected an image of at most {_MAX_PIXELS} pixels, got {image.size}")
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
+    except UnidentifiedImageError:  # whose message differs each time
+        raise EpisodeError("expected a JPEG or PNG image, got other bytes") from None
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise EpisodeError(f"expected a JPEG or PNG image, got: {' '.join(str(error).split())[:100]}") from None

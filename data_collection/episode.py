@@ -53,7 +53,7 @@ class Episode:
         for name in ("states", "actions", "commanded", "times_s"):
             if not np.isfinite(getattr(self, name)).all():
                 raise EpisodeError(f"{name}: expected finite numbers, got NaN or infinity")
-        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[-1] != 3:
+        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[-1] != 3 or not self.frames.size:
             raise EpisodeError(f"expected uint8 frames (T+1, H, W, 3), got {self.frames.dtype} {self.frames.shape}")
         if len(self.frames) != n + 1 or n < 1:
             raise EpisodeError(

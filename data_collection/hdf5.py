@@ -73,15 +73,15 @@ def find(owner: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
     """Return the member at `name`, which must lie in this very file: links elsewhere are refused."""
     place = owner
     for part in name.strip("/").split("/"):
-        if not isinstance(place, h5py.Group) or not has(place, part):
+        if not has(place, part):
             raise EpisodeError(f"'{name}' is missing")
         place = place[part]
     return place
 
 
-def has(group: h5py.Group, name: str) -> bool:
+def has(group: h5py.Group | h5py.Dataset, name: str) -> bool:
     """Return whether a group has a member of this name, without following links out of the file, which are refused."""
-    link = group.get(name, getlink=True)
+    link = group.get(name, getlink=True) if isinstance(group, h5py.Group) else None
     if link is not None and not isinstance(link, h5py.HardLink):
         raise EpisodeError(f"'{group.name}/{name}': expected a member of this file, got a link")
     return link is not None
@@ -89,7 +89,7 @@ def has(group: h5py.Group, name: str) -> bool:
 
 def numbers(owner: h5py.Group, name: str, n_dims: int) -> NDArray[Any]:
     """Return a dataset of real numbers with `n_dims` dimensions."""
-    value = read(_dataset(owner, name))
+    value = read(find(owner, name))
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or value.ndim != n_dims:
         raise EpisodeError(f"'{name}': expected an array of numbers with {n_dims} dimensions")
     if value.dtype.kind == "f" and not np.isfinite(value).all():
@@ -99,14 +99,16 @@ def numbers(owner: h5py.Group, name: str, n_dims: int) -> NDArray[Any]:
 
 def text(owner: h5py.Group, name: str) -> str:
     """Return a scalar dataset of text."""
-    value = read(_dataset(owner, name))
+    value = read(find(owner, name))
     if not isinstance(value, str):
         raise EpisodeError(f"'{name}': expected text")
     return value
 
 
-def read(dataset: h5py.Dataset) -> Any:
+def read(dataset: h5py.Group | h5py.Dataset) -> Any:
     """Return a dataset that is stored in this file as str, bool, int, float, array, or tuple of str."""
+    if not isinstance(dataset, h5py.Dataset):
+        raise EpisodeError(f"'{dataset.name}': expected a dataset, got a group or a type")
     if dataset.is_virtual or dataset.external:
         raise EpisodeError(f"'{dataset.name}' is stored in another file")
     _check_size(dataset.size or 0, dataset.dtype, dataset.file, dataset.name)
@@ -120,13 +122,6 @@ def attribute(owner: _Owner, name: str) -> Any:
     identity = owner.attrs.get_id(name)
     _check_size(int(np.prod(identity.shape, dtype=np.float64)), identity.dtype, owner.file, f"{owner.name}@{name}")
     return _plain(owner.attrs[name])
-
-
-def _dataset(owner: h5py.Group, name: str) -> h5py.Dataset:
-    found = find(owner, name)
-    if not isinstance(found, h5py.Dataset):
-        raise EpisodeError(f"'{name}': expected a dataset, got a group")
-    return found
 
 
 def _check_size(n_values: int, dtype: np.dtype[Any], file: h5py.File, name: str) -> None:

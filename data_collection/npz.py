@@ -21,6 +21,7 @@ _DAMAGE: Final = (
     *(OSError, ValueError, LookupError, EOFError, RuntimeError, MemoryError, SyntaxError, TypeError),
     *(zipfile.BadZipFile, zlib.error),
 )
+_MAX_COLUMNS = 256  # numbers of an action or a state; known robots have at most 14
 _STATE_NAMES = ("state", "states", "endeffector_pos")
 BAIR_ACTIONS = "BAIR: dx, dy in metres, steps to lift, gripper"
 METAWORLD_ACTIONS = "MetaWorld: x, y, z and gripper in [-1, 1]"
@@ -92,7 +93,7 @@ def _actions(arrays: Mapping[str, NDArray[Any]], n_frames: int) -> NDArray[np.fl
 
 def _table(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float64]:
     table = arrays[name]
-    if table.ndim != 2 or table.dtype.kind not in "fiu":
+    if table.ndim != 2 or table.dtype.kind not in "fiu" or table.shape[1] > _MAX_COLUMNS:
         raise EpisodeError(f"'{name}': expected numbers (T, N), got {table.dtype} {table.shape}")
     return table.astype(np.float64)
 

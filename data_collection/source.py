@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from data_collection.bridge import read_bridge
 from data_collection.episode import Episode, EpisodeError, video_episode
@@ -28,8 +29,8 @@ class Recording:
     name: str  # relative to the folder, "#index" behind it where a file may hold several; unique and stable
 
     def is_in(self, names: frozenset[str]) -> bool:
-        """Tell whether a list of file names, as from `read_names`, has this recording's file."""
-        return self.path.name in names
+        """Tell whether a list, as from `read_names`, has the name of this recording's file, with or without suffix."""
+        return self.path.name in names or self.path.stem in names
 
 
 def find(folder: Path) -> list[Recording]:
@@ -43,9 +44,7 @@ def find(folder: Path) -> list[Recording]:
     """
     paths = sorted(path for path in folder.rglob("*") if not _is_hidden(path, folder) and path.is_file())
     recordings = [recording for path in paths for recording in _recordings(path, folder)]
-    return recordings or [
-        Recording(path, 0, str(path.relative_to(folder))) for path in paths if path.suffix.lower() in SUFFIXES
-    ]
+    return recordings or [Recording(path, 0, _name(path, folder)) for path in paths if path.suffix.lower() in SUFFIXES]
 
 
 def read(recording: Recording, camera: int = 0, action_free: bool = False, video: VideoReading = _AS_VIDEO) -> Episode:
@@ -85,27 +84,33 @@ def robot(recording: Recording) -> str | None:
 
 
 def read_names(path: Path) -> frozenset[str]:
-    """Read a text file of file names, one a line, as RoboNet publishes its test set.
+    """Read a text file of file names, one a line, as RoboNet publishes its test set; folders before them are left out.
 
     Raises:
         EpisodeError: Unreadable, or empty.
     """
     try:
-        names = frozenset(line.strip() for line in path.read_text(encoding="utf-8").splitlines()) - {""}
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise EpisodeError(f"{path}: expected a text file of file names, got: {error}") from None
+    names = frozenset(PurePath(line.strip().replace("\\", "/")).name for line in lines) - {""}
     if not names:
         raise EpisodeError(f"{path}: expected a file name a line, got none")
     return names
 
 
 def _recordings(path: Path, folder: Path) -> Iterator[Recording]:
-    name = str(path.relative_to(folder))
+    name = _name(path, folder)
     if path.suffix in {".hdf5", ".npz"}:
         yield Recording(path, 0, name)
     elif ".tfrecord" in path.name:
         for index in range(len(find_records(path))):
             yield Recording(path, index, f"{name}#{index}")
+
+
+def _name(path: Path, folder: Path) -> str:
+    """Return a file's name in text that can be hashed and written, whatever bytes the disk has for it."""
+    return os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:

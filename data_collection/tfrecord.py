@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from data_collection.episode import EpisodeError
 
-MAX_RECORD_BYTES = 2**30  # an episode of BridgeData has about 1 to 10 MB
+MAX_RECORD_BYTES = 2**28  # an episode of BridgeData has about 1 to 10 MB; parsing takes a multiple of it
 
 Feature: TypeAlias = "list[bytes] | NDArray[np.float32] | NDArray[np.int64]"
 

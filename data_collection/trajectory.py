@@ -25,6 +25,7 @@ OWN_DATASETS = {  # what our files hold beyond RoboNet, with its number of dimen
 OWN_ATTRIBUTES = ("gripper_convention", "software_version")
 
 _MAX_FRAMES = 10_000  # RoboNet has at most 31; this bounds memory, not use
+_MAX_BYTES = 2**31  # of one camera's decoded frames; RoboNet's largest have 20 MB
 
 
 @dataclass(frozen=True)
@@ -191,10 +192,13 @@ def _video(file: h5py.File, camera: int, first_format: object) -> Video:
     image_format = attribute(dataset, "image_format") or first_format  # genuine files lack it beyond camera 0
     if data.dtype != np.uint8:
         raise EpisodeError(f"'{name}': expected the bytes of an mp4 file, got {data.dtype}")
-    if not isinstance(shape, np.ndarray) or shape.shape != (3,) or shape[2] != 3 or not 0 < shape[:2].prod() <= 2**24:
+    if not isinstance(shape, np.ndarray) or shape.shape != (3,) or shape[2] != 3 or not (shape >= 1).all():
         raise EpisodeError(f"'{name}@shape': expected height, width, 3, got {shape}")
     if not isinstance(n_frames, int) or not 1 <= n_frames <= _MAX_FRAMES:
         raise EpisodeError(f"'{name}@T': expected the number of frames, got {n_frames}")
+    n_bytes = n_frames * int(shape[0]) * int(shape[1]) * 3
+    if n_bytes > _MAX_BYTES:
+        raise EpisodeError(f"'{name}@shape': expected at most {_MAX_BYTES} bytes of frames, got {n_bytes}")
     if image_format not in ("RGB", "BGR"):
         raise EpisodeError(f"'{name}@image_format': expected RGB or BGR, got {image_format}")
     return Video(data.tobytes(), (n_frames, int(shape[0]), int(shape[1])), image_format == "BGR")

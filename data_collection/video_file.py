@@ -16,6 +16,7 @@ from robot_bridge.camera import MODEL_IMAGE_PX, Crop, crop_and_resize
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif")
 MAX_BYTES = 2**32  # of one video's frames as they are kept; more frames need a stride, or cutting
+MAX_PIXELS = 2**26  # of one frame as it is filmed; 8K has half as many
 
 
 class VideoReading(NamedTuple):
@@ -55,6 +56,8 @@ def _frames(
     limit = MAX_BYTES // (3 * reading.side_px**2)
     frames: list[NDArray[np.uint8]] = []
     for number, frame in enumerate(container.decode(stream)):
+        if frame.width * frame.height > MAX_PIXELS:
+            raise EpisodeError(f"expected frames of at most {MAX_PIXELS} pixels, got {frame.height}x{frame.width}")
         if number % reading.stride == 0:
             frames.append(_square(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), reading.side_px))
         if len(frames) > limit:

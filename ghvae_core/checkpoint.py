@@ -94,9 +94,14 @@ def load(folder: Path, device: str = "cpu") -> Checkpoint:
     info = _info(files, folder)
     states = _states(files, info, folder)
     _check_chain(states, manifest.get("trained_on"), folder)
-    model = build(info.model.up_to(info.modules_trained))
+    config = info.model.up_to(info.modules_trained)
+    with torch.device("meta"):  # without memory, of which a damaged configuration could ask for any amount
+        shapes = build(config)
     for k, state in enumerate(states, start=1):
-        _fill(model.module(k), state, folder / _file(k))
+        _check_fit(shapes.module(k), state, folder / _file(k))
+    model = build(config)
+    for k, state in enumerate(states, start=1):
+        model.module(k).load_state_dict(state)
     return Checkpoint(model.requires_grad_(False).eval().to(device), info, digest)
 
 
@@ -147,11 +152,17 @@ def _check_chain(states: list[dict[str, Tensor]], chain: object, folder: Path) -
             raise CheckpointError(f"{folder / name}: was trained on other lower modules than those beside it")
 
 
-def _fill(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Copy weights into a module; names and shapes must be exactly those that the configuration asks for."""
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    got = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if expected != got:
-        name = sorted(set(expected.items()) ^ set(got.items()))[0][0]
-        raise CheckpointError(f"{path}: {name}: expected shape {expected.get(name)}, got {got.get(name)}")
-    module.load_state_dict(dict(state))
+def _check_fit(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights whose names, shapes and types are not exactly those that the configuration asks for."""
+    for what in ("shape", "dtype"):
+        expected, got = (
+            {name: _text(getattr(tensor, what)) for name, tensor in each.items()}
+            for each in (module.state_dict(), state)
+        )
+        if expected != got:
+            name = min(dict(expected.items() ^ got.items()))
+            raise CheckpointError(f"{path}: {name}: expected {what} {expected.get(name)}, got {got.get(name)}")
+
+
+def _text(value: torch.Size | torch.dtype) -> str:
+    return str(tuple(value) if isinstance(value, torch.Size) else value)

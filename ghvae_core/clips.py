@@ -19,7 +19,7 @@ from data_collection.source import KINDS, Recording, find, read, read_names
 from data_collection.video_file import VideoReading
 from ghvae_core.checkpoint import CheckpointInfo
 from ghvae_core.dataset import model_frames
-from ghvae_core.held_out import training_camera
+from ghvae_core.held_out import training_camera, training_stride
 from ghvae_core.metrics import MetricError
 
 Candidates = Literal["executed", "drawn"]  # action sequences: of other windows, or of steps drawn one by one
@@ -36,6 +36,7 @@ class EvaluationConfig(Config):
     first_frame: Literal["random", "zero"]  # zero: one window an episode, from its first frame on
     validation_share: float = Field(gt=0, le=1)  # of the episodes, by their names as in training; 1: all of them
     only_names: str | None  # text file of episode file names, one a line
+    video_stride: int | None = Field(ge=1)  # every n-th frame of video files; None: as the first checkpoint was trained
     batch_windows: int = Field(ge=1)  # at once through the model; another number draws other samples
     n_samples: int = Field(ge=1)
     sensitivity_windows: int = Field(ge=2)
@@ -145,6 +146,7 @@ def draw(
         MetricError: An episode of a robot that a model was not made for.
     """
     n_context, n_predicted = config.lengths(infos[0])
+    video = VideoReading(config.video_stride or training_stride(infos[0]), infos[0].model.image_px)
     camera, image_px = training_camera(infos[0]), infos[0].model.image_px
     action_free = not any(info.model.action_dim for info in infos)  # then whatever is filmed can be judged on
     most = 1 if config.first_frame == "zero" else -(-config.n_windows // len(recordings))
@@ -154,7 +156,7 @@ def draw(
             return
         recording = recordings[i]
         try:
-            episode = read(recording, camera, action_free, VideoReading(side_px=image_px))
+            episode = read(recording, camera, action_free, video)
             episode = replace(episode, frames=model_frames(episode, image_px))
             if len(episode.frames) < n_context + n_predicted:
                 raise EpisodeError(

@@ -84,9 +84,9 @@ class Description(Config):
 def describe(config: GhvaeConfig | SvgConfig, training: TrainingConfig) -> Description:
     """Return what a model costs to train with these settings and to plan with; takes seconds and no device.
 
-    The encoders of frozen modules are counted as cached, compilation and sharding as off.
+    The encoders of frozen modules are counted as cached, sharding as off.
     """
-    training = training.model_copy(update={"compile": False, "shard": False})
+    training = training.model_copy(update={"shard": False})
     layers: dict[tuple[int, int], Layer] = {}
     with torch.device("meta"):
         model = build(config)

@@ -16,6 +16,7 @@ from ghvae_core.manifest import CheckpointError
 
 EXIT_S = 120.0  # what saving and leaving may take once a run was told to stop; ours
 _SILENCE = timedelta(minutes=30)  # of another process, then it counts as dead: it may be writing a large state
+_PATIENCE = timedelta(days=7)  # with the first process while it decodes all episodes, which may take it days; ours
 
 
 class Group:
@@ -53,6 +54,7 @@ class Group:
             if self.device != "cpu":
                 torch.cuda.set_device(self.device)
             distributed.init_process_group("gloo" if self.device == "cpu" else "nccl", timeout=_SILENCE)
+            self._patient = distributed.new_group(backend="gloo", timeout=_PATIENCE)
         return self
 
     def __exit__(
@@ -60,15 +62,15 @@ class Group:
     ) -> None:
         """Leave together; after a failure alone, as the others may wait elsewhere."""
         if self.size > 1:
+            if kind is None:
+                self.wait()  # as long as it takes: the first process may be writing the checkpoint
             with forced_exit(EXIT_S, code=1):
-                if kind is None:
-                    self.wait()
                 distributed.destroy_process_group()
 
-    def wait(self) -> None:
-        """Wait until all others have come here."""
+    def wait(self, is_patient: bool = False) -> None:
+        """Wait until all others have come here: half an hour at most, or, where one has much to do alone, for days."""
         if self.size > 1:
-            distributed.barrier()
+            distributed.barrier(self._patient if is_patient else None)
 
     def largest(self, *values: int) -> tuple[int, ...]:
         """Return the largest that any process gave, place by place; all must call it."""

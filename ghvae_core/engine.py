@@ -85,6 +85,7 @@ class Engine:
         """End the stage: put the moving averages, where they are kept, and all else that was trained into the model."""
         self._ema.apply()
         self._weights_to_model()
+        self._optimizer.zero_grad()  # else the gradients would take memory until the run ends
         if self._is_sharded:
             self._model.to(self._group.device)
 
@@ -99,13 +100,15 @@ class Engine:
         """Go on from a state that any number of processes left.
 
         Raises:
-            CheckpointError: It is of other parameters; `place` goes into the message.
+            CheckpointError: It is of other parameters, or not of all; `place` goes into the message.
         """
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in kept.moments.items():
             index, name = key.split(".")
             parameter = self._fitting(int(index), tensor if name != "step" else None, place)
             state.setdefault(int(index), {})[name] = tensor if name == "step" else _like(parameter, tensor)
+        if len(state) != len(self.parameters):
+            raise CheckpointError(f"{place}: expected moments of {len(self.parameters)} parameters, got {len(state)}")
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
         if len(kept.averages) != len(self._ema.averages):
@@ -164,8 +167,8 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """Return a whole tensor spread as a parameter is."""
+    """Return a whole tensor where a parameter is, laid out in memory or spread over the processes as it is."""
     if not isinstance(parameter, DTensor):
-        return tensor
+        return torch.empty_like(parameter).copy_(tensor)
     whole = tensor.to(parameter.device)
     return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)  # all have it

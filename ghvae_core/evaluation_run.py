@@ -132,7 +132,8 @@ def _rank(inputs: Inputs, judged: Sequence[Judged], config: EvaluationConfig, cl
             ranks: list[NDArray[np.float64]] = []
             _follow(f"ranking actions, {each.label}", asked, n_windows, ranks)
             rng = np.random.default_rng(inputs.seed)
-            found[each.label] = summarize_ranks(ranks, inputs.sensitivity, config.sensitivity_candidates, rng)
+            candidates = config.sensitivity_candidates
+            found[each.label] = summarize_ranks(ranks, clips.names, inputs.sensitivity, candidates, rng)
     return found
 
 

@@ -85,7 +85,8 @@ def notes(evaluation: Evaluation) -> list[str]:
         f"N = {about['n_windows']} windows that do not overlap, from {about['n_episodes']} episodes;"
         f" {about['n_context']} context frames, {about['n_predicted']} predicted, {about['image_px']} px;"
         " only predicted frames count, but for FVD.",
-        "Mean ± standard error over windows; a window is the mean over its predicted frames. Differences are paired.",
+        "Mean over windows ± standard error over episodes, each with all its windows; a window is the mean over its"
+        " predicted frames. Differences are paired.",
         *(f"{head(metric)}: {convention}." for metric, convention in evaluation.conventions.items()),
         "Predicted frames are judged as the model gives them, not rounded to 8 bits.",
         f"Share of the folder judged: {about['validation_share']:g}.",
@@ -95,7 +96,7 @@ def notes(evaluation: Evaluation) -> list[str]:
         n_frames = int(about["n_context"]) + int(about["n_predicted"])
         lines.append(
             f"FVD: {about['n_windows']} real against {about['n_windows']} predicted videos of {n_frames} frames,"
-            f" the {about['n_context']} context frames included; ± by bootstrap over videos. It falls with N."
+            f" the {about['n_context']} context frames included; ± by bootstrap over episodes. It falls with N."
         )
     if int(about["n_samples"]) > 1:
         lines.append(
@@ -107,6 +108,8 @@ def notes(evaluation: Evaluation) -> list[str]:
             "Fewer modules than a checkpoint holds are what greedy training made of them only where no rollouts and no"
             " end-to-end training followed."
         )
+    if about["n_episodes"] == 1:
+        lines.append("All windows are of one episode: ± is over them and says nothing of other episodes.")
     if evaluation.sensitivity:
         lines.append(f"Action sensitivity: {SENSITIVITY_CONVENTION}.")
     if about.get("n_episodes_passed_over"):

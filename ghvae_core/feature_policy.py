@@ -73,7 +73,8 @@ class FeaturePolicy:
     def _has_space(self, model: Ghvae, choice: Choice) -> bool:
         there = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         needed = _SPARE * 1e9 * self.source.size_gb(model, choice.levels)
-        return not choice.in_files or shutil.disk_usage(there).free > needed
+        own = sum(path.stat().st_size for path in self.folder.glob("*.bin"))  # will be used again, or replaced
+        return not choice.in_files or shutil.disk_usage(there).free + own > needed
 
     def _price(self, model: Ghvae, depth: int, n_uses: int, cache: FeatureCache) -> Callable[[Choice], float]:
         """Return what tells the seconds that a choice costs: to fill, to read, and to compute what is not kept."""

@@ -29,6 +29,16 @@ _TIMEOUT_S = 600  # for a file of the largest size from a slow disk; ours
 _LARGEST_BYTES = 16 * 2**30  # of a file; a model of the paper's size with its optimizer has 7 GB
 _MEMORY_BYTES = 2**30  # beside twice the file: ours
 _MOST_TENSORS = 100_000
+_DTYPES = {
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.bool,
+    torch.uint8,
+    torch.int32,
+    torch.int64,
+}
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which others keep the weights
 _PREFIX = "module."  # of torch's DistributedDataParallel
 
@@ -120,6 +130,9 @@ def _convert(path: Path, out: Path) -> None:
     # Only files in torch's newer format can be mapped.
     tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     tensors = dict(flatten(tree))
+    odd = [f"{name} of {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in _DTYPES]
+    if odd:
+        raise ValueError(f"expected ordinary numbers, got {odd[0]}")
     if not tensors or len(tensors) > _MOST_TENSORS:
         raise ValueError(f"expected 1 to {_MOST_TENSORS} tensors, got {len(tensors)}")
     safetensors.torch.save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ghvae_core.estimate import resample
 from ghvae_core.i3d import LEAST_FRAMES
 from ghvae_core.metrics import MetricError
 
@@ -55,18 +56,18 @@ def frechet_distance(real: NDArray[np.floating], fake: NDArray[np.floating]) -> 
 
 
 def bootstrap_error(
-    real: NDArray[np.floating], fake: NDArray[np.floating], rng: np.random.Generator, n_resamples: int = N_RESAMPLES
+    real: NDArray[np.floating], fake: NDArray[np.floating], groups: NDArray[np.int64], rng: np.random.Generator
 ) -> float:
-    """Return the standard error of the distance over videos: how it varies when the videos are drawn anew.
+    """Return the standard error of the distance: how it varies when episodes, with all their videos, are drawn anew.
 
     Args:
         real: (N, D).
         fake: (N, D), row i predicted from the context of real video i; both are drawn together.
-        rng: Draws the videos.
-        n_resamples: How often.
+        groups: (N,) the number of each video's episode.
+        rng: Draws the episodes.
     """
-    rows = rng.integers(len(real), size=(n_resamples, len(real)))
-    return float(np.std([frechet_distance(real[chosen], fake[chosen]) for chosen in rows], ddof=1))
+    samples = (resample(groups, rng) for _ in range(N_RESAMPLES))
+    return float(np.std([frechet_distance(real[rows], fake[rows]) for rows in samples], ddof=1))
 
 
 def _gaussian(features: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

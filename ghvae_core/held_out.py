@@ -60,7 +60,8 @@ def check_held_out(folder: Path, info: CheckpointInfo, share: float, part: Part 
     recorded = info.provenance.get("validation_share")
     if not isinstance(recorded, float) or "data_sha256" not in info.provenance:
         return "not known, the checkpoint does not say what it was trained on"
-    paths = [*dict.fromkeys(recording.path for recording in find(folder))]
+    recordings = find(folder)
+    paths = [*dict.fromkeys(recording.path for recording in recordings)]
     trained_on = str(info.provenance.get("folder_sha256", info.provenance["data_sha256"])).split()
     if not {*trained_on} & {*_digests(folder, paths, info, recorded)}:
         return "not known, the files are not those that training recorded but some may be among them"
@@ -72,7 +73,7 @@ def check_held_out(folder: Path, info: CheckpointInfo, share: float, part: Part 
             f" --set evaluation.validation_share={recorded}, on others with --data, or, for a figure of what it"
             " remembers, with --part trained-on"
         )
-    if all(is_validation(path.name, recorded) for path in paths):
+    if all(is_validation(each.name, recorded) for each in recordings):
         raise MetricError(f"{folder}: too few episodes for training to have left out a share; judge it on others")
     if info.provenance.get("init_sha256"):
         return "yes in the last training, not known of the checkpoint that it started from"
@@ -84,10 +85,20 @@ def training_camera(info: CheckpointInfo) -> int:
     return int(info.provenance.get("camera", 0))
 
 
+def training_stride(info: CheckpointInfo) -> int:
+    """Return of how many frames of a video file training took one; 1 where the checkpoint does not say it."""
+    return int(info.provenance.get("video_stride", 1))
+
+
 def _digests(folder: Path, paths: list[Path], info: CheckpointInfo, share: float) -> list[str]:
-    """Return what `Dataset.folder_sha256` would say: the files told step limit and duration, or the user did."""
+    """Return what `Dataset.folder_sha256` may say: the files told step limit and duration, or the user did, or none."""
     config = DataConfig(
-        n_context=info.n_context, horizon=info.horizon, camera=training_camera(info), validation_share=share
+        n_context=info.n_context,
+        horizon=info.horizon,
+        camera=training_camera(info),
+        validation_share=share,
+        video_stride=training_stride(info),
     )
-    told = config.model_copy(update={"step_limit_m": info.step_limit_m, "step_s": info.step_s})
-    return [digest_files(paths, folder, each) for each in (config, told)]
+    told = {"step_limit_m": info.step_limit_m, "step_s": info.step_s}
+    free = {"action_free": True}  # which a model without actions need not have been told
+    return [digest_files(paths, folder, config.model_copy(update=changes)) for changes in ({}, told, free, free | told)]

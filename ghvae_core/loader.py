@@ -89,8 +89,17 @@ class Loader:
         n = self._n_whole // (self._group.size * self._n_parts)
         frames, actions, rows = draw.windows.batch(indices[place * n : (place + 1) * n])
         if draw.augment is not None:
-            frames = draw.augment(frames, np.random.default_rng([draw.seed, stage, step, place]))
+            frames = _augmented(frames, draw.augment, [[draw.seed, stage, step, 1 + place * n + i] for i in range(n)])
         with torch.cuda.device(device) if device != "cpu" else nullcontext():
             batch = Batch.of(frames, actions, device)
             lower = self._features.gather(rows, device)
         return Part(replace(batch, lower=lower, first=place * n, n_whole=self._n_whole), noise_seed)
+
+
+def _augmented(frames: NDArray[np.uint8], augment: Augment, seeds: list[list[int]]) -> NDArray[np.uint8]:
+    """Return each clip augmented from a seed of its own, so that it is the same however the batch is divided.
+
+    No seed may end with 0: numpy takes [1, 2, 0] for [1, 2], which drew the windows.
+    """
+    clips = [augment(frames[:, i : i + 1], np.random.default_rng(seed)) for i, seed in enumerate(seeds)]
+    return np.concatenate(clips, axis=1)

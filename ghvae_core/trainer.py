@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from ghvae_core.windows import Windows
 _GREEDY = ("module", "polish")  # stages in which all encoders but the deepest are frozen
 _BAD_STEPS = 5  # in a row, then the last saved state is restored with half the learning rate; ours
 _RESTORES = 2  # a stage, then training stops; ours
+_SAVING_SHARE = 0.05  # of the time at most goes into saving, however large the state is; ours
 
 
 class TrainingError(ReportedError):
@@ -80,6 +82,7 @@ class Trainer:
         self._folder, self._listener, self._group = folder, listener, group
         self._progress = Progress(run=job.run)
         self._restored: State | None = None
+        self._due_s = 0.0  # when the state is saved next
         n_frames = self._training.batch_windows // self._training.accumulation_steps // group.size
         is_half = self._training.precision == "bfloat16"
         source = Source(job.train.frames, job.data_sha256, n_frames * job.train.n_frames, is_half)
@@ -114,8 +117,9 @@ class Trainer:
 
         Raises:
             Interrupted: `stop` said so; the state is on disk.
-            TrainingError: The loss stayed NaN or infinite, or the device's memory is too small; the last good state
-                is on disk, and the message holds the options of a run that goes on from the last stage.
+            TrainingError: The loss stayed NaN or infinite, or a stage's figures are, or the device's memory is too
+                small; the last good state is on disk, and the message holds the options of a run that goes on from the
+                last stage.
         """
         if not self._progress.saves:
             self._save(None)  # what the first stage goes back to if it must
@@ -133,6 +137,8 @@ class Trainer:
             half = f"batch_windows={max(1, self._training.batch_windows // 2)}"
             reason = f"{stage.name}: the device's memory is too small; halve training.batch_windows"
             raise TrainingError(f"{reason}: {self._way_on(half)}") from None
+        if not all(map(math.isfinite, figures)):
+            raise self._diverged(stage, f"expected finite figures on the validation windows, got {figures}")
         self._listener.stage_end(stage, figures)
         self._advance(
             stage=self._progress.stage + 1,
@@ -157,6 +163,7 @@ class Trainer:
             self._features.fill(model, choice.levels, choice.in_files)
         else:
             self._features.discard()
+        self._due_s = time.monotonic() + self._training.save_every_s
         return engine
 
     def _uses(self) -> int:
@@ -166,13 +173,13 @@ class Trainer:
         return n_steps * self._training.batch_windows // self._group.size * self._job.train.n_frames
 
     def _run(self, stage: Stage, stop: Callable[[], bool]) -> Engine:
-        engine, bad, saved_s = self._begin(stage), 0, time.monotonic()
+        engine, bad = self._begin(stage), 0
         while self._progress.step < stage.n_steps:
             step = self._progress.step
             parts = self._loader.parts(self._progress.stage, step, stage.n_steps)
             loss, norm = engine.gradients(parts, step)
             is_bad = not bool(torch.isfinite(loss.total) & torch.isfinite(norm))
-            is_due = self._group.is_first and time.monotonic() - saved_s > self._training.save_every_s
+            is_due = self._group.is_first and time.monotonic() > self._due_s
             any_bad, any_stop, any_due = self._group.largest(is_bad, bool(stop()), is_due)
             self._advance(step=step + 1)
             if any_bad:
@@ -185,10 +192,10 @@ class Trainer:
                 values = {name: float(value) for name, value in loss._asdict().items()}
                 self._listener.step(stage, step + 1, {**values, "learning_rate": rate})
             if bad == _BAD_STEPS:
+                del engine  # there may be no room for two
                 engine, bad = self._restore(stage), 0
             if bad == 0 and (any_stop or any_due):  # else the last good state stays the last
                 self._save(engine)
-                saved_s = time.monotonic()
             if any_stop:
                 raise Interrupted
         return engine
@@ -197,11 +204,8 @@ class Trainer:
         """Go back to the last saved state with half the learning rate."""
         restores, lr_factor = self._progress.restores + 1, self._progress.lr_factor / 2
         if restores > _RESTORES:
-            lower = f"{stage.rate_key}={stage.rate / 10:g}"
-            raise TrainingError(
-                f"{stage.name}: the loss stays NaN or infinite at step {self._progress.step} after {restores - 1} "
-                f"restores; look at the data, or lower training.{stage.rate_key}: {self._way_on(lower)}"
-            )
+            step = self._progress.step
+            raise self._diverged(stage, f"the loss stays NaN or infinite at step {step} after {restores - 1} restores")
         self.resume()
         engine = self._begin(stage)
         self._advance(restores=restores, lr_factor=lr_factor)
@@ -210,6 +214,10 @@ class Trainer:
             f"learning rate halved ({restores} of {_RESTORES})"
         )
         return engine
+
+    def _diverged(self, stage: Stage, what: str) -> TrainingError:
+        way_on = self._way_on(f"{stage.rate_key}={stage.rate / 10:g}")
+        return TrainingError(f"{stage.name}: {what}; look at the data, or lower training.{stage.rate_key}: {way_on}")
 
     def _way_on(self, setting: str) -> str:
         """Return, in words, the options of a new run that begins where the present stage did, with another setting."""
@@ -231,8 +239,11 @@ class Trainer:
 
     def _save(self, engine: Engine | None) -> None:
         """Write the state; between two stages there is no engine, and nothing of an optimizer to keep."""
+        started_s = time.monotonic()
         self._advance(saves=self._progress.saves + 1)
         moments = Moments({}, {}) if engine is None else engine.state()
         if self._group.is_first:
             save_state(self._folder, self._progress, self._job.model.state_dict(), moments)
         self._group.wait()  # no process goes on, or away, before the state is on disk
+        ended_s = time.monotonic()
+        self._due_s = ended_s + max(self._training.save_every_s, (ended_s - started_s) / _SAVING_SHARE)

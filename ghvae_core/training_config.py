@@ -29,11 +29,16 @@ class RunConfig(Config):
         # Not ValueError: pydantic would give back all sections with it.
         if isinstance(self.model, GhvaeConfig) and self.model.prior == "uniform" and self.training.polish_steps:
             raise ConfigError("model.prior: uniform has nothing to polish; set training.polish_steps=0")
+        if isinstance(self.model, SvgConfig) and self.objective.prior_emphasis != 1:
+            emphasis = self.objective.prior_emphasis
+            raise ConfigError(
+                f"objective.prior_emphasis: expected 1, as an SVG' knows no other bound, got {emphasis:g}"
+            )
         return self
 
 
 def load_config(model: str, overrides: Sequence[str], n_modules: int | None = None) -> RunConfig:
-    """Return the configuration: the model's file, the training file of its name (or its kind's), and the overrides.
+    """Return the configuration: the model's file, the training file of its name (or tiny's), and the overrides.
 
     Args:
         model: A file of configs/models without its suffix, or a path.
@@ -75,7 +80,7 @@ def continued(config: RunConfig, start: Checkpoint, overrides: Sequence[str]) ->
 
 
 def check_steps(config: RunConfig, n_trained: int, stage: str) -> None:
-    """Refuse to leave a module untrained, and to polish a prior towards a posterior that no longer fits.
+    """Refuse to leave a module untrained or behind, and to polish a prior towards a posterior that no longer fits.
 
     Args:
         config: Of the run.
@@ -95,6 +100,13 @@ def check_steps(config: RunConfig, n_trained: int, stage: str) -> None:
         raise ConfigError(
             "--init: got a checkpoint after its rollout stage, which left the posterior behind, so that there is "
             "nothing to polish towards; set training.polish_steps=0, or take the checkpoint of an earlier stage"
+        )
+    steps = [config.training.steps_of(k) for k in range(1, n_modules + 1)]
+    behind = [k for k in range(2, n_modules + 1) if any(steps[: k - 1]) and not steps[k - 1]]
+    if behind and not config.training.end_to_end_steps and not config.training.rollout_steps:
+        raise ConfigError(
+            f"training.module_steps: expected steps for module {behind[0]} too, as modules above it change and it was "
+            "trained on what they were, got 0; give it steps, or take fewer with --modules"
         )
 
 

@@ -75,19 +75,23 @@ class TrainingLog:
             self._line_s = time.monotonic()
             remaining_s = self._progress.tasks[0].time_remaining
             left = "" if remaining_s is None else f", about {remaining_s:.0f} s left"
-            self._console.print(f"{done} of {self._total} steps, {text}{left}", highlight=False, soft_wrap=True)
+            self.say(f"{done} of {self._total} steps, {text}{left}")
         if step % _EVERY == 0:
             for name, value in loss.items():
                 self._writer.add_scalar(f"{stage.name}/{name}", value, step)
 
     def note(self, text: str) -> None:
+        """Print a warning above the bar."""
+        self.say(f"warning: {text}")
+
+    def say(self, text: str) -> None:
         """Print a line above the bar."""
-        self._console.print(f"warning: {text}", markup=False, highlight=False, soft_wrap=True)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stage_end(self, stage: Stage, figures: Figures) -> None:
         """Record the figures, warn of an unhealthy module, draw the picture, save the checkpoint."""
         values = "  ".join(f"{name} {value:.5f}" for name, value in figures._asdict().items() if name != "kl")
-        self._console.print(f"{stage.name}: {values}  kl {figures.kl:.1f}", highlight=False, soft_wrap=True)
+        self.say(f"{stage.name}: {values}  kl {figures.kl:.1f}")
         for name, value in figures._asdict().items():
             self._writer.add_scalar(f"validation/{name}", value, self._before(stage) + stage.n_steps)
         job = self._job

@@ -77,7 +77,7 @@ def train(request: Request) -> int:
     """
     check_unset(request.overrides)
     config = load_config(request.model, request.overrides, request.n_modules)
-    init = None if request.init is None or request.init.suffix in _FOREIGN else checkpoint.load(request.init)
+    init = None if request.init is None or _is_foreign(request.init) else checkpoint.load(request.init)
     if init is not None:
         check_sizes(init, config.model)
         config = continued(config, init, request.overrides)
@@ -90,6 +90,14 @@ def train(request: Request) -> int:
     _check_out(request)
     with group:
         return _train(request, config, init, group)
+
+
+def _is_foreign(path: Path) -> bool:
+    if path.suffix not in _FOREIGN:
+        return False
+    if not path.is_file():  # said now, and not when all episodes are read
+        raise CheckpointError(f"--init {path}: expected a {path.suffix} file of others, found none")
+    return True
 
 
 def _train(request: Request, config: RunConfig, init: Checkpoint | None, group: Group) -> int:
@@ -111,12 +119,12 @@ def _train(request: Request, config: RunConfig, init: Checkpoint | None, group: 
     with log or nullcontext(), collected() as received:
         if log is not None and not request.resume:
             for line in [*start.report.lines(), *notes]:
-                log.note(f"--init: {line}")
+                log.say(f"--init: {line}")
         try:
             figures = trainer.train(lambda: bool(received))
         except Interrupted:
             if log is not None:
-                log.note(f"stopped; go on with the same command and --resume --out {request.out}")
+                log.say(f"stopped; go on with the same command and --resume --out {request.out}")
             (number,) = group.largest(max(received, default=0))  # of those that any process got
             return 130 if number == signal.SIGINT else PREEMPTED
     if log is not None:
@@ -129,7 +137,7 @@ def _train(request: Request, config: RunConfig, init: Checkpoint | None, group: 
 def _read(request: Request, config: RunConfig, group: Group) -> Dataset:
     """Read the episodes, the first process before the others, which find them prepared; say what was left out."""
     if not group.is_first:
-        group.wait()
+        group.wait(is_patient=True)
     console = Console(stderr=True, quiet=not group.is_first)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading episodes", total=None)
@@ -141,7 +149,7 @@ def _read(request: Request, config: RunConfig, group: Group) -> Dataset:
             lambda done, total: progress.update(task, completed=done, total=total),
         )
     if group.is_first:
-        group.wait()
+        group.wait(is_patient=True)
     warnings = [f"left out {count} episodes: {reason}" for reason, count in dataset.refused.items()]
     for warning in [*warnings, *dataset.warnings]:
         console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
@@ -218,6 +226,7 @@ def _device(name: str) -> str:
 
 def _name(request: Request, config: RunConfig, dataset: Dataset, start: _Start) -> str:
     settings = config.model_dump(mode="json", exclude={"training": OPERATIONAL})
+    settings["data"]["prepared"] = None  # where the decoded episodes are kept does not matter
     facts = [settings, dataset.sha256, request.seed, start.sha256]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -243,6 +252,7 @@ def _describe(request: Request, config: RunConfig, dataset: Dataset, start: _Sta
             "batch_windows": config.training.batch_windows,
             "validation_share": config.data.validation_share,
             "camera": config.data.camera,
+            "video_stride": config.data.video_stride,
         },
     )
 

@@ -52,6 +52,11 @@ class Choice:
         """The task without folder and suffix."""
         return Path(self.task).stem
 
+    @property
+    def task_file(self) -> str:
+        """The YAML file of the task, as `configs.loader` finds it."""
+        return self.task if self.task.endswith(".yaml") else f"tasks/{self.task}.yaml"
+
 
 def attempt(choice: Choice, overrides: Sequence[str]) -> None:
     """Do a task once on the simulated robot, print the result, and leave its folder.
@@ -60,14 +65,13 @@ def attempt(choice: Choice, overrides: Sequence[str]) -> None:
         ReportedError: The input was refused and nothing was written, or a part failed on the way, after which the arm
             was held and the folder written.
     """
-    config = load_run(choice.task if choice.task.endswith(".yaml") else f"tasks/{choice.task}.yaml", overrides)
+    config = load_run(choice.task_file, overrides)
     goal = load_goal(choice.goal, config.robot.camera) if choice.goal else None
-    if choice.predictor != "oracle" and not choice.server and not choice.checkpoint.is_dir():
-        raise PlannerError(f"{choice.checkpoint}: expected the folder of a checkpoint; name another with --checkpoint")
+    check_checkpoint(choice)
     folder = RunFolder(choice.out or _own_folder(choice))
     with ExitStack() as stack:
         robot = stack.enter_context(closing(SimulatedFranka(config.robot)))
-        predictor = stack.enter_context(_predictor(choice, config, robot))
+        predictor = stack.enter_context(open_predictor(choice, config, robot))
         proposals = Proposals(RandomPolicy(config.policy, robot.spec), robot.spec.limits)
         task = Task(config.task, robot, predictor, RandomShooting(config.planner, proposals))
         scene_rng, plan_rng = np.random.default_rng(choice.seed).spawn(2)
@@ -93,8 +97,18 @@ def _own_folder(choice: Choice) -> Path:
     return Path("runs") / f"{choice.task_name}_{choice.predictor}_{began}_seed{choice.seed}"
 
 
+def check_checkpoint(choice: Choice) -> None:
+    """Refuse a checkpoint that is needed and not there.
+
+    Raises:
+        PlannerError: It is no folder.
+    """
+    if choice.predictor != "oracle" and not choice.server and not choice.checkpoint.is_dir():
+        raise PlannerError(f"{choice.checkpoint}: expected the folder of a checkpoint; name another with --checkpoint")
+
+
 @contextmanager
-def _predictor(choice: Choice, config: RunConfig, robot: SimulatedFranka) -> Iterator[Predictor]:
+def open_predictor(choice: Choice, config: RunConfig, robot: SimulatedFranka) -> Iterator[Predictor]:
     """Provide the predictor that was asked for, and close it."""
     cost = config.planner.cost
     with ExitStack() as stack:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
 from ghvae_core.picture import enlarge, filmstrip, gif_bytes, png_bytes
-from planner import chart
+from planner import chart, page
 from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History
 from planner.proposals import HOLD
 from planner.result import Result
@@ -62,8 +60,6 @@ def write_report(folder: Path, history: History, result: Result, config_yaml: st
 
 
 def _page(history: History, result: Result, config_yaml: str) -> str:
-    loader = jinja2.PackageLoader("planner", "")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     view = {
         "result": result,
         "verdict": _verdict(result),
@@ -79,7 +75,7 @@ def _page(history: History, result: Result, config_yaml: str) -> str:
         "plans": [_plan_view(history, index) for index in range(len(history.plans))],
         "config_yaml": config_yaml,
     }
-    return environment.get_template(_TEMPLATE).render(view)
+    return page.render(_TEMPLATE, view)
 
 
 def _verdict(result: Result) -> tuple[str, str]:
@@ -170,9 +166,8 @@ def _seen_strip(frames: list[NDArray[np.uint8]]) -> str:
 
 
 def _png(image: NDArray[np.uint8]) -> str:
-    image = enlarge(image[None])[0]
-    return "data:image/png;base64," + base64.b64encode(png_bytes(image)).decode("ascii")
+    return page.data_uri("png", png_bytes(enlarge(image[None])[0]))
 
 
 def _gif(frames: NDArray[np.uint8]) -> str:
-    return "data:image/gif;base64," + base64.b64encode(gif_bytes(frames, _FRAME_S)).decode("ascii")
+    return page.data_uri("gif", gif_bytes(frames, _FRAME_S))

@@ -122,6 +122,7 @@ def test_commands_live_in_files_of_their_names() -> None:
         "ghvae_core/run_evaluation.py",
         "ghvae_core/run_server.py",
         "planner/run_task.py",
+        "planner/run_trials.py",
     }
 
 

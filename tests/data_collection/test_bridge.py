@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -65,7 +67,7 @@ def test_steps_become_frames_and_actions(tmp_path: Path) -> None:
         ({"action": np.zeros(41, np.float32)}, "as many numbers at each of 6 steps, got 41"),
         ({"action": np.full(42, np.nan, np.float32)}, "actions: expected finite numbers"),
         ({"observation/image_0": np.zeros(3, np.float32)}, "expected encoded images"),
-        ({"observation/image_0": [b"not an image"] * 6}, "expected a JPEG or PNG image"),
+        ({"observation/image_0": [b"not an image"] * 6}, "expected a JPEG or PNG image, got other bytes$"),
         ({"observation/image_0": []}, "images of one size, got 0"),
         ({"observation/image_0": None, "observation/image_1": None}, "expected features 'steps/observation/image"),
     ],
@@ -77,6 +79,27 @@ def test_what_is_wrong_with_a_record_is_said_in_one_line(
     with pytest.raises(EpisodeError, match=message) as caught:
         read_bridge(path, 0)
     assert str(caught.value).startswith(f"{path}: record 0: ") and "\n" not in str(caught.value)
+
+
+def test_images_that_unpack_to_too_much_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_collection.bridge._MAX_BYTES", 2 * 16 * 16 * 3)
+    with pytest.raises(EpisodeError, match="record 0: expected at most 1536 bytes of frames"):
+        read_bridge(_write(tmp_path / "a.tfrecord"), 0)
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0), b"IDAT": zlib.compress(b"")}
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
+    with pytest.raises(EpisodeError, match="expected a JPEG or PNG image, got: Image size"):
+        read_bridge(_write(tmp_path / "b.tfrecord", **{"observation/image_0": [bomb] * 6}), 0)
+
+
+def test_a_file_that_goes_away_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _write(tmp_path / "a.tfrecord")
+    path.unlink()
+    monkeypatch.setattr("data_collection.bridge.find_records", lambda path: [0])
+    with pytest.raises(EpisodeError, match="record 0: could not be read: No such file"):
+        read_bridge(path, 0)
 
 
 def test_a_record_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def test_states_are_taken_where_there_are_some(tmp_path: Path) -> None:
         ({"image": np.zeros((1, 16, 16, 3), int), "action": np.zeros((1, 4))}, "at least one action"),
         ({"image": None, "observation": np.zeros((5, 8, 16, 16), np.uint8)}, "3 x stacked"),
         ({"image": None, "observation": np.zeros((5, 9, 16, 16))}, "uint8"),
+        ({"image": None, "observation": np.zeros((5, 9, 0, 16), np.uint8)}, r"frames .*, got uint8 \(5, 0, 16, 3\)"),
+        ({"action": np.zeros((5, 257), np.uint8)}, r"'action': expected numbers \(T, N\), got uint8 \(5, 257\)"),
     ],
 )
 def test_what_is_wrong_with_an_archive_is_said_in_one_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -89,6 +90,22 @@ def test_recordings_are_selected_by_a_list_of_names(folder: Path, tmp_path: Path
         source.read_names(path)
     with pytest.raises(EpisodeError, match=r"none\.txt: expected a text file"):
         source.read_names(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize("line", ["lab_franka_traj0", "./hdf5/lab_franka_traj0.hdf5", "test\\lab_franka_traj0.hdf5"])
+def test_a_list_may_leave_out_suffixes_and_name_folders(folder: Path, tmp_path: Path, line: str) -> None:
+    """Else a test set that is listed so would silently be trained on."""
+    path = tmp_path / "names.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n")
+    names = source.read_names(path)
+    assert [each.name for each in source.find(folder) if each.is_in(names)] == ["lab_franka_traj0.hdf5"]
+
+
+def test_a_name_that_is_no_text_becomes_some(tmp_path: Path) -> None:
+    write_bair(tmp_path / "a.npz").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.npz"))
+    (recording,) = source.find(tmp_path)
+    assert recording.name.encode() == b"\\xff.npz"
+    assert len(source.read(recording).frames) == 5
 
 
 def test_robots_are_named_by_robonet_files(folder: Path) -> None:

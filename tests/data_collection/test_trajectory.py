@@ -95,6 +95,17 @@ BREAKS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "shape": (lambda f: f["env/cam0_video/frames"].attrs.__delitem__("shape"), "@shape"),
     "larger shape": (lambda f: f["env/cam0_video/frames"].attrs.__setitem__("shape", [480, 640, 3]), "480x640"),
     "giant shape": (lambda f: f["env/cam0_video/frames"].attrs.__setitem__("shape", [10**6, 10**6, 3]), "@shape"),
+    "turned shape": (lambda f: f["env/cam0_video/frames"].attrs.__setitem__("shape", [-240, -320, 3]), "@shape"),
+    "wrapping shape": (  # 3 times the second is 2 in 64 bits
+        lambda f: f["env/cam0_video/frames"].attrs.__setitem__("shape", np.array([3, 0x5555555555555556, 3])),
+        "bytes of frames",
+    ),
+    "giant video": (
+        lambda f: f["env/cam0_video/frames"].attrs.update({"shape": [4096, 4096, 3], "T": 10_000}),
+        "bytes of frames",
+    ),
+    "env is data": (lambda f: _replace(f, "env", np.zeros(5)), "'env/state' is missing"),
+    "group in misc": (lambda f: f["misc"].create_group("x"), "'/misc/x': expected a dataset"),
     "giant T": (lambda f: f["env/cam0_video/frames"].attrs.__setitem__("T", 10**9), "@T"),
     "larger T": (lambda f: f["env/cam0_video/frames"].attrs.__setitem__("T", 6), "of 6 frames, got 5"),
     "bounds": (lambda f: f["metadata"].attrs.__delitem__("low_bound"), "low_bound"),

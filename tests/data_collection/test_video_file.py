@@ -55,6 +55,12 @@ def test_a_stride_keeps_every_nth_frame(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.diff(strided.times_s), 0.4)
 
 
+def test_giant_frames_are_refused_before_they_are_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video_file, "MAX_PIXELS", 48 * 96 - 1)
+    with pytest.raises(EpisodeError, match=r"a\.mp4: expected frames of at most 4607 pixels, got 48x96"):
+        read_video(write_video(tmp_path / "a.mp4", video_frames(3)), VideoReading())
+
+
 def test_a_video_of_one_frame_is_no_episode(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", video_frames(1))
     with pytest.raises(EpisodeError, match=r"a\.mp4: expected at least 2 frames, got 1 with a stride of 1"):

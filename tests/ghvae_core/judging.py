@@ -56,6 +56,7 @@ def protocol(**changes: object) -> EvaluationConfig:
         "first_frame": "random",
         "validation_share": 1.0,
         "only_names": None,
+        "video_stride": None,
         "batch_windows": 16,
         "n_samples": 1,
         "sensitivity_windows": 64,

@@ -55,6 +55,27 @@ def test_only_the_trained_modules_are_saved_and_loaded(tmp_path: Path) -> None:
     assert load(tmp_path / "one").model.n_modules == 1
 
 
+def test_a_configuration_of_giant_layers_is_refused_before_memory_is_taken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["modules"][0]["channels"] = 2_000_000  # 3x3 kernels of which take 144 TB
+    config["model"]["modules"][1]["channels"] = 2_000_001
+    (folder / "config.json").write_text(json.dumps(config))
+    _reseal(folder)
+    with pytest.raises(CheckpointError, match=r"module_1\.safetensors: .*: expected shape .*2000000"):
+        load(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.complex64], ids=str)
+def test_weights_of_another_type_are_refused_and_not_rounded(folder: Path, dtype: torch.dtype) -> None:
+    state = {name: tensor.to(dtype) for name, tensor in small_model().module(2).state_dict().items()}
+    (folder / "module_2.safetensors").write_bytes(pack(state))
+    _reseal(folder)
+    with pytest.raises(CheckpointError, match=f"module_2.safetensors: .*: expected dtype torch.float32, got {dtype}"):
+        load(folder)
+
+
 def test_saving_again_replaces_the_whole_and_leaves_nothing_beside(folder: Path) -> None:
     (folder / "left_over").write_text("x")
     save(folder, small_model(), _info(modules_trained=1))

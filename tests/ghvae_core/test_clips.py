@@ -69,6 +69,24 @@ def test_every_window_is_consecutive_and_lies_in_one_episode(folder: Path) -> No
         assert (actions[:, 1] == ord(Path(file).stem)).all()
 
 
+@pytest.mark.parametrize(("trained", "asked", "expected"), [(None, None, 1), (3, None, 3), (3, 2, 2)])
+def test_videos_are_read_with_the_stride_of_training(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, trained: int | None, asked: int | None, expected: int
+) -> None:
+    """Else a model is judged on movements of another speed than it has learned."""
+    read: list[VideoReading] = []
+
+    def note(recording: Recording, camera: int, action_free: bool, video: VideoReading) -> Episode:
+        read.append(video)
+        return episode("a", 51)
+
+    monkeypatch.setattr(module, "read", note)
+    told = INFO.model_copy(update={"provenance": {} if trained is None else {"video_stride": trained}})
+    recordings = find_episodes(folder, None)
+    assert list(draw(recordings, [told], protocol(video_stride=asked), np.random.default_rng(0)))
+    assert {video.stride for video in read} == {expected}
+
+
 def test_all_windows_that_fit_are_used_when_they_are_few_and_none_overlap(folder: Path) -> None:
     clips = all_windows(folder)
     assert len(clips) == 51 // 12 + 30 // 12

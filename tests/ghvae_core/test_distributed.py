@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,29 @@ def test_a_bad_loss_in_one_process_is_skipped_by_all(seen: list[dict[str, Any]])
     for each in seen:
         assert each["poisoned"]["notes"] == ["module_1 step 2: the loss is NaN or infinite; step skipped"]
         assert len(each["poisoned"]["losses"]) == len(each["plain"]["losses"]) - 1
+
+
+def test_the_first_process_may_take_days_where_it_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[object] = []
+    timeouts: list[timedelta] = []
+
+    def new_group(backend: str, timeout: timedelta) -> str:
+        timeouts.append(timeout)
+        return backend
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, stub in (
+        ("init_process_group", lambda *_, timeout: timeouts.append(timeout)),
+        ("new_group", new_group),
+        ("barrier", waited.append),
+        ("destroy_process_group", lambda: None),
+    ):
+        monkeypatch.setattr(f"ghvae_core.distributed.distributed.{name}", stub)
+    with Group("cpu") as group:
+        group.wait(is_patient=True)
+    assert waited == ["gloo", None]
+    assert timeouts[0] < timedelta(hours=1)
+    assert timeouts[1] >= timedelta(days=3)  # videos of RoboNet's size on a slow disk
 
 
 def test_a_process_alone_is_a_group_of_one() -> None:

@@ -69,11 +69,12 @@ def evaluation() -> Evaluation:
     return summed(some_scores()).model_copy(update={"sensitivity": {"a": found}})
 
 
-def test_means_and_standard_errors_are_over_windows(evaluation: Evaluation) -> None:
+def test_means_are_over_windows_and_standard_errors_over_episodes(evaluation: Evaluation) -> None:
     values = some_scores().rows[f"b, {SAMPLE}"]["ssim"]
     estimate = evaluation.rows[f"b, {SAMPLE}"]["ssim"]
     assert estimate.value == pytest.approx(values.mean())
-    assert estimate.standard_error == pytest.approx(np.std(values.mean(axis=1), ddof=1) / 2)
+    of_episodes = values.reshape(2, 2, 3).mean(axis=(1, 2))  # two windows each
+    assert estimate.standard_error == pytest.approx(np.std(of_episodes, ddof=1) / 2**0.5)
     assert evaluation.steps[f"b, {SAMPLE}"]["ssim"][2].value == pytest.approx(values[:, 2].mean())
     assert evaluation.windows[3].rows[f"b, {SAMPLE}"]["ssim"] == pytest.approx(values[3].mean())
     protocol = {"n_windows": 4, "n_episodes": 2, "n_context": 2, "n_predicted": 3, "image_px": 64}
@@ -105,6 +106,9 @@ def test_a_part_of_the_windows_can_be_reported() -> None:
     evaluation = summed(Scores(part))
     assert (evaluation.about["n_windows"], evaluation.about["n_episodes"]) == (2, 1)
     assert [window.name for window in evaluation.windows] == ["e0 0", "e0 1"]
+    assert any(note.startswith("All windows are of one episode") for note in notes(evaluation))
+    values = part[f"a, {MEAN}"]["psnr_db"].mean(axis=1)
+    assert evaluation.rows[f"a, {MEAN}"]["psnr_db"].standard_error == pytest.approx(np.std(values, ddof=1) / 2**0.5)
 
 
 @pytest.mark.parametrize("metric", ["lpips_alex", "psnr_db"])
@@ -122,7 +126,7 @@ def test_the_table_has_every_row_its_error_and_the_paired_differences(evaluation
     head, *rows = rows_table(evaluation)
     assert head == ["predicted frames", "PSNR (dB) ↑", "SSIM ↑", "LPIPS (AlexNet v0.1) ↓"]
     assert [row[0] for row in rows[:7]] == ROWS
-    assert rows[0][1] == "21.50 ± 0.65"
+    assert rows[0][1] == "21.50 ± 1.00"
     assert rows[7][:2] == [f"a, {MEAN} - {COPY}", "-6.00 ± 0.00"]
     assert rows[-1][:2] == [f"b, {MEAN} - a, {MEAN}", "+3.00 ± 0.00"]
 
@@ -131,7 +135,7 @@ def test_the_steps_table_has_a_line_a_step(evaluation: Evaluation) -> None:
     head, *rows = steps_table(evaluation)
     assert [row[0] for row in rows] == ["1", "2", "3"]
     assert len(head) == 1 + 3 * 5
-    assert rows[0][1] == "21.50 ± 0.65"
+    assert rows[0][1] == "21.50 ± 1.00"
 
 
 def test_the_sensitivity_table_names_the_chance(evaluation: Evaluation) -> None:
@@ -165,7 +169,7 @@ def test_the_terminal_shows_all_rows(evaluation: Evaluation) -> None:
     file = io.StringIO()
     show(evaluation, Console(file=file, width=200))
     assert all(row in file.getvalue() for row in ROWS)
-    assert "21.50 ± 0.65" in file.getvalue() and "9 executed" in file.getvalue()
+    assert "21.50 ± 1.00" in file.getvalue() and "9 executed" in file.getvalue()
 
 
 def test_the_curves_are_a_picture_with_a_panel_a_metric(evaluation: Evaluation) -> None:

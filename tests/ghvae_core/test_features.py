@@ -182,6 +182,14 @@ def test_a_full_disk_is_done_without_files(tmp_path: Path, monkeypatch: pytest.M
     assert policy.choose(small_model(3), 2, 1000, _cache(tmp_path)[0]) == Choice(range(0), False)
 
 
+def test_files_that_are_there_need_no_further_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = _policy(tmp_path, feature_cache="all", feature_cache_limit_gb=0.0)
+    model, (cache, _) = small_model(3), _cache(tmp_path)
+    cache.fill(model, range(1, 3), in_files=True)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100_000}))  # they have 135 168
+    assert policy.choose(model, 2, 1000, cache) == Choice(range(1, 3), True)
+
+
 def test_sizes_are_counted(tmp_path: Path) -> None:
     model = small_model(2)
     expected = 4 * (8 * (PX // 2) ** 2 + 12 * (PX // 4) ** 2)

@@ -75,6 +75,13 @@ def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
         read_foreign(tmp_path / "model.pt")
 
 
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e8m0fnu], ids=str)
+def test_numbers_that_weights_are_not_made_of_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.save({"a": torch.ones(2).to(dtype)}, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=rf"model\.pt: refused: .*expected ordinary numbers, got a of {dtype}"):
+        read_foreign(tmp_path / "model.pt")
+
+
 def test_a_small_file_that_unfolds_into_a_large_tensor_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1).expand(2**34)}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="needs more memory"):

@@ -16,12 +16,13 @@ from torch import Tensor
 from ghvae_core.fvd import bootstrap_error, check_length, frechet_distance
 from ghvae_core.i3d import I3d
 from ghvae_core.lpips import Lpips
-from ghvae_core.metric_weights import I3D, LPIPS
-from ghvae_core.metrics import MetricError, MetricFailure, psnr, ssim
+from ghvae_core.metric_weights import I3D, cache_folder
+from ghvae_core.metrics import MetricError, psnr, ssim
 
 torch.set_num_threads(1)
 REFERENCE = Path(__file__).resolve().parents[3] / "shared/data/metric_reference"
 LPIPS_WEIGHTS = REFERENCE.parent / "weights/lpips_alex_v0.1_torchvision.safetensors"
+I3D_WEIGHTS = cache_folder() / I3D.file_name  # no test of this file fetches anything
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference values at {REFERENCE}")
 
 
@@ -63,11 +64,21 @@ def test_nan_and_other_shapes_are_refused() -> None:
 
 def test_the_bootstrap_keeps_pairs_together_and_shrinks_with_more_videos() -> None:
     real = features(400, 0)
-    assert bootstrap_error(real, real, np.random.default_rng(0)) == pytest.approx(0, abs=1e-9)
+    alone = np.arange(400)
+    assert bootstrap_error(real, real, alone, np.random.default_rng(0)) == pytest.approx(0, abs=1e-9)
     fake = real + np.random.default_rng(1).normal(size=real.shape)
-    few, many = (bootstrap_error(real[:n], fake[:n], np.random.default_rng(0)) for n in (40, 400))
+    few, many = (bootstrap_error(real[:n], fake[:n], alone[:n], np.random.default_rng(0)) for n in (40, 400))
     assert 0 < many < few
-    assert bootstrap_error(real, fake, np.random.default_rng(0)) == many
+    assert bootstrap_error(real, fake, alone, np.random.default_rng(0)) == many
+
+
+def test_ten_copies_of_a_video_are_no_more_than_one() -> None:
+    real = features(40, 0)
+    fake = real + np.random.default_rng(1).normal(size=real.shape)
+    (reals, fakes), groups = (each.repeat(10, axis=0) for each in (real, fake)), np.arange(40).repeat(10)
+    alone = bootstrap_error(real, fake, np.arange(40), np.random.default_rng(0))
+    assert bootstrap_error(reals, fakes, groups, np.random.default_rng(0)) == pytest.approx(alone, rel=0.1)
+    assert bootstrap_error(reals, fakes, np.arange(400), np.random.default_rng(0)) < alone / 2
 
 
 def test_too_short_videos_are_refused_before_any_is_predicted() -> None:
@@ -93,10 +104,9 @@ def test_reference_distances_of_stored_logits() -> None:
 @pytest.fixture(scope="module")
 def network() -> I3d:
     """I3D with its published weights."""
-    try:
-        return I3d(I3D.find())
-    except MetricFailure as error:
-        pytest.skip(f"no I3D weights: {error}")
+    if not I3D_WEIGHTS.is_file():
+        pytest.skip(f"no I3D weights at {I3D_WEIGHTS}; run_evaluation --fvd fetches them")
+    return I3d(I3D_WEIGHTS)
 
 
 def logits(network: I3d, videos: Tensor) -> NDArray[np.float32]:
@@ -137,10 +147,11 @@ def reference(predict: Predict) -> tuple[Tensor, Tensor, dict[str, float]]:
 
 @pytest.mark.slow
 @needs_reference
+@pytest.mark.skipif(not LPIPS_WEIGHTS.is_file(), reason=f"no LPIPS weights at {LPIPS_WEIGHTS}")
 @pytest.mark.parametrize("predict", [copy_last, noise20, block2])
 def test_reference_frames(predict: Predict) -> None:
     real, predicted, expected = reference(predict)
-    lpips = Lpips(LPIPS.find(LPIPS_WEIGHTS if LPIPS_WEIGHTS.is_file() else None))
+    lpips = Lpips(LPIPS_WEIGHTS)
     future = real[:, 2:]
     distance = torch.cat([lpips(a[None], b[None]) for a, b in zip(future, predicted, strict=True)])
     assert float(psnr(future, predicted).mean()) == pytest.approx(expected["psnr_skimage"], abs=1e-4)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 
 from data_collection.source import find
 from ghvae_core.checkpoint import CheckpointInfo
-from ghvae_core.dataset import DataConfig, is_validation, load_dataset
+from ghvae_core.dataset import DataConfig, digest_files, is_validation, load_dataset
 from ghvae_core.held_out import check_held_out, choose
 from ghvae_core.metrics import MetricError
+from tests.data_collection.test_npz import write_bair
 from tests.ghvae_core.episodes import STEP_LIMIT_M, STEP_S, record
 from tests.ghvae_core.small import small_config
 
@@ -67,6 +69,32 @@ def test_one_of_several_training_folders_is_known(folder: Path, tmp_path: Path) 
     told = {"data_sha256": dataset.sha256, "folder_sha256": " ".join(dataset.folder_sha256)}
     info = trained_on(folder, data()).model_copy(update={"provenance": {"validation_share": SHARE, **told}})
     assert check_held_out(folder, info, SHARE) == "yes, the share that training left out"
+
+
+@pytest.mark.parametrize("changes", [{"action_free": True}, {"video_stride": 3}, {"action_free": True, **TOLD}])
+def test_the_training_folder_is_known_whatever_was_used_of_it(folder: Path, changes: dict[str, float]) -> None:
+    info = trained_on(folder, data(**changes), video_stride=int(changes.get("video_stride", 1)))
+    assert check_held_out(folder, info, SHARE) == "yes, the share that training left out"
+
+
+def test_episodes_are_told_apart_by_their_own_names_and_not_by_those_of_their_files(tmp_path: Path) -> None:
+    """Of other kinds than RoboNet's the folder counts, and in one file several may stand."""
+    names = [f"{i}/a.npz" for i in range(12)]
+    for name in names:
+        (tmp_path / "data" / name).parent.mkdir(parents=True)
+        write_bair(tmp_path / "data" / name)
+    share = int.from_bytes(hashlib.sha256(b"a.npz").digest()[:4], "big") / 2**32 + 1e-6  # the file's own name is in it
+    assert is_validation("a.npz", share) and not all(is_validation(name, share) for name in names)
+    digest = digest_files(
+        [each.path for each in find(tmp_path / "data")], tmp_path / "data", data(validation_share=share)
+    )
+    info = CheckpointInfo(
+        model=small_config(),
+        horizon=3,
+        modules_trained=1,
+        provenance={"data_sha256": digest, "validation_share": share},
+    )
+    assert check_held_out(tmp_path / "data", info, share) == "yes, the share that training left out"
 
 
 def test_what_an_earlier_training_saw_is_not_known(folder: Path) -> None:

@@ -52,6 +52,24 @@ def test_any_number_of_processes_and_parts_learns_from_the_same_windows(tmp_path
         assert torch.equal(torch.cat(drawn), noise)
 
 
+def test_a_clip_is_augmented_alike_however_the_batch_is_divided(tmp_path: Path) -> None:
+    drawn: list[float] = []
+
+    def augment(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        drawn.append(rng.random())
+        return frames ^ np.uint8(255 * drawn[-1])
+
+    with closing(_loader(tmp_path, augment=augment)) as loader:
+        expected = _frames(loader.parts(0, 0, 1))
+    assert len(set(drawn)) == 8
+    assert np.random.default_rng([0, 0, 0]).random() not in drawn  # else a window's looks would depend on its number
+    parts: list[Part] = []
+    for rank in range(2):
+        with closing(_loader(tmp_path, 2, rank, 2, augment)) as loader:
+            parts += loader.parts(0, 0, 1)
+    assert torch.equal(_frames(iter(parts)), expected)
+
+
 def test_batches_depend_on_stage_and_step_alone(tmp_path: Path) -> None:
     with closing(_loader(tmp_path)) as one, closing(_loader(tmp_path)) as other:
         in_order = [_frames(one.parts(0, step, 5)) for step in range(5)]
@@ -67,7 +85,7 @@ def test_the_next_batch_is_prepared_while_the_present_one_is_used(tmp_path: Path
 
     def augment(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         calls[0] += 1
-        if calls[0] == 2:
+        if calls[0] > 8:  # clips of a batch
             twice.set()
         return frames
 

@@ -149,3 +149,9 @@ def test_tensors_are_packed_whatever_their_memory_layout() -> None:
         unpack(b"no", "file")
     with pytest.raises(CheckpointError, match="file: x holds NaN or infinity"):
         unpack(pack({"x": torch.tensor([1.0, torch.nan])}), "file")
+
+
+def test_a_type_of_number_that_is_not_read_is_refused() -> None:
+    header = json.dumps({"weight": {"dtype": "F8_E8M0", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    with pytest.raises(CheckpointError, match=r"weights: expected"):
+        unpack(len(header).to_bytes(8, "little") + header + b"\0\0", "weights")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
+import os
 import pickle
 import subprocess
 import tarfile
@@ -150,8 +152,50 @@ def test_weights_of_other_values_are_not_stored(cache: Path, tmp_path: Path, mon
     assert not cache.exists()
 
 
-def test_a_cache_that_cannot_be_written_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache.write_text("a file where the folder should be")
+@pytest.mark.parametrize("kind", ["a file", "read-only"])
+def test_a_cache_that_cannot_be_written_is_refused_before_anything_is_fetched(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if kind == "a file":
+        cache.write_text("a file where the folder should be")
+    else:
+        monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and path == cache.parent)
+    monkeypatch.setattr(PackageArchive, "fetch", None)
+    with pytest.raises(MetricFailure, match=r"a folder that can be written to.*; set XDG_CACHE_HOME to .*--no-lpips"):
+        LPIPS.find()
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", fail)
+    with pytest.raises(MetricFailure, match="got none; set XDG_CACHE_HOME"):
+        I3D.find()
+
+
+def test_two_that_fetch_at_once_both_find_whole_weights(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Path] = []
+
+    def fetch(_package: PackageArchive, folder: Path, _advice: str) -> Path:
+        started.append(folder)
+        if len(started) == 1:  # while the first one waits, the second one starts and ends
+            assert LPIPS.find().is_file()
+        return folder
+
+    monkeypatch.setattr(PackageArchive, "fetch", fetch)
+    monkeypatch.setattr(MetricWeights, "read", lambda self, path: {"a": torch.ones(1)})
+    assert load_file(LPIPS.find())["a"].item() == 1
+    assert len(started) == 2
+    assert [path.name for path in (cache / "ghvae").iterdir()] == [LPIPS.file_name]
+
+
+def test_a_disk_that_refuses_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
     monkeypatch.setattr(PackageArchive, "fetch", lambda self, folder, advice: folder)
     monkeypatch.setattr(MetricWeights, "read", lambda self, path: {"a": torch.zeros(1)})
     with pytest.raises(MetricFailure, match="could not be stored") as caught:

@@ -175,6 +175,12 @@ def test_the_way_on_that_a_failure_names_works(folder: Path, tmp_path: Path, mon
         (None, ["training.end_to_end_steps=0.5"], "training.end_to_end_steps"),
         (None, ["training.speed=1"], "unknown key 'training.speed'"),
         (None, ["model.action_dim=5"], "model.action_dim: comes from the data"),
+        (
+            "stages/polish",
+            ["training.module_steps=[3, 0]", "training.polish_steps=0", "training.rollout_steps=0"],
+            "expected steps for module 2 too",
+        ),
+        ("weights.pt", [], "expected a .pt file of others, found none"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(
@@ -255,6 +261,20 @@ def test_what_would_be_overwritten_or_is_not_there_is_refused(folder: Path, fini
 
 def _contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_decoded_episodes_may_move(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingLog, "step", _killer(signal.SIGINT, ("module_1", 2)))
+        assert train(_request(folder, tmp_path / "run")) == 130
+    overrides = (*SETTINGS, f"data.prepared={tmp_path / 'elsewhere'}")
+    assert train(_request(folder, tmp_path / "run", resume=True, overrides=overrides)) == 0
+    assert any((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_bound_that_the_rival_does_not_know_is_refused() -> None:
+    with pytest.raises(ReportedError, match=r"objective.prior_emphasis: expected 1, .* got 2"):
+        load_config("svg_tiny", ("objective.prior_emphasis=2",))
 
 
 @pytest.mark.parametrize("name", ["nano", "tiny", "base", "paper", "paper_x0.6", "svg_tiny", "svg_paper"])

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 
 from data_collection.episode import EpisodeError
@@ -56,6 +58,22 @@ def test_recordings_are_chosen_by_lists_of_names(folder: Path, tmp_path: Path) -
         choose([folder], Selection((), str(tmp_path / "none.txt"), None))
 
 
+def test_a_file_that_stands_there_twice_is_used_once(folder: Path, tmp_path: Path) -> None:
+    """Else one copy could be trained on while the other, under another name, validates."""
+    write_bair(tmp_path / "a.npz")
+    for name in ("deeper", "other"):
+        (tmp_path / name).mkdir()
+    shutil.copy(tmp_path / "a.npz", tmp_path / "deeper")
+    write_bair(tmp_path / "other/a.npz", action=np.ones((5, 4)))  # of the same name and size
+    shutil.copy(folder / "lab_sawyer_traj0.hdf5", tmp_path)
+    first, second = choose([folder, tmp_path], ALL)
+    assert len(first.recordings) == 4 and not first.refused
+    assert [each.name for each in second.recordings] == ["a.npz", "other/a.npz"]
+    assert second.refused == {"the same file stands in the data twice": 2}
+    with pytest.raises(DatasetError, match="deeper: all its recordings stand in the folders before it, too"):
+        choose([tmp_path, tmp_path / "deeper"], ALL)
+
+
 def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"expected \*\.hdf5 \(RoboNet\).* found none; record some"):
         choose([tmp_path], ALL)
@@ -76,3 +94,5 @@ def test_robots_may_stand_in_any_of_the_folders_and_other_kinds_have_none(folder
         with h5py.File(tmp_path / "other/lab_sawyer_traj0.hdf5", "r+") as file:
             file["metadata"].attrs["robot"] = "ur5"
         choose([tmp_path / "other", folder], Selection(("ur5",), None, None))
+    with pytest.raises(DatasetError, match=r"missing: expected a folder of recordings, got none of that name"):
+        choose([tmp_path / "missing"], ALL)

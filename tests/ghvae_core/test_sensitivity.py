@@ -51,7 +51,7 @@ def ranked(gain: float, n: int = 12, n_others: int = 11, **changes: object) -> S
     each = Judged("grey", Checkpoint(made, info(made), ""), 1)
     config = protocol(**changes)
     ranks = list(rank(each, windows(n), n_others, config, seed=0))
-    return summarize_ranks(ranks, n_others, config.sensitivity_candidates, np.random.default_rng(0))
+    return summarize_ranks(ranks, windows(n).names, n_others, config.sensitivity_candidates, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("candidates", ["executed", "drawn"])
@@ -96,14 +96,28 @@ def test_the_seed_decides_which_others() -> None:
     assert first.shape == other.shape == (9, 2)
 
 
-def test_errors_are_over_windows() -> None:
+def test_errors_are_over_episodes() -> None:
     ranks = [np.array([[p, first]]) for p, first in ((100.0, 1.0), (50.0, 0.0), (90.0, 0.0), (80.0, 1.0))]
-    found = summarize_ranks(ranks, 9, "executed", np.random.default_rng(0))
+    windows = [f"e{i} 0" for i in range(5)]  # the last one was not ranked
+    found = summarize_ranks(ranks, windows, 9, "executed", np.random.default_rng(0))
     assert found.median_percentile.value == 85
     assert 0 < found.median_percentile.standard_error < 25
     assert found.mean_percentile.value == 80
     assert found.top_1_share.value == 0.5
     assert found.top_1_share.standard_error == pytest.approx(np.std([1, 0, 0, 1], ddof=1) / 2)
+
+
+def test_windows_of_one_episode_count_together() -> None:
+    ranks = [np.array([[p, 0.0]]) for p in (0.0, 100.0) for _ in range(4)]
+    apart, together = (
+        summarize_ranks(ranks, names, 9, "executed", np.random.default_rng(0))
+        for names in ([f"e{i} 0" for i in range(8)], [f"e{i // 4} {i}" for i in range(8)])
+    )
+    assert together.median_percentile.value == apart.median_percentile.value == 50
+    assert together.mean_percentile.standard_error == pytest.approx(50)  # of two numbers, 0 and 100
+    assert apart.mean_percentile.standard_error < 20
+    # Of two episodes one quarter of the samples is all 0 and one all 100.
+    assert together.median_percentile.standard_error == pytest.approx(50 / 2**0.5, rel=0.1)
 
 
 def test_too_few_windows_for_so_many_others_are_refused() -> None:

@@ -1,0 +1,131 @@
+"""What a series of trials has come to: progress as it goes, tables, page and numbers at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import rich.table
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from planner.trial import Trial
+from planner.trials_folder import TrialsFolder, write_whole
+from planner.trials_report import trials_page
+from planner.trials_summary import MEASURES, Group, as_json, notes, paired_table, rates_table
+from planner.variant import Variant
+
+
+class Ledger:
+    """Every trial that is over, told on standard error. A context manager, for the bar of a terminal.
+
+    Args:
+        folder: Of the trials.
+        tasks: Names of the tasks.
+        variants: Who does them.
+        seeds: Of their scenes.
+        quiet: Tell nothing but what goes wrong.
+    """
+
+    def __init__(
+        self, folder: TrialsFolder, tasks: Sequence[str], variants: Sequence[Variant], seeds: range, quiet: bool
+    ) -> None:
+        self.trials: list[Trial] = []
+        self._folder, self._tasks, self._variants, self._seeds = folder, tasks, variants, seeds
+        self._quiet = quiet
+        self._console = Console(stderr=True)
+        self._n_planned = len(tasks) * len(variants) * len(seeds)
+        columns = (TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=self._console, disable=quiet or not self._console.is_terminal)
+        self._bar = self._progress.add_task("trials", total=self._n_planned)
+        self._began_s = time.monotonic()
+        self._n_new = 0
+
+    def __enter__(self) -> Ledger:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def resume(self, trials: Sequence[Trial]) -> None:
+        """Take in the trials of an earlier start."""
+        self.trials.extend(trials)
+        self._progress.update(self._bar, completed=len(trials))
+        if trials and not self._quiet:
+            self.say(f"{len(trials)} of {self._n_planned} trials are over already")
+
+    def add(self, trial: Trial) -> None:
+        """Take in a trial that has just ended, and tell how it went."""
+        self.trials.append(trial)
+        self._n_new += 1
+        self._progress.update(self._bar, completed=len(self.trials))
+        if not self._quiet or trial.reason:
+            self.say(f"{trial.task}, {trial.variant}, seed {trial.seed}: {_words(trial)}; {self._left()}")
+
+    def say(self, line: str) -> None:
+        """Print one line above the bar."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def report(self) -> None:
+        """Write `trials.json` and `trials.html`, show the tables, and print the numbers as one JSON object."""
+        groups = self._groups()
+        page = self._folder.path / "trials.html"
+        told = as_json(groups, str(page))
+        variants = {variant.name: str(variant) for variant in self._variants}
+        trials = [trial.model_dump() for group in groups for trial in group.trials]
+        print(json.dumps(told, allow_nan=False), flush=True)
+        record = {"variants": variants, "seeds": [self._seeds.start, self._seeds.stop], "tasks": told, "trials": trials}
+        write_whole(self._folder.path / "trials.json", json.dumps(record, indent=1, allow_nan=False))
+        write_whole(page, trials_page(self._folder.path, groups, variants, self._seeds))
+        if not self._quiet:
+            self._show(groups)
+            self.say(f"{page} shows the best and the worst of them")
+
+    def _show(self, groups: Sequence[Group]) -> None:
+        for head, *rows in (rates_table(groups), paired_table(groups)):
+            if rows:
+                table = rich.table.Table(*head)
+                for row in rows:
+                    table.add_row(*row)
+                self._console.print(table)
+        for variant in self._variants:
+            self.say(f"{variant.name}: {variant}")
+        for note in notes(groups, self._seeds):
+            self.say(note)
+
+    def _groups(self) -> list[Group]:
+        """Return the trials of each task and variant, A before B."""
+        ordered = sorted(self.trials, key=lambda trial: trial.seed)
+        return [
+            Group(
+                task,
+                variant.name,
+                len(self._seeds),
+                [t for t in ordered if (t.task, t.variant) == (task, variant.name)],
+            )
+            for task in self._tasks
+            for variant in self._variants
+        ]
+
+    def _left(self) -> str:
+        n_left = self._n_planned - len(self.trials)
+        left_s = (time.monotonic() - self._began_s) / self._n_new * n_left
+        return f"{len(self.trials)} of {self._n_planned}, about {_duration(left_s)} left"
+
+
+def _words(trial: Trial) -> str:
+    if trial.status != "counted":
+        return f"{trial.status}: {trial.reason}"
+    if trial.reason:
+        return f"ended by a failure, which counts: {trial.reason}"
+    best = next((words for name, words in MEASURES.items() if getattr(trial, name)), "nothing")
+    return f"{best}, {trial.steps} actions"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,174 @@
+"""Trials of tasks over many scenes, in processes of their own: each is a run as `run_task` does it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ghvae_core.serving.private import private_server
+from planner.attempt import Choice, check_checkpoint, open_predictor
+from planner.configuration import RunConfig, load_run
+from planner.handshake import check_fit
+from planner.ledger import Ledger
+from planner.plan import PlannerError
+from planner.processes import Death, in_processes
+from planner.trial import Ending, Job, Trial, carry_out
+from planner.trials_folder import TrialsConfig, TrialsError, TrialsFolder, VariantConfig
+from planner.variant import Variant
+from robot_bridge.simulation import render
+from robot_bridge.simulation.franka import SimulatedFranka
+
+_MOST_BROKEN = 3  # trials that the machine breaks off in a row; then no more are begun; ours
+
+
+@dataclass(frozen=True)
+class Series:
+    """What was asked for on the command line."""
+
+    tasks: tuple[str, ...]
+    variants: tuple[Variant, ...]
+    seeds: range
+    out: Path
+    resume: bool
+    n_workers: int
+    quiet: bool
+
+    def choice(self, task: str, variant: Variant) -> Choice:
+        """Return a run of a task by a variant, before its seed and its folder are known."""
+        return Choice(
+            task=task,
+            robot="simulation",
+            predictor=variant.predictor,
+            server=variant.server,
+            checkpoint=variant.checkpoint,
+            seed=self.seeds.start,
+            goal=None,
+            out=None,
+        )
+
+
+def run_series(series: Series) -> None:
+    """Do the trials that are not over yet, then report on all: also when stopped on the way.
+
+    Raises:
+        ReportedError: The input was refused and no trial was begun, or the machine broke off trials.
+    """
+    names = _names(series)
+    asked = series.variants
+    series = replace(series, variants=tuple(_with_renderer(series, variant) for variant in asked))
+    folder = TrialsFolder(series.out)
+    folder.check(series.resume)
+    with ExitStack() as stack:
+        served = replace(series, variants=tuple(_with_servers(series, stack)))
+        config = TrialsConfig(variants={variant.name: _fit(served, variant) for variant in served.variants})
+        stack.enter_context(folder.held())
+        folder.check(series.resume)  # a second time, now that nobody else can write
+        folder.keep_config(config)
+        with Ledger(folder, names, asked, series.seeds, series.quiet) as ledger:
+            try:
+                _carry_out_all(served, folder, ledger)
+            finally:
+                ledger.report()
+    broken = [trial for trial in ledger.trials if trial.status == "broken off"]
+    if broken:
+        raise TrialsError(
+            f"{len(broken)} trials were broken off by the machine and are not counted, the first by: "
+            f"{broken[0].reason}; go on with --resume --out {series.out}"
+        )
+
+
+def _names(series: Series) -> list[str]:
+    names = [series.choice(task, series.variants[0]).task_name for task in series.tasks]
+    if len(set(names)) < len(names):
+        raise PlannerError(f"expected tasks of different names, got {', '.join(names)}")
+    return names
+
+
+def _config(series: Series, task: str, variant: Variant) -> RunConfig:
+    return load_run(series.choice(task, variant).task_file, variant.overrides)
+
+
+def _with_renderer(series: Series, variant: Variant) -> Variant:
+    """Return the variant with its renderer by name, never `auto`: another renderer shows another scene.
+
+    Raises:
+        ConfigError: The configuration of one of the tasks is refused.
+    """
+    first, *_ = [_config(series, task, variant) for task in series.tasks]
+    return replace(variant, overrides=(*variant.overrides, f"robot.renderer={render.choose(first.robot.renderer)}"))
+
+
+def _with_servers(series: Series, stack: ExitStack) -> Iterator[Variant]:
+    """Yield the variants with the address of a server where they need one; a checkpoint has one for all trials."""
+    addresses: dict[Path, str] = {}
+    for variant in series.variants:
+        check_checkpoint(series.choice(series.tasks[0], variant))
+        if variant.predictor == "server" and not variant.server:
+            place = variant.checkpoint.resolve()
+            if place not in addresses:
+                addresses[place] = stack.enter_context(private_server(place)).address
+            yield replace(variant, server=addresses[place])
+        else:
+            yield variant
+
+
+def _fit(series: Series, variant: Variant) -> VariantConfig:
+    """Return all that decides what a variant does, having asked whether its parts fit together."""
+    tasks: dict[str, RunConfig] = {}
+    checkpoint = ""
+    for task in series.tasks:
+        choice, config = series.choice(task, variant), _config(series, task, variant)
+        with closing(SimulatedFranka(config.robot)) as robot, open_predictor(choice, config, robot) as predictor:
+            check_fit(robot.spec, predictor.spec, config.planner)
+            checkpoint = predictor.spec.checkpoint
+        tasks[choice.task_name] = config
+    return VariantConfig(predictor=variant.predictor, checkpoint=checkpoint, tasks=tasks)
+
+
+def _jobs(series: Series, folder: TrialsFolder) -> Iterator[Job]:
+    """Yield all trials, A and B of a scene one after the other, so that what changes with time changes for both."""
+    for seed in series.seeds:
+        for task in series.tasks:
+            for variant in series.variants:
+                choice = series.choice(task, variant)
+                out = folder.place(choice.task_name, variant.name, seed)
+                yield Job(variant.name, replace(choice, seed=seed, out=out), variant.overrides)
+
+
+def _carry_out_all(series: Series, folder: TrialsFolder, ledger: Ledger) -> None:
+    jobs = list(_jobs(series, folder))
+    kept = {job: trial for job in jobs if (trial := folder.kept(job))}
+    ledger.resume(list(kept.values()))
+    waiting = deque(job for job in jobs if job not in kept)
+    for job in waiting:
+        folder.clear(job)
+    died: set[Job] = set()
+    n_broken = 0  # in a row
+    with closing(in_processes(carry_out, waiting, series.n_workers)) as answers:
+        for job, answer in answers:
+            if isinstance(answer, Death):
+                folder.clear(job)
+                if job not in died:
+                    ledger.say(f"{job}: {answer.how}; it is done once more")
+                    died.add(job)
+                    waiting.appendleft(job)
+                    continue
+            trial = Trial.of(job, _ending(job, answer), folder.path)
+            if trial.status == "broken off":
+                n_broken += 1
+            else:
+                folder.keep(trial)
+                n_broken = 0
+            ledger.add(trial)
+            if n_broken == _MOST_BROKEN:
+                ledger.say(f"{n_broken} trials in a row were broken off by the machine; no more are begun")
+                waiting.clear()
+
+
+def _ending(job: Job, answer: Ending | Death) -> Ending:
+    if isinstance(answer, Death):
+        return Ending("counted", f"{answer.how}, a second time; {job.log.name} may tell more")
+    return answer

@@ -1,0 +1,272 @@
+"""A series of trials without its processes: what is done, kept, done again, refused, and counted."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.command import ReportedError
+from planner import trials as trials_module
+from planner.processes import Death
+from planner.trial import Ending, Job
+from planner.trials import Series, run_series
+from planner.trials_folder import TrialsError, TrialsFolder
+from planner.variant import Variant
+
+SMALL = ("planner.n_candidates=4", "planner.horizon=2", "planner.replan_every=1", "robot.renderer=ray")
+DIED = Death("its process was ended by SIGKILL")
+COUNTED = Ending("counted")
+BROKEN = Ending("broken off", "no server")
+
+Answers = Callable[[Job], Ending | Death]
+
+
+def _result(job: Job, **achieved: bool) -> None:
+    """Leave what a run leaves."""
+    none = dict.fromkeys(("success", "goal", "picked", "touched"), False)
+    numbers = {"ended": "steps used", "away_m": 0.1, "steps": 5, "plans": 2, "seconds_per_plan": 0.5}
+    job.out.mkdir(parents=True)
+    (job.out / "result.json").write_text(json.dumps({**numbers, **none, **achieved}))
+
+
+def _series(folder: Path, **changes: Any) -> Series:
+    values: dict[str, Any] = {
+        "tasks": ("pick_wipe",),
+        "variants": (Variant("A", "oracle", Path("none"), None, SMALL),),
+        "seeds": range(0, 3),
+        "out": folder / "trials",
+        "resume": False,
+        "n_workers": 1,
+        "quiet": True,
+    }
+    return Series(**{**values, **changes})
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answers], list[Job]]]:
+    """Provide a way to let a function stand for the processes; it returns the jobs that will have been asked."""
+
+    def let(answers: Answers) -> list[Job]:
+        jobs: list[Job] = []
+
+        def stand_in(_work: object, waiting: deque[Job], _n_workers: int) -> Iterator[tuple[Job, Ending | Death]]:
+            while waiting:
+                job = waiting.popleft()
+                assert not job.out.exists(), "what is left of an earlier try was not removed"
+                jobs.append(job)
+                yield job, answers(job)
+
+        monkeypatch.setattr(trials_module, "in_processes", stand_in)
+        return jobs
+
+    yield let
+
+
+def _succeed(job: Job) -> Ending:
+    _result(job, goal=True)
+    return COUNTED
+
+
+def _told(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
+    output, errors = capsys.readouterr()
+    numbers: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+    return numbers, errors
+
+
+def test_every_scene_is_done_by_a_then_by_b(
+    tmp_path: Path, asked: Callable[[Answers], list[Job]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def b_succeeds(job: Job) -> Ending:
+        _result(job, goal=job.variant == "B", success=job.choice.seed == 1)
+        return COUNTED
+
+    jobs = asked(b_succeeds)
+    a = Variant("A", "oracle", Path("none"), None, SMALL)
+    run_series(_series(tmp_path, tasks=("pick_wipe", "pick_sweep"), variants=(a, a.against(["planner.horizon=3"]))))
+    assert [str(job) for job in jobs[:5]] == [
+        "pick_wipe, A, seed 0",
+        "pick_wipe, B, seed 0",
+        "pick_sweep, A, seed 0",
+        "pick_sweep, B, seed 0",
+        "pick_wipe, A, seed 1",
+    ]
+    assert "planner.horizon=3" in jobs[1].overrides and "planner.horizon=3" not in jobs[0].overrides
+    numbers, errors = _told(capsys)
+    assert errors == "" and list(numbers) == ["pick_wipe", "pick_sweep"]
+    assert numbers["pick_wipe"]["success_rate"] == 0 and numbers["pick_wipe"]["against"]["success_rate"] == 1
+    assert numbers["pick_wipe"]["paired"]["goal"] == {
+        "both": 0,
+        "only_a": 0,
+        "only_b": 3,
+        "neither": 0,
+        "p_value": 0.25,
+    }
+    assert numbers["pick_wipe"]["paired"]["success"]["both"] == 1
+    record = json.loads((tmp_path / "trials" / "trials.json").read_text())
+    assert len(record["trials"]) == 12 and record["tasks"] == numbers
+    assert (tmp_path / "trials" / "trials.html").exists()
+
+
+def test_what_is_over_is_kept_and_what_was_broken_off_is_done_again(
+    tmp_path: Path, asked: Callable[[Answers], list[Job]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(job: Job) -> Ending:
+        if job.choice.seed == 1:
+            return Ending("left out", "no goal")
+        if job.choice.seed == 2:
+            _result(job, goal=True)  # written, but nobody heard that the run was over
+            raise KeyboardInterrupt
+        return _succeed(job)
+
+    asked(stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_series(_series(tmp_path))
+    numbers, _ = _told(capsys)
+    assert numbers["pick_wipe"]["trials"] == 1 and numbers["pick_wipe"]["planned"] == 3
+    kept = tmp_path / "trials/pick_wipe/A/seed0000/result.json"
+    before = kept.stat().st_mtime_ns
+    jobs = asked(_succeed)
+    run_series(_series(tmp_path, resume=True, seeds=range(0, 4)))  # one more is wanted, too
+    assert [job.choice.seed for job in jobs] == [2, 3]
+    assert kept.stat().st_mtime_ns == before
+    numbers, _ = _told(capsys)
+    assert numbers["pick_wipe"]["trials"] == 3 and numbers["pick_wipe"]["left_out"] == [1]
+    jobs = asked(_succeed)
+    run_series(_series(tmp_path, resume=True))
+    assert jobs == [] and _told(capsys)[0]["pick_wipe"]["planned"] == 3
+
+
+def test_a_process_that_dies_is_told_and_its_trial_done_once_more(
+    tmp_path: Path, asked: Callable[[Answers], list[Job]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tries: list[int] = []
+
+    def die(job: Job) -> Ending | Death:
+        tries.append(job.choice.seed)
+        _result(job, goal=True)
+        return DIED if job.choice.seed == 0 or tries.count(1) == 1 == job.choice.seed else COUNTED
+
+    asked(die)
+    run_series(_series(tmp_path))
+    assert tries == [0, 0, 1, 1, 2]
+    numbers, errors = _told(capsys)
+    assert "pick_wipe, A, seed 1: its process was ended by SIGKILL; it is done once more" in errors
+    assert "SIGKILL, a second time" in errors
+    assert numbers["pick_wipe"]["trials"] == 3 and numbers["pick_wipe"]["success_rate"] == pytest.approx(
+        2 / 3, abs=1e-3
+    )
+    record = json.loads((tmp_path / "trials" / "trials.json").read_text())
+    assert "SIGKILL, a second time" in record["trials"][0]["reason"] and not record["trials"][0]["goal"]
+
+
+def test_what_the_machine_breaks_off_is_not_counted_and_exits_with_1(
+    tmp_path: Path, asked: Callable[[Answers], list[Job]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(job: Job) -> Ending:
+        if job.choice.seed == 1:
+            _result(job)
+            return BROKEN
+        return _succeed(job)
+
+    asked(broken)
+    with pytest.raises(TrialsError, match=r"1 trials were broken off by the machine.*no server.*--resume") as failure:
+        run_series(_series(tmp_path))
+    assert failure.value.exit_code == 1
+    numbers, _ = _told(capsys)
+    assert numbers["pick_wipe"]["trials"] == 2 and numbers["pick_wipe"]["broken_off"] == [1]
+    assert numbers["pick_wipe"]["success_rate"] == 1
+    jobs = asked(_succeed)
+    run_series(_series(tmp_path, resume=True))
+    assert [job.choice.seed for job in jobs] == [1] and _told(capsys)[0]["pick_wipe"]["trials"] == 3
+
+
+def test_a_machine_that_fails_again_and_again_is_left_alone(
+    tmp_path: Path, asked: Callable[[Answers], list[Job]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = asked(lambda job: _succeed(job) if job.choice.seed == 2 else BROKEN)
+    with pytest.raises(TrialsError, match="5 trials"):
+        run_series(_series(tmp_path, seeds=range(0, 20)))
+    assert len(jobs) == 6  # two, one that went well, and three in a row
+    assert "3 trials in a row were broken off" in _told(capsys)[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"overrides": ("planner.n_candidates=5",)},
+            r"'variants.A.tasks.pick_wipe.planner.n_candidates: 4' is now '.*: 5'",
+        ),
+        ({"against": True}, r"'variants.B: absent' is now 'variants.B: present'"),
+        ({"tasks": ("pick_sweep",)}, r"'variants.A.tasks.pick_wipe: present' is now '.*: absent'"),
+    ],
+)
+def test_another_configuration_is_refused_by_name(
+    tmp_path: Path, asked: Callable[[Answers], list[Job]], changes: dict[str, Any], message: str
+) -> None:
+    asked(_succeed)
+    run_series(_series(tmp_path))
+    before = {path: path.read_bytes() for path in (tmp_path / "trials").rglob("*") if path.is_file()}
+    a = Variant("A", "oracle", Path("none"), None, (*SMALL, *changes.get("overrides", ())))
+    variants = (a, a.against(["planner.horizon=3"])) if changes.get("against") else (a,)
+    other = _series(tmp_path, resume=True, variants=variants, tasks=changes.get("tasks", ("pick_wipe",)))
+    with pytest.raises(ReportedError, match=message) as refusal:
+        run_series(other)
+    assert refusal.value.exit_code == 2
+    assert {path: path.read_bytes() for path in (tmp_path / "trials").rglob("*") if path.is_file()} == before
+
+
+def test_a_longer_wait_for_the_predictor_is_the_same_configuration(
+    tmp_path: Path, asked: Callable[[Answers], list[Job]]
+) -> None:
+    asked(_succeed)
+    run_series(_series(tmp_path))
+    longer = Variant("A", "oracle", Path("none"), None, (*SMALL, "planner.predict_timeout_s=30.0"))
+    run_series(_series(tmp_path, resume=True, variants=(longer,)))
+
+
+def test_a_folder_of_others_is_refused_untouched(tmp_path: Path) -> None:
+    (tmp_path / "trials").mkdir()
+    (tmp_path / "trials" / "thesis.tex").touch()
+    for resume, message in ((False, "go on in this one with --resume"), (True, "a folder without config.yaml")):
+        with pytest.raises(ReportedError, match=message):
+            run_series(_series(tmp_path, resume=resume))
+    assert [path.name for path in (tmp_path / "trials").iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_in_which_another_is_at_work_is_refused(tmp_path: Path, asked: Callable[[Answers], list[Job]]) -> None:
+    jobs = asked(_succeed)
+    with TrialsFolder(tmp_path / "trials").held(), pytest.raises(ReportedError, match="another run_trials is at work"):
+        run_series(_series(tmp_path))
+    assert not jobs
+
+
+def test_a_record_that_is_none_is_refused_not_done_over(tmp_path: Path, asked: Callable[[Answers], list[Job]]) -> None:
+    asked(_succeed)
+    run_series(_series(tmp_path))
+    record = tmp_path / "trials/pick_wipe/A/seed0001/trial.json"
+    record.write_text("{}")
+    with pytest.raises(ReportedError, match=r"expected the record of a trial; remove .*seed0001 to do it again"):
+        run_series(_series(tmp_path, resume=True))
+    assert record.read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("variant", "tasks", "message"),
+    [
+        (Variant("A", "oracle", Path("none"), None, ("planner.horzon=3",)), ("pick_wipe",), "did you mean 'horizon'"),
+        (Variant("A", "oracle", Path("none"), None, ()), ("pick_wpie",), "did you mean 'tasks/pick_wipe.yaml'"),
+        (Variant("A", "oracle", Path("none"), None, ()), ("pick_wipe", "pick_wipe"), "tasks of different names"),
+        (Variant("A", "server", Path("none"), None, SMALL), ("pick_wipe",), "expected the folder of a checkpoint"),
+        (Variant("A", "server", Path("none"), "nonsense", SMALL), ("pick_wipe",), "expected an address"),
+    ],
+)
+def test_refused_input_writes_nothing(tmp_path: Path, variant: Variant, tasks: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ReportedError, match=message) as refusal:
+        run_series(_series(tmp_path, variants=(variant,), tasks=tasks))
+    assert refusal.value.exit_code == 2 and not list(tmp_path.iterdir())

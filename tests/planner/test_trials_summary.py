@@ -1,0 +1,118 @@
+"""Rates, pairs and words of trials whose numbers are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from planner.trial import Trial
+from planner.trials_report import trials_page
+from planner.trials_summary import MEASURES, Group, as_json, notes, paired, paired_table, rates_table
+from planner.variant import VariantName
+from tests.planner.test_report import _Page
+
+NOTHING: dict[str, Any] = dict.fromkeys(MEASURES, False)
+ALL: dict[str, Any] = dict.fromkeys(MEASURES, True)
+BY_HAND: dict[str, Any] = {**NOTHING, "goal": True}
+
+
+def trial(seed: int, variant: VariantName = "A", **values: Any) -> Trial:
+    known: dict[str, Any] = {"task": "pick_wipe", "status": "counted", "reason": "", "steps": 50, "plans": 10}
+    known |= {"ended": "steps used", "folder": f"pick_wipe/{variant}/seed{seed:04d}", "away_m": 0.1}
+    return Trial(**{**known, "seed": seed, "variant": variant, **values})
+
+
+A = Group(
+    "pick_wipe",
+    "A",
+    5,
+    [
+        trial(0, **ALL, steps=10, plans=2, seconds_per_plan=1.0, away_m=0.0),
+        trial(1, **BY_HAND, steps=20, plans=4, seconds_per_plan=4.0),
+        trial(2, **NOTHING, steps=0, plans=0, seconds_per_plan=None, reason="a reflex", ended="failed"),
+        trial(3, status="left out", reason="no goal", steps=0, plans=0),
+    ],
+)
+B = Group(
+    "pick_wipe",
+    "B",
+    5,
+    [
+        trial(0, "B", **NOTHING),
+        trial(1, "B", **BY_HAND),
+        trial(2, "B", status="broken off", reason="no answer <in time>"),
+        trial(4, "B", **ALL, away_m=0.0),
+    ],
+)
+
+
+def test_rates_are_of_the_trials_that_count() -> None:
+    (numbers,) = as_json([A], "page").values()
+    assert (numbers["trials"], numbers["planned"]) == (3, 5)
+    assert numbers["success_rate"] == pytest.approx(2 / 3, abs=1e-4)  # objects in place, also by hand
+    assert numbers["strict_success_rate"] == numbers["picked_rate"] == pytest.approx(1 / 3, abs=1e-4)
+    assert numbers["interval"] == pytest.approx([0.2077, 0.9385], abs=1e-4)
+    assert numbers["strict_success_interval"] == pytest.approx([0.0615, 0.7923], abs=1e-4)
+    assert numbers["seconds_per_plan"] == 3.0  # (2 x 1 + 4 x 4) / 6: of plans, not of trials
+    assert numbers["steps"] == 10.0 and numbers["left_out"] == [3] and numbers["report"] == "page"
+    assert "against" not in numbers and "paired" not in numbers
+
+
+def test_two_variants_are_compared_on_the_seeds_that_count_for_both() -> None:
+    numbers = as_json([A, B], "page")["pick_wipe"]
+    assert numbers["against"]["trials"] == 3 and numbers["against"]["broken_off"] == [2]
+    assert numbers["paired"]["success"] == {"both": 0, "only_a": 1, "only_b": 0, "neither": 1, "p_value": 1.0}
+    assert numbers["paired"]["goal"] == {"both": 1, "only_a": 1, "only_b": 0, "neither": 0, "p_value": 1.0}
+    assert paired(A, B, "goal") == paired(A, Group("pick_wipe", "B", 5, B.trials[::-1]), "goal")
+
+
+def test_numbers_of_nothing_are_null_not_zero() -> None:
+    numbers = as_json([Group("pick_sweep", "A", 5, [])], "page")["pick_sweep"]
+    assert numbers["success_rate"] is None and numbers["interval"] is None and numbers["seconds_per_plan"] is None
+    assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
+    assert ["pick_sweep", "A", "tool lifted", "0 of 0", "-", "-"] in rates_table([Group("pick_sweep", "A", 5, [])])
+
+
+def test_the_tables_say_the_same() -> None:
+    rates = rates_table([A, B])
+    assert ["pick_wipe", "A", "done with the tool", "1 of 3", "33 %", "6 to 79 %"] in rates
+    assert ["pick_wipe", "A", "seconds a plan", "3", "", ""] in rates and len({len(row) for row in rates}) == 1
+    assert ["pick_wipe", "objects in place", "1", "1", "0", "0", "1"] in paired_table([A, B])
+    assert len(paired_table([A])) == 1
+
+
+def test_the_best_come_first() -> None:
+    far, near = trial(5, **NOTHING, away_m=0.2), trial(6, **NOTHING, away_m=0.05)
+    lifted, slow, fast = trial(7, **{**NOTHING, "picked": True}), trial(8, **ALL), trial(9, **ALL, steps=12)
+    group = Group("pick_wipe", "A", 9, [far, near, lifted, slow, fast, trial(4, **BY_HAND)])
+    assert [each.seed for each in group.ranked()] == [9, 8, 4, 7, 6, 5]
+
+
+def test_what_is_left_out_and_what_failed_is_named() -> None:
+    text = "\n".join(notes([A, B], range(0, 5)))
+    for words in ("seed 3 left out", "no goal", "B, seed 2 broken off", "seed 2 ended by a failure, which counts"):
+        assert words in text
+    assert "below 1000 are for tuning" in text
+    assert "tuning" not in "\n".join(notes([A, B], range(1000, 1005)))
+
+
+def test_the_page_shows_the_extremes_with_pictures_and_links(tmp_path: Path) -> None:
+    for group in (A, B):
+        for each in group.trials:
+            folder = tmp_path / each.folder
+            folder.mkdir(parents=True)
+            (folder / "report.html").touch()
+            for name in ("start", "goal", "end"):
+                (folder / f"{name}.png").write_bytes(b"png")
+    (tmp_path / "pick_wipe/A/seed0002/report.html").unlink()  # as of a run that died
+    page = trials_page(tmp_path, [A, B], {"A": "oracle", "B": "server <model>"}, range(0, 5))
+    assert page.count('alt="the goal"') == 6 and page.count("data:image/png;base64,") == 18
+    assert 'href="pick_wipe/A/seed0000/report.html"' in page and "seed0002/report.html" not in page.split("B/seed")[0]
+    assert "server &lt;model&gt;" in page and "no answer &lt;in time&gt;" in page and "A against B" in page
+    assert "pick_wipe, A: the best" in page and "pick_wipe, B: the worst" in page
+    assert len(_Page(page).addresses) == 18 + 5 + 7  # pictures, links over them and in the list
+    alone = trials_page(tmp_path, [A], {"A": "oracle"}, range(0, 5))
+    assert "A against B" not in alone
