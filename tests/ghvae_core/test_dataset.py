@@ -136,6 +136,7 @@ def test_what_stood_there_before_a_refusal_stays(tmp_path: Path) -> None:
 
 
 def test_folders_without_usable_episodes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     with pytest.raises(DatasetError, match="found none; record some with run_collection"):
         _load(tmp_path / "data", tmp_path / "cache")
     record(tmp_path / "data", 0)
