@@ -42,8 +42,8 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
     are refused but with `--part trained-on`. Ctrl-C reports what was measured so far and exits with 130; refused input
     exits with 2 and nothing is written; a report that cannot be written exits with 1, after the line of JSON.
     """
-    from ghvae_core.clips import load_evaluation  # noqa: PLC0415 - torch would make --help slow
-    from ghvae_core.evaluation_run import Inputs, run_inputs  # noqa: PLC0415
+    from ghvae_core.evaluation.clips import load_evaluation  # noqa: PLC0415 - torch would make --help slow
+    from ghvae_core.evaluation.run import Inputs, run_inputs  # noqa: PLC0415
 
     inputs = Inputs(
         data=data,

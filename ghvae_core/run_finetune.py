@@ -46,7 +46,7 @@ def finetune(  # noqa: PLR0917 - the parameters are the options of the command l
     if not data or out is None:
         missing = "--out" if data else "--data"
         raise typer.BadParameter(f"expected {missing}, got none; or --describe to train nothing")
-    from ghvae_core.training_run import Request, train  # noqa: PLC0415 - torch loads slowly, and --help needs none
+    from ghvae_core.training.run import Request, train  # noqa: PLC0415 - torch loads slowly, and --help needs none
 
     raise typer.Exit(train(Request(tuple(data), out, model, init, resume, seed, device, overrides, modules)))
 
@@ -54,8 +54,8 @@ def finetune(  # noqa: PLR0917 - the parameters are the options of the command l
 def _describe(model: str, overrides: tuple[str, ...], modules: int | None) -> None:
     from rich.console import Console  # noqa: PLC0415
 
-    from ghvae_core.description import describe, show  # noqa: PLC0415
-    from ghvae_core.training_config import load_config  # noqa: PLC0415
+    from ghvae_core.training.config import load_config  # noqa: PLC0415
+    from ghvae_core.training.description import describe, show  # noqa: PLC0415
 
     config = load_config(model, overrides, modules)
     description = describe(config.model, config.training)

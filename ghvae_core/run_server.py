@@ -16,7 +16,7 @@ import typer
 from configs.command import run
 
 if TYPE_CHECKING:
-    from ghvae_core.checkpoint import Checkpoint
+    from ghvae_core.models.checkpoint import Checkpoint
     from ghvae_core.serving.server import Server
 
 SHIPPED = Path(__file__).parent / "checkpoints" / "tiny"
@@ -51,9 +51,9 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
 
     check_address(address)  # before torch is loaded, so that a refusal comes at once
 
-    from ghvae_core.in_process import InProcessPredictor  # noqa: PLC0415 - torch would make --help slow
     from ghvae_core.predictor import GoalCost  # noqa: PLC0415
     from ghvae_core.serving.configuration import load_run_server  # noqa: PLC0415
+    from ghvae_core.serving.in_process import InProcessPredictor  # noqa: PLC0415 - torch would make --help slow
     from ghvae_core.serving.server import Server  # noqa: PLC0415
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -81,7 +81,7 @@ def _load(folder: Path, device: str, threads: int | None) -> Checkpoint:
     """Load the checkpoint to the device that was asked for, or that there is."""
     import torch  # noqa: PLC0415
 
-    from ghvae_core.checkpoint import load  # noqa: PLC0415
+    from ghvae_core.models.checkpoint import load  # noqa: PLC0415
     from ghvae_core.predictor import MismatchError  # noqa: PLC0415
 
     if device == "cuda" and not torch.cuda.is_available():

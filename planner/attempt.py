@@ -115,8 +115,8 @@ def open_predictor(choice: Choice, config: RunConfig, robot: SimulatedFranka) ->
         if choice.predictor == "oracle":
             yield stack.enter_context(closing(OraclePredictor(robot, cost)))
         elif choice.predictor == "in_process":
-            from ghvae_core.checkpoint import load  # noqa: PLC0415 - torch, which only this way needs
-            from ghvae_core.in_process import InProcessPredictor  # noqa: PLC0415
+            from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which only this way needs
+            from ghvae_core.serving.in_process import InProcessPredictor  # noqa: PLC0415
 
             yield stack.enter_context(closing(InProcessPredictor(load(choice.checkpoint), cost)))
         else:

@@ -13,10 +13,10 @@ import zmq
 from numpy.typing import NDArray
 
 from ghvae_core.predictor import Context, GoalCost, MismatchError, Prediction, PredictorError, PredictorSpec
-from ghvae_core.request import DeadlineError, NonFiniteError, Request
 from ghvae_core.serving import protocol
 from ghvae_core.serving.header import MAX_DEADLINE_S, MAX_PART_BYTES, ProtocolError
 from ghvae_core.serving.protocol import Answer, Hello, Predict, Refusal, Welcome
+from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
 
 _CONNECT_TIMEOUT_S = 5.0  # ours
 _HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a server that is silent for so long is taken for dead and dialled again

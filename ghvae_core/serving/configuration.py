@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from configs.loader import Config, load
-from ghvae_core.in_process import InProcessConfig
+from ghvae_core.serving.in_process import InProcessConfig
 from ghvae_core.serving.server import ServingConfig
 
 

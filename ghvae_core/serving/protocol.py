@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
 from ghvae_core.predictor import Context, MismatchError, Prediction, PredictorSpec
-from ghvae_core.request import Request
 from ghvae_core.serving.header import (
     MAX_DEADLINE_S,
     MAX_PART_BYTES,
@@ -41,6 +40,7 @@ from ghvae_core.serving.header import (
     unpack,
     views,
 )
+from ghvae_core.serving.request import Request
 
 _REQUEST_ARRAYS = {"context_frames": "|u1", "context_actions": "<f4", "candidates": "<f4", "goal": "|u1"}
 _PREDICTION_ARRAYS = {"costs": "<f4", "videos": "|u1"}

@@ -24,11 +24,11 @@ from pydantic import Field
 
 from configs.loader import Config
 from ghvae_core.predictor import MismatchError, Prediction, PredictorSpec
-from ghvae_core.request import DeadlineError, NonFiniteError, Request
 from ghvae_core.serving import protocol
 from ghvae_core.serving.address import AddressError, bind
 from ghvae_core.serving.header import MAX_PARTS, Limits, ProtocolError, Status
 from ghvae_core.serving.protocol import Answer, Hello, Predict, Refusal, Welcome
+from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
 
 _TICK_MS = 100  # how soon a signal is seen
 _BURST = 64  # messages read before finished work is looked at; keeps a flood from starving answers

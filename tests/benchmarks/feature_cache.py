@@ -10,9 +10,9 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from configs.command import ReportedError, run
-from ghvae_core.engine import Engine
-from ghvae_core.ghvae import Ghvae
-from ghvae_core.loader import Loader
+from ghvae_core.models.ghvae import Ghvae
+from ghvae_core.training.engine import Engine
+from ghvae_core.training.loader import Loader
 from tests.benchmarks.subject import Subject, interleaved, machine, subject
 
 

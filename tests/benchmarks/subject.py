@@ -14,16 +14,16 @@ import numpy as np
 import torch
 
 from configs.loader import Config, load
-from ghvae_core.checkpoint import AnyConfig, build
-from ghvae_core.dataset import Windows
-from ghvae_core.distributed import Group
-from ghvae_core.engine import Engine, Recipe
-from ghvae_core.features import FeatureCache, Source
-from ghvae_core.ghvae import Ghvae
-from ghvae_core.loader import Draw, Loader, Part
-from ghvae_core.objective import ObjectiveConfig
-from ghvae_core.plan import Stage, TrainingConfig, stages
-from ghvae_core.video_model import VideoModel
+from ghvae_core.data.dataset import Windows
+from ghvae_core.models.checkpoint import AnyConfig, build
+from ghvae_core.models.ghvae import Ghvae
+from ghvae_core.models.video_model import VideoModel
+from ghvae_core.training.distributed import Group
+from ghvae_core.training.engine import Engine, Recipe
+from ghvae_core.training.features import FeatureCache, Source
+from ghvae_core.training.loader import Draw, Loader, Part
+from ghvae_core.training.objective import ObjectiveConfig
+from ghvae_core.training.plan import Stage, TrainingConfig, stages
 
 N_CONTEXT, N_FRAMES = 2, 12  # paper E.1
 _EPISODE_FRAMES = 2 * N_FRAMES

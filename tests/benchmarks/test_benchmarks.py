@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from configs.command import ReportedError
-from ghvae_core.checkpoint import load
+from ghvae_core.models.checkpoint import load
 from tests.benchmarks.ablations import ablations
 from tests.benchmarks.feature_cache import feature_cache
 from tests.benchmarks.training_memory import training_memory

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ghvae_core.checkpoint import Checkpoint, CheckpointInfo
-from ghvae_core.clips import Clips, EvaluationConfig
-from ghvae_core.ghvae import Ghvae, GhvaeConfig, ModuleConfig
-from ghvae_core.judged import Judged
+from ghvae_core.evaluation.clips import Clips, EvaluationConfig
+from ghvae_core.evaluation.judged import Judged
+from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo
+from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, ModuleConfig
 
 PX = 64  # of the images: SSIM and the pictures need some
 N_CONTEXT, N_PREDICTED = 2, 3

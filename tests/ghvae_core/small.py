@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ghvae_core.ghvae import Ghvae, GhvaeConfig, ModuleConfig
-from ghvae_core.health import to_batch
-from ghvae_core.objective import Batch
-from ghvae_core.windows import Windows
+from ghvae_core.data.windows import Windows
+from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, ModuleConfig
+from ghvae_core.training.health import to_batch
+from ghvae_core.training.objective import Batch
 
 PX = 16  # of the images
 N_FRAMES = 5  # of a window

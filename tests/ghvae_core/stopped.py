@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from ghvae_core.engine import Engine
 from ghvae_core.run_finetune import main
+from ghvae_core.training.engine import Engine
 
 _AT_STEP = 5
 

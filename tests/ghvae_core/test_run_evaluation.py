@@ -14,12 +14,12 @@ import torch
 
 from data_collection.episode import Episode
 from data_collection.robonet import write_episode
-from ghvae_core import evaluation_run
-from ghvae_core.checkpoint import CheckpointInfo, save
-from ghvae_core.dataset import DataConfig, load_dataset
-from ghvae_core.evaluation import Scores, score
-from ghvae_core.ghvae import Ghvae, GhvaeConfig, ModuleConfig
-from ghvae_core.judged import COPY, MEAN, SAMPLE, SHUFFLED
+from ghvae_core.data.dataset import DataConfig, load_dataset
+from ghvae_core.evaluation import run as evaluation_run
+from ghvae_core.evaluation.judged import COPY, MEAN, SAMPLE, SHUFFLED
+from ghvae_core.evaluation.score import Scores, score
+from ghvae_core.models.checkpoint import CheckpointInfo, save
+from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, ModuleConfig
 from ghvae_core.run_evaluation import main
 from robot_bridge.camera import Camera
 from robot_bridge.robot import RobotSpec

@@ -16,15 +16,15 @@ import typer
 from typer.testing import CliRunner, Result
 
 from configs.command import ReportedError
-from ghvae_core.checkpoint import load
-from ghvae_core.ghvae import Ghvae
-from ghvae_core.objective import Loss, module_loss
-from ghvae_core.plan import Stage
+from ghvae_core.models.checkpoint import load
+from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.run_finetune import finetune
-from ghvae_core.trainer import TrainingError
-from ghvae_core.training_config import load_config
-from ghvae_core.training_log import TrainingLog
-from ghvae_core.training_run import Request, train
+from ghvae_core.training.config import load_config
+from ghvae_core.training.log import TrainingLog
+from ghvae_core.training.objective import Loss, module_loss
+from ghvae_core.training.plan import Stage
+from ghvae_core.training.run import Request, train
+from ghvae_core.training.trainer import TrainingError
 from tests.ghvae_core.episodes import record
 
 MODEL = """
@@ -150,7 +150,7 @@ def test_the_way_on_that_a_failure_names_works(folder: Path, tmp_path: Path, mon
 
     longer = (*SETTINGS, "training.module_steps=[3, 20]")
     with monkeypatch.context() as patch:
-        patch.setattr("ghvae_core.phase.module_loss", poisoned)
+        patch.setattr("ghvae_core.training.phase.module_loss", poisoned)
         with pytest.raises(TrainingError, match="module_2: the loss stays NaN or infinite") as error:
             train(_request(folder, tmp_path / "first", overrides=longer))
     way_on = re.search("with another --out and, at its end, (.*)", str(error.value))

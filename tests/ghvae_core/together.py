@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from ghvae_core.checkpoint import module_sha256
-from ghvae_core.distributed import Group
-from ghvae_core.ghvae import Ghvae
-from ghvae_core.objective import Batch, Loss, Weights, module_loss
-from ghvae_core.plan import TrainingConfig
-from ghvae_core.trainer import Interrupted
-from tests.ghvae_core.training import after, make_trainer, never
+from ghvae_core.models.checkpoint import module_sha256
+from ghvae_core.models.ghvae import Ghvae
+from ghvae_core.training.distributed import Group
+from ghvae_core.training.objective import Batch, Loss, Weights, module_loss
+from ghvae_core.training.plan import TrainingConfig
+from ghvae_core.training.trainer import Interrupted
+from tests.ghvae_core.runs import after, make_trainer, never
 
 CONFIG = TrainingConfig(
     module_steps=(3, 3),
@@ -77,7 +77,7 @@ def _poison(patch: pytest.MonkeyPatch, group: Group) -> None:
         loss = module_loss(model, k, batch, weights, generator)
         return loss._replace(total=loss.total * float("nan")) if (calls[0], group.rank) == (2, 1) else loss
 
-    patch.setattr("ghvae_core.phase.module_loss", poisoned)
+    patch.setattr("ghvae_core.training.phase.module_loss", poisoned)
 
 
 if __name__ == "__main__":

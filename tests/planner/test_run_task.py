@@ -297,8 +297,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from configs.loader import Config
-    from ghvae_core.checkpoint import CheckpointInfo, save
-    from ghvae_core.ghvae import Ghvae, GhvaeConfig
+    from ghvae_core.models.checkpoint import CheckpointInfo, save
+    from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
 
     class Sections(Config):
         model: GhvaeConfig

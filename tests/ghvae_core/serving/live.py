@@ -8,7 +8,6 @@ from uuid import uuid4
 import zmq
 
 from ghvae_core.predictor import Prediction
-from ghvae_core.request import Request
 from ghvae_core.serving.protocol import (
     Answer,
     Hello,
@@ -18,6 +17,7 @@ from ghvae_core.serving.protocol import (
     decode_reply,
     encode_request,
 )
+from ghvae_core.serving.request import Request
 from ghvae_core.serving.server import Evaluate, Server, ServingConfig
 from tests.ghvae_core.serving.example import SPEC, prediction, request
 

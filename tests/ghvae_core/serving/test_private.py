@@ -12,12 +12,12 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from ghvae_core.checkpoint import load
-from ghvae_core.in_process import InProcessPredictor
+from ghvae_core.models.checkpoint import load
 from ghvae_core.predictor import MismatchError, PredictorError
-from ghvae_core.request import DeadlineError
 from ghvae_core.serving.client import ServerClient
+from ghvae_core.serving.in_process import InProcessPredictor
 from ghvae_core.serving.private import PrivateServer, private_server
+from ghvae_core.serving.request import DeadlineError
 from tests.ghvae_core.serving.small_model import small_checkpoint, small_request
 
 ASKED = small_request()

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from ghvae_core.predictor import Prediction
-from ghvae_core.request import DeadlineError, NonFiniteError, Request
 from ghvae_core.serving.address import AddressError
 from ghvae_core.serving.header import MAX_PART_BYTES
 from ghvae_core.serving.protocol import Answer, Predict, Refusal, Welcome, encode_request
+from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
 from ghvae_core.serving.server import Server, ServingConfig
 from tests.ghvae_core.serving.example import SPEC, prediction, request
 from tests.ghvae_core.serving.live import PATIENCE_MS, Gate, hello, peer, predict, running, status

@@ -1,0 +1,296 @@
+"""Episodes as the model sees them: all in reach, cut into windows of context and horizon."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from configs.loader import Config
+from data_collection.episode import ROBOT_ACTIONS
+from data_collection.source import Recording
+from ghvae_core.data.augmentation import AugmentationConfig
+from ghvae_core.data.frames import end_to_end
+from ghvae_core.data.prepared import Facts, Prepared, Reading, model_frames, prepare
+from ghvae_core.data.processes import DatasetError
+from ghvae_core.data.selection import Selection, choose
+from ghvae_core.data.windows import Windows
+from robot_bridge.camera import Camera
+from robot_bridge.robot import ACTION_DIM, CLOSE
+
+__all__ = [
+    "DataConfig",
+    "Dataset",
+    "DatasetError",
+    "Windows",
+    "digest_files",
+    "is_validation",
+    "load_dataset",
+    "model_frames",
+]
+
+_PERCENTILE = 99.5  # of a dimension's absolute values, which becomes 1: the rest are outliers; ours
+
+_Vector = tuple[float, float, float]
+_Value = TypeVar("_Value")
+
+
+class DataConfig(Config):
+    """Which part of the episodes is used, and how."""
+
+    n_context: int = Field(default=2, ge=1)  # paper E.1
+    horizon: int = Field(default=10, ge=1)  # paper E.1
+    camera: int = Field(default=0, ge=0)  # of a file with several
+    validation_share: float = Field(default=0.05, gt=0, lt=1)  # of the episodes, chosen by a hash of their names; ours
+    step_limit_m: float | None = Field(default=None, gt=0)  # for files of others, which do not say it; ours do
+    step_s: float | None = Field(default=None, gt=0)
+    robots: tuple[str, ...] = ()  # of RoboNet files; empty: all
+    only_names: str | None = None  # text file of file names, one a line: no others are used
+    exclude_names: str | None = None  # text file of file names that are not used, as RoboNet's published test set
+    action_free: bool = False  # leave the actions out, and use RoboNet files whose actions cannot be used
+    video_stride: int = Field(default=1, ge=1)  # every n-th frame of video files
+    shares: tuple[float, ...] = ()  # of a batch, one a data folder; empty: equal, as RoboNet's recipe for new robots
+    prepared: str | None = None  # folder of decoded episodes that runs share; None: in the run's own
+    augment: bool = False  # FitVid and RoboNet do; off, so that features of frozen encoders can be kept; ours
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of a window."""
+        return self.n_context + self.horizon
+
+
+_ALWAYS_NAMED = {"n_context", "horizon", "camera", "validation_share", "step_limit_m", "step_s"}
+_NAMED_IF_SET = {"action_free", "video_stride"}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What there is to train on."""
+
+    train: Windows
+    validation: Windows
+    action_scale: tuple[float, ...]  # A; actions are divided by it
+    step_limit_m: float | None  # of the robot, where its files or the configuration say it
+    step_s: float | None
+    camera: Camera | None  # of all episodes that say it, where they agree
+    workspace_m: tuple[_Vector, _Vector] | None  # low and high corner, the same
+    n_episodes: int
+    refused: dict[str, int]  # reason to number of episodes
+    warnings: tuple[str, ...]  # what was found odd but not refused
+    sha256: str  # of file names and sizes, and of what is used of them: names the data
+    folder_sha256: tuple[str, ...]  # the same of each folder
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """The recordings of one data folder."""
+
+    path: Path
+    recordings: list[Recording]
+    prepared: Prepared
+    usable: NDArray[np.bool_]  # of each prepared episode: long enough
+    sha256: str
+
+    def name(self, i: int) -> str:
+        """Return the name of a prepared episode."""
+        return self.recordings[self.prepared.facts[i].number].name
+
+
+def load_dataset(
+    folders: Sequence[Path], config: DataConfig, image_px: int, cache: Path, notify: Callable[[int, int], None]
+) -> Dataset:
+    """Read every episode of some folders, in parallel, and split them into training and validation.
+
+    Args:
+        folders: Searched for recordings of every known kind, subfolders too.
+        config: What to use of them.
+        image_px: Side of the model image.
+        cache: Folder for the decoded episodes, unless `config.prepared` names one; what is there is used.
+        notify: Called with the number of episodes read so far, and of all of a folder, once one proved usable.
+
+    Raises:
+        DatasetError: No usable episode; or episodes whose actions, step limits or step durations differ.
+        EpisodeError: A list of names cannot be read.
+    """
+    if config.shares and len(config.shares) != len(folders):
+        raise DatasetError(f"data.shares: expected {len(folders)} numbers, one a data folder, got {config.shares}")
+    if any(share < 0 for share in config.shares) or (config.shares and not sum(config.shares) > 0):
+        raise DatasetError(f"data.shares: expected shares of 0 and more, not all of them 0, got {config.shares}")
+    wanted = Selection(config.robots, config.only_names, config.exclude_names)
+    chosen = choose(folders, wanted)
+    place = cache if config.prepared is None else Path(config.prepared)
+    first_new = next((path for path in (*reversed(place.parents), place) if not path.exists()), None)
+    reading = Reading(config.camera, image_px, config.action_free, config.video_stride)
+    read = []
+    try:
+        for folder, (recordings, refused) in zip(folders, chosen, strict=True):
+            prepared = prepare(recordings, reading, place, notify)
+            prepared.refused.update(refused)
+            read.append(_folder(folder, recordings, prepared, config))
+        _check_alike(read, config)
+        return _dataset(read, config)
+    except DatasetError:
+        if config.prepared is None and first_new is not None:
+            _take_back(place, first_new)
+        raise
+
+
+def digest_files(paths: Sequence[Path], folder: Path, config: DataConfig) -> str:
+    """Return the sha256 that names episodes: of their names and sizes, and of what is used of them."""
+    files = [(str(path.relative_to(folder)), path.stat().st_size) for path in paths]
+    used = config.model_dump(include=_ALWAYS_NAMED) | config.model_dump(include=_NAMED_IF_SET, exclude_defaults=True)
+    return hashlib.sha256(json.dumps([files, used]).encode()).hexdigest()
+
+
+def is_validation(name: str, share: float) -> bool:
+    """Tell whether an episode is kept for validation; by its name, so that new episodes move no old one.
+
+    RoboNet's file names are unique, so that their folder does not matter; of other kinds it does.
+    """
+    told = Path(name).name if name.endswith(".hdf5") else name
+    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:4], "big") < share * 2**32
+
+
+def _folder(path: Path, recordings: list[Recording], prepared: Prepared, config: DataConfig) -> _Folder:
+    usable = np.array([facts.n_frames >= config.n_frames for facts in prepared.facts], bool)
+    if not usable.all():
+        prepared.refused[f"fewer than {config.n_frames} frames"] += int((~usable).sum())
+    if not usable.any():
+        reasons = "; ".join(f"{count} x {reason}" for reason, count in prepared.refused.items())
+        raise DatasetError(f"{path}: no usable episode among {prepared.refused.total()}: {reasons}")
+    digest = digest_files([*dict.fromkeys(each.path for each in recordings)], path, config)
+    return _Folder(path, recordings, prepared, usable, digest)
+
+
+def _check_alike(folders: Sequence[_Folder], config: DataConfig) -> None:
+    """Refuse episodes that differ in what the model is built for, by name."""
+    first_of: dict[str, tuple[Path, float]] = {}
+    for folder in folders:
+        for i in np.flatnonzero(folder.usable).tolist():
+            facts, path = folder.prepared.facts[i], folder.path / folder.name(i)
+            properties: dict[str, float | None] = {
+                "action dimensions": facts.n_action_dims,
+                "step_limit_m": facts.step_limit_m or config.step_limit_m,
+                "step_s": facts.step_s or config.step_s,
+            }
+            if not facts.n_action_dims:
+                properties["step_limit_m"] = properties["step_s"] = None
+            for name, value in properties.items():
+                if value is None:
+                    continue
+                other, expected = first_of.setdefault(name, (path, value))
+                if value != expected:
+                    hint = "; or data.action_free=true" if name == "action dimensions" else ""
+                    raise DatasetError(
+                        f"{path}: expected {name} {expected:g} as in {other}, got {value:g}; train on one kind{hint}"
+                    )
+
+
+def _dataset(folders: Sequence[_Folder], config: DataConfig) -> Dataset:
+    of_folder = np.repeat(np.arange(len(folders)), [len(folder.usable) for folder in folders])
+    usable = np.concatenate([folder.usable for folder in folders])
+    kept = np.concatenate([_validation(folder, config) for folder in folders])
+    if not kept.any() or not (usable & ~kept).any():
+        raise DatasetError("expected at least two usable episodes, one of them to validate with, got 1")
+    facts = [each for folder in folders for each in folder.prepared.facts]
+    actions = [each for folder in folders for each in folder.prepared.actions]
+    taken = [facts[i] for i in np.flatnonzero(usable)]
+    firsts = np.cumsum([each.n_frames for each in facts]) - [each.n_frames for each in facts]
+    rows = np.zeros((sum(each.n_frames for each in facts), taken[0].n_action_dims), np.float32)
+    for i in np.flatnonzero(usable):
+        rows[firsts[i] : firsts[i] + len(actions[i])] = actions[i]
+    frames = end_to_end([part for folder in folders for part in folder.prepared.parts])
+    parts = []
+    for chosen in (usable & ~kept, kept):
+        starts = [firsts[i] + np.arange(facts[i].n_frames - config.n_frames + 1) for i in np.flatnonzero(chosen)]
+        sizes = np.bincount(of_folder[chosen], [len(each) for each in starts], len(folders)).astype(int)
+        shares = config.shares or (1.0,) * len(folders)
+        parts.append(Windows(frames, rows, np.concatenate(starts), config.n_frames, tuple(sizes.tolist()), shares))
+    learned = np.concatenate([actions[i] for i in np.flatnonzero(usable & ~kept)])
+    step_limit_m = _said({each.step_limit_m for each in taken if each.n_action_dims}, config.step_limit_m)
+    spaces = {each.action_space for each in taken}
+    return Dataset(
+        train=parts[0],
+        validation=parts[1],
+        action_scale=_scale(learned, step_limit_m if spaces == {ROBOT_ACTIONS} else None),
+        step_limit_m=step_limit_m if learned.shape[1] else None,
+        step_s=_said({each.step_s for each in taken if each.n_action_dims}, config.step_s),
+        camera=_camera(taken),
+        workspace_m=_said({each.workspace_m for each in taken}, None),
+        n_episodes=len(taken),
+        refused=dict(sum((folder.prepared.refused for folder in folders), Counter[str]())),
+        warnings=_warnings(spaces),
+        sha256=_combined([folder.sha256 for folder in folders]),
+        folder_sha256=tuple(folder.sha256 for folder in folders),
+    )
+
+
+def _validation(folder: _Folder, config: DataConfig) -> NDArray[np.bool_]:
+    """Tell which usable episodes validate; where names decide for none or for all of several, the last one does."""
+    kept = folder.usable & [is_validation(folder.name(i), config.validation_share) for i in range(len(folder.usable))]
+    usable = np.flatnonzero(folder.usable)
+    if len(usable) == 1:
+        return np.zeros(len(kept), bool)
+    if kept.sum() in {0, len(usable)}:
+        kept = np.arange(len(kept)) == usable[-1]
+    return np.asarray(kept, bool)
+
+
+def _scale(actions: NDArray[np.float32], step_limit_m: float | None) -> tuple[float, ...]:
+    """Return what actions (N, A) are divided by: the robot's own limits where they are known, else what the data show.
+
+    Of the data it is the 99.5th percentile of absolute values, which a few wild ones do not move; of a number that is
+    rarely not 0 the largest, and of one that always is 0, 1.
+    """
+    if step_limit_m is not None and actions.shape[1] == ACTION_DIM:
+        return (step_limit_m, step_limit_m, step_limit_m, CLOSE)
+    sizes = np.abs(actions)
+    if not sizes.size:
+        return ()
+    scale = np.percentile(sizes, _PERCENTILE, axis=0)
+    scale = np.where(scale > 0, scale, sizes.max(axis=0))
+    return tuple(float(each) if each > 0 else 1.0 for each in scale)
+
+
+def _said(values: set[_Value | None], otherwise: _Value | None) -> _Value | None:
+    """Return the one thing that all who say anything say; None where they differ."""
+    said = values - {None}
+    if not said:
+        return otherwise
+    return said.pop() if len(said) == 1 else None
+
+
+def _camera(taken: Sequence[Facts]) -> Camera | None:
+    calibration = _said({facts.camera or None for facts in taken}, None)
+    return None if calibration is None else Camera.model_validate_json(calibration)
+
+
+def _warnings(spaces: set[str]) -> tuple[str, ...]:
+    if len(spaces) == 1:
+        return ()
+    return (f"actions of several kinds are learned as if they were one: {'; '.join(sorted(spaces))}",)
+
+
+def _combined(digests: Sequence[str]) -> str:
+    return digests[0] if len(digests) == 1 else hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+def _take_back(place: Path, first_new: Path | None) -> None:
+    """Remove what a refused start has written where nothing was before."""
+    if first_new is None:
+        return
+    for path in sorted(place.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    while place.is_relative_to(first_new):
+        if place.exists():
+            place.rmdir()
+        place = place.parent

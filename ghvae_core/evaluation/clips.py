@@ -1,0 +1,230 @@
+"""Windows of episodes to judge on: which ones are drawn, and what the model is given of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from configs.loader import Config, load
+from data_collection.episode import Episode, EpisodeError
+from data_collection.source import KINDS, Recording, find, read, read_names
+from data_collection.video_file import VideoReading
+from ghvae_core.data.dataset import model_frames
+from ghvae_core.evaluation.held_out import training_camera, training_stride
+from ghvae_core.evaluation.metrics import MetricError
+from ghvae_core.models.checkpoint import CheckpointInfo
+
+Candidates = Literal["executed", "drawn"]  # action sequences: of other windows, or of steps drawn one by one
+
+_NOTHING = (np.empty((0, 0, 0, 0, 3), np.uint8), np.empty((0, 0, 0), np.float32))  # frames and actions of no window
+
+
+class EvaluationConfig(Config):
+    """How many windows are judged, how far they reach, and how often a model is asked."""
+
+    n_windows: int = Field(ge=2)
+    n_context: int | None = Field(ge=1)  # None: as the first checkpoint was trained with
+    n_predicted: int | None = Field(ge=1)  # frames after the context; None: as the first checkpoint was trained with
+    first_frame: Literal["random", "zero"]  # zero: one window an episode, from its first frame on
+    validation_share: float = Field(gt=0, le=1)  # of the episodes, by their names as in training; 1: all of them
+    only_names: str | None  # text file of episode file names, one a line
+    video_stride: int | None = Field(ge=1)  # every n-th frame of video files; None: as the first checkpoint was trained
+    batch_windows: int = Field(ge=1)  # at once through the model; another number draws other samples
+    n_samples: int = Field(ge=1)
+    sensitivity_windows: int = Field(ge=2)
+    sensitivity_candidates: Candidates
+
+    def lengths(self, info: CheckpointInfo) -> tuple[int, int]:
+        """Return the numbers of context frames and of predicted frames."""
+        return self.n_context or info.n_context, self.n_predicted or info.horizon
+
+
+class RunEvaluationConfig(Config):
+    """All sections that `--set` knows."""
+
+    evaluation: EvaluationConfig
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Windows of episodes, in the random order in which they were drawn."""
+
+    frames: NDArray[np.uint8]  # (N, n_context + T, px, px, 3) RGB
+    actions: NDArray[np.float32]  # (N, n_context + T - 1, A) raw; action t leads from frame t to frame t + 1
+    names: Sequence[str]  # (N,) episode, a space, and its first frame
+    n_context: int
+    refused: Sequence[str] = ()  # why episodes were passed over
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def context(self) -> Tensor:
+        """Return the context (N, n_context, 3, px, px) in [0, 1]."""
+        return _to_tensor(self.frames[:, : self.n_context])
+
+    def real(self) -> Tensor:
+        """Return the frames to predict (N, T, 3, px, px) in [0, 1]."""
+        return _to_tensor(self.frames[:, self.n_context :])
+
+    def take(self, indices: Sequence[int]) -> Clips:
+        """Return some of the windows."""
+        chosen = list(indices)
+        return Clips(self.frames[chosen], self.actions[chosen], [self.names[i] for i in chosen], self.n_context)
+
+    def shuffled(self) -> Clips:
+        """Return the windows with each one's future actions replaced by those of the window before it.
+
+        The actions between context frames stay, so that only what the future should depend on is wrong. The order of
+        the windows is random already, and no window keeps its own.
+        """
+        actions = self.actions.copy()
+        actions[:, self.n_context - 1 :] = np.roll(self.actions, 1, axis=0)[:, self.n_context - 1 :]
+        return Clips(self.frames, actions, self.names, self.n_context)
+
+
+def load_evaluation(overrides: Sequence[str]) -> EvaluationConfig:
+    """Read the protocol; the overrides of section `evaluation` decide last.
+
+    Raises:
+        ConfigError: As `configs.loader.load`.
+    """
+    return load(RunEvaluationConfig, {"evaluation": "evaluation/frames.yaml"}, overrides).evaluation
+
+
+def find_episodes(folder: Path, only_names: str | None) -> list[Recording]:
+    """Return the episodes of a folder, all of them or those whose file is named in a text file.
+
+    Args:
+        folder: Searched with its subfolders, for every format that the project reads.
+        only_names: A text file, one file name a line, without folders.
+
+    Raises:
+        MetricError: There are none.
+        EpisodeError: The text file cannot be read.
+    """
+    recordings = find(folder)
+    if not recordings:
+        raise MetricError(f"{folder}: expected a folder of episodes ({KINDS}), found none")
+    if only_names is None:
+        return recordings
+    names = read_names(Path(only_names))
+    chosen = [recording for recording in recordings if recording.is_in(names)]
+    if not chosen:
+        raise MetricError(f"{folder}: expected some of the {len(names)} files named in {only_names}, found none")
+    return chosen
+
+
+def draw(
+    recordings: Sequence[Recording],
+    infos: Sequence[CheckpointInfo],
+    config: EvaluationConfig,
+    rng: np.random.Generator,
+) -> Iterator[Clips]:
+    """Yield windows that do not overlap, at most `config.n_windows`, from as many episodes as possible.
+
+    Episodes come in random order, with as many windows from each as it takes for all episodes to fill the number.
+    Episodes that cannot be read or are too short are passed over, as in training, but not in silence.
+
+    Args:
+        recordings: The episodes, at least one.
+        infos: What the models were made for; the first one's camera, context and horizon are taken.
+        config: How many windows, and how long.
+        rng: Chooses episodes and windows.
+
+    Yields:
+        The windows of one episode; none of one that was passed over.
+
+    Raises:
+        MetricError: An episode of a robot that a model was not made for.
+    """
+    n_context, n_predicted = config.lengths(infos[0])
+    video = VideoReading(config.video_stride or training_stride(infos[0]), infos[0].model.image_px)
+    camera, image_px = training_camera(infos[0]), infos[0].model.image_px
+    action_free = not any(info.model.action_dim for info in infos)  # then whatever is filmed can be judged on
+    most = 1 if config.first_frame == "zero" else -(-config.n_windows // len(recordings))
+    n_left = config.n_windows
+    for i in rng.permutation(len(recordings)):
+        if n_left == 0:
+            return
+        recording = recordings[i]
+        try:
+            episode = read(recording, camera, action_free, video)
+            episode = replace(episode, frames=model_frames(episode, image_px))
+            if len(episode.frames) < n_context + n_predicted:
+                raise EpisodeError(
+                    f"{recording.name}: expected at least {n_context + n_predicted} frames, got {len(episode.frames)}"
+                )
+        except EpisodeError as error:
+            yield Clips(*_NOTHING, [], n_context, [str(error)])
+            continue
+        for info in infos:
+            _check_robot(recording.name, episode, info)
+        clips = _cut(episode, recording.name, (n_context, n_predicted), rng if config.first_frame == "random" else None)
+        clips = clips.take(range(min(len(clips), most, n_left)))
+        n_left -= len(clips)
+        yield clips
+
+
+def collect(parts: Sequence[Clips], rng: np.random.Generator) -> Clips:
+    """Return all windows as one, in random order.
+
+    Raises:
+        MetricError: Fewer than two, which have no standard error and no other's actions.
+    """
+    n_windows = sum(len(part) for part in parts)
+    refused = [reason for part in parts for reason in part.refused]
+    if n_windows < 2:
+        raise MetricError(
+            f"expected at least 2 windows of episodes, found {n_windows}; {len(refused)} of {len(parts)} episodes are"
+            f" unreadable or too short{f', the first: {refused[0]}' if refused else ''}"
+        )
+    whole = [part for part in parts if len(part)]
+    names = [name for part in whole for name in part.names]
+    frames, actions = (np.concatenate([getattr(part, field) for part in whole]) for field in ("frames", "actions"))
+    clips = Clips(frames, actions, names, whole[0].n_context).take(rng.permutation(n_windows).tolist())
+    return replace(clips, refused=refused)
+
+
+def _check_robot(name: str, episode: Episode, info: CheckpointInfo) -> None:
+    """Refuse an episode that says of itself that its steps were others than those that the model knows."""
+    for key in ("step_limit_m", "step_s"):
+        expected = getattr(info, key)
+        got = episode.info.get(key, expected)
+        if expected is not None and got != expected:
+            raise MetricError(f"{name}: expected {key} {expected:g} as in the checkpoint, got {got}")
+    expected_dim, dim = info.model.action_dim, episode.actions.shape[1]
+    if expected_dim not in (0, dim):
+        raise MetricError(f"{name}: expected {expected_dim}-D actions as in the checkpoint, got {dim}-D")
+
+
+def _cut(episode: Episode, name: str, lengths: tuple[int, int], rng: np.random.Generator | None) -> Clips:
+    """Return the windows of one episode side by side, from a random first frame on, in random order.
+
+    Args:
+        episode: At model size, at least as long as one window.
+        name: Of the episode.
+        lengths: Context frames and predicted frames.
+        rng: None takes the first frames alone.
+    """
+    length = sum(lengths)
+    if rng is None:
+        firsts = np.zeros(1, np.int64)
+    else:
+        n_fit = len(episode.frames) // length
+        firsts = rng.integers(len(episode.frames) - n_fit * length + 1) + length * rng.permutation(n_fit)
+    rows = firsts[:, None] + np.arange(length)  # (n_fit, length)
+    return Clips(
+        episode.frames[rows], episode.actions[rows[:, :-1]], [f"{name} {first}" for first in firsts], lengths[0]
+    )
+
+
+def _to_tensor(frames: NDArray[np.uint8]) -> Tensor:
+    return torch.tensor(frames).movedim(-1, -3).float() / 255

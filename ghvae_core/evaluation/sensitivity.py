@@ -1,0 +1,129 @@
+"""Action sensitivity: where the executed actions rank among others when their own last frame is the goal.
+
+A planner can only choose as well as the model ranks. A model that ignores actions puts the executed ones in the middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from configs.loader import Config
+from ghvae_core.cost import goal_costs
+from ghvae_core.evaluation.clips import Candidates, Clips, EvaluationConfig
+from ghvae_core.evaluation.estimate import Estimate, estimate, groups_of, resample
+from ghvae_core.evaluation.judged import Judged
+from ghvae_core.evaluation.metrics import MetricError
+from ghvae_core.predictor import GoalCost
+
+SENSITIVITY_CONVENTION = (
+    "prior mean; cost = mean squared error of the last imagined frame to the window's own last real frame; percentile ="
+    " share of the other sequences that cost more, ties counted half: 100 is best, 50 is chance"
+)
+_CHUNK = 50  # sequences imagined at once; as the server's, ours
+_N_RESAMPLES = 1000  # of the median's bootstrap; ours
+
+
+class Sensitivity(Config):
+    """How well a model tells the executed actions from others."""
+
+    n_windows: int
+    n_others: int  # sequences among which the executed one ranks
+    candidates: Candidates  # where the others come from
+    median_percentile: Estimate  # standard error by bootstrap over episodes
+    mean_percentile: Estimate
+    top_1_share: Estimate  # of the windows whose executed actions cost less than all others
+    top_1_chance: float  # what guessing gives
+
+
+def check_candidates(n_windows: int, n_others: int, candidates: Candidates) -> None:
+    """Refuse to take more executed sequences than other windows have.
+
+    Raises:
+        MetricError: There are too few.
+    """
+    if candidates == "executed" and n_others > n_windows - 1:
+        raise MetricError(
+            f"--sensitivity: expected at most {n_windows - 1} other sequences of {n_windows} windows, got {n_others};"
+            " take fewer, or --set evaluation.sensitivity_candidates=drawn"
+        )
+
+
+def rank(
+    judged: Judged, clips: Clips, n_others: int, config: EvaluationConfig, seed: int
+) -> Iterator[NDArray[np.float64]]:
+    """Yield (1, 2) of one window after another: its percentile in [0, 100], and 1 if all others cost more, else 0.
+
+    Args:
+        judged: A model that takes actions.
+        clips: The windows; the other sequences come from all of them.
+        n_others: How many others each is ranked among.
+        config: How many of the windows are ranked, and where the others come from. `executed`: the future actions of
+            other windows; `drawn`: each step's action drawn by itself from all future actions of all windows.
+        seed: Draws the others, the same for every model.
+
+    Raises:
+        MetricError: A cost is not finite.
+    """
+    rng = np.random.default_rng(seed)
+    for i in range(min(config.sensitivity_windows, len(clips))):
+        others = _others(clips, i, n_others, config.sensitivity_candidates, rng)
+        costs = _costs(judged, clips.take([i]), others)
+        if not np.isfinite(costs).all():
+            raise MetricError(f"{judged.label}: expected finite costs, got NaN or infinity; the checkpoint is unusable")
+        true, rest = costs[0], costs[1:]
+        percentile = 100 * ((rest > true).mean() + (rest == true).mean() / 2)
+        yield np.array([[percentile, float((rest > true).all())]])
+
+
+def summarize_ranks(
+    ranks: Sequence[NDArray[np.float64]],
+    windows: Sequence[str],
+    n_others: int,
+    candidates: Candidates,
+    rng: np.random.Generator,
+) -> Sensitivity:
+    """Return means and errors of what `rank` yielded of the first of some windows, at least two of them."""
+    percentiles, first = np.concatenate(ranks).T
+    groups = groups_of(windows[: len(percentiles)])
+    resampled = np.array([np.median(percentiles[resample(groups, rng)]) for _ in range(_N_RESAMPLES)])
+    return Sensitivity(
+        n_windows=len(percentiles),
+        n_others=n_others,
+        candidates=candidates,
+        median_percentile=Estimate(value=float(np.median(percentiles)), standard_error=float(resampled.std(ddof=1))),
+        mean_percentile=estimate(percentiles, groups),
+        top_1_share=estimate(first, groups),
+        top_1_chance=1 / (n_others + 1),
+    )
+
+
+def _others(
+    clips: Clips, i: int, n_others: int, candidates: Candidates, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return future actions (n_others, T, A) that window i did not execute."""
+    future = clips.actions[:, clips.n_context - 1 :]
+    if candidates == "executed":
+        chosen = rng.choice(np.delete(np.arange(len(clips)), i), n_others, replace=False)
+        return np.asarray(future[chosen])
+    every = future.reshape(-1, future.shape[-1])
+    return np.asarray(every[rng.integers(len(every), size=(n_others, future.shape[1]))])
+
+
+def _costs(judged: Judged, window: Clips, others: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the goal costs (1 + n,) of the executed actions, then of the others."""
+    model = judged.checkpoint.model
+    device = model.action_scale.device
+    past, executed = np.split(window.actions, [window.n_context - 1], axis=1)
+    future = np.concatenate([executed, others])
+    actions = torch.tensor(np.concatenate([past.repeat(len(future), axis=0), future], axis=1), device=device)
+    context, goal = window.context().to(device), window.real()[0, -1].to(device)
+    costs = []
+    for chunk in torch.split(actions, _CHUNK):
+        for frame in model.imagine(context, chunk, depth=judged.depth):
+            last = frame
+        costs.append(goal_costs(last[:, None], goal, GoalCost(final_frames=1)).double().cpu())
+    return torch.cat(costs).numpy()

@@ -1,0 +1,177 @@
+"""What the numbers of an evaluation say: means, standard errors, paired differences, and the JSON file's content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.loader import Config
+from ghvae_core.evaluation.clips import Clips
+from ghvae_core.evaluation.estimate import Estimate, estimate, groups_of
+from ghvae_core.evaluation.fvd import FVD_CONVENTION, bootstrap_error, frechet_distance
+from ghvae_core.evaluation.judged import COPY, MEAN, SHUFFLED, Judged
+from ghvae_core.evaluation.lpips import LPIPS_CONVENTION
+from ghvae_core.evaluation.metrics import PSNR_CAP_DB, PSNR_CONVENTION, SSIM_CONVENTION
+from ghvae_core.evaluation.score import REAL, Scores
+from ghvae_core.evaluation.sensitivity import Sensitivity
+
+CONVENTIONS = {
+    "psnr_db": PSNR_CONVENTION,
+    "ssim": SSIM_CONVENTION,
+    "lpips_alex": LPIPS_CONVENTION,
+    "fvd": FVD_CONVENTION,
+}
+
+Facts = Mapping[str, str | int | float]
+
+
+class ModelFacts(Config):
+    """Which model stands behind a label."""
+
+    label: str
+    checkpoint: str  # folder
+    checkpoint_sha256: str
+    kind: str  # of the model
+    modules: int  # used
+    modules_trained: int  # that the checkpoint holds
+    parameters: int  # of all modules that the checkpoint holds
+    held_out: str  # whether it has seen the windows, as far as is known
+
+
+class Difference(Config):
+    """Paired differences, `row` minus `minus`, window by window."""
+
+    row: str
+    minus: str
+    metrics: dict[str, Estimate]
+
+
+class WindowScores(Config):
+    """One window's numbers, each the mean over its predicted frames."""
+
+    name: str  # episode and first frame
+    rows: dict[str, dict[str, float]]  # row, metric
+
+
+class Evaluation(Config):
+    """Everything that was measured; the JSON file's content."""
+
+    about: dict[str, str | int | float]  # data, protocol
+    models: list[ModelFacts]  # in the order of the table
+    conventions: dict[str, str]  # metric: what exactly it is
+    rows: dict[str, dict[str, Estimate]]  # row, metric; the error of `fvd` by bootstrap over episodes
+    differences: list[Difference]
+    steps: dict[str, dict[str, list[Estimate]]]  # row, metric, predicted step
+    sensitivity: dict[str, Sensitivity]  # by the model's label
+    identical_frames: dict[str, int]  # row: predicted frames equal to the real ones, which count as 100 dB
+    windows: list[WindowScores]
+
+
+def facts_of(judged: Judged, folder: str, held_out: str) -> ModelFacts:
+    """Return what the report says of a model."""
+    model = judged.checkpoint.model
+    return ModelFacts(
+        label=judged.label,
+        checkpoint=folder,
+        checkpoint_sha256=judged.checkpoint.sha256,
+        kind=judged.checkpoint.info.model.kind,
+        modules=judged.depth,
+        modules_trained=model.n_modules,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        held_out=held_out,
+    )
+
+
+def summarize(
+    scores: Scores, clips: Clips, models: Sequence[ModelFacts], about: Facts, rng: np.random.Generator
+) -> Evaluation:
+    """Return means, standard errors, paired differences and per-step means.
+
+    Args:
+        scores: Of the first windows, all of them or at least two.
+        clips: All windows.
+        models: In the order of the table; the first is the one that others are compared with.
+        about: What was evaluated; the protocol is added to it.
+        rng: Draws the bootstrap of FVD.
+    """
+    every = scores.rows
+    by_window = {row: {m: values.mean(axis=1) for m, values in metrics.items()} for row, metrics in every.items()}
+    names = clips.names[: len(scores)]
+    groups = groups_of(names)
+    rows = {row: {m: estimate(values, groups) for m, values in metrics.items()} for row, metrics in by_window.items()}
+    for row, distance in _distances(scores, groups, rng).items():
+        rows[row]["fvd"] = distance
+    return Evaluation(
+        about={**about, **_protocol(clips, names)},
+        models=list(models),
+        conventions={name: CONVENTIONS[name] for name in CONVENTIONS if name in rows[COPY]},
+        rows=rows,
+        differences=_differences(by_window, groups, [each.label for each in models]),
+        steps={
+            row: {m: [estimate(column, groups) for column in values.T] for m, values in metrics.items()}
+            for row, metrics in every.items()
+        },
+        sensitivity={},
+        identical_frames={row: int((metrics["psnr_db"] >= PSNR_CAP_DB).sum()) for row, metrics in every.items()},
+        windows=[
+            WindowScores(
+                name=name,
+                rows={
+                    row: {m: float(values[i]) for m, values in metrics.items()} for row, metrics in by_window.items()
+                },
+            )
+            for i, name in enumerate(names)
+        ],
+    )
+
+
+def ranked(evaluation: Evaluation) -> list[int]:
+    """Return the windows from the first model's best to its worst, by LPIPS where it was measured, else by PSNR."""
+    row = f"{evaluation.models[0].label}, {MEAN}"
+    scores = [window.rows[row] for window in evaluation.windows]
+    costs = [score.get("lpips_alex", -score["psnr_db"]) for score in scores]
+    return [int(i) for i in np.argsort(costs, kind="stable")]
+
+
+def _protocol(clips: Clips, names: Sequence[str]) -> dict[str, str | int | float]:
+    return {
+        "n_windows": len(names),
+        "n_episodes": len({name.rpartition(" ")[0] for name in names}),
+        "n_context": clips.n_context,
+        "n_predicted": clips.frames.shape[1] - clips.n_context,
+        "image_px": clips.frames.shape[2],
+    }
+
+
+def _distances(scores: Scores, groups: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Estimate]:
+    """Return each row's FVD where features were measured."""
+    if not scores.features:
+        return {}
+    real = scores.features[REAL]
+    rows = {row: features for row, features in scores.features.items() if row != REAL}
+    return {
+        row: Estimate(value=frechet_distance(real, fake), standard_error=bootstrap_error(real, fake, groups, rng))
+        for row, fake in rows.items()
+    }
+
+
+def _differences(
+    by_window: Mapping[str, Mapping[str, NDArray[np.float64]]], groups: NDArray[np.int64], labels: Sequence[str]
+) -> list[Difference]:
+    """Return each model against copying, against its wrong actions, and against the first model."""
+    first = f"{labels[0]}, {MEAN}"
+    pairs = []
+    for label in labels:
+        row = f"{label}, {MEAN}"
+        pairs += [(row, other) for other in (COPY, f"{label}, {SHUFFLED}", first) if other in by_window]
+    return [
+        Difference(
+            row=row,
+            minus=other,
+            metrics={m: estimate(by_window[row][m] - v, groups) for m, v in by_window[other].items()},
+        )
+        for row, other in pairs
+        if row != other
+    ]

@@ -1,0 +1,1 @@
+"""What imagines: the GHVAE, its rival, and how they are kept."""

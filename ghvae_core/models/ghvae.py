@@ -1,0 +1,155 @@
+"""The Greedy Hierarchical VAE (Wu et al. 2021): K modules, each predicting the next frame through all those above it.
+
+Symbols of the paper: x a frame, h^k the features of module k, z^k its latent, a an action, t the step. Modules count
+from 1, the shallowest. Shapes: B sequences, T steps, N = T * B with the oldest step first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from configs.loader import Config
+from ghvae_core.models.layers import Decoder, Encoder, Gaussian, Posterior, Prior, RecurrentLatent, State
+from ghvae_core.models.video_model import IMAGE_CHANNELS, ModelConfig, VideoModel, draw
+
+
+class ModuleConfig(Config):
+    """The size of one module."""
+
+    channels: int = Field(gt=0)  # of h^k; more than the module above (paper 2)
+    latent: int = Field(gt=0)  # channels of z^k; fewer than h^k (paper 2)
+    hidden: int = Field(gt=0)  # of the ConvLSTM in prior and posterior
+    encoder_blocks: int = Field(ge=1)
+    decoder_blocks: int = Field(ge=1)
+
+
+class GhvaeConfig(ModelConfig):
+    """The size and the kind of a GHVAE. The paper gives no layer sizes: all of them are ours."""
+
+    kind: Literal["ghvae"] = "ghvae"
+    modules: tuple[ModuleConfig, ...] = Field(min_length=1)  # shallowest first; 6 in the paper's main results
+    pixel_channels: int = Field(gt=0)  # of decoder 1 at image size
+    prior: Literal["learned", "uniform"] = "learned"  # uniform: N(0, I), paper's ablation 3; ignores the actions
+    refine_latent: bool = True  # one more convolution in prior and posterior; ours
+    posterior_std: float = Field(default=0.1, gt=0)  # constant (paper 2), value ours: 1 let the posterior collapse
+
+    @model_validator(mode="after")
+    def _check_size(self) -> GhvaeConfig:
+        k = self.n_modules
+        if self.image_px % 2**k:
+            raise ValueError(
+                f"image_px must be divisible by 2^{k} = {2**k}, as each of {k} modules halves the image, "
+                f"got {self.image_px}"
+            )
+        return self
+
+    @property
+    def n_modules(self) -> int:
+        """How many modules the model has."""
+        return len(self.modules)
+
+    def up_to(self, depth: int) -> GhvaeConfig:
+        """Return the configuration of the first `depth` modules alone."""
+        return self.model_copy(update={"modules": self.modules[:depth]})
+
+    @property
+    def takes_actions(self) -> bool:
+        """Whether actions change what is imagined: they enter through the learned prior alone."""
+        return self.action_dim > 0 and self.prior == "learned"
+
+    def px(self, k: int) -> int:
+        """Return the side of h^k; k = 0 is the image."""
+        return int(self.image_px // 2**k)
+
+
+class GhvaeModule(nn.Module):
+    """Module k: its encoder, decoder, prior and posterior."""
+
+    def __init__(self, config: GhvaeConfig, k: int) -> None:
+        super().__init__()
+        size, px = config.modules[k - 1], config.px(k)
+        above = config.modules[k - 2].channels if k > 1 else IMAGE_CHANNELS
+        kernel = 3 if px > 1 else 1  # at 1x1 a 3x3 kernel would waste 8 of its 9 weights
+        outputs = above if k > 1 else config.pixel_channels
+        self.encoder = Encoder(above, size.channels, size.encoder_blocks, px)
+        self.decoder = Decoder(size.channels, outputs, size.latent, size.decoder_blocks, px)
+        # No norm in front of the output: it would erase absolute colour.
+        self.pixels = nn.Conv2d(outputs, IMAGE_CHANNELS, 3, padding=1) if k == 1 else None
+        body = (size.channels, size.hidden, kernel)
+        self.prior = Prior(RecurrentLatent(*body, config.action_dim, config.refine_latent), size.hidden, size.latent)
+        self.posterior = Posterior(RecurrentLatent(*body, 0, config.refine_latent), size.hidden, size.latent)
+
+
+class Ghvae(VideoModel):
+    """K modules. The first `depth` of them form a complete model; the default depth is all."""
+
+    config: GhvaeConfig
+
+    def __init__(self, config: GhvaeConfig) -> None:
+        super().__init__(config)
+        self.levels = nn.ModuleList(GhvaeModule(config, k) for k in range(1, config.n_modules + 1))
+        nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
+
+    def module(self, k: int) -> GhvaeModule:
+        """Return module k, counted from 1."""
+        level = self.levels[k - 1]
+        assert isinstance(level, GhvaeModule)  # noqa: S101 - ModuleList forgets the type
+        return level
+
+    def encode(self, frames: Tensor, depth: int | None = None) -> list[Tensor]:
+        """Return h^1 .. h^depth of frames (N, 3, px, px) in [0, 1]; h^k is (N, C_k, px / 2^k, px / 2^k)."""
+        h = frames.contiguous(memory_format=torch.channels_last)
+        features = []
+        for k in range(1, (self.n_modules if depth is None else depth) + 1):
+            h = self.module(k).encoder(h)
+            features.append(h)
+        return features
+
+    def decode(self, z: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Return the next frames (N, 3, px, px) in [0, 1].
+
+        Args:
+            z: (N, C_Z, H, W) latent z_{t+1} of the deepest module in use.
+            features: h_t^1 .. h_t^depth; their number says which module is the deepest.
+        """
+        depth = len(features)
+        v = self.module(depth).decoder.project(z)
+        for k in range(depth, 0, -1):
+            v = self.module(k).decoder(features[k - 1], v)
+        pixels = self.module(1).pixels
+        assert pixels is not None  # noqa: S101 - module 1 has it
+        return torch.sigmoid(pixels(v).float())
+
+    def prior(
+        self, h: Tensor, actions: Tensor, depth: int, n_steps: int = 1, state: State | None = None
+    ) -> tuple[Gaussian, State | None]:
+        """Return module `depth`'s prior for z_{t+1} from h_t^depth (N, C, H, W) and raw actions (N, A)."""
+        if self.config.prior == "uniform":
+            zero = h.new_zeros((len(h), self.config.modules[depth - 1].latent, *h.shape[2:]), dtype=torch.float32)
+            return Gaussian(zero, zero), None
+        gaussian, state = self.module(depth).prior(h, actions / self.action_scale, n_steps, state)
+        return gaussian, state
+
+    def unroll(
+        self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
+    ) -> Iterator[Tensor]:
+        """Do as `imagine`, but record gradients where the caller does."""
+        depth = self.check_request(context, actions, depth)
+        n, n_context = len(actions), context.shape[1]
+        seen = self.encode(context.transpose(0, 1).flatten(0, 1), depth)  # each (n_context * (1 or N), C, H, W)
+        state: State | None = None
+        frame = context.new_empty(0)
+        for t in range(actions.shape[1]):
+            if t < n_context:
+                features = [h.chunk(n_context)[t].expand(n, *h.shape[1:]) for h in seen]
+            else:
+                features = self.encode(frame, depth)
+            belief, state = self.prior(features[-1], actions[:, t], depth, state=state)
+            if t >= n_context - 1:
+                frame = self.decode(draw(belief.mean, (0.5 * belief.log_variance).exp(), generator), features)
+                yield frame

@@ -1,0 +1,1 @@
+"""Greedy training, module by module, and its refinements."""

@@ -1,0 +1,147 @@
+"""All settings of a training run, and what they must agree on among each other and with the model to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import model_validator
+
+from configs.loader import FOLDER, Config, ConfigError, load
+from ghvae_core.data.dataset import DataConfig, Dataset
+from ghvae_core.models.checkpoint import AnyConfig, Checkpoint
+from ghvae_core.models.ghvae import GhvaeConfig
+from ghvae_core.models.svg import SvgConfig
+from ghvae_core.training.objective import ObjectiveConfig
+from ghvae_core.training.plan import TrainingConfig
+
+
+class RunConfig(Config):
+    """All sections that `--set` knows."""
+
+    model: AnyConfig
+    training: TrainingConfig
+    objective: ObjectiveConfig
+    data: DataConfig
+
+    @model_validator(mode="after")
+    def _check(self) -> RunConfig:
+        # Not ValueError: pydantic would give back all sections with it.
+        if isinstance(self.model, GhvaeConfig) and self.model.prior == "uniform" and self.training.polish_steps:
+            raise ConfigError("model.prior: uniform has nothing to polish; set training.polish_steps=0")
+        if isinstance(self.model, SvgConfig) and self.objective.prior_emphasis != 1:
+            emphasis = self.objective.prior_emphasis
+            raise ConfigError(
+                f"objective.prior_emphasis: expected 1, as an SVG' knows no other bound, got {emphasis:g}"
+            )
+        return self
+
+
+def load_config(model: str, overrides: Sequence[str], n_modules: int | None = None) -> RunConfig:
+    """Return the configuration: the model's file, the training file of its name (or tiny's), and the overrides.
+
+    Args:
+        model: A file of configs/models without its suffix, or a path.
+        overrides: `section.key=value`; decide last.
+        n_modules: How many of the model's modules, from the first; None: all.
+
+    Raises:
+        ConfigError: As `configs.loader.load`; or the model has fewer modules.
+    """
+    name = Path(model)
+    model_file = name if name.suffix == ".yaml" else Path("models", f"{model}.yaml")
+    training = Path("training", f"{model_file.stem}.yaml")
+    if not (FOLDER / training).is_file():
+        training = Path("training", "tiny.yaml")
+    sections = {
+        "model": model_file,
+        "training": training,
+        "objective": Path("training", "objective.yaml"),
+        "data": Path("training", "data.yaml"),
+    }
+    config = load(RunConfig, {key: str(path) for key, path in sections.items()}, overrides)
+    if n_modules is not None:
+        if not isinstance(config.model, GhvaeConfig) or not 1 <= n_modules <= config.model.n_modules:
+            raise ConfigError(f"--modules: expected 1 to {config.model.n_modules} as {model} has, got {n_modules}")
+        config = config.model_copy(update={"model": config.model.up_to(n_modules)})
+    if isinstance(config.model, SvgConfig):  # its skips come from the last context frame, so that it must know which
+        model_config = config.model.model_copy(update={"n_context": config.data.n_context})
+        config = config.model_copy(update={"model": model_config})
+    return config
+
+
+def continued(config: RunConfig, start: Checkpoint, overrides: Sequence[str]) -> RunConfig:
+    """Return the configuration with no steps for trained modules, where others are missing and none were asked for."""
+    n_trained, n_modules = start.model.n_modules, config.model.n_modules
+    if _is_set("training.module_steps", overrides) or n_trained >= n_modules:
+        return config
+    steps = tuple(config.training.steps_of(k) if k > n_trained else 0 for k in range(1, n_modules + 1))
+    return config.model_copy(update={"training": config.training.model_copy(update={"module_steps": steps})})
+
+
+def check_steps(config: RunConfig, n_trained: int, stage: str) -> None:
+    """Refuse to leave a module untrained or behind, and to polish a prior towards a posterior that no longer fits.
+
+    Args:
+        config: Of the run.
+        n_trained: How many modules the model to start from brings; 0 without one.
+        stage: After which it was saved; empty where that is unknown.
+
+    Raises:
+        ConfigError: What is missing.
+    """
+    n_modules = config.model.n_modules
+    if config.training.end_to_end_steps > 0 and not any(config.training.module_steps):  # all is trained at once
+        n_trained = n_modules
+    for k in range(n_trained + 1, n_modules + 1):
+        if not config.training.steps_of(k):
+            raise ConfigError(f"training.module_steps: expected steps for module {k}, which no --init brings, got 0")
+    if stage == "rollout" and config.training.polish_steps and not config.training.steps_of(n_modules):
+        raise ConfigError(
+            "--init: got a checkpoint after its rollout stage, which left the posterior behind, so that there is "
+            "nothing to polish towards; set training.polish_steps=0, or take the checkpoint of an earlier stage"
+        )
+    steps = [config.training.steps_of(k) for k in range(1, n_modules + 1)]
+    behind = [k for k in range(2, n_modules + 1) if any(steps[: k - 1]) and not steps[k - 1]]
+    if behind and not config.training.end_to_end_steps and not config.training.rollout_steps:
+        raise ConfigError(
+            f"training.module_steps: expected steps for module {behind[0]} too, as modules above it change and it was "
+            "trained on what they were, got 0; give it steps, or take fewer with --modules"
+        )
+
+
+def check_processes(config: RunConfig, n_processes: int) -> None:
+    """Refuse a batch that cannot be divided evenly.
+
+    Raises:
+        ConfigError: By what it must be divisible.
+    """
+    n_parts = config.training.accumulation_steps * n_processes
+    if config.training.batch_windows % n_parts:
+        raise ConfigError(
+            f"training.batch_windows: expected a multiple of {n_parts}, that is {config.training.accumulation_steps} "
+            f"accumulation_steps in {n_processes} processes, got {config.training.batch_windows}"
+        )
+
+
+def check_unset(overrides: Sequence[str]) -> None:
+    """Refuse to say what the data say.
+
+    Raises:
+        ConfigError: Of which key.
+    """
+    for key in ("model.action_dim", "model.action_scale"):
+        if _is_set(key, overrides):
+            raise ConfigError(
+                f"{key}: comes from the data; leave it out, or leave the actions out with --set data.action_free=true"
+            )
+
+
+def fitted(config: RunConfig, dataset: Dataset) -> RunConfig:
+    """Return the configuration with the data's actions: how many numbers, and what they are divided by."""
+    update = {"action_dim": dataset.train.actions.shape[1], "action_scale": dataset.action_scale}
+    return config.model_copy(update={"model": config.model.model_copy(update=update)})
+
+
+def _is_set(key: str, overrides: Sequence[str]) -> bool:
+    return any(item.partition("=")[0].strip() == key for item in overrides)

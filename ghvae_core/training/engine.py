@@ -1,0 +1,174 @@
+"""The steps of one stage: gradients, their clipping, Adam and the moving average, in one process or several."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ghvae_core.models.ghvae import Ghvae
+from ghvae_core.models.manifest import CheckpointError
+from ghvae_core.models.video_model import VideoModel
+from ghvae_core.training.distributed import Group
+from ghvae_core.training.ema import Ema
+from ghvae_core.training.loader import Part
+from ghvae_core.training.objective import Loss, ObjectiveConfig
+from ghvae_core.training.phase import Phase, trained_parameters
+from ghvae_core.training.plan import Stage, TrainingConfig
+from ghvae_core.training.state import Moments
+
+
+class Recipe(NamedTuple):
+    """What all stages of a run share."""
+
+    training: TrainingConfig
+    objective: ObjectiveConfig
+    n_context: int
+
+
+class Engine:
+    """Trains what a stage trains.
+
+    One process: the model itself. Several: the gradients of the trained parameters, and of no others, are averaged
+    (DDP); or, where `shard` asks for it, each process holds a share of all weights of the end-to-end stage (FSDP2).
+    """
+
+    def __init__(self, model: VideoModel, stage: Stage, recipe: Recipe, group: Group) -> None:
+        """Freeze what the stage does not train, and begin with empty moments."""
+        self._model, self._group, self._n_parts = model, group, recipe.training.accumulation_steps
+        self._stage = stage
+        self._is_sharded = recipe.training.shard and stage.kind == "end_to_end" and group.size > 1
+        trained = _replica(model, group) if self._is_sharded else model
+        self._phase = Phase(trained, stage, recipe.training, recipe.objective, recipe.n_context)
+        self._network: nn.Module = self._phase
+        if self._is_sharded:
+            _shard(self._phase, trained, group)
+        elif group.size > 1:
+            self._network = DistributedDataParallel(self._phase, forward_sync_buffers=False)
+        self._trained = trained
+        self.parameters = trained_parameters(trained, stage)
+        self._optimizer = torch.optim.Adam(self.parameters, lr=stage.rate)
+        self._ema = Ema(self.parameters, recipe.training.ema_decay)
+
+    def gradients(self, parts: Iterable[Part], step: int) -> tuple[Loss, Tensor]:
+        """Compute the gradients of a step and clip them.
+
+        Returns:
+            The mean loss of this process's parts, and the norm of the gradient of all processes before it was clipped.
+        """
+        self._optimizer.zero_grad()
+        losses = []
+        for index, part in enumerate(parts):
+            generator = torch.Generator(self._group.device).manual_seed(part.noise_seed)
+            with self._alone(is_last=index + 1 == self._n_parts):
+                loss: Loss = self._network(part.batch, step, generator)
+                (loss.total / self._n_parts).backward()  # type: ignore[no-untyped-call]
+            losses.append(torch.stack(loss).detach())
+        norm = nn.utils.clip_grad_norm_(self.parameters, self._stage.clip_norm)
+        return Loss(*torch.stack(losses).mean(0)), _whole(norm)
+
+    def update(self, rate: float, step: int) -> None:
+        """Move the parameters along the gradients."""
+        self._optimizer.param_groups[0]["lr"] = rate
+        self._optimizer.step()
+        self._ema.update(step)
+
+    def finish(self) -> None:
+        """End the stage: put the moving averages, where they are kept, and all else that was trained into the model."""
+        self._ema.apply()
+        self._weights_to_model()
+        self._optimizer.zero_grad()  # else the gradients would take memory until the run ends
+        if self._is_sharded:
+            self._model.to(self._group.device)
+
+    def state(self) -> Moments:
+        """Put the weights into the model and return what else is needed to go on; all processes must call it."""
+        self._weights_to_model()
+        state = self._optimizer.state_dict()["state"]
+        moments = {f"{index}.{name}": _whole(tensor) for index, each in state.items() for name, tensor in each.items()}
+        return Moments(moments, {str(index): _whole(tensor) for index, tensor in enumerate(self._ema.averages)})
+
+    def load(self, kept: Moments, place: str) -> None:
+        """Go on from a state that any number of processes left.
+
+        Raises:
+            CheckpointError: It is of other parameters, or not of all; `place` goes into the message.
+        """
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in kept.moments.items():
+            index, name = key.split(".")
+            parameter = self._fitting(int(index), tensor if name != "step" else None, place)
+            state.setdefault(int(index), {})[name] = tensor if name == "step" else _like(parameter, tensor)
+        if len(state) != len(self.parameters):
+            raise CheckpointError(f"{place}: expected moments of {len(self.parameters)} parameters, got {len(state)}")
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+        if len(kept.averages) != len(self._ema.averages):
+            raise CheckpointError(f"{place}: expected {len(self._ema.averages)} averages, got {len(kept.averages)}")
+        for key, tensor in kept.averages.items():
+            self._ema.averages[int(key)].copy_(_like(self._fitting(int(key), tensor, place), tensor))
+
+    def _fitting(self, index: int, tensor: Tensor | None, place: str) -> Tensor:
+        is_there = index < len(self.parameters)
+        if not is_there or (tensor is not None and tensor.shape != self.parameters[index].shape):
+            raise CheckpointError(f"{place}: number {index} does not fit the parameters of {self._stage.name}")
+        return self.parameters[index]
+
+    def _alone(self, is_last: bool) -> AbstractContextManager[None]:
+        """Return the context of one backward pass: the processes exchange gradients in the last one of a step."""
+        if isinstance(self._network, DistributedDataParallel) and not is_last:
+            context: AbstractContextManager[None] = self._network.no_sync()
+            return context
+        if isinstance(self._phase, FSDPModule):
+            self._phase.set_requires_gradient_sync(is_last)
+        return nullcontext()
+
+    @torch.no_grad()
+    def _weights_to_model(self) -> None:
+        if self._is_sharded:
+            state = self._model.state_dict()
+            for name, tensor in self._trained.state_dict().items():
+                state[name].copy_(_whole(tensor))
+
+
+def _replica(model: VideoModel, group: Group) -> VideoModel:
+    """Return a copy to be cut up; the model itself waits in the main memory until the stage ends."""
+    replica = copy.deepcopy(model).to(group.device)
+    replica.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP2 takes no other
+    model.to("cpu")
+    return replica
+
+
+def _shard(phase: Phase, model: VideoModel, group: Group) -> None:
+    """Cut the weights of each part that is called as a whole into one share a process."""
+    mesh = init_device_mesh(torch.device(group.device).type, (group.size,))
+    if isinstance(model, Ghvae):
+        for k in range(1, model.n_modules + 1):
+            module = model.module(k)
+            coders = [module.encoder, module.decoder.project, module.decoder, module.pixels]
+            beliefs = [each for network in (module.prior, module.posterior) for each in (network.body, network.head)]
+            for part in (*coders, *beliefs):
+                if part is not None:
+                    fully_shard(part, mesh=mesh)
+    fully_shard(phase, mesh=mesh)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor that may be spread over the processes."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Return a whole tensor where a parameter is, laid out in memory or spread over the processes as it is."""
+    if not isinstance(parameter, DTensor):
+        return torch.empty_like(parameter).copy_(tensor)
+    whole = tensor.to(parameter.device)
+    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)  # all have it

@@ -1,0 +1,183 @@
+"""Cached outputs of frozen encoders (paper 2): each frame goes through each of them once, not at every step.
+
+What is kept is bit for bit what would be computed: in the precision of training, and encoded in pieces of the size of
+a batch, because the kernels that a library picks, and with them the last bits, depend on the size.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ghvae_core.data.frames import FrameArray
+from ghvae_core.models.checkpoint import module_sha256
+from ghvae_core.models.ghvae import Ghvae
+from ghvae_core.training.distributed import Group
+from ghvae_core.training.feature_file import FeatureFile, Origin
+from ghvae_core.training.phase import autocast
+
+_PROBE_BYTES, _PROBE_ROW = 32_000_000, 64_000  # of a file, and what is read of it at once; about a frame's features
+
+
+@dataclass(frozen=True)
+class Level:
+    """h^k of all frames."""
+
+    values: Tensor  # (F, H, W, C), in memory or mapped from a file
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is encoded, and how."""
+
+    frames: FrameArray  # (F, px, px, 3)
+    data_sha256: str  # names the frames
+    n_chunk: int  # frames that go through an encoder at once: as many as at a step
+    is_half: bool  # bfloat16, else float32
+
+    def origin(self, model: Ghvae, k: int) -> Origin:
+        """Return what h^k of all frames would be made of."""
+        return Origin(
+            weights=tuple(module_sha256(model.module(j).encoder.state_dict()) for j in range(1, k + 1)),
+            data=self.data_sha256,
+            shape=(len(self.frames), model.config.px(k), model.config.px(k), model.config.modules[k - 1].channels),
+            type="bfloat16" if self.is_half else "float32",
+        )
+
+    def frame_bytes(self, model: Ghvae, levels: range) -> int:
+        """Return the size of some levels of one frame."""
+        sizes = (model.config.modules[k - 1].channels * model.config.px(k) ** 2 for k in levels)
+        return (2 if self.is_half else 4) * sum(sizes)
+
+    def size_gb(self, model: Ghvae, levels: range) -> float:
+        """Return the size of some levels of all frames."""
+        return len(self.frames) * self.frame_bytes(model, levels) / 1e9
+
+
+class FeatureCache:
+    """h^first .. h^last of all frames, in memory or in files that all processes of a group share."""
+
+    def __init__(self, source: Source, folder: Path, group: Group, notify: Callable[[str], None]) -> None:
+        """Start empty.
+
+        Args:
+            source: What is encoded.
+            folder: For files; made when it is needed.
+            group: Whose processes share the encoding, when it goes to files.
+            notify: Told, in words, of files that cannot be used.
+        """
+        self._source, self._folder, self._group, self._notify = source, folder, group, notify
+        self._levels: dict[int, Level] = {}
+
+    @property
+    def levels(self) -> range:
+        """Which levels are held."""
+        return range(min(self._levels), max(self._levels) + 1) if self._levels else range(0)
+
+    def missing(self, model: Ghvae, levels: range) -> list[int]:
+        """Return which of some levels are not held, or were made by other weights."""
+        kept = self._levels
+        return [k for k in levels if k not in kept or kept[k].origin != self._source.origin(model, k)]
+
+    def fill(self, model: Ghvae, levels: range, in_files: bool) -> None:
+        """Hold exactly some levels, computing those that are missing or were made by other weights.
+
+        Raises:
+            OSError: No space for a file.
+        """
+        missing = self.missing(model, levels)
+        self._levels = {k: level for k, level in self._levels.items() if k in levels and k not in missing}
+        for k in missing:
+            self._levels[k] = self._in_file(model, k) if in_files else self._in_memory(model, k)
+
+    def gather(self, rows: NDArray[np.int64], device: str) -> tuple[Tensor, ...]:
+        """Return the levels held of frames `rows`, flattened to (N,); each (N, C, H, W), channels last in memory."""
+        index = torch.from_numpy(rows.reshape(-1))
+        return tuple(
+            self._levels[k].values[index].to(device, non_blocking=True).permute(0, 3, 1, 2) for k in self.levels
+        )
+
+    def discard(self) -> None:
+        """Forget everything, and remove the files: once training ended nobody needs them."""
+        self._levels = {}
+        if self._group.is_first:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _in_memory(self, model: Ghvae, k: int) -> Level:
+        origin = self._source.origin(model, k)
+        values = torch.empty(origin.shape, dtype=origin.dtype)
+        for chunk, h in self._encoded(model, k, rank=0, size=1):
+            values[chunk] = h
+        return Level(values, origin)
+
+    def _in_file(self, model: Ghvae, k: int) -> Level:
+        """Return a level mapped from its file, which is made, by all processes together, if it does not fit."""
+        origin = self._source.origin(model, k)
+        file = FeatureFile(self._folder, k, origin)
+        (is_new,) = self._group.largest(not file.fits)
+        if is_new and self._group.is_first:
+            if file.is_there:
+                self._notify(f"{file.path}: features of other weights or data, or cut short; made anew")
+            file.allocate()
+        self._group.wait()
+        values = file.map()
+        if is_new:
+            for chunk, h in self._encoded(model, k, self._group.rank, self._group.size):
+                values[chunk] = h
+            file.sync()
+            self._group.wait()
+            if self._group.is_first:
+                file.seal()
+        return Level(values, origin)
+
+    def _encoded(self, model: Ghvae, k: int, rank: int, size: int) -> Iterator[tuple[slice, Tensor]]:
+        """Yield this process's share of h^k, piece by piece: which frames, and their features (n, H, W, C)."""
+        n, n_chunk = len(self._source.frames), self._source.n_chunk
+        for first in range(rank * n_chunk, n, size * n_chunk):
+            chunk = slice(first, min(first + n_chunk, n))
+            yield chunk, self.encode(model, k, np.arange(first, first + n_chunk).clip(max=n - 1))[: n - first].cpu()
+
+    def encode(self, model: Ghvae, k: int, rows: NDArray[np.int64]) -> Tensor:
+        """Return h^k (n, H, W, C) of some frames, computed from the deepest level below it that is held."""
+        device = model.action_scale.device
+        below = max((held for held in self._levels if held < k), default=0)
+        with torch.no_grad(), autocast(model, self._source.is_half):
+            if below:
+                h = self._levels[below].values[torch.from_numpy(rows)].to(device).permute(0, 3, 1, 2)
+            else:
+                h = torch.from_numpy(self._source.frames[rows]).to(device).permute(0, 3, 1, 2).float().div_(255)
+            for j in range(below + 1, k + 1):
+                h = model.module(j).encoder(h)
+            return h.permute(0, 2, 3, 1)
+
+
+def read_rate(folder: Path | None) -> float:
+    """Measure how many bytes a second are read at random places, from memory or, past its cache, from a disk."""
+    rng, size = np.random.default_rng(0), _PROBE_BYTES // _PROBE_ROW
+    rows = rng.permutation(size)[: size // 4]
+    values = torch.zeros(size, _PROBE_ROW, dtype=torch.uint8)
+    if folder is None:
+        started_s = time.perf_counter()
+        values[torch.from_numpy(rows)]
+        return len(rows) * _PROBE_ROW / (time.perf_counter() - started_s)
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    with tempfile.TemporaryFile(dir=there) as file:
+        file.write(values.numpy().tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        started_s = time.perf_counter()
+        for row in rows:
+            os.pread(file.fileno(), _PROBE_ROW, int(row) * _PROBE_ROW)
+    return len(rows) * _PROBE_ROW / (time.perf_counter() - started_s)

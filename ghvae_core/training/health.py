@@ -1,0 +1,111 @@
+"""Whether a module learned what it must: the validation figures of a stage, and the two checks on them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ghvae_core.data.windows import Windows
+from ghvae_core.models.video_model import ModelConfig, VideoModel
+from ghvae_core.picture import filmstrip, png_bytes
+from ghvae_core.training.objective import Batch, Kind
+from ghvae_core.training.phase import teacher_forced
+
+_CHUNK = 32  # windows imagined at once; bounds the memory
+
+
+class Figures(NamedTuple):
+    """Mean squared errors on validation windows, images in [0, 1]."""
+
+    teacher_forced: float  # next frame from the real one before it and the posterior's mean
+    one_step_copy: float  # next frame = the real one before it
+    rollout: float  # frames after the context, imagined with the true actions and the prior's mean
+    rollout_shuffled: float  # the same with another window's actions
+    copy_last: float  # every frame = the last of the context
+    kl: float  # nats a window
+
+    def warnings(self, kind: Kind, model: ModelConfig) -> list[str]:
+        """Return what is unhealthy, in words. Sharpness figures alone would not show it.
+
+        Rollouts train no posterior, so that after them it no longer fits the encoders and its error says nothing; and
+        nobody expects a model to follow actions that it is not given.
+        """
+        found = []
+        if kind != "rollout" and not self.teacher_forced < self.one_step_copy:
+            found.append(
+                f"teacher-forced error {self.teacher_forced:.5f} is not below one-step copy {self.one_step_copy:.5f}: "
+                "the latent is not used; lower objective.beta or train longer"
+            )
+        if model.takes_actions and not self.rollout < self.rollout_shuffled:
+            found.append(
+                f"rollout error with true actions {self.rollout:.5f} is not below that with shuffled actions "
+                f"{self.rollout_shuffled:.5f}: the prior ignores the actions; train longer or polish the prior"
+            )
+        return found
+
+
+def to_batch(windows: Windows, indices: NDArray[np.int64], device: str = "cpu") -> Batch:
+    """Return windows as the objective takes them."""
+    frames, actions, _ = windows.batch(indices)
+    return Batch.of(frames, actions, device)
+
+
+def spread(windows: Windows, count: int) -> NDArray[np.int64]:
+    """Return at most `count` windows, evenly spread over all."""
+    n = len(windows.starts)
+    return np.unique(np.linspace(0, n - 1, min(count, n)).round().astype(np.int64))
+
+
+@torch.no_grad()
+def measure(model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int) -> Figures:
+    """Return the figures of the first k modules on some windows."""
+    parts, sizes = [], []
+    shuffled = np.roll(indices, max(1, len(indices) // 2))
+    device = str(model.action_scale.device)
+    for first in range(0, len(indices), _CHUNK):
+        chosen = slice(first, first + _CHUNK)
+        batch = to_batch(windows, indices[chosen], device)
+        other = to_batch(windows, shuffled[chosen], device)
+        parts.append(_figures(model, k, batch, other, n_context))
+        sizes.append(batch.n_sequences)
+    means = np.average(np.array(parts, dtype=np.float64), axis=0, weights=sizes)
+    return Figures(*(float(value) for value in means))
+
+
+def _figures(model: VideoModel, k: int, batch: Batch, other: Batch, n_context: int) -> Figures:
+    frames, actions = batch.sequences()
+    context, future = frames[:, :n_context], frames[:, n_context:]
+    forced = teacher_forced(model, k, batch)
+    return Figures(
+        teacher_forced=float(forced.mse),
+        one_step_copy=_mse(frames[:, 1:], frames[:, :-1]),
+        rollout=_mse(model.rollout(context, actions, depth=k), future),
+        rollout_shuffled=_mse(model.rollout(context, other.sequences()[1], depth=k), future),
+        copy_last=_mse(context[:, -1:], future),
+        kl=float(forced.kl),
+    )
+
+
+@torch.no_grad()
+def picture(model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int) -> bytes:
+    """Return a PNG: real frames and, below them, the frames imagined from the context with the real actions."""
+    frames, actions = to_batch(windows, indices, str(model.action_scale.device)).sequences()
+    imagined = model.rollout(frames[:, :n_context], actions, depth=k)
+    imagined = torch.cat([frames[:, :n_context], imagined], 1)
+    rows = {}
+    for i in range(len(frames)):
+        rows[f"real {i + 1}"], rows[f"imagined {i + 1}"] = _uint8(frames[i]), _uint8(imagined[i])
+    return png_bytes(filmstrip(rows))
+
+
+def _mse(a: Tensor, b: Tensor) -> float:
+    return float(((a - b) ** 2).mean())
+
+
+def _uint8(frames: Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = (frames * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return pixels

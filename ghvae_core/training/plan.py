@@ -1,0 +1,120 @@
+"""How long a model is trained, how fast, and in which stages."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.loader import Config, ConfigError
+from ghvae_core.models.ghvae import GhvaeConfig
+from ghvae_core.models.video_model import ModelConfig
+from ghvae_core.training.objective import Kind
+
+# Settings that change how a run is computed but not what comes out of it, so that they may differ when it is resumed.
+OPERATIONAL = {"save_every_s", "feature_cache", "feature_cache_limit_gb"}
+
+
+class TrainingConfig(Config):
+    """How long, how fast, and with what means."""
+
+    # Of modules 1, 2, ...; the last number holds for those left. 0 leaves a module as `--init` brought it.
+    module_steps: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    # All modules at once (paper's ablation 4): after the greedy stages, or instead of them where module_steps is [0]
+    end_to_end_steps: int = Field(default=0, ge=0)
+    polish_steps: int = Field(default=0, ge=0)  # the deepest prior alone; same bound, so still the paper's objective
+    # Imagined rollouts of all modules, the error flowing back through time; beyond the paper, 0 leaves the greedy model
+    rollout_steps: int = Field(default=0, ge=0)
+    batch_windows: int = Field(default=16, ge=1)  # the paper has 32; half of it learns more in an hour of a CPU
+    accumulation_steps: int = Field(default=1, ge=1)  # parts of batch_windows that go through one after another
+    learning_rate: float = Field(default=1e-3, gt=0)  # of Adam; FitVid
+    # A tenth of learning_rate where it refines what was trained greedily, all of it from scratch; ours
+    end_to_end_learning_rate: float | None = Field(default=None, gt=0)
+    rollout_learning_rate: float = Field(default=3e-4, gt=0)  # ours
+    clip_norm: float = Field(default=100.0, gt=0)  # of the gradient; FitVid
+    rollout_clip_norm: float = Field(default=1.0, gt=0)  # errors through time are longer; ours
+    ramp_steps: int = Field(default=50, ge=1)  # of the learning rate from 0 at the start of a stage; ours
+    final_rate_share: float = Field(default=0.05, gt=0, le=1)  # of the learning rate where the cosine ends; ours
+    # Of the moving average of the trained weights, which is what a stage leaves; 0 leaves the weights themselves; ours
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the networks; the losses are float32 always
+    shard: bool = False  # weights, gradients and moments of the end-to-end stage over all processes (FSDP2)
+    validation_windows: int = Field(default=128, ge=2)  # ours
+    save_every_s: float = Field(default=120.0, gt=0)  # what a kill -9 may cost; more where saving takes long; ours
+    # Features of frozen encoders (paper 2): computed at every step (off), kept (all), kept but for those of module 1,
+    # which are the largest and the quickest to compute (deep), or what measures fastest (auto)
+    feature_cache: Literal["off", "deep", "all", "auto"] = "auto"
+    feature_cache_limit_gb: float = Field(default=8.0, ge=0)  # in memory; more is kept in files beside the run; ours
+
+    @model_validator(mode="after")
+    def _check_steps(self) -> TrainingConfig:
+        if not any((*self.module_steps, self.end_to_end_steps, self.polish_steps, self.rollout_steps)):
+            raise ValueError("all steps are 0: nothing would be trained")
+        if self.batch_windows % self.accumulation_steps:
+            raise ValueError(
+                f"accumulation_steps: expected a divisor of batch_windows {self.batch_windows}, "
+                f"got {self.accumulation_steps}"
+            )
+        return self
+
+    def steps_of(self, k: int) -> int:
+        """Return the steps of module k, counted from 1."""
+        return self.module_steps[min(k, len(self.module_steps)) - 1]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training."""
+
+    name: str
+    kind: Kind
+    k: int  # the deepest module in use
+    n_steps: int
+    rate: float  # the highest learning rate
+    rate_key: str  # of TrainingConfig, which sets it
+    clip_norm: float  # of the gradient
+
+    def rate_at(self, step: int, config: TrainingConfig) -> float:
+        """Return the learning rate of a step, from 0: a short ramp, then a cosine down to `final_rate_share`."""
+        floor = config.final_rate_share
+        cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / self.n_steps))
+        return self.rate * min(1.0, (step + 1) / config.ramp_steps) * cosine
+
+
+def stages(config: TrainingConfig, n_modules: int, from_scratch: bool = False) -> list[Stage]:
+    """Return the stages of a run; a stage of 0 steps is left out, so a trained model can be refined alone.
+
+    Args:
+        config: How many steps each has.
+        n_modules: Of the model.
+        from_scratch: The model has random weights, so that without greedy stages nothing is there to be refined.
+    """
+    rate, clip_norm = config.learning_rate, config.clip_norm
+    plan = [
+        Stage(f"module_{k}", "module", k, config.steps_of(k), rate, "learning_rate", clip_norm)
+        for k in range(1, n_modules + 1)
+    ]
+    is_first = from_scratch and not any(stage.n_steps for stage in plan)
+    end_rate = config.end_to_end_learning_rate or (rate if is_first else rate / 10)
+    key, n_steps = "end_to_end_learning_rate", config.end_to_end_steps
+    plan.append(Stage("end_to_end", "end_to_end", n_modules, n_steps, end_rate, key, clip_norm))
+    plan.append(Stage("polish", "polish", n_modules, config.polish_steps, rate, "learning_rate", clip_norm))
+    key, rate, clip_norm = "rollout_learning_rate", config.rollout_learning_rate, config.rollout_clip_norm
+    plan.append(Stage("rollout", "rollout", n_modules, config.rollout_steps, rate, key, clip_norm))
+    return [stage for stage in plan if stage.n_steps]
+
+
+def check_plan(plan: list[Stage], model: ModelConfig) -> None:
+    """Refuse stages that the model has no parts for.
+
+    Raises:
+        ConfigError: Which they are.
+    """
+    greedy = [stage.name for stage in plan if stage.kind != "end_to_end"]
+    if not isinstance(model, GhvaeConfig) and greedy:
+        raise ConfigError(
+            f"training: expected end_to_end_steps alone, as this model is not made of modules, "
+            f"got the stages {greedy}; set module_steps=[0], polish_steps=0 and rollout_steps=0"
+        )

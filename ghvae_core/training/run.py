@@ -1,0 +1,269 @@
+"""One run of training from a request to a checkpoint: everything is built here and handed to the trainer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from configs.loader import save
+from ghvae_core.data.augmentation import augment
+from ghvae_core.data.dataset import Dataset, load_dataset
+from ghvae_core.models import checkpoint
+from ghvae_core.models.adaptation import Report, adapt, check_sizes
+from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo
+from ghvae_core.models.foreign import load_foreign
+from ghvae_core.models.manifest import CheckpointError, sha256
+from ghvae_core.models.video_model import VideoModel
+from ghvae_core.training.config import (
+    RunConfig,
+    check_processes,
+    check_steps,
+    check_unset,
+    continued,
+    fitted,
+    load_config,
+)
+from ghvae_core.training.distributed import Group
+from ghvae_core.training.engine import Recipe
+from ghvae_core.training.health import Figures
+from ghvae_core.training.log import Silence, TrainingLog
+from ghvae_core.training.plan import OPERATIONAL, check_plan, stages
+from ghvae_core.training.signals import PREEMPTED, collected
+from ghvae_core.training.state import latest_state
+from ghvae_core.training.trainer import Interrupted, Job, Trainer
+
+_FOREIGN = {".pt", ".pth"}  # files of others, as `--init`
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line."""
+
+    data: tuple[Path, ...]
+    out: Path
+    model: str  # a file of configs/models without its suffix, or a path
+    init: Path | None  # a checkpoint, or a file of others
+    resume: bool
+    seed: int
+    device: str
+    overrides: tuple[str, ...]
+    n_modules: int | None = None  # of the model, from the first; None: all
+
+
+class _Start(NamedTuple):
+    """What a run starts with."""
+
+    model: VideoModel
+    report: Report  # what became of the weights of `--init`
+    is_new: bool  # all weights are random
+    sha256: str  # of what `--init` named; empty without one
+
+
+def train(request: Request) -> int:
+    """Train as asked; return the exit code: 0, 130 after Ctrl-C, 75 after SIGTERM.
+
+    Raises:
+        ReportedError: Bad input, before anything was written; or training that cannot go on.
+    """
+    check_unset(request.overrides)
+    config = load_config(request.model, request.overrides, request.n_modules)
+    init = None if request.init is None or _is_foreign(request.init) else checkpoint.load(request.init)
+    if init is not None:
+        check_sizes(init, config.model)
+        config = continued(config, init, request.overrides)
+    if request.init is None or init is not None:
+        n_trained, stage = (init.model.n_modules, str(init.info.provenance.get("stage", ""))) if init else (0, "")
+        check_steps(config, n_trained, stage)
+    check_plan(stages(config.training, config.model.n_modules), config.model)
+    group = Group(_device(request.device))
+    check_processes(config, group.size)
+    _check_out(request)
+    with group:
+        return _train(request, config, init, group)
+
+
+def _is_foreign(path: Path) -> bool:
+    if path.suffix not in _FOREIGN:
+        return False
+    if not path.is_file():  # said now, and not when all episodes are read
+        raise CheckpointError(f"--init {path}: expected a {path.suffix} file of others, found none")
+    return True
+
+
+def _train(request: Request, config: RunConfig, init: Checkpoint | None, group: Group) -> int:
+    dataset = _read(request, config, group)
+    config = fitted(config, dataset)
+    start = _start(request, config, init)
+    notes = _differences(init, config, dataset)
+    job = _job(request, config, dataset, start)
+    job.model.to(group.device)
+    info = _describe(request, config, dataset, start, notes)
+    log = TrainingLog(request.out, job, info) if group.is_first else None
+    recipe = Recipe(config.training, config.objective, config.data.n_context)
+    trainer = Trainer(job, recipe, request.out / "state", log or Silence(), group)
+    if request.resume:
+        trainer.resume()
+    if group.is_first:  # nothing is refused below
+        request.out.mkdir(parents=True, exist_ok=True)
+        save(config, request.out / "config.yaml")
+    with log or nullcontext(), collected() as received:
+        if log is not None and not request.resume:
+            for line in [*start.report.lines(), *notes]:
+                log.say(f"--init: {line}")
+        try:
+            figures = trainer.train(lambda: bool(received))
+        except Interrupted:
+            if log is not None:
+                log.say(f"stopped; go on with the same command and --resume --out {request.out}")
+            (number,) = group.largest(max(received, default=0))  # of those that any process got
+            return 130 if number == signal.SIGINT else PREEMPTED
+    if log is not None:
+        last = job.plan[-1]
+        checkpoint.save(request.out / "checkpoint", job.model, log.describe(last, figures[last.name]))
+        print(_summary(request.out / "checkpoint", job, figures), flush=True)
+    return 0
+
+
+def _read(request: Request, config: RunConfig, group: Group) -> Dataset:
+    """Read the episodes, the first process before the others, which find them prepared; say what was left out."""
+    if not group.is_first:
+        group.wait(is_patient=True)
+    console = Console(stderr=True, quiet=not group.is_first)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading episodes", total=None)
+        dataset = load_dataset(
+            request.data,
+            config.data,
+            config.model.image_px,
+            request.out / "prepared",
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if group.is_first:
+        group.wait(is_patient=True)
+    warnings = [f"left out {count} episodes: {reason}" for reason, count in dataset.refused.items()]
+    for warning in [*warnings, *dataset.warnings]:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    counts = f"{len(dataset.train.starts)} windows to train on, {len(dataset.validation.starts)} to validate with"
+    console.print(f"{dataset.n_episodes} episodes, {counts}", highlight=False)
+    return dataset
+
+
+def _check_out(request: Request) -> None:
+    exists = latest_state(request.out / "state") is not None
+    if exists and not request.resume:
+        raise CheckpointError(
+            f"{request.out}: holds a run already; add --resume to go on with it, or take another --out"
+        )
+    if request.resume and not exists:
+        raise CheckpointError(f"{request.out}: holds no run to resume; leave out --resume to start one")
+
+
+def _start(request: Request, config: RunConfig, init: Checkpoint | None) -> _Start:
+    """Return the model that training starts with: of random weights, but for those that `--init` brings."""
+    if init is not None:
+        model, report = adapt(init, config.model, np.random.default_rng(request.seed))
+        return _Start(model, report, is_new=False, sha256=init.sha256)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(request.seed)
+        model = checkpoint.build(config.model)
+    if request.init is None:
+        return _Start(model, Report(), is_new=True, sha256="")
+    report = load_foreign(request.init, model)
+    check_steps(config, _n_loaded(model, report), "")
+    return _Start(model, report, is_new=False, sha256=sha256(request.init.read_bytes()))
+
+
+def _n_loaded(model: VideoModel, report: Report) -> int:
+    """Return how many of the first modules have no weight that is still random."""
+    tensors = model.state_dict(keep_vars=True)
+    random = {id(tensors[name]) for name in report.new}
+    modules = (model.module(k).state_dict(keep_vars=True).values() for k in range(1, model.n_modules + 1))
+    whole = [not random & set(map(id, each)) for each in modules]
+    return [*whole, False].index(False)
+
+
+def _differences(init: Checkpoint | None, config: RunConfig, dataset: Dataset) -> list[str]:
+    """Return, in words, what the model to start from was made for and this run is not, beside the model itself."""
+    if init is None:
+        return []
+    pairs = {
+        "step_limit_m": (init.info.step_limit_m, dataset.step_limit_m),
+        "step_s": (init.info.step_s, dataset.step_s),
+        "n_context": (init.info.n_context, config.data.n_context),
+    }
+    return [f"{name}: was {theirs}, is {ours}" for name, (theirs, ours) in pairs.items() if theirs != ours]
+
+
+def _job(request: Request, config: RunConfig, dataset: Dataset, start: _Start) -> Job:
+    return Job(
+        model=start.model,
+        train=dataset.train,
+        validation=dataset.validation,
+        n_context=config.data.n_context,
+        plan=stages(config.training, start.model.n_modules, from_scratch=start.is_new),
+        seed=request.seed,
+        run=_name(request, config, dataset, start),
+        data_sha256=dataset.sha256,
+        augment=(lambda frames, rng: augment(frames, config.data.augmentation, rng)) if config.data.augment else None,
+    )
+
+
+def _device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CheckpointError("--device cuda: this machine has no usable CUDA device; take --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _name(request: Request, config: RunConfig, dataset: Dataset, start: _Start) -> str:
+    settings = config.model_dump(mode="json", exclude={"training": OPERATIONAL})
+    settings["data"]["prepared"] = None  # where the decoded episodes are kept does not matter
+    facts = [settings, dataset.sha256, request.seed, start.sha256]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _describe(request: Request, config: RunConfig, dataset: Dataset, start: _Start, notes: list[str]) -> CheckpointInfo:
+    return CheckpointInfo(
+        model=config.model,
+        step_limit_m=dataset.step_limit_m,
+        step_s=dataset.step_s,
+        n_context=config.data.n_context,
+        horizon=config.data.horizon,
+        workspace_m=dataset.workspace_m,
+        camera=dataset.camera,
+        modules_trained=config.model.n_modules,
+        provenance={
+            "data_sha256": dataset.sha256,
+            "folder_sha256": " ".join(dataset.folder_sha256),
+            "n_episodes": dataset.n_episodes,
+            "seed": request.seed,
+            "init_sha256": start.sha256,
+            "init_differences": "; ".join(notes),
+            **start.report.provenance(),
+            "batch_windows": config.training.batch_windows,
+            "validation_share": config.data.validation_share,
+            "camera": config.data.camera,
+            "video_stride": config.data.video_stride,
+        },
+    )
+
+
+def _summary(folder: Path, job: Job, figures: dict[str, Figures]) -> str:
+    warnings = {stage.name: figures[stage.name].warnings(stage.kind, job.model.config) for stage in job.plan}
+    return json.dumps(
+        {
+            "checkpoint": str(folder),
+            "sha256": checkpoint.load(folder).sha256,
+            "stages": {name: values._asdict() for name, values in figures.items()},
+            "warnings": {name: found for name, found in warnings.items() if found},
+        }
+    )

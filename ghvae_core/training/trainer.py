@@ -1,0 +1,249 @@
+"""Training stage by stage (paper 2): one module after another, everything below frozen; then, if asked, refinements."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import torch
+
+from configs.command import ReportedError
+from ghvae_core.data.windows import Windows
+from ghvae_core.models.ghvae import Ghvae
+from ghvae_core.models.video_model import VideoModel
+from ghvae_core.training.distributed import Group
+from ghvae_core.training.engine import Engine, Recipe
+from ghvae_core.training.feature_policy import FeaturePolicy
+from ghvae_core.training.features import FeatureCache, Source
+from ghvae_core.training.health import Figures, measure, spread
+from ghvae_core.training.loader import Augment, Draw, Loader
+from ghvae_core.training.plan import Stage
+from ghvae_core.training.state import Moments, Progress, State, latest_state, load_state, load_weights, save_state
+
+_GREEDY = ("module", "polish")  # stages in which all encoders but the deepest are frozen
+_BAD_STEPS = 5  # in a row, then the last saved state is restored with half the learning rate; ours
+_RESTORES = 2  # a stage, then training stops; ours
+_SAVING_SHARE = 0.05  # of the time at most goes into saving, however large the state is; ours
+
+
+class TrainingError(ReportedError):
+    """Training cannot go on. The last good state is on disk."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; its state is on disk."""
+
+
+class Listener(Protocol):
+    """Who is told how training goes; it draws the progress, the curves and the pictures."""
+
+    def step(self, stage: Stage, step: int, loss: dict[str, float]) -> None:
+        """A step ended; `step` counts from 1."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something happened that a person should read."""
+        ...
+
+    def stage_end(self, stage: Stage, figures: Figures) -> None:
+        """A stage ended; the model holds its result."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained, on what, in which order."""
+
+    model: VideoModel  # trained in place
+    train: Windows
+    validation: Windows
+    n_context: int
+    plan: list[Stage]
+    seed: int
+    run: str  # sha256 of what must not change between start and resume
+    data_sha256: str  # names the frames
+    augment: Augment | None = None  # done to every clip; then no feature can be kept
+
+
+class Trainer:
+    """Trains a model stage by stage; can be stopped after any step and goes on as if it had not been."""
+
+    def __init__(self, job: Job, recipe: Recipe, folder: Path, listener: Listener, group: Group) -> None:
+        """Prepare; the state of the run is kept in `folder`, and features, while they are needed, beside it."""
+        self._job, self._recipe, self._training = job, recipe, recipe.training
+        self._folder, self._listener, self._group = folder, listener, group
+        self._progress = Progress(run=job.run)
+        self._restored: State | None = None
+        self._due_s = 0.0  # when the state is saved next
+        n_frames = self._training.batch_windows // self._training.accumulation_steps // group.size
+        is_half = self._training.precision == "bfloat16"
+        source = Source(job.train.frames, job.data_sha256, n_frames * job.train.n_frames, is_half)
+        features = folder.parent / "features"
+        self._features = FeatureCache(source, features, group, listener.note)
+        self._policy = FeaturePolicy(self._training, source, features, group)
+        self._loader = Loader(Draw(job.train, job.augment, job.seed), self._training, group, self._features)
+        self._checked = spread(job.validation, self._training.validation_windows)
+
+    def resume(self) -> bool:
+        """Go back to where the run stood; False where there is nothing to resume.
+
+        Raises:
+            CheckpointError: The state is damaged, or belongs to another run.
+        """
+        path = latest_state(self._folder)
+        if path is None:
+            return False
+        self._restored = load_state(path, self._job.run)
+        self._progress = self._restored.progress
+        load_weights(self._restored, self._job.model)
+        return True
+
+    def train(self, stop: Callable[[], bool]) -> dict[str, Figures]:
+        """Run all stages that are left.
+
+        Args:
+            stop: Asked at every step; one process that says so stops all.
+
+        Returns:
+            The figures of every stage by its name.
+
+        Raises:
+            Interrupted: `stop` said so; the state is on disk.
+            TrainingError: The loss stayed NaN or infinite, or a stage's figures are, or the device's memory is too
+                small; the last good state is on disk, and the message holds the options of a run that goes on from the
+                last stage.
+        """
+        if not self._progress.saves:
+            self._save(None)  # what the first stage goes back to if it must
+        with closing(self._loader):
+            while self._progress.stage < len(self._job.plan):
+                self._train_stage(self._job.plan[self._progress.stage], stop)
+        self._features.discard()
+        return {name: Figures(**figures) for name, figures in self._progress.figures.items()}
+
+    def _train_stage(self, stage: Stage, stop: Callable[[], bool]) -> None:
+        try:
+            self._run(stage, stop).finish()
+            figures = measure(self._job.model, stage.k, self._job.validation, self._checked, self._job.n_context)
+        except torch.OutOfMemoryError:
+            half = f"batch_windows={max(1, self._training.batch_windows // 2)}"
+            reason = f"{stage.name}: the device's memory is too small; halve training.batch_windows"
+            raise TrainingError(f"{reason}: {self._way_on(half)}") from None
+        if not all(map(math.isfinite, figures)):
+            raise self._diverged(stage, f"expected finite figures on the validation windows, got {figures}")
+        self._listener.stage_end(stage, figures)
+        self._advance(
+            stage=self._progress.stage + 1,
+            step=0,
+            lr_factor=1.0,
+            restores=0,
+            figures={**self._progress.figures, stage.name: figures._asdict()},
+        )
+        self._save(None)
+
+    def _begin(self, stage: Stage) -> Engine:
+        """Return the stage's engine, as it stood if it had begun already; keep the features that it will look up."""
+        engine = Engine(self._job.model, stage, self._recipe, self._group)
+        if self._progress.step:
+            assert self._restored is not None  # noqa: S101 - steps are only ever counted from a state on disk or from 0
+            engine.load(self._restored.moments, str(self._restored.path))
+        self._restored = None
+        self._loader.forget()
+        model = self._job.model
+        if isinstance(model, Ghvae) and stage.kind in _GREEDY and self._job.augment is None:
+            choice = self._policy.choose(model, stage.k - 1, self._uses(), self._features)
+            self._features.fill(model, choice.levels, choice.in_files)
+        else:
+            self._features.discard()
+        self._due_s = time.monotonic() + self._training.save_every_s
+        return engine
+
+    def _uses(self) -> int:
+        """Return how many frames this process will look up in this and the later stages with frozen encoders."""
+        plan = self._job.plan[self._progress.stage :]
+        n_steps = sum(stage.n_steps for stage in plan if stage.kind in _GREEDY) - self._progress.step
+        return n_steps * self._training.batch_windows // self._group.size * self._job.train.n_frames
+
+    def _run(self, stage: Stage, stop: Callable[[], bool]) -> Engine:
+        engine, bad = self._begin(stage), 0
+        while self._progress.step < stage.n_steps:
+            step = self._progress.step
+            parts = self._loader.parts(self._progress.stage, step, stage.n_steps)
+            loss, norm = engine.gradients(parts, step)
+            is_bad = not bool(torch.isfinite(loss.total) & torch.isfinite(norm))
+            is_due = self._group.is_first and time.monotonic() > self._due_s
+            any_bad, any_stop, any_due = self._group.largest(is_bad, bool(stop()), is_due)
+            self._advance(step=step + 1)
+            if any_bad:
+                bad += 1
+                self._listener.note(f"{stage.name} step {step + 1}: the loss is NaN or infinite; step skipped")
+            else:
+                bad = 0
+                rate = stage.rate_at(step, self._training) * self._progress.lr_factor
+                engine.update(rate, step)
+                values = {name: float(value) for name, value in loss._asdict().items()}
+                self._listener.step(stage, step + 1, {**values, "learning_rate": rate})
+            if bad == _BAD_STEPS:
+                del engine  # there may be no room for two
+                engine, bad = self._restore(stage), 0
+            if bad == 0 and (any_stop or any_due):  # else the last good state stays the last
+                self._save(engine)
+            if any_stop:
+                raise Interrupted
+        return engine
+
+    def _restore(self, stage: Stage) -> Engine:
+        """Go back to the last saved state with half the learning rate."""
+        restores, lr_factor = self._progress.restores + 1, self._progress.lr_factor / 2
+        if restores > _RESTORES:
+            step = self._progress.step
+            raise self._diverged(stage, f"the loss stays NaN or infinite at step {step} after {restores - 1} restores")
+        self.resume()
+        engine = self._begin(stage)
+        self._advance(restores=restores, lr_factor=lr_factor)
+        self._listener.note(
+            f"{stage.name}: {_BAD_STEPS} bad steps in a row; back to step {self._progress.step}, "
+            f"learning rate halved ({restores} of {_RESTORES})"
+        )
+        return engine
+
+    def _diverged(self, stage: Stage, what: str) -> TrainingError:
+        way_on = self._way_on(f"{stage.rate_key}={stage.rate / 10:g}")
+        return TrainingError(f"{stage.name}: {what}; look at the data, or lower training.{stage.rate_key}: {way_on}")
+
+    def _way_on(self, setting: str) -> str:
+        """Return, in words, the options of a new run that begins where the present stage did, with another setting."""
+        plan, index = self._job.plan, self._progress.stage
+        settings, options = [setting], []
+        if index:
+            left = {stage.k: stage.n_steps for stage in plan[index:] if stage.kind == "module"}
+            steps = [left.get(k, 0) for k in range(1, self._job.model.n_modules + 1)]
+            settings.append(f"module_steps={steps}")
+            done = {stage.kind for stage in plan[:index]} & {"end_to_end", "polish"}
+            settings += [f"{kind}_steps=0" for kind in sorted(done)]
+            options = ["--init", str(self._folder.parent / "stages" / plan[index - 1].name)]
+        for each in settings:
+            options += ["--set", f"training.{each}"]
+        return f"the same command without --resume, with another --out and, at its end, {shlex.join(options)}"
+
+    def _advance(self, **changes: object) -> None:
+        self._progress = self._progress.model_copy(update=changes)
+
+    def _save(self, engine: Engine | None) -> None:
+        """Write the state; between two stages there is no engine, and nothing of an optimizer to keep."""
+        started_s = time.monotonic()
+        self._advance(saves=self._progress.saves + 1)
+        moments = Moments({}, {}) if engine is None else engine.state()
+        if self._group.is_first:
+            save_state(self._folder, self._progress, self._job.model.state_dict(), moments)
+        self._group.wait()  # no process goes on, or away, before the state is on disk
+        ended_s = time.monotonic()
+        self._due_s = ended_s + max(self._training.save_every_s, (ended_s - started_s) / _SAVING_SHARE)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from data_collection.episode import EpisodeError
+from ghvae_core.data.processes import DatasetError
+from ghvae_core.data.selection import Selection, choose
+from tests.data_collection.test_npz import write_bair
+from tests.data_collection.test_trajectory import write_foreign
+from tests.ghvae_core.episodes import record
+
+ALL = Selection((), None, None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("episodes")
+    record(folder, 0)
+    record(folder, 1)
+    write_foreign(folder / "lab_sawyer_traj0.hdf5")
+    (folder / "cut.hdf5").write_bytes(b"cut")
+    return folder
+
+
+def _names(folder: Path, wanted: Selection) -> list[str]:
+    return [recording.name for recording in choose([folder], wanted)[0].recordings]
+
+
+def test_recordings_are_chosen_by_robot(folder: Path) -> None:
+    assert len(_names(folder, ALL)) == 4
+    ((recordings, refused),) = choose([folder], Selection(("sawyer",), None, None))
+    assert [each.name for each in recordings] == ["lab_sawyer_traj0.hdf5"]
+    assert refused.total() == 1 and "sound RoboNet HDF5" in next(iter(refused))
+    assert len(_names(folder, Selection(("sawyer", "franka"), None, None))) == 3
+
+
+def test_a_robot_that_no_file_names_is_refused_with_the_nearest(folder: Path) -> None:
+    with pytest.raises(DatasetError, match=r"\(franka, sawyer\), got 'sawier'; did you mean 'sawyer'\?"):
+        choose([folder], Selection(("franka", "sawier"), None, None))
+    with pytest.raises(DatasetError, match=r"got 'ur5'$"):
+        choose([folder], Selection(("ur5",), None, None))
+
+
+def test_recordings_are_chosen_by_lists_of_names(folder: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "names.txt"
+    listed.write_text("lab_franka_test_traj0.hdf5\nlab_sawyer_traj0.hdf5\n")
+    assert _names(folder, Selection((), str(listed), None)) == ["lab_franka_test_traj0.hdf5", "lab_sawyer_traj0.hdf5"]
+    assert _names(folder, Selection((), None, str(listed))) == ["cut.hdf5", "lab_franka_test_traj1.hdf5"]
+    assert _names(folder, Selection(("franka",), str(listed), None)) == ["lab_franka_test_traj0.hdf5"]
+    with pytest.raises(DatasetError, match="leave no recording"):
+        choose([folder], Selection((), str(listed), str(listed)))
+    with pytest.raises(EpisodeError, match=r"none\.txt"):
+        choose([folder], Selection((), str(tmp_path / "none.txt"), None))
+
+
+def test_a_file_that_stands_there_twice_is_used_once(folder: Path, tmp_path: Path) -> None:
+    """Else one copy could be trained on while the other, under another name, validates."""
+    write_bair(tmp_path / "a.npz")
+    for name in ("deeper", "other"):
+        (tmp_path / name).mkdir()
+    shutil.copy(tmp_path / "a.npz", tmp_path / "deeper")
+    write_bair(tmp_path / "other/a.npz", action=np.ones((5, 4)))  # of the same name and size
+    shutil.copy(folder / "lab_sawyer_traj0.hdf5", tmp_path)
+    first, second = choose([folder, tmp_path], ALL)
+    assert len(first.recordings) == 4 and not first.refused
+    assert [each.name for each in second.recordings] == ["a.npz", "other/a.npz"]
+    assert second.refused == {"the same file stands in the data twice": 2}
+    with pytest.raises(DatasetError, match="deeper: all its recordings stand in the folders before it, too"):
+        choose([tmp_path, tmp_path / "deeper"], ALL)
+
+
+def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"expected \*\.hdf5 \(RoboNet\).* found none; record some"):
+        choose([tmp_path], ALL)
+
+
+def test_robots_may_stand_in_any_of_the_folders_and_other_kinds_have_none(folder: Path, tmp_path: Path) -> None:
+    write_bair(tmp_path / "a.npz")
+    write_foreign(tmp_path / "lab_kuka_traj0.hdf5")
+    with h5py.File(tmp_path / "lab_kuka_traj0.hdf5", "r+") as file:
+        del file["metadata"].attrs["robot"]
+    first, second = choose([folder, tmp_path], Selection(("sawyer",), None, None))
+    assert [each.name for each in first.recordings] == ["lab_sawyer_traj0.hdf5"]
+    assert [each.name for each in second.recordings] == ["a.npz"]
+    assert dict(second.refused) == {"the file does not name its robot, but data.robots asks for some": 1}
+    with pytest.raises(DatasetError, match=f"^{folder}: .*leave no recording"):
+        (tmp_path / "other").mkdir()
+        write_foreign(tmp_path / "other/lab_sawyer_traj0.hdf5")
+        with h5py.File(tmp_path / "other/lab_sawyer_traj0.hdf5", "r+") as file:
+            file["metadata"].attrs["robot"] = "ur5"
+        choose([tmp_path / "other", folder], Selection(("ur5",), None, None))
+    with pytest.raises(DatasetError, match=r"missing: expected a folder of recordings, got none of that name"):
+        choose([tmp_path / "missing"], ALL)

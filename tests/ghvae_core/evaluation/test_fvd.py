@@ -1,0 +1,181 @@
+"""The Frechet distance, and the metrics of whole predictions against those that others computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import linalg
+from torch import Tensor
+
+from ghvae_core.evaluation.fvd import bootstrap_error, check_length, frechet_distance
+from ghvae_core.evaluation.i3d import I3d
+from ghvae_core.evaluation.lpips import Lpips
+from ghvae_core.evaluation.metric_weights import I3D, cache_folder
+from ghvae_core.evaluation.metrics import MetricError, psnr, ssim
+
+torch.set_num_threads(1)
+REFERENCE = Path(__file__).resolve().parents[4] / "shared/data/metric_reference"
+LPIPS_WEIGHTS = REFERENCE.parent / "weights/lpips_alex_v0.1_torchvision.safetensors"
+I3D_WEIGHTS = cache_folder() / I3D.file_name  # no test of this file fetches anything
+needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference values at {REFERENCE}")
+
+
+def features(n: int, seed: int, d: int = 5) -> NDArray[np.float64]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + rng.normal(size=d)
+
+
+@pytest.mark.parametrize("n", [4, 30], ids=["fewer videos than dimensions", "more"])
+def test_the_distance_of_a_set_to_itself_is_zero(n: int) -> None:
+    assert frechet_distance(features(n, 0), features(n, 0)) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_distance_of_known_gaussians() -> None:
+    rows = np.array([[-1.0, 0], [1, 0], [0, -1], [0, 1]])  # variance 2/3 along both axes
+    assert frechet_distance(rows, rows + np.array([3.0, 4.0])) == pytest.approx(25)
+    assert frechet_distance(rows, rows * 3) == pytest.approx(2 * 2 / 3 * (3 - 1) ** 2)
+
+
+@pytest.mark.parametrize("sizes", [(30, 40), (7, 40)])
+def test_it_is_the_distance_with_a_matrix_root(sizes: tuple[int, int]) -> None:
+    a, b = (features(n, seed) for seed, n in enumerate(sizes))
+    covariances = [np.cov(each, rowvar=False) for each in (a, b)]
+    root = linalg.sqrtm(covariances[0] @ covariances[1])
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covariances[0] + covariances[1] - 2 * root).real
+    assert frechet_distance(a, b) == pytest.approx(expected)
+    assert frechet_distance(b, a) == pytest.approx(expected)
+
+
+def test_nan_and_other_shapes_are_refused() -> None:
+    bad = features(4, 0)
+    bad[0, 0] = np.nan
+    with pytest.raises(MetricError, match="expected finite features"):
+        frechet_distance(features(4, 0), bad)
+    for other in (features(1, 0), features(4, 0, d=3), np.zeros(4)):
+        with pytest.raises(MetricError, match="at least 2 videos a set"):
+            frechet_distance(features(4, 0), other)
+
+
+def test_the_bootstrap_keeps_pairs_together_and_shrinks_with_more_videos() -> None:
+    real = features(400, 0)
+    alone = np.arange(400)
+    assert bootstrap_error(real, real, alone, np.random.default_rng(0)) == pytest.approx(0, abs=1e-9)
+    fake = real + np.random.default_rng(1).normal(size=real.shape)
+    few, many = (bootstrap_error(real[:n], fake[:n], alone[:n], np.random.default_rng(0)) for n in (40, 400))
+    assert 0 < many < few
+    assert bootstrap_error(real, fake, alone, np.random.default_rng(0)) == many
+
+
+def test_ten_copies_of_a_video_are_no_more_than_one() -> None:
+    real = features(40, 0)
+    fake = real + np.random.default_rng(1).normal(size=real.shape)
+    (reals, fakes), groups = (each.repeat(10, axis=0) for each in (real, fake)), np.arange(40).repeat(10)
+    alone = bootstrap_error(real, fake, np.arange(40), np.random.default_rng(0))
+    assert bootstrap_error(reals, fakes, groups, np.random.default_rng(0)) == pytest.approx(alone, rel=0.1)
+    assert bootstrap_error(reals, fakes, np.arange(400), np.random.default_rng(0)) < alone / 2
+
+
+def test_too_short_videos_are_refused_before_any_is_predicted() -> None:
+    check_length(10)
+    with pytest.raises(
+        MetricError, match=r"at least 10 frames, context included, got 9; raise evaluation\.n_predicted"
+    ):
+        check_length(9)
+
+
+@needs_reference
+def test_reference_distances_of_stored_logits() -> None:
+    arrays = np.load(REFERENCE / "fixed_arrays_reference.npz")
+    published = frechet_distance(arrays["i3d_logits_seed1"], arrays["i3d_logits_seed2"])
+    assert published == pytest.approx(10.138085, rel=1e-5)
+    clips = np.load(REFERENCE / "robonet_reference_shared.npz")
+    means = json.loads((REFERENCE / "robonet_reference_shared.json").read_text(encoding="utf-8"))["means"]
+    for name in ("copy_last", "noise20"):
+        ours = frechet_distance(clips["gt/logits12"], clips[f"{name}/logits12"])
+        assert ours == pytest.approx(means[name]["fvd12_cdfvd_svd"], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def network() -> I3d:
+    """I3D with its published weights."""
+    if not I3D_WEIGHTS.is_file():
+        pytest.skip(f"no I3D weights at {I3D_WEIGHTS}; run_evaluation --fvd fetches them")
+    return I3d(I3D_WEIGHTS)
+
+
+def logits(network: I3d, videos: Tensor) -> NDArray[np.float32]:
+    return torch.cat([network(video[None]) for video in videos]).numpy()
+
+
+@pytest.fixture(scope="module")
+def real_logits(network: I3d) -> NDArray[np.float32]:
+    """Of the 64 real clips, context included."""
+    frames = np.load(REFERENCE / "robonet_clips_shared.npz")["gt"]
+    return logits(network, torch.tensor(frames).movedim(-1, -3).float() / 255)
+
+
+def copy_last(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.repeat(frames[:, 1:2], 10, axis=1)
+
+
+def noise20(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    noise = np.random.RandomState(7).randint(-20, 21, frames[:, 2:].shape)
+    return np.asarray(np.clip(frames[:, 2:].astype(np.int16) + noise, 0, 255), np.uint8)
+
+
+def block2(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    blocks = frames[:, 2:].reshape(len(frames), 10, 32, 2, 32, 2, 3).mean(axis=(3, 5))
+    return np.asarray(np.floor(blocks + 0.5).repeat(2, axis=2).repeat(2, axis=3), np.uint8)
+
+
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+
+def reference(predict: Predict) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Return the real clips and the predicted frames in [0, 1], and what others computed of them."""
+    frames = np.load(REFERENCE / "robonet_clips_shared.npz")["gt"]
+    means = json.loads((REFERENCE / "robonet_reference_shared.json").read_text(encoding="utf-8"))["means"]
+    real, predicted = (torch.tensor(each).movedim(-1, -3).float() / 255 for each in (frames, predict(frames)))
+    return real, predicted, means[predict.__name__]
+
+
+@pytest.mark.slow
+@needs_reference
+@pytest.mark.skipif(not LPIPS_WEIGHTS.is_file(), reason=f"no LPIPS weights at {LPIPS_WEIGHTS}")
+@pytest.mark.parametrize("predict", [copy_last, noise20, block2])
+def test_reference_frames(predict: Predict) -> None:
+    real, predicted, expected = reference(predict)
+    lpips = Lpips(LPIPS_WEIGHTS)
+    future = real[:, 2:]
+    distance = torch.cat([lpips(a[None], b[None]) for a, b in zip(future, predicted, strict=True)])
+    assert float(psnr(future, predicted).mean()) == pytest.approx(expected["psnr_skimage"], abs=1e-4)
+    assert float(ssim(future, predicted).mean()) == pytest.approx(expected["ssim_wang_skimage"], abs=1e-4)
+    assert float(distance.mean()) == pytest.approx(expected["lpips_alex"], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@needs_reference
+@pytest.mark.parametrize("predict", [copy_last, noise20])
+def test_reference_distances(predict: Predict, network: I3d, real_logits: NDArray[np.float32]) -> None:
+    real, predicted, expected = reference(predict)
+    fake = logits(network, torch.cat([real[:, :2], predicted], 1))
+    assert frechet_distance(real_logits, fake) == pytest.approx(expected["fvd12_scipy"], rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_published_distance_of_fixed_arrays(network: I3d) -> None:
+    """Measured on one shared core in 12 minutes: 10.138091."""
+    sets = []
+    for seed in (1, 2):
+        videos = np.random.RandomState(seed).rand(128, 16, 224, 224, 3).astype(np.float32)
+        scores = [network.scores(torch.tensor(video).permute(3, 0, 1, 2)[None]) for video in videos]
+        sets.append(torch.cat(scores).numpy())
+    assert frechet_distance(*sets) == pytest.approx(10.138085, rel=1e-3)

@@ -1,0 +1,136 @@
+"""Whether a model is judged on what it was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from data_collection.source import find
+from ghvae_core.data.dataset import DataConfig, digest_files, is_validation, load_dataset
+from ghvae_core.evaluation.held_out import check_held_out, choose
+from ghvae_core.evaluation.metrics import MetricError
+from ghvae_core.models.checkpoint import CheckpointInfo
+from tests.data_collection.test_npz import write_bair
+from tests.ghvae_core.episodes import STEP_LIMIT_M, STEP_S, record
+from tests.ghvae_core.small import small_config
+
+SHARE = 0.5
+TOLD = {"step_limit_m": STEP_LIMIT_M, "step_s": STEP_S}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four episodes, of which half a share leaves some to train on and some not."""
+    folder = tmp_path_factory.mktemp("episodes")
+    for index in range(4):
+        record(folder / str(index % 2), index)
+    return folder
+
+
+def trained_on(folder: Path, config: DataConfig, **more: str | int) -> CheckpointInfo:
+    """Return what a checkpoint would say that was trained on the folder."""
+    digest = load_dataset([folder], config, 64, folder.with_name("cache"), lambda done, total: None).sha256
+    return CheckpointInfo(
+        model=small_config(),
+        step_limit_m=STEP_LIMIT_M,
+        step_s=STEP_S,
+        n_context=config.n_context,
+        horizon=config.horizon,
+        modules_trained=1,
+        provenance={"data_sha256": digest, "validation_share": config.validation_share, **more},
+    )
+
+
+def data(**changes: float) -> DataConfig:
+    return DataConfig(horizon=3, validation_share=SHARE).model_copy(update=changes)
+
+
+@pytest.mark.parametrize("config", [data(), data(**TOLD)], ids=["files tell", "told"])
+def test_the_training_folder_is_known_however_its_limits_were_told(folder: Path, config: DataConfig) -> None:
+    info = trained_on(folder, config)
+    assert check_held_out(folder, info, SHARE) == "yes, the share that training left out"
+    for share in (1.0, 0.4):
+        with pytest.raises(MetricError, match=r"trained on these .* with --set evaluation\.validation_share=0\.5, on"):
+            check_held_out(folder, info, share)
+
+
+def test_the_camera_of_training_is_part_of_what_it_recorded(folder: Path) -> None:
+    info = trained_on(folder, data())
+    other = info.model_copy(update={"provenance": {**info.provenance, "camera": 1}})
+    assert check_held_out(folder, other, SHARE).startswith("not known")
+
+
+def test_one_of_several_training_folders_is_known(folder: Path, tmp_path: Path) -> None:
+    record(tmp_path / "more", 9)
+    record(tmp_path / "more", 10)
+    dataset = load_dataset([folder, tmp_path / "more"], data(), 64, tmp_path / "cache", lambda done, total: None)
+    told = {"data_sha256": dataset.sha256, "folder_sha256": " ".join(dataset.folder_sha256)}
+    info = trained_on(folder, data()).model_copy(update={"provenance": {"validation_share": SHARE, **told}})
+    assert check_held_out(folder, info, SHARE) == "yes, the share that training left out"
+
+
+@pytest.mark.parametrize("changes", [{"action_free": True}, {"video_stride": 3}, {"action_free": True, **TOLD}])
+def test_the_training_folder_is_known_whatever_was_used_of_it(folder: Path, changes: dict[str, float]) -> None:
+    info = trained_on(folder, data(**changes), video_stride=int(changes.get("video_stride", 1)))
+    assert check_held_out(folder, info, SHARE) == "yes, the share that training left out"
+
+
+def test_episodes_are_told_apart_by_their_own_names_and_not_by_those_of_their_files(tmp_path: Path) -> None:
+    """Of other kinds than RoboNet's the folder counts, and in one file several may stand."""
+    names = [f"{i}/a.npz" for i in range(12)]
+    for name in names:
+        (tmp_path / "data" / name).parent.mkdir(parents=True)
+        write_bair(tmp_path / "data" / name)
+    share = int.from_bytes(hashlib.sha256(b"a.npz").digest()[:4], "big") / 2**32 + 1e-6  # the file's own name is in it
+    assert is_validation("a.npz", share) and not all(is_validation(name, share) for name in names)
+    digest = digest_files(
+        [each.path for each in find(tmp_path / "data")], tmp_path / "data", data(validation_share=share)
+    )
+    info = CheckpointInfo(
+        model=small_config(),
+        horizon=3,
+        modules_trained=1,
+        provenance={"data_sha256": digest, "validation_share": share},
+    )
+    assert check_held_out(tmp_path / "data", info, share) == "yes, the share that training left out"
+
+
+def test_what_an_earlier_training_saw_is_not_known(folder: Path) -> None:
+    info = trained_on(folder, data(), init_sha256="0f")
+    assert check_held_out(folder, info, SHARE) == (
+        "yes in the last training, not known of the checkpoint that it started from"
+    )
+
+
+def test_too_few_episodes_to_leave_some_out_are_refused(folder: Path) -> None:
+    info = trained_on(folder, data(validation_share=0.999))
+    with pytest.raises(MetricError, match="too few episodes"):
+        check_held_out(folder, info, 0.999)
+
+
+def test_another_folder_or_a_silent_checkpoint_is_not_known(folder: Path, tmp_path: Path) -> None:
+    info = trained_on(folder, data())
+    record(tmp_path, 9)
+    assert check_held_out(tmp_path, info, 1.0).startswith("not known, the files are not those that training recorded")
+    for provenance in ({}, {"validation_share": SHARE}, {"data_sha256": "0f"}):
+        silent = info.model_copy(update={"provenance": provenance})
+        assert check_held_out(folder, silent, 1.0) == "not known, the checkpoint does not say what it was trained on"
+
+
+def test_what_training_used_is_judged_only_when_asked_for(folder: Path) -> None:
+    info = trained_on(folder, data())
+    assert (
+        check_held_out(folder, info, 1.0, "trained-on") == "no, these are the episodes that it was trained on, as asked"
+    )
+
+
+def test_the_two_parts_are_those_of_training(folder: Path) -> None:
+    info, recordings = trained_on(folder, data()), find(folder)
+    held_out, trained = choose(recordings, info, SHARE, "held-out"), choose(recordings, info, 1.0, "trained-on")
+    assert sorted(held_out + trained, key=recordings.index) == recordings
+    assert held_out and all(is_validation(each.name, SHARE) for each in held_out)
+    assert choose(recordings, info, 1.0, "held-out") == recordings
+    with pytest.raises(MetricError, match=r"none among 4 in the evaluation\.validation_share of 1e-09"):
+        choose(recordings, info, 1e-9, "held-out")

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from configs.loader import Config, load
+from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
+from tests.ghvae_core.small import PX, small_config, small_model
+
+
+class _Section(Config):
+    model: GhvaeConfig
+
+
+def _parameters(name: str) -> int:
+    config = load(_Section, {"model": f"models/{name}.yaml"}).model
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in Ghvae(config).parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("nano", 0.51), ("tiny", 2.52), ("base", 36.9), ("paper", 599), ("paper_x0.6", 217.8)]
+)
+def test_sizes_have_the_published_parameter_counts(name: str, millions: float) -> None:
+    assert _parameters(name) / 1e6 == pytest.approx(millions, rel=0.05)
+
+
+def test_downsizing_by_40_percent_keeps_36_percent_of_the_parameters() -> None:
+    assert _parameters("paper_x0.6") / _parameters("paper") == pytest.approx(0.36, abs=0.02)
+
+
+def test_features_halve_and_grow() -> None:
+    features = small_model(3).encode(torch.rand(2, 3, PX, PX))
+    assert [tuple(h.shape) for h in features] == [(2, 8, 8, 8), (2, 12, 4, 4), (2, 16, 2, 2)]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_rollout_has_the_contract_s_shape_and_range(depth: int) -> None:
+    imagined = small_model(3).rollout(torch.rand(2, 2, 3, PX, PX), torch.rand(2, 5, 4), depth=depth)
+    assert imagined.shape == (2, 4, 3, PX, PX)
+    assert 0 <= imagined.min() <= imagined.max() <= 1
+    assert not imagined.requires_grad
+
+
+def test_prediction_depends_on_past_and_present_actions_and_both_context_frames() -> None:
+    model = small_model()
+    context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(1, 6, 4)
+    before = model.rollout(context, actions)
+    for t in range(6):
+        other = actions.clone()
+        other[:, t] += 1
+        same = (model.rollout(context, other) == before).flatten(2).all(-1)[0]  # of the 5 imagined frames
+        changed_from = max(0, t - 1)  # action 1 leads to imagined frame 0
+        assert same[:changed_from].all(), f"action {t} changed a frame before it"
+        assert not same[changed_from:].any(), f"action {t} changed nothing"
+    for t in range(2):
+        other = context.clone()
+        other[:, t] = 1 - other[:, t]
+        assert not torch.equal(model.rollout(other, actions), before)
+
+
+def test_one_shared_context_equals_tiling_it() -> None:
+    model = small_model()
+    context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(7, 5, 4)
+    shared = torch.stack(list(model.imagine(context, actions)), 1)
+    torch.testing.assert_close(shared, model.rollout(context.expand(7, -1, -1, -1, -1), actions), atol=1e-5, rtol=0)
+
+
+def test_a_longer_rollout_begins_with_the_shorter_one() -> None:
+    model = small_model()
+    context, actions = torch.rand(2, 2, 3, PX, PX), torch.rand(2, 8, 4)
+    torch.testing.assert_close(model.rollout(context, actions)[:, :3], model.rollout(context, actions[:, :4]))
+
+
+def test_imagining_can_stop_between_steps_and_leaves_gradients_on() -> None:
+    steps = small_model().imagine(torch.rand(1, 2, 3, PX, PX), torch.rand(3, 9, 4))
+    assert next(steps).shape == (3, 3, PX, PX)
+    assert torch.is_grad_enabled()
+
+
+def test_latents_are_drawn_from_the_generator() -> None:
+    model = small_model()
+    context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(2, 5, 4)
+    first, again, other = (model.rollout(context, actions, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_raw_actions_are_divided_by_their_scale() -> None:
+    plain, scaled = small_model(), small_model(action_scale=(0.5, 0.5, 0.5, 1.0))
+    context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(1, 4, 4)
+    half = actions * torch.tensor([0.5, 0.5, 0.5, 1.0])
+    torch.testing.assert_close(scaled.rollout(context, half), plain.rollout(context, actions))
+
+
+def test_with_the_uniform_prior_actions_are_ignored() -> None:
+    model = small_model(prior="uniform")
+    context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(1, 4, 4)
+    assert torch.equal(model.rollout(context, actions), model.rollout(context, -actions))
+    assert not model.config.takes_actions
+
+
+def test_an_action_free_model_has_no_weights_for_actions_and_takes_actions_of_no_numbers() -> None:
+    model = small_model(action_dim=0, action_scale=())
+    assert not any(".action." in name for name in model.state_dict())
+    assert model.rollout(torch.rand(1, 2, 3, PX, PX), torch.empty(3, 4, 0)).shape == (3, 3, 3, PX, PX)
+    assert not model.config.takes_actions
+
+
+@pytest.mark.parametrize(("n_modules", "px"), [(1, 2), (1, 6), (3, 24), (5, 32), (4, 16), (7, 128)])
+def test_any_number_of_modules_and_any_side_that_can_be_halved_so_often(n_modules: int, px: int) -> None:
+    sizes = [small_config().modules[0].model_copy(update={"channels": 8 + 4 * k}) for k in range(n_modules)]
+    model = Ghvae(GhvaeConfig(modules=tuple(sizes), pixel_channels=8, image_px=px))
+    imagined = model.rollout(torch.rand(1, 2, 3, px, px), torch.rand(2, 3, 4))
+    assert imagined.shape == (2, 2, 3, px, px)
+    assert model.encode(torch.rand(1, 3, px, px))[-1].shape[-1] == px // 2**n_modules
+    kernels = {c.kernel_size for c in model.module(n_modules).prior.modules() if isinstance(c, torch.nn.Conv2d)}
+    assert ((3, 3) in kernels) == (px > 2**n_modules)
+
+
+def test_only_the_deepest_prior_is_used_to_imagine() -> None:
+    model = small_model(3)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("called")
+
+    for k in (1, 2):
+        model.module(k).prior.register_forward_hook(refuse)
+        model.module(k).decoder.project.register_forward_hook(refuse)
+    for k in (1, 2, 3):
+        model.module(k).posterior.register_forward_hook(refuse)
+    model.rollout(torch.rand(1, 2, 3, PX, PX), torch.rand(1, 4, 4))
+
+
+@pytest.mark.parametrize(("n_contexts", "n_actions"), [(2, 5), (3, 1)])
+def test_contexts_and_actions_that_do_not_fit_are_refused(n_contexts: int, n_actions: int) -> None:
+    with pytest.raises(ValueError, match="expected 1 or 3 contexts and at least 2 actions"):
+        small_model().rollout(torch.rand(n_contexts, 2, 3, PX, PX), torch.rand(3, n_actions, 4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"image_px": 18}, r"divisible by 2\^2 = 4, as each of 2 modules halves the image, got 18"),
+        ({"action_scale": (1.0, 1.0)}, "action_scale"),
+        ({"action_scale": (1.0, 1.0, 0.0, 1.0)}, "action_scale"),
+    ],
+)
+def test_impossible_configurations_are_refused(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        GhvaeConfig.model_validate({**small_config().model_dump(), **changes})

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from ghvae_core.models.manifest import CheckpointError, pack, unpack
+from ghvae_core.training.distributed import Group
+from ghvae_core.training.engine import Engine, Recipe
+from ghvae_core.training.loader import Part
+from ghvae_core.training.objective import ObjectiveConfig
+from ghvae_core.training.plan import stages
+from ghvae_core.training.state import Moments
+from tests.ghvae_core.runs import CONFIG
+from tests.ghvae_core.small import small_batch, small_model
+
+
+def _engine() -> Engine:
+    return Engine(small_model(), stages(CONFIG, 2)[1], Recipe(CONFIG, ObjectiveConfig(), 2), Group("cpu"))
+
+
+def _moments() -> Moments:
+    """Return what an engine kept after a step, as read from a file."""
+    engine = _engine()
+    engine.gradients([Part(small_batch(), 0)], 0)
+    engine.update(1e-3, 0)
+    return Moments(unpack(pack(engine.state().moments), "file"), {})
+
+
+def test_moments_lie_in_memory_as_the_parameters_do() -> None:
+    engine = _engine()
+    engine.load(_moments(), "file")
+    for parameter in engine.parameters:  # else the optimizer would take them one by one from the resume on
+        for name in ("exp_avg", "exp_avg_sq"):
+            assert engine._optimizer.state[parameter][name].stride() == parameter.stride()
+
+
+def test_moments_of_a_part_of_the_parameters_are_refused() -> None:
+    engine, kept = _engine(), _moments()
+    part = {key: tensor for key, tensor in kept.moments.items() if not key.startswith("0.")}
+    n = len(engine.parameters)
+    with pytest.raises(CheckpointError, match=f"file: expected moments of {n} parameters, got {n - 1}"):
+        engine.load(Moments(part, {}), "file")
+    other = {**kept.moments, f"{n}.exp_avg": kept.moments["0.exp_avg"]}
+    with pytest.raises(CheckpointError, match=f"file: number {n} does not fit the parameters of module_2"):
+        engine.load(Moments(other, {}), "file")
+
+
+def test_no_gradient_is_kept_after_a_stage() -> None:
+    engine = _engine()
+    engine.gradients([Part(small_batch(), 0)], 0)
+    assert all(parameter.grad is not None for parameter in engine.parameters)
+    engine.finish()
+    assert all(parameter.grad is None for parameter in engine.parameters)

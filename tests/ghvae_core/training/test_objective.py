@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.distributions import Normal
+from torch.distributions import kl_divergence as reference
+
+from ghvae_core.models.ghvae import Ghvae
+from ghvae_core.models.layers import Gaussian
+from ghvae_core.training.objective import kl_divergence, module_loss, prior_loss, rollout_loss
+from tests.ghvae_core.small import small_batch, small_model
+
+
+def _only(model: Ghvae, k: int) -> Ghvae:
+    model.requires_grad_(False)
+    model.module(k).requires_grad_(True)
+    return model
+
+
+def _gradients(model: Ghvae) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_kl_is_the_closed_form() -> None:
+    mean, prior_mean, log_variance = torch.randn(3, 5, 4).unbind()
+    expected = reference(Normal(mean, 0.1), Normal(prior_mean, (0.5 * log_variance).exp()))
+    torch.testing.assert_close(kl_divergence(mean, 0.1, Gaussian(prior_mean, log_variance)), expected)
+
+
+def test_kl_of_equal_distributions_is_zero() -> None:
+    zero = torch.zeros(3)
+    assert kl_divergence(zero, 1.0, Gaussian(zero, zero)).abs().max() == 0
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_gradients_reach_module_k_alone(k: int) -> None:
+    model = _only(small_model(3), k)
+    module_loss(model, k, small_batch(), (1e-3, 1e-3), torch.Generator().manual_seed(0)).total.backward()  # type: ignore[no-untyped-call]
+    reached = set(_gradients(model))
+    assert reached == {name for name, _ in model.named_parameters() if name.startswith(f"levels.{k - 1}.")}
+
+
+def test_lower_priors_posteriors_and_projections_are_not_called() -> None:
+    model = _only(small_model(3), 3)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("called")
+
+    for k in (1, 2):
+        for part in (model.module(k).prior, model.module(k).posterior, model.module(k).decoder.project):
+            part.register_forward_hook(refuse)
+    module_loss(model, 3, small_batch(), (0.0, 0.0), None)
+
+
+def test_the_likelihood_is_that_of_pixels_through_the_frozen_decoders() -> None:
+    model, batch = _only(small_model(2), 2), small_batch()
+    before = module_loss(model, 2, batch, (0.0, 0.0), None)
+    with torch.no_grad():
+        for parameter in model.module(1).decoder.parameters():
+            parameter.zero_()
+    after = module_loss(model, 2, batch, (0.0, 0.0), None)
+    assert torch.isfinite(before.total)
+    assert before.mse != after.mse
+
+
+def test_cached_features_give_the_same_loss_and_gradients() -> None:
+    model, batch = _only(small_model(3), 3), small_batch()
+    with torch.no_grad():
+        cached = replace(batch, lower=tuple(model.encode(batch.frames, 2)))
+    results = []
+    for each in (batch, cached):
+        model.zero_grad()
+        module_loss(model, 3, each, (1e-3, 1e-3), torch.Generator().manual_seed(0)).total.backward()  # type: ignore[no-untyped-call]
+        results.append(_gradients(model))
+    for name, gradient in results[0].items():
+        torch.testing.assert_close(gradient, results[1][name])
+
+
+@pytest.mark.parametrize("emphasis", [1.0, 5.0])
+def test_the_total_is_the_bound_whatever_the_emphasis(emphasis: float) -> None:
+    loss = module_loss(_only(small_model(2), 2), 2, small_batch(), (1e-3, emphasis * 1e-3), None)
+    torch.testing.assert_close(loss.total, loss.mse + 1e-3 * loss.kl)
+
+
+def test_without_emphasis_the_gradient_is_that_of_the_plain_bound() -> None:
+    model, batch = _only(small_model(1), 1), small_batch()
+    module_loss(model, 1, batch, (1e-3, 1e-3), None).total.backward()  # type: ignore[no-untyped-call]
+    ours = _gradients(model)
+    model.zero_grad()
+    frames, actions = batch.frames, batch.actions
+    h = model.module(1).encoder(frames)
+    mean = model.module(1).posterior(h[3:], 4)
+    prior, _ = model.prior(h[:-3], actions, 1, 4)
+    mse = ((model.decode(mean, [h[:-3]]) - frames[3:]) ** 2).mean()
+    (mse + 1e-3 * kl_divergence(mean, 0.1, prior).sum() / 3).backward()  # type: ignore[no-untyped-call]
+    for name, gradient in _gradients(model).items():
+        torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("n_modules", [1, 2])
+def test_polish_moves_the_prior_alone_and_lowers_the_kl(n_modules: int) -> None:
+    model, batch = small_model(n_modules), small_batch()
+    model.requires_grad_(False)
+    prior = model.module(n_modules).prior.requires_grad_(True)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.Adam(prior.parameters(), lr=1e-2)
+    values = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = prior_loss(model, n_modules, batch)
+        loss.total.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        values.append(float(loss.kl))
+    assert values[-1] < values[0]
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed
+    assert all(name.startswith(f"levels.{n_modules - 1}.prior.") for name in changed)
+
+
+def test_rollout_loss_is_the_error_of_the_rollout_and_reaches_all_encoders() -> None:
+    model, batch = small_model(2), small_batch()
+    frames, actions = batch.sequences()
+    loss = rollout_loss(model, 2, batch, 2)
+    imagined = model.rollout(frames[:, :2], actions)
+    torch.testing.assert_close(loss.mse.detach(), ((imagined - frames[:, 2:]) ** 2).mean())
+    loss.total.backward()  # type: ignore[no-untyped-call]
+    reached = _gradients(model)
+    assert all(any(name.startswith(f"levels.{k}.encoder") for name in reached) for k in (0, 1))
+    assert not any("posterior" in name or "levels.0.prior" in name for name in reached)
