@@ -1,4 +1,4 @@
-"""What is minimised: the paper's bound (eq. 2), greedily or end to end, two optional refinements, and the rival's bound.
+"""What is minimised: the bound (eq. 2), greedily or end to end, two optional refinements, and the bound of the rival.
 
 The likelihood is that of pixels: the loss reaches module k through the frozen decoders k - 1 .. 1. It is the squared
 error averaged over pixels and frames plus beta times the KL summed over the latent and the steps; in this normalisation
