@@ -212,7 +212,7 @@ def test_actions_of_several_kinds_are_warned_of(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not METAWORLD, reason="no MetaWorld episodes beside the project")
 def test_genuine_metaworld_episodes_are_scaled_by_what_they_show(tmp_path: Path) -> None:
-    dataset = _load(METAWORLD[0].parents[2], tmp_path, DataConfig())
+    dataset = _load(METAWORLD[0].parents[1], tmp_path, DataConfig())
     assert dataset.n_episodes == len(METAWORLD) and dataset.step_limit_m is None
     assert dataset.action_scale == pytest.approx((1, 1, 1, 1), abs=1e-5)
     assert dataset.train.frames.shape == (101 * len(METAWORLD), 64, 64, 3)
