@@ -170,8 +170,22 @@ def _explain(item: ErrorDetails, schema: type[BaseModel], sources: dict[_Key, _S
         return f"{_origin(place, sources)}: unknown key '{dotted}'{_nearest(str(place[-1]), known)}"
     if item["type"] == "missing":
         return f"{_origin(place[:-1], sources)}: '{dotted}' is missing"
+    if item["type"].startswith("union_tag"):  # which of several models is written there
+        key = item["ctx"]["discriminator"].strip("'")
+        return f"{_origin(place, sources)}: '{dotted}.{key}': expected {_tags(schema, place)}, got {_tag(item)}"
     got = str(item["input"])
     return f"{_origin(place, sources)}: {dotted}: {item['msg']}, got {got[:80]}"
+
+
+def _tags(schema: type[BaseModel], place: _Key) -> str:
+    """Return the names of the models of which one may stand at a key of the schema itself."""
+    field = schema.model_fields[str(place[-1])]
+    kinds = [model.model_fields[str(field.discriminator)].default for model in get_args(field.annotation)]
+    return " or ".join(kinds)
+
+
+def _tag(item: ErrorDetails) -> str:
+    return str(item["ctx"].get("tag", "none"))
 
 
 def _origin(place: _Key, sources: dict[_Key, _Source]) -> str:

@@ -236,6 +236,13 @@ def test_modules_that_a_model_does_not_have_are_refused(name: str, n: int) -> No
     assert load_config("tiny", (), 2).model.n_modules == 2
 
 
+@pytest.mark.parametrize(("line", "got"), [("", "none"), ("kind: ghvea", "ghvea")])
+def test_a_model_that_does_not_say_its_kind_is_refused(tmp_path: Path, line: str, got: str) -> None:
+    (tmp_path / "odd.yaml").write_text(MODEL.replace("kind: ghvae", line))
+    with pytest.raises(ReportedError, match=rf"odd\.yaml.*'model\.kind': expected ghvae or svg, got {got}"):
+        load_config(str(tmp_path / "odd.yaml"), ())
+
+
 def test_data_and_out_are_asked_for() -> None:
     app = typer.Typer()
     app.command()(finetune)

@@ -39,7 +39,7 @@ class _Settings(Config):
 
 def _described(size: str) -> Description:
     files = {"model": f"models/{size}.yaml", "training": "training/paper.yaml"}
-    settings = load(_Settings, files, ["training.batch_windows=32"])
+    settings = load(_Settings, files, ["training.batch_windows=32", "training.precision=float32"])
     return describe(settings.model, settings.training)
 
 

@@ -147,6 +147,7 @@ def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch
 
 
 MODEL = """
+kind: ghvae
 modules:
   - {channels: 8, latent: 2, hidden: 8, encoder_blocks: 1, decoder_blocks: 1}
   - {channels: 12, latent: 2, hidden: 8, encoder_blocks: 1, decoder_blocks: 1}
