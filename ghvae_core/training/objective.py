@@ -91,10 +91,11 @@ class Batch:
         return frames, self.actions.view(self.n_steps, n, self.actions.shape[1]).transpose(0, 1)
 
 
-def kl_divergence(mean: Tensor, std: float, prior: Gaussian) -> Tensor:
-    """Return KL(N(mean, std^2) || prior) for each element, in nats."""
-    difference = (mean - prior.mean) ** 2 + std**2
-    return 0.5 * (prior.log_variance - 2 * math.log(std) + difference * torch.exp(-prior.log_variance) - 1)
+def kl_divergence(mean: Tensor, log_variance: float | Tensor, prior: Gaussian) -> Tensor:
+    """Return KL(N(mean, exp(log_variance)) || prior) for each element, in nats."""
+    variance = math.exp(log_variance) if isinstance(log_variance, float) else log_variance.exp()
+    difference = (mean - prior.mean) ** 2 + variance
+    return 0.5 * (prior.log_variance - log_variance + difference * torch.exp(-prior.log_variance) - 1)
 
 
 def module_loss(model: Ghvae, k: int, batch: Batch, weights: Weights, generator: torch.Generator | None) -> Loss:
@@ -126,7 +127,7 @@ def prior_loss(model: Ghvae, k: int, batch: Batch) -> Loss:
     """Return module k's KL alone: coordinate ascent on the same bound, for the prior ("prior polish")."""
     beliefs = _beliefs(model, k, batch)
     mean, prior = beliefs.mean, beliefs.prior
-    kl = kl_divergence(mean.detach(), model.config.posterior_std, prior).sum() / batch.n_sequences
+    kl = kl_divergence(mean.detach(), 2 * math.log(model.config.posterior_std), prior).sum() / batch.n_sequences
     return Loss(kl, kl.new_zeros(()), kl.detach())
 
 
@@ -164,7 +165,7 @@ def svg_loss(model: Svg, batch: Batch, beta: float | Tensor, generator: torch.Ge
     sources = [min(t, model.config.n_context - 1) for t in range(n_steps)]
     held = [torch.cat([steps[t] for t in sources]) for steps in (skip.chunk(n_steps + 1) for skip in skips)]
     mse = functional.mse_loss(model.decoder(predicted, held), batch.frames[n:])
-    kl = _kl_of_gaussians(posterior, prior).sum() / n
+    kl = kl_divergence(posterior.mean, posterior.log_variance, prior).sum() / n
     return Loss(mse + beta * kl, mse, kl.detach())
 
 
@@ -197,8 +198,9 @@ def _bound(
     mean, prior, std, n = beliefs.mean, beliefs.prior, model.config.posterior_std, batch.n_sequences
     z = mean if generator is None else mean + std * batch.noise(mean, generator)
     mse = functional.mse_loss(model.decode(z, beliefs.features), batch.frames[n:])
-    kl_posterior = kl_divergence(mean, std, Gaussian(prior.mean.detach(), prior.log_variance.detach())).sum() / n
-    kl_prior = kl_divergence(mean.detach(), std, prior).sum() / n
+    width, held = 2 * math.log(std), Gaussian(prior.mean.detach(), prior.log_variance.detach())
+    kl_posterior = kl_divergence(mean, width, held).sum() / n
+    kl_prior = kl_divergence(mean.detach(), width, prior).sum() / n
     gradient_alone = kl_prior - kl_prior.detach()
     return Loss(mse + weights[0] * kl_posterior + weights[1] * gradient_alone, mse, kl_prior.detach())
 
@@ -211,9 +213,3 @@ def _watched(x: Tensor, network: nn.Module) -> Tensor:
     """
     is_trained = torch.is_grad_enabled() and next(network.parameters()).requires_grad
     return x.detach().requires_grad_() if is_trained and not x.requires_grad else x
-
-
-def _kl_of_gaussians(posterior: Gaussian, prior: Gaussian) -> Tensor:
-    """Return KL(posterior || prior) for each element, in nats."""
-    difference = (posterior.mean - prior.mean) ** 2 + posterior.log_variance.exp()
-    return 0.5 * (prior.log_variance - posterior.log_variance + difference * torch.exp(-prior.log_variance) - 1)

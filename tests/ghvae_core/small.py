@@ -13,6 +13,13 @@ from ghvae_core.training.objective import Batch
 PX = 16  # of the images
 N_FRAMES = 5  # of a window
 EPISODE_FRAMES = 8
+MODEL = """
+kind: ghvae
+modules:
+  - {channels: 8, latent: 2, hidden: 8, encoder_blocks: 1, decoder_blocks: 1}
+  - {channels: 12, latent: 2, hidden: 8, encoder_blocks: 1, decoder_blocks: 1}
+pixel_channels: 8
+"""
 
 
 def small_config(n_modules: int = 2, **changes: object) -> GhvaeConfig:

@@ -26,14 +26,8 @@ from ghvae_core.training.plan import Stage
 from ghvae_core.training.run import Request, train
 from ghvae_core.training.trainer import TrainingError
 from tests.ghvae_core.episodes import record
+from tests.ghvae_core.small import MODEL
 
-MODEL = """
-kind: ghvae
-modules:
-  - {channels: 8, latent: 2, hidden: 8, encoder_blocks: 1, decoder_blocks: 1}
-  - {channels: 12, latent: 2, hidden: 8, encoder_blocks: 1, decoder_blocks: 1}
-pixel_channels: 8
-"""
 SETTINGS = (
     "training.module_steps=[3, 2]",
     "training.polish_steps=1",

@@ -19,6 +19,7 @@ from ghvae_core.training.plan import TrainingConfig
 from ghvae_core.training.state import latest_state, load_state
 from tests.ghvae_core.episodes import record as record_episode
 from tests.ghvae_core.runs import make_trainer, never
+from tests.ghvae_core.small import MODEL
 from tests.ghvae_core.together import CONFIG, SHARDED
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -146,13 +147,6 @@ def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch
         Group("cuda")
 
 
-MODEL = """
-kind: ghvae
-modules:
-  - {channels: 8, latent: 2, hidden: 8, encoder_blocks: 1, decoder_blocks: 1}
-  - {channels: 12, latent: 2, hidden: 8, encoder_blocks: 1, decoder_blocks: 1}
-pixel_channels: 8
-"""
 SETTINGS = (
     "module_steps=[20, 4]",
     "end_to_end_steps=3",
