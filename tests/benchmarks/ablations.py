@@ -6,15 +6,17 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NamedTuple, NoReturn
 
 import typer
 
 from configs.command import ReportedError, run
+from ghvae_core.models.checkpoint import load as load_checkpoint
 
 _FIRST_STEPS, _TIMED_STEPS = (
     2,
@@ -87,9 +89,9 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
 ) -> None:
     """Train every row that is not finished yet, then judge all finished ones side by side.
 
-    A row that was broken off goes on where it was, but its seconds are then those of the last start alone. End to end
-    from scratch and the rival get as many steps as take the CPU seconds of greedy training: a short calibration tells
-    how many. The seconds that a row really took stand in its folder (`seconds.json`) and are printed at the end.
+    A row that was broken off goes on where it was. End to end from scratch and the rival get as many steps as take the
+    CPU seconds of greedy training: a short calibration tells how many. The steps and the seconds that a row really
+    took, of all its starts, stand beside its folder (`ROW.json`); the seconds are printed at the end.
     """
     first, middle, deepest = steps
     module_steps = f"training.module_steps={[first, middle, middle, middle, middle, deepest]}"
@@ -98,7 +100,15 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
         if not study.is_finished(name):
             study.train(name)
     if judge:
-        study.judge(held_out or data, windows, fvd)
+        study.judge(held_out, windows, fvd)
+
+
+class Spent(NamedTuple):
+    """What is known of a row that was begun."""
+
+    settings: dict[str, object]  # of `training`, with the number of matched steps
+    cpu_s: float
+    finished: bool
 
 
 @dataclass(frozen=True)
@@ -120,34 +130,52 @@ class Study:
 
     def is_finished(self, name: str) -> bool:
         """Tell whether a row needs no more training."""
-        return self._seconds_file(name).is_file()
+        spent = self._spent(name)
+        return spent is not None and spent.finished
 
     def train(self, name: str) -> None:
-        """Train a row, with as many steps as its seconds allow where they are to be matched."""
-        settings = dict(self.rows[name].settings)
-        for key in [key for key, value in settings.items() if value == "matched"]:
-            trials = [
-                self._run(name, f".{name}-{n}", {**settings, key: n, "validation_windows": 2})
-                for n in (_FIRST_STEPS, _FIRST_STEPS + _TIMED_STEPS)
-            ]
-            step_s = (trials[1] - trials[0]) / _TIMED_STEPS
-            settings[key] = round(self.seconds("greedy") / step_s)
-            print(f"{name}: {step_s:.2f} CPU seconds a step, so {settings[key]} steps", flush=True)
-        spent_s = self._run(name, name, settings)
-        self._seconds_file(name).write_text(json.dumps({"cpu_s": round(spent_s, 1)}), encoding="utf-8")
+        """Train a row, or go on with it, with as many steps as its seconds allow where they are to be matched."""
+        spent = self._spent(name) or Spent(self._matched(name), 0.0, finished=False)
+        self.out.mkdir(parents=True, exist_ok=True)
+        started_s, ended = _child_cpu_s(), 1
+        try:
+            ended = self._run(name, name, spent.settings)
+        finally:
+            cpu_s = spent.cpu_s + _child_cpu_s() - started_s
+            self._keep(name, Spent(spent.settings, round(cpu_s, 1), finished=ended == 0))
+        if ended:
+            raise ReportedError(f"{name}: its training ended with {ended}; the same command goes on with it")
+        print(f"{name}: {cpu_s:.0f} CPU seconds", flush=True)
 
     def seconds(self, name: str) -> float:
         """Return the CPU seconds that a finished row took."""
-        if not self.is_finished(name):
+        spent = self._spent(name)
+        if spent is None or not spent.finished:
             raise ReportedError(f"{self.out / name}: expected a finished row, found none; train {name} first")
-        return float(json.loads(self._seconds_file(name).read_text(encoding="utf-8"))["cpu_s"])
+        return spent.cpu_s
 
-    def judge(self, data: Path, windows: int, fvd: bool) -> None:
-        """Measure all finished rows on the same windows, and print what each cost."""
+    def judge(self, held_out: Path | None, windows: int, fvd: bool) -> None:
+        """Measure all finished rows on the same windows, and print what each cost.
+
+        Args:
+            held_out: Episodes to judge on; None: those that training left out.
+            windows: How many.
+            fvd: Whether to measure it too.
+        """
         finished = {name: row for name, row in self.rows.items() if name != "greedy" and self.is_finished(name)}
         report = self.out / f"evaluation-{time.strftime('%Y%m%dT%H%M%S')}"
-        command = [sys.executable, "-m", "ghvae_core.run_evaluation", "--data", str(data), "--windows", str(windows)]
-        command += ["--seed", str(self.seed), "--out", str(report), "--fvd" if fvd else "--no-fvd"]
+        command = [sys.executable, "-m", "ghvae_core.run_evaluation", "--data", str(held_out or self.data)]
+        if held_out is None:
+            command += ["--set", f"evaluation.validation_share={self._left_out(next(iter(finished)))}"]
+        command += [
+            "--windows",
+            str(windows),
+            "--seed",
+            str(self.seed),
+            "--out",
+            str(report),
+            "--fvd" if fvd else "--no-fvd",
+        ]
         for name, row in finished.items():
             command += ["--checkpoint", str(self.out / name / "checkpoint"), "--label", row.label]
         subprocess.run(command, check=True)
@@ -156,8 +184,31 @@ class Study:
             if self.is_finished(name):
                 print(f"| {row.label} | {self.seconds(name):.0f} |", flush=True)
 
-    def _run(self, name: str, folder: str, settings: Mapping[str, object]) -> float:
-        """Train one row into a folder; return the CPU seconds of the process."""
+    def _matched(self, name: str) -> dict[str, object]:
+        """Return a row's settings, the matched steps counted out by a short calibration."""
+        settings = dict(self.rows[name].settings)
+        for key in [key for key, value in settings.items() if value == "matched"]:
+            greedy_s = self.seconds("greedy")
+            step_s = self._calibrated_s(name, settings, key)
+            settings[key] = round(greedy_s / step_s)
+            print(f"{name}: {step_s:.2f} CPU seconds a step, so {settings[key]} steps", flush=True)
+        return settings
+
+    def _calibrated_s(self, name: str, settings: Mapping[str, object], key: str) -> float:
+        """Return the CPU seconds of a step: what a longer run takes more than a shorter one."""
+        taken = []
+        self.out.mkdir(parents=True, exist_ok=True)
+        for n in (_FIRST_STEPS, _FIRST_STEPS + _TIMED_STEPS):
+            with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=self.out) as folder:
+                before_s = _child_cpu_s()
+                ended = self._run(name, f"{folder}/run", {**settings, key: n, "validation_windows": 2})
+                taken.append(_child_cpu_s() - before_s)
+            if ended:
+                raise ReportedError(f"{name}: its calibration ended with {ended}; what it printed says why")
+        return (taken[1] - taken[0]) / _TIMED_STEPS
+
+    def _run(self, name: str, folder: str, settings: Mapping[str, object]) -> int:
+        """Train one row into a folder; return how its process ended."""
         row = self.rows[name]
         command = [sys.executable, "-m", "ghvae_core.run_finetune", "--data", str(self.data), "--model", row.model]
         command += ["--out", str(self.out / folder), "--seed", str(self.seed)]
@@ -171,19 +222,23 @@ class Study:
         for item in [*told, *(f"training.{key}={value}" for key, value in settings.items())]:
             command += ["--set", item]
         print(" ".join(command[2:]), flush=True)
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = subprocess.run(command, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        if done.returncode != 0:
-            raise ReportedError(
-                f"{folder}: its training ended with {done.returncode}; the same command goes on with it"
-            )
-        spent_s = (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
-        print(f"{folder}: {spent_s:.0f} CPU seconds", flush=True)
-        return spent_s
+        return subprocess.run(command, check=False).returncode
 
-    def _seconds_file(self, name: str) -> Path:
-        return self.out / name / "seconds.json"
+    def _left_out(self, name: str) -> float:
+        return float(load_checkpoint(self.out / name / "checkpoint").info.provenance["validation_share"])
+
+    def _spent(self, name: str) -> Spent | None:
+        file = self.out / f"{name}.json"
+        return Spent(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+    def _keep(self, name: str, spent: Spent) -> None:
+        (self.out / f"{name}.json").write_text(json.dumps(spent._asdict()), encoding="utf-8")
+
+
+def _child_cpu_s() -> float:
+    """Return the CPU seconds of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> NoReturn:

@@ -73,8 +73,14 @@ def test_ablations(tmp_path: Path) -> None:
     for setting in small:
         options += ["--set", setting]
     folders = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
-    result = _invoke(ablations, *folders, *only, *options)
+    (tmp_path / "out").mkdir()
+    begun = {"settings": {"module_steps": [1], "polish_steps": 0, "rollout_steps": 0}, "cpu_s": 1000, "finished": False}
+    (tmp_path / "out" / "uniform.json").write_text(json.dumps(begun))
+    result = _invoke(ablations, *folders, *only, "--only", "uniform", *options)
     assert result.exit_code == 0, result.output
-    for name in ("greedy", "ghvae_2", "scratch"):
+    for name in ("greedy", "ghvae_2", "scratch", "uniform"):
         assert load(tmp_path / "out" / name / "checkpoint").model.n_modules == (2 if name == "ghvae_2" else 6)
-        assert json.loads((tmp_path / "out" / name / "seconds.json").read_text())["cpu_s"] > 0
+        spent = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert spent["finished"]
+        assert 0 < spent["cpu_s"] < 1000 or (name == "uniform" and spent["cpu_s"] > 1000)
+    assert spent["settings"] == begun["settings"]  # which a start that was broken off had found
