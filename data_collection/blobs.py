@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +11,8 @@ from pydantic import Field
 
 from configs.loader import Config
 from robot_bridge.camera import Camera
+
+_HUES = 180  # OpenCV's circle
 
 
 class BlobConfig(Config):
@@ -20,8 +24,17 @@ class BlobConfig(Config):
     height_m: float = Field(default=0.02, ge=0)  # height above the table at which a blob's centre is assumed; ours
 
 
-def find_blobs(image: NDArray[np.uint8], camera: Camera, config: BlobConfig) -> NDArray[np.float64]:
-    """Return where coloured things stand in the robot base frame, the largest first.
+class Blobs(NamedTuple):
+    """Coloured things in one image, the largest first; M may be 0."""
+
+    places_m: NDArray[np.float64]  # (M, 3) base frame; z is that at which their centres are assumed
+    pixels: NDArray[np.float64]  # (M, 2) their centres in the image, x then y
+    hues: NDArray[np.float64]  # (M,) on OpenCV's circle, 0 to 180
+    masks: NDArray[np.bool_]  # (M, H, W) the pixels of each
+
+
+def find_blobs(image: NDArray[np.uint8], camera: Camera, config: BlobConfig) -> Blobs:
+    """Return where coloured things stand in the robot base frame.
 
     Neighbouring things of different hue are told apart; a thing that the arm covers is not found.
 
@@ -29,36 +42,55 @@ def find_blobs(image: NDArray[np.uint8], camera: Camera, config: BlobConfig) -> 
         image: (H, W, 3) uint8 RGB at camera size.
         camera: The calibrated camera that took it.
         config: What counts as an object.
+    """
+    hue, coloured = colours(image, config)
+    found: list[tuple[NDArray[np.float64], NDArray[np.bool_]]] = []
+    for band in _hue_bands(hue[coloured]):
+        found += components(coloured & np.isin(hue, band), config.min_area_px)
+    found.sort(key=lambda blob: -np.count_nonzero(blob[1]))
+    pixels = np.array([center for center, _ in found]).reshape(-1, 2)
+    return Blobs(
+        camera.locate(pixels, config.height_m),
+        pixels,
+        np.array([_mean_hue(hue[mask]) for _, mask in found]),
+        np.array([mask for _, mask in found], bool).reshape(-1, *hue.shape),
+    )
 
-    Returns:
-        (M, 3) metres; z is `config.height_m`. M may be 0.
+
+def colours(image: NDArray[np.uint8], config: BlobConfig) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Return the hue (H, W) of each pixel, 0 to 179, and which pixels have a colour at all (H, W).
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        config: From which saturation and value on.
     """
     hsv = np.asarray(cv2.cvtColor(cv2.GaussianBlur(image, (3, 3), 0), cv2.COLOR_RGB2HSV), dtype=np.uint8)
-    coloured = (hsv[..., 1] >= config.min_saturation) & (hsv[..., 2] >= config.min_value)
-    found: list[tuple[int, NDArray[np.float64]]] = []
-    for band in _hue_bands(hsv[..., 0][coloured]):
-        mask = coloured & np.isin(hsv[..., 0], band)
-        _, _, stats, centers = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
-        for area, center in zip(stats[1:, cv2.CC_STAT_AREA], centers[1:], strict=True):  # 0 is the background
-            if area >= config.min_area_px:
-                found.append((int(area), center))
-    if not found:
-        return np.empty((0, 3))
-    found.sort(key=lambda blob: -blob[0])
-    return camera.locate(np.stack([center for _, center in found]), config.height_m)
+    return hsv[..., 0], (hsv[..., 1] >= config.min_saturation) & (hsv[..., 2] >= config.min_value)
+
+
+def components(mask: NDArray[np.bool_], min_area_px: int) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    """Return the connected parts of a mask (H, W) that are large enough: centre (2,), x then y, and own mask."""
+    _, labels, stats, centers = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
+    large = [i for i in range(1, len(stats)) if stats[i, cv2.CC_STAT_AREA] >= min_area_px]  # 0 is the background
+    return [(np.asarray(centers[i], np.float64), np.asarray(labels == i)) for i in large]
+
+
+def _mean_hue(hues: NDArray[np.uint8]) -> float:
+    turns = np.exp(2j * np.pi * hues / _HUES).mean()
+    return float(np.angle(turns) / (2 * np.pi) * _HUES % _HUES)
 
 
 def _hue_bands(hues: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
     """Split the circle of hues (0 to 179) at empty stretches of four or more, so that each band is one colour."""
-    used = np.bincount(hues, minlength=180) > 0
-    gaps = np.array([not used[np.arange(hue, hue + 4) % 180].any() for hue in range(180)])
+    used = np.bincount(hues, minlength=_HUES) > 0
+    gaps = np.array([not used[np.arange(hue, hue + 4) % _HUES].any() for hue in range(_HUES)])
     if not used.any():
         return []
     if not gaps.any():
-        return [np.arange(180)]
+        return [np.arange(_HUES)]
     start = int(np.argmax(gaps))
     bands: list[list[int]] = [[]]
-    for hue in (np.arange(start, start + 180) % 180).tolist():
+    for hue in (np.arange(start, start + _HUES) % _HUES).tolist():
         if used[hue]:
             bands[-1].append(hue)
         elif gaps[hue] and bands[-1]:

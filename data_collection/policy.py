@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from pydantic import Field, model_validator
 
 from configs.loader import Config
 from data_collection.blobs import BlobConfig, find_blobs
+from data_collection.route import Waypoint, walk
 from robot_bridge.robot import CLOSE, OPEN, Observation, RobotSpec
 from robot_bridge.safety import limit_actions
 
@@ -53,13 +53,6 @@ class Sequences:
     families: list[str]  # n of them: noise, grasp, push or carry
 
 
-class _Waypoint(NamedTuple):
-    """A place to go to, and the gripper command on the way and at it."""
-
-    place_m: NDArray[np.float64]  # (3,) base frame
-    gripper: float
-
-
 class RandomPolicy:
     """Draws action sequences that fit what is seen: noise, grasps, pushes, and carries of what is held."""
 
@@ -74,7 +67,7 @@ class RandomPolicy:
 
         Objects are found in the image; nothing else is known of the scene.
         """
-        objects = self._reachable(find_blobs(observation.image, self._spec.camera, self._config.blobs))
+        objects = self._reachable(find_blobs(observation.image, self._spec.camera, self._config.blobs).places_m)
         families = [self._family(observation, len(objects) > 0, rng) for _ in range(n)]
         actions = np.stack([self._sequence(family, observation, objects, horizon, rng) for family in families])
         return Sequences(limit_actions(actions, observation.state[:3], self._spec.limits), families)
@@ -82,7 +75,7 @@ class RandomPolicy:
     def _family(self, observation: Observation, sees_objects: bool, rng: np.random.Generator) -> str:
         if rng.random() < self._config.noise_share:
             return NOISE
-        if _holds(observation) and rng.random() < self._config.carry_share:
+        if holds(observation) and rng.random() < self._config.carry_share:
             return CARRY
         if not sees_objects:
             return NOISE
@@ -104,7 +97,9 @@ class RandomPolicy:
             target = objects[rng.integers(len(objects))].copy()
             target[:2] += rng.normal(0.0, self._config.aim_sd_m, 2)
             route = self._grasp(target, rng) if family == GRASP else self._push(target, rng)
-        return self._walk(route, observation.state[:3], horizon, rng)
+        stride_m = rng.uniform(*self._config.stride_m)
+        limits = self._spec.limits
+        return walk(route, observation.state[:3], horizon, stride_m, limits, onward=lambda: self._place(rng))
 
     def _noise(self, observation: Observation, horizon: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw correlated translation of constant deviation; the gripper follows the autograsp reflex."""
@@ -133,25 +128,25 @@ class RandomPolicy:
             commands[t] = CLOSE if closed else OPEN
         return commands
 
-    def _grasp(self, target_m: NDArray[np.float64], rng: np.random.Generator) -> list[_Waypoint]:
+    def _grasp(self, target_m: NDArray[np.float64], rng: np.random.Generator) -> list[Waypoint]:
         """Approach from above, descend, close, lift or drag, and carry."""
         low = np.array([*target_m[:2], self._config.grasp_height_m])
         above = np.array([*target_m[:2], rng.uniform(0.1, 0.2)])
-        return [_Waypoint(above, OPEN), _Waypoint(low, OPEN), _Waypoint(low, CLOSE), *self._carry(low, rng)]
+        return [Waypoint(above, OPEN), Waypoint(low, OPEN), Waypoint(low, CLOSE), *self._carry(low, rng)]
 
-    def _carry(self, held_m: NDArray[np.float64], rng: np.random.Generator) -> list[_Waypoint]:
+    def _carry(self, held_m: NDArray[np.float64], rng: np.random.Generator) -> list[Waypoint]:
         """Lift what is held, or hardly, take it to a few random places, and sometimes let it go."""
         drag = rng.random() < self._config.drag_share
         height_m = rng.uniform(0.02, 0.06) if drag else rng.uniform(0.08, self._high[2])
         lift = np.array([*held_m[:2], max(held_m[2], rng.uniform(0.06, 0.15)) if rng.random() < 0.5 else height_m])
         places = [np.array([*self._place(rng)[:2], height_m]) for _ in range(rng.integers(1, 4))]
-        route = [_Waypoint(place, CLOSE) for place in [lift, *places]]
+        route = [Waypoint(place, CLOSE) for place in [lift, *places]]
         if rng.random() < 0.4:
             up = np.array([*places[-1][:2], rng.uniform(0.1, self._high[2])])
-            route += [_Waypoint(places[-1], OPEN), _Waypoint(up, OPEN)]
+            route += [Waypoint(places[-1], OPEN), Waypoint(up, OPEN)]
         return route
 
-    def _push(self, target_m: NDArray[np.float64], rng: np.random.Generator) -> list[_Waypoint]:
+    def _push(self, target_m: NDArray[np.float64], rng: np.random.Generator) -> list[Waypoint]:
         """Set the closed fingers down beside the target and move them through it."""
         angle = rng.uniform(-np.pi, np.pi)
         direction = np.array([np.cos(angle), np.sin(angle)])
@@ -159,27 +154,11 @@ class RandomPolicy:
         beside = target_m[:2] - direction * rng.uniform(0.06, 0.1)
         beyond = target_m[:2] + direction * rng.uniform(0.03, 0.15)
         return [
-            _Waypoint(np.array([*beside, rng.uniform(0.1, 0.2)]), CLOSE),
-            _Waypoint(np.array([*beside, height_m]), CLOSE),
-            _Waypoint(np.array([*beyond, height_m]), CLOSE),
-            _Waypoint(np.array([*beyond, rng.uniform(0.08, 0.2)]), CLOSE),
+            Waypoint(np.array([*beside, rng.uniform(0.1, 0.2)]), CLOSE),
+            Waypoint(np.array([*beside, height_m]), CLOSE),
+            Waypoint(np.array([*beyond, height_m]), CLOSE),
+            Waypoint(np.array([*beyond, rng.uniform(0.08, 0.2)]), CLOSE),
         ]
-
-    def _walk(
-        self, route: list[_Waypoint], start_m: NDArray[np.float64], horizon: int, rng: np.random.Generator
-    ) -> NDArray[np.float64]:
-        """Cut a route into steps of at most one stride; when it ends early, go on to random places."""
-        stride_m = min(rng.uniform(*self._config.stride_m), self._spec.limits.step_limit_m)
-        actions: list[NDArray[np.float64]] = []
-        hand, waypoints = start_m, iter(route)
-        gripper = route[0].gripper
-        while len(actions) < horizon:
-            place, gripper = next(waypoints, _Waypoint(self._place(rng), gripper))
-            place = np.clip(place, self._low, self._high)
-            pieces = max(1, int(np.ceil(np.linalg.norm(place - hand) / stride_m)))
-            actions += [np.array([*(place - hand) / pieces, gripper])] * pieces
-            hand = place
-        return np.stack(actions[:horizon])
 
     def _place(self, rng: np.random.Generator) -> NDArray[np.float64]:
         return rng.uniform(self._low, self._high)
@@ -195,5 +174,6 @@ _OPENING_OPEN = 0.93  # above, the gripper is open; between this and _OPENING_EM
 _OPENING_EMPTY = 0.04
 
 
-def _holds(observation: Observation) -> bool:
+def holds(observation: Observation) -> bool:
+    """Tell whether something keeps the closed gripper apart."""
     return _OPENING_EMPTY < float(observation.state[4]) < _OPENING_OPEN

@@ -24,7 +24,7 @@ def _picture(*discs: tuple[tuple[float, float], tuple[int, int, int]]) -> NDArra
 
 def test_coloured_discs_are_placed_to_the_millimetre() -> None:
     places = [(0.45, -0.1), (0.55, 0.12)]
-    found = find_blobs(_picture((places[0], RED), (places[1], GREEN)), CAMERA, BlobConfig())
+    found = find_blobs(_picture((places[0], RED), (places[1], GREEN)), CAMERA, BlobConfig()).places_m
     assert found.shape == (2, 3)
     for place in places:
         assert np.linalg.norm(found[:, :2] - place, axis=1).min() < 0.002
@@ -32,23 +32,33 @@ def test_coloured_discs_are_placed_to_the_millimetre() -> None:
 
 def test_touching_things_of_two_hues_are_two() -> None:
     found = find_blobs(_picture(((0.5, 0.0), RED), ((0.5, 0.025), GREEN)), CAMERA, BlobConfig())
-    assert len(found) == 2
+    assert len(found.places_m) == 2
 
 
 def test_red_is_one_colour_although_its_hue_wraps_around() -> None:
     found = find_blobs(_picture(((0.5, 0.0), (220, 20, 30)), ((0.4, 0.1), (220, 30, 20))), CAMERA, BlobConfig())
-    assert len(found) == 2
+    assert len(found.places_m) == 2
     halves = _picture(((0.5, 0.0), (220, 20, 26)))
     halves[:, :160][halves[:, :160, 0] == 220] = (220, 26, 20)
-    assert len(find_blobs(halves, CAMERA, BlobConfig())) == 1
+    assert len(find_blobs(halves, CAMERA, BlobConfig()).places_m) == 1
 
 
 @pytest.mark.parametrize("image", [_picture(), _picture(((0.5, 0.0), WHITE)), np.zeros((240, 320, 3), np.uint8)])
 def test_grey_white_and_black_are_nothing(image: NDArray[np.uint8]) -> None:
-    assert find_blobs(image, CAMERA, BlobConfig()).shape == (0, 3)
+    found = find_blobs(image, CAMERA, BlobConfig())
+    assert found.places_m.shape == (0, 3) and found.masks.shape == (0, 240, 320)
 
 
 def test_specks_are_nothing() -> None:
     image = _picture()
     image[100:103, 100:103] = ORANGE
-    assert len(find_blobs(image, CAMERA, BlobConfig())) == 0
+    assert len(find_blobs(image, CAMERA, BlobConfig()).places_m) == 0
+
+
+def test_a_blob_knows_its_hue_and_its_pixels() -> None:
+    found = find_blobs(_picture(((0.5, 0.0), GREEN), ((0.4, 0.1), (220, 20, 26))), CAMERA, BlobConfig())
+    green = int(np.argmin(np.abs(found.hues - 65)))
+    assert abs(found.hues[green] - 65) < 2
+    assert min(abs(found.hues[1 - green] - 179), found.hues[1 - green]) < 2
+    x, y = found.pixels[green].round().astype(int)
+    assert found.masks[green, y, x] and not found.masks[1 - green, y, x]

@@ -1,0 +1,55 @@
+"""Places to go to one after another, and the actions that lead there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_bridge.safety import Limits
+
+
+class Waypoint(NamedTuple):
+    """A place to go to, and what the gripper does on the way and there."""
+
+    place_m: NDArray[np.float64]  # (3,) base frame
+    gripper: float  # the command on the way
+    there: float | None = None  # the command of the last step, after whose motion the gripper moves; None: the same
+
+
+def walk(
+    route: Sequence[Waypoint],
+    start_m: NDArray[np.float64],
+    horizon: int,
+    stride_m: float,
+    limits: Limits,
+    *,
+    onward: Callable[[], NDArray[np.float64]] | None = None,
+) -> NDArray[np.float64]:
+    """Return the actions (horizon, 4) along a route in straight steps of equal length between its places.
+
+    Args:
+        route: At least one place; those outside the workspace are moved to its boundary.
+        start_m: (3,) the hand, base frame.
+        horizon: Number of actions. A longer route is cut off.
+        stride_m: Longest step; the step limit where that is shorter.
+        limits: Of the robot.
+        onward: Draws a place to go on to when a route ends early, asked once a place; None: the hand stays.
+    """
+    low, high = np.array(limits.workspace_low_m), np.array(limits.workspace_high_m)
+    longest_m = min(stride_m, limits.step_limit_m)
+    actions: list[NDArray[np.float64]] = []
+    hand, waypoints = start_m, iter(route)
+    gripper = route[0].gripper
+    while len(actions) < horizon:
+        further = hand if onward is None else onward()
+        place, on_the_way, there = next(waypoints, Waypoint(further, gripper))
+        place = np.clip(place, low, high)
+        pieces = max(1, int(np.ceil(np.linalg.norm(place - hand) / longest_m)))
+        actions += [np.array([*(place - hand) / pieces, on_the_way])] * (pieces - 1)
+        gripper = on_the_way if there is None else there
+        actions.append(np.array([*(place - hand) / pieces, gripper]))
+        hand = place
+    return np.stack(actions[:horizon])
