@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy.signal import find_peaks
 
 from configs.loader import Config
 from robot_bridge.camera import Camera
 
 _HUES = 180  # OpenCV's circle
+_CLEAR = 0.75  # of a peak's height: how far the valleys beside it must be below it; ours
 
 
 class BlobConfig(Config):
@@ -45,7 +48,7 @@ def find_blobs(image: NDArray[np.uint8], camera: Camera, config: BlobConfig) -> 
     """
     hue, coloured = colours(image, config)
     found: list[tuple[NDArray[np.float64], NDArray[np.bool_]]] = []
-    for band in _hue_bands(hue[coloured]):
+    for band in _hue_bands(hue[coloured], config.min_area_px):
         found += components(coloured & np.isin(hue, band), config.min_area_px)
     found.sort(key=lambda blob: -np.count_nonzero(blob[1]))
     pixels = np.array([center for center, _ in found]).reshape(-1, 2)
@@ -80,19 +83,20 @@ def _mean_hue(hues: NDArray[np.uint8]) -> float:
     return float(np.angle(turns) / (2 * np.pi) * _HUES % _HUES)
 
 
-def _hue_bands(hues: NDArray[np.uint8]) -> list[NDArray[np.int64]]:
-    """Split the circle of hues (0 to 179) at empty stretches of four or more, so that each band is one colour."""
-    used = np.bincount(hues, minlength=_HUES) > 0
-    gaps = np.array([not used[np.arange(hue, hue + 4) % _HUES].any() for hue in range(_HUES)])
-    if not used.any():
-        return []
-    if not gaps.any():
+def _hue_bands(hues: NDArray[np.uint8], min_area_px: int) -> list[NDArray[np.int64]]:
+    """Split the circle of hues (0 to 179) so that each band is one colour: at the valleys between clear peaks.
+
+    A peak is clear when it has `min_area_px` pixels and the valleys beside it have less than a quarter of its height;
+    the few blended pixels along the edge of two colours fill those valleys but make no peak.
+    """
+    counts = np.bincount(hues, minlength=_HUES)
+    smooth = counts + np.roll(counts, 1) + np.roll(counts, -1)
+    around = np.tile(smooth, 3)
+    peaks, found = find_peaks(around, height=min_area_px, prominence=1)
+    clear = peaks[found["prominences"] >= _CLEAR * found["peak_heights"]]
+    clear = clear[(clear >= _HUES) & (clear < 2 * _HUES)]
+    if len(clear) < 2:
         return [np.arange(_HUES)]
-    start = int(np.argmax(gaps))
-    bands: list[list[int]] = [[]]
-    for hue in (np.arange(start, start + _HUES) % _HUES).tolist():
-        if used[hue]:
-            bands[-1].append(hue)
-        elif gaps[hue] and bands[-1]:
-            bands.append([])
-    return [np.array(band) for band in bands if band]
+    ends = [*clear, clear[0] + _HUES]
+    valleys = [int(a + np.argmin(around[a:b])) for a, b in pairwise(ends)]
+    return [np.arange(a, b) % _HUES for a, b in pairwise([valleys[-1] - _HUES, *valleys])]

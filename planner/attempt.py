@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from data_collection.policy import RandomPolicy
 from ghvae_core.predictor import Predictor
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.private import private_server
@@ -72,7 +71,7 @@ def attempt(choice: Choice, overrides: Sequence[str]) -> None:
     with ExitStack() as stack:
         robot = stack.enter_context(closing(SimulatedFranka(config.robot)))
         predictor = stack.enter_context(open_predictor(choice, config, robot))
-        proposals = Proposals(RandomPolicy(config.policy, robot.spec), robot.spec.limits)
+        proposals = Proposals(config.policy, config.directed, robot.spec)
         task = Task(config.task, robot, predictor, RandomShooting(config.planner, proposals))
         scene_rng, plan_rng = np.random.default_rng(choice.seed).spawn(2)
         observation = robot.reset(scene_rng)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from configs.loader import Config, load
 from data_collection.policy import PolicyConfig
+from planner.directed import DirectedConfig
 from planner.shooting import ShootingConfig
 from planner.task import TaskConfig
 from robot_bridge.simulation.franka import SimulationConfig
@@ -17,6 +18,7 @@ class RunConfig(Config):
     robot: SimulationConfig
     task: TaskConfig
     planner: ShootingConfig
+    directed: DirectedConfig
     policy: PolicyConfig
 
 
@@ -36,6 +38,7 @@ def load_run(task_file: str, overrides: Sequence[str]) -> RunConfig:
         "robot": "robots/simulation.yaml",
         "task": task_file,
         "planner": "planning/shooting.yaml",
-        "policy": "planning/proposals.yaml",
+        "directed": "planning/directed.yaml",
+        "policy": "planning/policy.yaml",
     }
     return load(RunConfig, files, [f"robot.scene={task.scene}", f"robot.split={task.split}", *overrides])

@@ -1,27 +1,33 @@
-"""The candidates of one plan: mostly the random policy's sequences, and a few that are always worth comparing with."""
+"""The candidates of one plan: what the goal suggests, what the random policy does, and a few that experience adds."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection.policy import RandomPolicy, Sequences
+from data_collection.policy import PolicyConfig, RandomPolicy, Sequences
+from planner.difference import find_difference
+from planner.directed import Directed, DirectedConfig
 from planner.plan import Situation
-from robot_bridge.safety import Limits, limit_actions
+from robot_bridge.robot import RobotSpec
+from robot_bridge.safety import limit_actions
 
 HOLD, PREVIOUS = "hold", "previous"  # the families beside the policy's own
 
 
 class Proposals:
-    """Draws candidates from the policy that the model's training data came from, and adds what experience knows.
+    """Draws candidates from the difference to the goal and from the policy that the model's training data came from.
 
     The first candidate holds still, so that with equal costs everywhere the arm stays where it is. The second, when
     there is a previous plan, is what that plan left undone.
     """
 
-    def __init__(self, policy: RandomPolicy, limits: Limits) -> None:
-        self._policy = policy
-        self._limits = limits
+    def __init__(self, policy: PolicyConfig, directed: DirectedConfig, spec: RobotSpec) -> None:
+        self._policy_config = policy
+        self._directed_config = directed
+        self._policy = RandomPolicy(policy, spec)
+        self._directed = Directed(directed, spec)
+        self._spec = spec
 
     def draw(self, situation: Situation, n: int, horizon: int, rng: np.random.Generator) -> Sequences:
         """Return `n` candidates of `horizon` actions, limited from the measured hand position.
@@ -31,10 +37,18 @@ class Proposals:
         known = [(HOLD, _hold(situation.gripper, horizon))]
         if len(situation.rest):
             known.append((PREVIOUS, _continue(situation.rest, horizon)))
-        random = self._policy.sequences(situation.observation, n - len(known), horizon, rng)
-        actions = np.concatenate([np.stack([actions for _, actions in known]), random.actions])
-        limited = limit_actions(actions, situation.observation.state[:3], self._limits)
-        return Sequences(limited, [family for family, _ in known] + random.families)
+        directed = self._draw_directed(situation, n - len(known), horizon, rng)
+        random = self._policy.sequences(situation.observation, n - len(known) - len(directed.families), horizon, rng)
+        actions = np.concatenate([np.stack([actions for _, actions in known]), directed.actions, random.actions])
+        limited = limit_actions(actions, situation.observation.state[:3], self._spec.limits)
+        return Sequences(limited, [family for family, _ in known] + directed.families + random.families)
+
+    def _draw_directed(self, situation: Situation, n: int, horizon: int, rng: np.random.Generator) -> Sequences:
+        config, observation = self._directed_config, situation.observation
+        difference = find_difference(
+            observation, situation.goal, self._spec.camera, self._policy_config.blobs, config.difference
+        )
+        return self._directed.sequences(difference, observation.state, round(config.share * n), horizon, rng)
 
 
 def _hold(gripper: float, horizon: int) -> NDArray[np.float32]:

@@ -96,6 +96,24 @@ def model_image(
     return crop_and_resize(image, crop or Crop(top_px=0, left_px=0, height_px=height, width_px=width), image_px)
 
 
+def camera_image(image: NDArray[np.uint8], camera: Camera) -> NDArray[np.uint8]:
+    """Return a model image where the camera would show it: enlarged to its crop, black around it.
+
+    Args:
+        image: (px, px, 3) uint8 RGB, as `model_image` returns it.
+        camera: Whose images it was made from.
+
+    Returns:
+        (H, W, 3) uint8 RGB at camera size, blurred by what the model image has lost.
+    """
+    crop = camera.crop or Crop(top_px=0, left_px=0, height_px=camera.height_px, width_px=camera.width_px)
+    whole = np.zeros((camera.height_px, camera.width_px, 3), np.uint8)
+    rows = slice(crop.top_px, crop.top_px + crop.height_px)
+    columns = slice(crop.left_px, crop.left_px + crop.width_px)
+    whole[rows, columns] = cv2.resize(image, (crop.width_px, crop.height_px), interpolation=cv2.INTER_CUBIC)
+    return whole
+
+
 def crop_and_resize(image: NDArray[np.uint8], crop: Crop, side_px: int) -> NDArray[np.uint8]:
     """Return a part of an image as a square of `side_px`, by area; where that enlarges, bilinearly.
 

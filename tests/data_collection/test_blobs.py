@@ -1,5 +1,6 @@
 """Objects found in the image stand where they were drawn."""
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -62,3 +63,14 @@ def test_a_blob_knows_its_hue_and_its_pixels() -> None:
     assert min(abs(found.hues[1 - green] - 179), found.hues[1 - green]) < 2
     x, y = found.pixels[green].round().astype(int)
     assert found.masks[green, y, x] and not found.masks[1 - green, y, x]
+
+
+def test_a_thing_on_one_of_a_near_hue_is_told_apart_although_their_edge_is_blended() -> None:
+    plate, thing = (20, 200, 200), (20, 200, 110)
+    column, row = (int(v) for v in CAMERA.project(np.array([[0.5, 0.0, 0.02]]))[0])
+    image = _picture()
+    cv2.circle(image, (column, row), 40, plate, -1, cv2.LINE_AA)
+    cv2.circle(image, (column + 5, row), 8, thing, -1, cv2.LINE_AA)
+    found = find_blobs(cv2.GaussianBlur(image, (5, 5), 0).astype(np.uint8), CAMERA, BlobConfig())
+    assert len(found.places_m) == 2
+    np.testing.assert_allclose(found.pixels[1], [column + 5, row], atol=1)

@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection.policy import PolicyConfig, RandomPolicy
+from data_collection.policy import PolicyConfig
 from ghvae_core.predictor import Context, Prediction, PredictorSpec
+from planner.directed import DirectedConfig
 from planner.plan import Situation
 from planner.proposals import Proposals
 from planner.shooting import RandomShooting, ShootingConfig
@@ -115,7 +116,7 @@ def towards_goal(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
 def shooting(n_candidates: int = 40, horizon: int = 5, replan_every: int = 2) -> RandomShooting:
     """Return random shooting for the paper robot."""
     config = ShootingConfig(n_candidates=n_candidates, horizon=horizon, replan_every=replan_every)
-    return RandomShooting(config, Proposals(RandomPolicy(PolicyConfig(), SPEC), SPEC.limits))
+    return RandomShooting(config, Proposals(PolicyConfig(), DirectedConfig(), SPEC))
 
 
 def situation() -> Situation:

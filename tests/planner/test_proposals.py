@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from data_collection.policy import PolicyConfig, RandomPolicy
+from data_collection.policy import PolicyConfig
+from planner.directed import DirectedConfig
 from planner.plan import Situation
 from planner.proposals import HOLD, PREVIOUS, Proposals
 from robot_bridge.safety import limit_actions
@@ -12,7 +13,7 @@ from tests.planner.doubles import SPEC, situation, with_rest
 
 @pytest.fixture
 def proposals() -> Proposals:
-    return Proposals(RandomPolicy(PolicyConfig(), SPEC), SPEC.limits)
+    return Proposals(PolicyConfig(), DirectedConfig(), SPEC)
 
 
 @pytest.mark.parametrize("seed", range(5))
