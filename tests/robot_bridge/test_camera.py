@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from robot_bridge.camera import MODEL_IMAGE_PX, Camera, Crop, crop_and_resize, model_image
+from robot_bridge.camera import MODEL_IMAGE_PX, Camera, Crop, camera_image, crop_and_resize, model_image
 
 CAMERA = Camera(
     height_px=240, width_px=320, position_m=(0.9, 0.1, 0.5), target_m=(0.45, 0.0, 0.05), fovy_rad=0.84
@@ -90,3 +90,16 @@ def test_a_crop_beyond_the_image_is_refused(crop: dict[str, int]) -> None:
 def test_sizes_that_robonet_cannot_hold_are_refused(height_px: int, width_px: int) -> None:
     with pytest.raises(ValidationError, match="_px"):
         Camera.model_validate({**CAMERA.model_dump(), "height_px": height_px, "width_px": width_px})
+
+
+@pytest.mark.parametrize("crop", [None, Crop(top_px=40, left_px=100, height_px=128, width_px=160)])
+def test_an_enlarged_model_image_shows_things_where_the_camera_did(crop: Crop | None) -> None:
+    camera = CAMERA.model_copy(update={"crop": crop})
+    image = np.full((240, 320, 3), 40, np.uint8)
+    cv2.circle(image, (170, 110), 12, (200, 60, 90), -1)
+    again = camera_image(model_image(image, crop), camera)
+    assert again.shape == image.shape
+    rows, columns = np.nonzero(again[..., 0] > 120)
+    np.testing.assert_allclose([columns.mean(), rows.mean()], [170, 110], atol=0.7)
+    if crop is not None:
+        assert not again[:40].any() and not again[:, :100].any() and not again[168:].any() and not again[:, 260:].any()
