@@ -59,6 +59,7 @@ class GoalCost(Config):
     """How imagined frames are compared with the goal; sent with each request, evaluated where the frames are."""
 
     final_frames: int = Field(default=1, ge=1)  # how many of the last imagined frames count; ours
+    brightness: float = Field(default=1.0, ge=0, le=1)  # weight of a pixel's error in brightness against that in colour
 
 
 @dataclass(frozen=True)

@@ -38,3 +38,28 @@ def test_the_cost_is_zero_at_the_goal_and_grows_with_distance() -> None:
     frames = np.stack([goal + delta for delta in (0.0, 0.1, 0.4)])[:, None]
     costs = goal_costs(frames, goal, GoalCost())
     assert costs == pytest.approx([0.0, 0.01, 0.16])
+
+
+def test_brightness_counts_for_less_and_colour_in_full() -> None:
+    goal = np.full((2, 2, 3), 0.5, dtype=np.float32)
+    brighter, redder = goal + 0.1, goal + np.array([0.2, -0.1, -0.1], np.float32)
+    costs = {
+        w: goal_costs(np.stack([brighter, redder])[:, None], goal, GoalCost(brightness=w)) for w in (0.0, 0.3, 1.0)
+    }
+    assert costs[1.0] == pytest.approx([0.01, 0.02])
+    assert costs[0.3] == pytest.approx([0.003, 0.02])
+    assert costs[0.0] == pytest.approx([0.0, 0.02], abs=1e-9)
+
+
+@pytest.mark.parametrize("brightness", [0.0, 0.3])
+def test_the_axis_of_colour_is_found_wherever_it_stands(brightness: float) -> None:
+    rng = np.random.default_rng(0)
+    frames, goal = rng.random((5, 3, 3, 8, 8), dtype=np.float32), rng.random((3, 8, 8), dtype=np.float32)
+    cost = GoalCost(final_frames=2, brightness=brightness)
+    expected = goal_costs(frames, goal, cost)
+    np.testing.assert_allclose(
+        goal_costs(np.moveaxis(frames, 2, -1), np.moveaxis(goal, 0, -1), cost), expected, rtol=1e-5
+    )
+    tensors = goal_costs(torch.from_numpy(frames), torch.from_numpy(goal), cost)
+    np.testing.assert_allclose(tensors.numpy(), expected, rtol=1e-5)
+    assert (expected < goal_costs(frames, goal, GoalCost(final_frames=2))).all()
