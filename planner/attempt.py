@@ -25,7 +25,7 @@ from planner.oracle import OraclePredictor
 from planner.plan import PlannerError
 from planner.proposals import Proposals
 from planner.result import Setting
-from planner.shooting import RandomShooting
+from planner.solver import Solver
 from planner.task import Task
 from robot_bridge.camera import model_image
 from robot_bridge.robot import RobotError
@@ -72,7 +72,7 @@ def attempt(choice: Choice, overrides: Sequence[str]) -> None:
         robot = stack.enter_context(closing(SimulatedFranka(config.robot)))
         predictor = stack.enter_context(open_predictor(choice, config, robot))
         proposals = Proposals(config.policy, config.directed, robot.spec)
-        task = Task(config.task, robot, predictor, RandomShooting(config.planner, proposals))
+        task = Task(config.task, robot, predictor, Solver(config.planner, proposals))
         scene_rng, plan_rng = np.random.default_rng(choice.seed).spawn(2)
         observation = robot.reset(scene_rng)
         task.begin(observation, _scripted_goal(robot, choice.seed) if goal is None else goal, plan_rng)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from configs.loader import Config, load
 from data_collection.policy import PolicyConfig
 from planner.directed import DirectedConfig
-from planner.shooting import ShootingConfig
+from planner.solver import SolverConfig
 from planner.task import TaskConfig
 from robot_bridge.simulation.franka import SimulationConfig
 
@@ -17,7 +17,7 @@ class RunConfig(Config):
 
     robot: SimulationConfig
     task: TaskConfig
-    planner: ShootingConfig
+    planner: SolverConfig
     directed: DirectedConfig
     policy: PolicyConfig
 
@@ -37,7 +37,7 @@ def load_run(task_file: str, overrides: Sequence[str]) -> RunConfig:
     files = {
         "robot": "robots/simulation.yaml",
         "task": task_file,
-        "planner": "planning/shooting.yaml",
+        "planner": "planning/solver.yaml",
         "directed": "planning/directed.yaml",
         "policy": "planning/policy.yaml",
     }

@@ -77,7 +77,7 @@ class RunFolder:
     def _write_episode(self, history: History, setting: Setting, spec: RobotSpec) -> None:
         episode = history.episode(
             {
-                "policy_desc": "random shooting",
+                "policy_desc": "visual foresight",
                 "task": setting.task,
                 "predictor": setting.predictor,
                 "seed": setting.seed,

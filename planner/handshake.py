@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ghvae_core.predictor import MismatchError, PredictorSpec
-from planner.shooting import ShootingConfig
+from planner.solver import SolverConfig
 from robot_bridge.camera import MODEL_IMAGE_PX, Camera
 from robot_bridge.robot import ACTION_DIM, RobotSpec
 
@@ -18,7 +18,7 @@ _ANGLE_RAD = 0.015
 _WORKSPACE_M = 1e-3  # a config's decimals, not a difference in kind; ours
 
 
-def check_fit(robot: RobotSpec, predictor: PredictorSpec, planner: ShootingConfig) -> None:
+def check_fit(robot: RobotSpec, predictor: PredictorSpec, planner: SolverConfig) -> None:
     """Compare what the three say of themselves.
 
     Raises:
@@ -50,7 +50,7 @@ def _images_and_actions(robot: RobotSpec, predictor: PredictorSpec) -> Iterator[
             yield f"{name}: {_differ(f'{ours:g}', f'{theirs:g}')}"
 
 
-def _request(predictor: PredictorSpec, planner: ShootingConfig) -> Iterator[str]:
+def _request(predictor: PredictorSpec, planner: SolverConfig) -> Iterator[str]:
     for name, wanted, most in (
         ("horizon", planner.horizon, predictor.max_horizon),
         ("n_candidates", planner.n_candidates, predictor.max_candidates),

@@ -40,8 +40,13 @@ class Proposals:
         directed = self._draw_directed(situation, n - len(known), horizon, rng)
         random = self._policy.sequences(situation.observation, n - len(known) - len(directed.families), horizon, rng)
         actions = np.concatenate([np.stack([actions for _, actions in known]), directed.actions, random.actions])
-        limited = limit_actions(actions, situation.observation.state[:3], self._spec.limits)
-        return Sequences(limited, [family for family, _ in known] + directed.families + random.families)
+        families = [family for family, _ in known] + directed.families + random.families
+        return self.limited(situation, Sequences(actions, families))
+
+    def limited(self, situation: Situation, candidates: Sequences) -> Sequences:
+        """Return candidates as they would be applied from the measured hand position."""
+        hand_m = situation.observation.state[:3]
+        return Sequences(limit_actions(candidates.actions, hand_m, self._spec.limits), candidates.families)
 
     def _draw_directed(self, situation: Situation, n: int, horizon: int, rng: np.random.Generator) -> Sequences:
         config, observation = self._directed_config, situation.observation

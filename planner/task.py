@@ -16,7 +16,7 @@ from planner.goal import check_goal
 from planner.handshake import check_fit
 from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History, PlanRecord
 from planner.plan import Situation
-from planner.shooting import RandomShooting
+from planner.solver import Solver
 from robot_bridge.robot import OPEN, Observation, Robot
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ class Task:
         MismatchError: From the constructor, when robot, predictor and planner do not fit. Nothing moved.
     """
 
-    def __init__(self, config: TaskConfig, robot: Robot, predictor: Predictor, shooting: RandomShooting) -> None:
-        check_fit(robot.spec, predictor.spec, shooting.config)
+    def __init__(self, config: TaskConfig, robot: Robot, predictor: Predictor, solver: Solver) -> None:
+        check_fit(robot.spec, predictor.spec, solver.config)
         self._config = config
         self._robot = robot
         self._predictor = predictor
-        self._shooting = shooting
+        self._solver = solver
 
     def begin(self, observation: Observation, goal: NDArray[np.uint8], rng: np.random.Generator) -> None:
         """Take the start and the goal of a robot that has been reset: it rests, its gripper is open.
@@ -87,7 +87,7 @@ class Task:
             PlanError: No usable candidate. The arm holds.
             RobotError: The arm or its camera failed. The arm holds.
         """
-        if self._executed >= min(len(self._actions), self._shooting.config.replan_every):
+        if self._executed >= min(len(self._actions), self._solver.config.replan_every):
             self._plan()
         action = self._actions[self._executed]
         started_s = time.monotonic()
@@ -109,7 +109,7 @@ class Task:
         started_s = time.monotonic()
         situation = self._situation()
         observe_s = time.monotonic() - started_s
-        plan = self._shooting.plan(situation, self._predictor, self._rng)
+        plan = self._solver.plan(situation, self._predictor, self._rng)
         latency_s = {"observe": observe_s, **plan.timing_s}
         self.history.plans.append(PlanRecord(len(self.history.acts), plan, latency_s))
         self._actions, self._executed = plan.actions, 0

@@ -13,7 +13,7 @@ from ghvae_core.predictor import Context, Prediction, PredictorSpec
 from planner.directed import DirectedConfig
 from planner.plan import Situation
 from planner.proposals import Proposals
-from planner.shooting import RandomShooting, ShootingConfig
+from planner.solver import Solver, SolverConfig
 from robot_bridge.camera import Camera, model_image
 from robot_bridge.robot import Observation, RobotFault, RobotSpec, Step
 from robot_bridge.safety import Limits, limit_action
@@ -113,10 +113,10 @@ def towards_goal(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.linalg.norm(missed, axis=1), np.float32)
 
 
-def shooting(n_candidates: int = 40, horizon: int = 5, replan_every: int = 2) -> RandomShooting:
-    """Return random shooting for the paper robot."""
-    config = ShootingConfig(n_candidates=n_candidates, horizon=horizon, replan_every=replan_every)
-    return RandomShooting(config, Proposals(PolicyConfig(), DirectedConfig(), SPEC))
+def solver(n_candidates: int = 40, horizon: int = 5, replan_every: int = 2, **changes: object) -> Solver:
+    """Return a solver for the paper robot; random shooting unless it is told otherwise."""
+    told = {"n_candidates": n_candidates, "horizon": horizon, "replan_every": replan_every, **changes}
+    return Solver(SolverConfig.model_validate(told), Proposals(PolicyConfig(), DirectedConfig(), SPEC))
 
 
 def situation() -> Situation:

@@ -6,11 +6,11 @@ import pytest
 
 from ghvae_core.predictor import MismatchError
 from planner.handshake import check_fit
-from planner.shooting import ShootingConfig
+from planner.solver import SolverConfig
 from robot_bridge.camera import Crop
 from tests.planner.doubles import PREDICTOR_SPEC, SPEC
 
-CONFIG = ShootingConfig()
+CONFIG = SolverConfig()
 WORKSPACE_M = (SPEC.limits.workspace_low_m, SPEC.limits.workspace_high_m)
 TOLD = replace(PREDICTOR_SPEC, workspace_m=WORKSPACE_M, camera=SPEC.camera)
 

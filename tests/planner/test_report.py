@@ -16,7 +16,7 @@ from planner.result import Result, Setting, summarize
 from planner.task import Task, TaskConfig
 from robot_bridge.robot import RobotFault
 from robot_bridge.simulation.outcome import Outcome
-from tests.planner.doubles import GOAL, PaperRobot, StubPredictor, shooting, towards_goal
+from tests.planner.doubles import GOAL, PaperRobot, StubPredictor, solver, towards_goal
 
 SETTING = Setting("pick_wipe", "simulation", "stub", "0123456789abcdef", 7)
 FAILURE = Outcome(goal=False, goal_now=False, picked=True, touched=False, strict=False, distance_m=0.053)
@@ -52,7 +52,7 @@ class _Page(HTMLParser):
 
 def _run(n_steps: int = 5) -> History:
     robot = PaperRobot()
-    task = Task(TaskConfig(scene="pick_wipe", n_steps=n_steps), robot, StubPredictor(towards_goal), shooting())
+    task = Task(TaskConfig(scene="pick_wipe", n_steps=n_steps), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     while not task.ended:
         task.advance()
@@ -111,7 +111,7 @@ def test_it_says_that_only_a_person_can_judge_a_real_robot(tmp_path: Path) -> No
 
 def test_a_run_that_failed_before_its_first_plan_has_a_page(tmp_path: Path) -> None:
     robot = PaperRobot()
-    task = Task(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), shooting())
+    task = Task(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     task.history.outcome = replace(FAILURE, picked=False)
     with pytest.raises(PredictorError), task:
@@ -128,7 +128,7 @@ def test_a_run_that_failed_before_its_first_plan_has_a_page(tmp_path: Path) -> N
 
 def test_a_run_whose_first_action_failed_shows_its_plan_and_nothing_after_it(tmp_path: Path) -> None:
     robot = PaperRobot(fault_at_step=0)
-    task = Task(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), shooting())
+    task = Task(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     with pytest.raises(RobotFault), task:
         task.advance()

@@ -15,7 +15,7 @@ from planner.task import Task, TaskConfig
 from robot_bridge.camera import model_image
 from robot_bridge.robot import RobotFault
 from robot_bridge.simulation.outcome import Outcome
-from tests.planner.doubles import GOAL, PREDICTOR_SPEC, PaperRobot, StubPredictor, picture, shooting, towards_goal
+from tests.planner.doubles import GOAL, PREDICTOR_SPEC, PaperRobot, StubPredictor, picture, solver, towards_goal
 
 
 class _Failing(StubPredictor):
@@ -35,7 +35,7 @@ class _Failing(StubPredictor):
 
 def _task(robot: PaperRobot, predictor: StubPredictor | None = None, n_steps: int = 6) -> Task:
     config = TaskConfig(scene="pick_wipe", n_steps=n_steps)
-    task = Task(config, robot, predictor or StubPredictor(towards_goal), shooting())
+    task = Task(config, robot, predictor or StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     return task
 
@@ -106,7 +106,7 @@ def test_it_ends_when_the_camera_sees_the_goal() -> None:
     rehearsal = _task(PaperRobot(), n_steps=3)
     _finish(rehearsal)
     robot = PaperRobot()
-    task = Task(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), shooting())
+    task = Task(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), rehearsal.history.frames[-1], np.random.default_rng(0))
     _finish(task)
     assert task.history.ended == GOAL_SEEN and len(task.history.acts) == 3
@@ -165,8 +165,8 @@ def test_a_mismatch_and_a_goal_like_the_start_are_refused_before_anything_moves(
     config = TaskConfig(scene="pick_wipe")
     wrong = StubPredictor(towards_goal, replace(PREDICTOR_SPEC, step_s=1.0))
     with pytest.raises(MismatchError, match="step_s"):
-        Task(config, robot, wrong, shooting())
-    task = Task(config, robot, StubPredictor(towards_goal), shooting())
+        Task(config, robot, wrong, solver())
+    task = Task(config, robot, StubPredictor(towards_goal), solver())
     present = model_image(picture(robot.observe().state[:3]))
     with pytest.raises(GoalError, match="differs from the present"):
         task.begin(robot.observe(), present, np.random.default_rng(0))

@@ -1,6 +1,8 @@
-"""Random shooting: the least finite cost wins, reproducibly."""
+"""Random shooting and its refinements: the least finite cost wins, reproducibly."""
 
+import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from pydantic import ValidationError
 from ghvae_core.predictor import Context, Prediction, PredictorError
 from planner.plan import PlanError
 from planner.proposals import HOLD
-from planner.shooting import ShootingConfig
-from tests.planner.doubles import StubPredictor, shooting, situation, towards_goal
+from planner.solver import SolverConfig
+from robot_bridge.safety import limit_actions
+from tests.planner.doubles import SPEC, StubPredictor, situation, solver, towards_goal
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -20,7 +23,7 @@ def _rng(seed: int = 0) -> np.random.Generator:
 
 def test_the_least_cost_is_chosen_and_its_actions_are_those_that_were_scored() -> None:
     predictor = StubPredictor(towards_goal)
-    plan = shooting().plan(situation(), predictor, _rng())
+    plan = solver().plan(situation(), predictor, _rng())
     ((_, candidates),) = predictor.asked
     assert plan.cost == plan.costs.min() == plan.costs[plan.index]
     np.testing.assert_array_equal(plan.actions, candidates[plan.index])
@@ -30,7 +33,7 @@ def test_the_least_cost_is_chosen_and_its_actions_are_those_that_were_scored() -
 
 
 def test_the_same_seed_gives_the_same_plan_and_another_does_not() -> None:
-    plans = [shooting().plan(situation(), StubPredictor(towards_goal), _rng(seed)) for seed in (3, 3, 4)]
+    plans = [solver().plan(situation(), StubPredictor(towards_goal), _rng(seed)) for seed in (3, 3, 4)]
     np.testing.assert_array_equal(plans[0].actions, plans[1].actions)
     assert plans[0].families == plans[1].families and plans[0].cost == plans[1].cost
     assert not np.array_equal(plans[0].actions, plans[2].actions)
@@ -43,7 +46,7 @@ def test_costs_that_are_not_finite_never_win(bad: float) -> None:
         values[[0, 7, len(values) - 1]] = bad
         return values
 
-    plan = shooting(n_candidates=20).plan(situation(), StubPredictor(costs), _rng())
+    plan = solver(n_candidates=20).plan(situation(), StubPredictor(costs), _rng())
     assert plan.index == 18 and plan.cost == 2.0 and plan.n_non_finite == 3
     assert all(np.isfinite(plan.costs[best]) for best in plan.best)
 
@@ -54,20 +57,20 @@ def test_videos_of_candidates_without_a_finite_cost_are_left_out() -> None:
         values[5] = 1.0
         return values
 
-    plan = shooting().plan(situation(), StubPredictor(costs), _rng())
+    plan = solver().plan(situation(), StubPredictor(costs), _rng())
     assert plan.index == 5 and plan.best == [5] and plan.videos.shape == (1, 5, 64, 64, 3)
 
 
 def test_no_finite_cost_at_all_is_an_error() -> None:
     predictor = StubPredictor(lambda candidates: np.full(len(candidates), np.nan, np.float32))
     with pytest.raises(PlanError, match="all 40 candidates"):
-        shooting().plan(situation(), predictor, _rng())
+        solver().plan(situation(), predictor, _rng())
     assert PlanError.exit_code == 1
 
 
 def test_equal_costs_hold_the_arm_still() -> None:
     predictor = StubPredictor(lambda candidates: np.zeros(len(candidates), np.float32))
-    plan = shooting().plan(situation(), predictor, _rng())
+    plan = solver().plan(situation(), predictor, _rng())
     assert plan.family == HOLD and not plan.actions[:, :3].any()
 
 
@@ -96,17 +99,74 @@ class _Wrong(StubPredictor):
 )
 def test_an_answer_of_the_wrong_shape_is_a_predictor_error(wrong: dict[str, object]) -> None:
     with pytest.raises(PredictorError, match="expected"):
-        shooting().plan(situation(), _Wrong(**wrong), _rng())
+        solver().plan(situation(), _Wrong(**wrong), _rng())
 
 
 def test_a_chosen_candidate_without_video_has_nothing_imagined() -> None:
     predictor = _Wrong(best=np.array([0]), videos=np.zeros((1, 5, 64, 64, 3), np.uint8))
-    plan = shooting().plan(situation(), predictor, _rng())
+    plan = solver().plan(situation(), predictor, _rng())
     assert plan.index != 0 and plan.imagined.shape == (0, 64, 64, 3)
 
 
 def test_more_may_not_be_executed_or_weighed_than_is_planned() -> None:
     with pytest.raises(ValidationError, match="replan_every"):
-        ShootingConfig(horizon=4, replan_every=5)
+        SolverConfig(horizon=4, replan_every=5)
     with pytest.raises(ValidationError, match="final_frames"):
-        ShootingConfig.model_validate({"horizon": 5, "cost": {"final_frames": 6}})
+        SolverConfig.model_validate({"horizon": 5, "cost": {"final_frames": 6}})
+
+
+SOLVERS: list[Any] = ["shooting", "cem", "icem", "mppi"]
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_solver_keeps_to_its_candidates_and_to_the_limits(name: Any) -> None:
+    predictor = StubPredictor(towards_goal)
+    plan = solver(60, solver=name).plan(situation(), predictor, _rng())
+    assert sum(len(candidates) for _, candidates in predictor.asked) == len(plan.costs) == len(plan.families) == 60
+    assert len(predictor.asked) == (1 if name == "shooting" else 4)
+    assert plan.cost == plan.costs.min() and plan.best[0] == plan.index and len(plan.videos) == len(plan.best) == 4
+    hand_m = situation().observation.state[:3]
+    for _, candidates in predictor.asked:
+        np.testing.assert_allclose(limit_actions(candidates, hand_m, SPEC.limits), candidates, atol=1e-6)
+    chosen = np.concatenate([candidates for _, candidates in predictor.asked])[plan.index]
+    np.testing.assert_array_equal(plan.actions, chosen)
+
+
+@pytest.mark.parametrize("name", SOLVERS[1:])
+def test_refining_ends_nearer_the_goal_than_shooting_as_often(name: Any) -> None:
+    def mean(each: str) -> float:
+        plans = [
+            solver(80, solver=each).plan(situation(), StubPredictor(towards_goal), _rng(seed)) for seed in range(8)
+        ]
+        return float(np.mean([plan.cost for plan in plans]))
+
+    assert mean(name) < 0.8 * mean("shooting")
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_no_solver_is_led_by_costs_that_are_not_finite(name: Any) -> None:
+    def costs(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
+        values = towards_goal(candidates)
+        values[::3] = np.nan
+        values[1::3] = -np.inf
+        return values
+
+    plan = solver(60, solver=name).plan(situation(), StubPredictor(costs), _rng())
+    assert np.isfinite(plan.cost) and plan.n_non_finite >= 35
+    with pytest.raises(PlanError, match="NaN or infinity"):
+        nothing = StubPredictor(lambda candidates: np.full(len(candidates), np.inf, np.float32))
+        solver(60, solver=name).plan(situation(), nothing, _rng())
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_budget_in_seconds_ends_the_search_but_never_before_the_first_answer(name: Any) -> None:
+    class Slow(StubPredictor):
+        def predict(self, *args: Any) -> Prediction:
+            time.sleep(0.05)
+            return super().predict(*args)
+
+    predictor = Slow(towards_goal)
+    plan = solver(400, solver=name, budget_s=0.17, at_once=10).plan(situation(), predictor, _rng())
+    assert 10 <= len(plan.costs) <= 30 and np.isfinite(plan.cost)
+    once = solver(400, solver=name, budget_s=1e-6, at_once=10).plan(situation(), Slow(towards_goal), _rng())
+    assert len(once.costs) == 10
