@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ghvae_core.predictor import Predictor
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.private import private_server
+from planner.baseline import CopyPredictor, RandomPredictor
 from planner.configuration import RunConfig, load_run
 from planner.folder import RecordError, RunFolder
 from planner.goal import GoalError, load_goal
@@ -27,6 +28,7 @@ from planner.proposals import Proposals
 from planner.result import Setting
 from planner.solver import Solver
 from planner.task import Task
+from planner.variant import MODELS
 from robot_bridge.camera import model_image
 from robot_bridge.robot import RobotError
 from robot_bridge.simulation.franka import SimulatedFranka
@@ -102,7 +104,7 @@ def check_checkpoint(choice: Choice) -> None:
     Raises:
         PlannerError: It is no folder.
     """
-    if choice.predictor != "oracle" and not choice.server and not choice.checkpoint.is_dir():
+    if choice.predictor in MODELS and not choice.server and not choice.checkpoint.is_dir():
         raise PlannerError(f"{choice.checkpoint}: expected the folder of a checkpoint; name another with --checkpoint")
 
 
@@ -113,6 +115,10 @@ def open_predictor(choice: Choice, config: RunConfig, robot: SimulatedFranka) ->
     with ExitStack() as stack:
         if choice.predictor == "oracle":
             yield stack.enter_context(closing(OraclePredictor(robot, cost)))
+        elif choice.predictor == "copy":
+            yield CopyPredictor(robot.spec, cost)
+        elif choice.predictor == "random":
+            yield RandomPredictor(robot.spec, cost, np.random.default_rng(choice.seed))
         elif choice.predictor == "in_process":
             from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which only this way needs
             from ghvae_core.serving.in_process import InProcessPredictor  # noqa: PLC0415

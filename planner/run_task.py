@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from configs.command import run
+from planner.variant import PredictorName, SolverName, solver_override
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "ghvae_core" / "checkpoints" / "tiny"
 
@@ -20,9 +21,10 @@ def run_task(  # noqa: PLR0917 - typer calls it by name
     ] = None,
     robot: Annotated[Literal["simulation"], typer.Option(help="which arm")] = "simulation",
     predictor: Annotated[
-        Literal["server", "in_process", "oracle"],
-        typer.Option(help="who imagines: a server, the model in this process, or the simulator itself"),
+        PredictorName,
+        typer.Option(help="who imagines: a server, the model in this process, the simulator itself, or nobody"),
     ] = "server",
+    solver: Annotated[SolverName | None, typer.Option(help="instead of that of configs/planning/solver.yaml")] = None,
     server: Annotated[str | None, typer.Option(help="address of a server; without one a private one runs")] = None,
     checkpoint: Annotated[Path, typer.Option(help="folder of the model, where --server is not given")] = _SHIPPED,
     seed: Annotated[int, typer.Option(min=0, help="draws the scene and the candidates")] = 0,
@@ -32,7 +34,7 @@ def run_task(  # noqa: PLR0917 - typer calls it by name
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="robot, task, planner or policy")
     ] = None,
 ) -> None:
-    """Do a task from one goal picture, by random shooting on a model that imagines.
+    """Do a task from one goal picture, by planning on a model that imagines.
 
     Leaves a folder with report.html, the episode as a RoboNet file, the configuration and result.json; the last line on
     standard output is the result as one JSON object.
@@ -43,7 +45,7 @@ def run_task(  # noqa: PLR0917 - typer calls it by name
     from planner.attempt import Choice, attempt  # noqa: PLC0415 - mujoco and the rest, which --help need not load
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to stop is like Ctrl-C: hold and report
-    overrides = [*(set_ or []), *([f"task.n_steps={steps}"] if steps else [])]
+    overrides = [*solver_override(solver), *(set_ or []), *([f"task.n_steps={steps}"] if steps else [])]
     attempt(Choice(task, robot, predictor, server, checkpoint, seed, goal, out), overrides)
 
 

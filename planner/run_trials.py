@@ -6,13 +6,13 @@ import re
 import signal
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from configs.command import run
 from configs.loader import ConfigError
-from planner.variant import Variant
+from planner.variant import PredictorName, SolverName, Variant, solver_override
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "ghvae_core" / "checkpoints" / "tiny"
 _FIRST_SEED = 1000  # of what is reported; settings are tuned below
@@ -24,9 +24,12 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     trials: Annotated[int | None, typer.Option(min=1, help="of each task; 20 without it, as in the paper")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="A:B", help="A to B - 1 in place of 1000 and on")] = None,
     predictor: Annotated[
-        Literal["server", "in_process", "oracle"],
-        typer.Option(help="who imagines: one server for all trials, the model in each, or the simulator itself"),
+        PredictorName,
+        typer.Option(
+            help="who imagines: one server for all trials, the model in each, the simulator itself, or nobody"
+        ),
     ] = "server",
+    solver: Annotated[SolverName | None, typer.Option(help="instead of that of configs/planning/solver.yaml")] = None,
     server: Annotated[str | None, typer.Option(help="address of a server; without one a private one runs")] = None,
     checkpoint: Annotated[Path, typer.Option(help="folder of the model, where --server is not given")] = _SHIPPED,
     set_: Annotated[
@@ -44,10 +47,8 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
 
     **Tune settings on seeds below 1000 only** (`--seeds 0:20`). Seeds from 1000 on, which are the default, are for the
     numbers that are reported; who chooses by them measures nothing.
-
     Each trial is a run as `run_task TASK --seed SEED` does it; a scene in which the scripted arm fails is left out.
     *Done with the tool* is success as the paper means it: lifted, touched an object, and the objects are in place.
-
     `--against "planner.n_candidates=100 planner.replan_every=2"` lets a second variant, B, do each scene right after A
     and compares them. B is A but for these overrides, or for `predictor=`, `checkpoint=` or `server=`.
 
@@ -61,9 +62,8 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     chosen = _seeds(seeds, trials)
     if resume and out is None:
         raise ConfigError("--resume: expected --out with the folder to go on in")
-    a = Variant("A", predictor, checkpoint, server, tuple(set_ or ()))
+    a = Variant("A", predictor, checkpoint, server, (*solver_override(solver), *(set_ or ())))
     variants = (a, a.against(against)) if against else (a,)
-
     from planner.trials import Series, run_series  # noqa: PLC0415 - mujoco and the rest, which --help need not load
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to stop is like Ctrl-C

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -13,14 +12,15 @@ from data_collection.policy import Sequences
 from ghvae_core.predictor import GoalCost, Predictor
 from planner.plan import Plan, Situation
 from planner.proposals import Proposals
-from planner.refinement import Method, Refinement, RefinementConfig
+from planner.refinement import Refinement, RefinementConfig
 from planner.search import Search
+from planner.variant import SolverName
 
 
 class SolverConfig(Config):
     """How many candidates are compared, how they come about, and how far they reach."""
 
-    solver: Literal["shooting"] | Method = "shooting"  # paper E.1
+    solver: SolverName = "shooting"  # paper E.1
     n_candidates: int = Field(default=200, ge=4)  # VP2 and Visual Foresight; the paper does not say
     budget_s: float | None = Field(default=None, gt=0)  # no further candidates once the next would end later; ours
     at_once: int = Field(default=50, ge=2)  # candidates imagined between two looks at the clock; ours

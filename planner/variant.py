@@ -10,7 +10,9 @@ from typing import Literal, get_args
 
 from configs.loader import ConfigError
 
-PredictorName = Literal["server", "in_process", "oracle"]
+PredictorName = Literal["server", "in_process", "oracle", "copy", "random"]
+MODELS = ("server", "in_process")  # the predictors that need a checkpoint
+SolverName = Literal["shooting", "cem", "icem", "mppi"]
 VariantName = Literal["A", "B"]
 
 
@@ -47,8 +49,13 @@ class Variant:
         return other
 
     def __str__(self) -> str:
-        who = self.server or str(self.checkpoint) if self.predictor != "oracle" else ""
+        who = self.server or str(self.checkpoint) if self.predictor in MODELS else ""
         return " ".join(part for part in (self.predictor, who, *self.overrides) if part)
+
+
+def solver_override(solver: SolverName | None) -> tuple[str, ...]:
+    """Return the override that chooses a solver, or none."""
+    return () if solver is None else (f"planner.solver={solver}",)
 
 
 def _split(texts: Sequence[str]) -> list[str]:

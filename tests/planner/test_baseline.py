@@ -1,0 +1,49 @@
+"""Predictors that know nothing behave like predictors and know nothing."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ghvae_core.predictor import Context, GoalCost, MismatchError
+from planner.baseline import CopyPredictor, RandomPredictor
+from planner.proposals import HOLD
+from tests.planner.doubles import GOAL, SPEC, situation, solver
+
+
+def _context() -> Context:
+    return Context(situation().context.frames[-1:], np.empty((0, 4), np.float32))
+
+
+def _candidates(n: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).uniform(-0.1, 0.1, (n, 5, 4)).astype(np.float32)
+
+
+def test_a_copy_costs_the_same_whatever_is_done() -> None:
+    prediction = CopyPredictor(SPEC, GoalCost()).predict(_context(), _candidates(7), GOAL, 3)
+    difference = (_context().frames[0] / np.float32(255) - GOAL / np.float32(255)) ** 2
+    np.testing.assert_allclose(prediction.costs, [difference.mean()] * 7, rtol=1e-5)
+    assert prediction.best.tolist() == [0, 1, 2] and prediction.videos.shape == (3, 5, 64, 64, 3)
+    assert (prediction.videos == _context().frames[-1]).all()
+
+
+def test_with_copies_the_arm_holds_still() -> None:
+    start = situation()
+    start = type(start)(**{**vars(start), "context": _context()})
+    plan = solver().plan(start, CopyPredictor(SPEC, GoalCost()), np.random.default_rng(0))
+    assert plan.family == HOLD
+
+
+def test_a_random_preference_is_finite_repeatable_and_not_the_first() -> None:
+    first, again = (RandomPredictor(SPEC, GoalCost(), np.random.default_rng(4)) for _ in range(2))
+    predictions = [each.predict(_context(), _candidates(200), GOAL, 2) for each in (first, again)]
+    np.testing.assert_array_equal(predictions[0].costs, predictions[1].costs)
+    assert np.isfinite(predictions[0].costs).all() and len(np.unique(predictions[0].costs)) > 190
+    assert predictions[0].best[0] == predictions[0].costs.argmin() != 0
+    other = first.predict(_context(), _candidates(200), GOAL, 2)
+    assert other.best[0] != predictions[0].best[0]
+
+
+@pytest.mark.parametrize("goal", [GOAL[:32], GOAL[None]])
+def test_what_does_not_fit_is_refused_as_by_every_predictor(goal: NDArray[np.uint8]) -> None:
+    with pytest.raises(MismatchError, match="goal"):
+        CopyPredictor(SPEC, GoalCost()).predict(_context(), _candidates(3), goal, 1)
