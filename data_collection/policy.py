@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from configs.loader import Config
 from data_collection.blobs import BlobConfig, find_blobs
-from data_collection.route import Waypoint, walk
+from data_collection.directed import USE, Difference, Directed, DirectedConfig, Thing, at_fingertips
+from data_collection.route import Sequences, Waypoint, walk
 from robot_bridge.robot import CLOSE, OPEN, Observation, RobotSpec
 from robot_bridge.safety import limit_actions
 
-NOISE, GRASP, PUSH, CARRY = "noise", "grasp", "push", "carry"  # the families of sequences
+NOISE, GRASP, PUSH, CARRY = "noise", "grasp", "push", "carry"  # families of sequences, beside USE
 
 
 class PolicyConfig(Config):
@@ -25,8 +24,10 @@ class PolicyConfig(Config):
     """
 
     noise_share: float = Field(default=0.25, ge=0, le=1)  # of sequences; ours
-    carry_share: float = Field(default=0.8, ge=0, le=1)  # of the other sequences while something is held; ours
-    push_share: float = Field(default=0.2, ge=0, le=1)  # of the sequences that aim at an object; ours
+    carry_share: float = Field(default=0.8, ge=0, le=1)  # of those left while something is held; ours
+    use_share: float = Field(default=0.4, ge=0, le=1)  # of the other sequences while two objects are seen; ours
+    push_share: float = Field(default=0.2, ge=0, le=1)  # of the sequences that aim at one object; ours
+    use_m: tuple[float, float] = (0.05, 0.2)  # how far an object is to be brought with another; ours
     noise_sd_m: tuple[float, float, float] = (0.08, 0.08, 0.06)  # of one step; Visual Foresight's 5 cm, scaled to ours
     noise_correlation: float = Field(default=0.5, ge=0, lt=1)  # from step to step; Visual Foresight
     noise_sink_m: float = 0.02  # mean descent of a step, so that the arm meets objects; Visual Foresight has 4 cm
@@ -36,6 +37,7 @@ class PolicyConfig(Config):
     aim_sd_m: float = Field(default=0.01, ge=0)  # horizontal error of an approach; ours, grasps bear 1 cm
     grasp_height_m: float = Field(default=0.02, gt=0)  # ours, half the height of a sponge
     drag_share: float = Field(default=0.4, ge=0, le=1)  # of carries that stay below 6 cm, which is how one wipes; ours
+    directed: DirectedConfig = DirectedConfig()
     blobs: BlobConfig = BlobConfig()
 
     @model_validator(mode="after")
@@ -45,20 +47,13 @@ class PolicyConfig(Config):
         return self
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """Open-loop action sequences from one observation."""
-
-    actions: NDArray[np.float32]  # (n, horizon, 4) already limited: what would be applied
-    families: list[str]  # n of them: noise, grasp, push or carry
-
-
 class RandomPolicy:
     """Draws action sequences that fit what is seen: noise, grasps, pushes, and carries of what is held."""
 
     def __init__(self, config: PolicyConfig, spec: RobotSpec) -> None:
         self._config = config
         self._spec = spec
+        self._directed = Directed(config.directed, spec)
         self._low = np.array(spec.limits.workspace_low_m)
         self._high = np.array(spec.limits.workspace_high_m)
 
@@ -68,16 +63,18 @@ class RandomPolicy:
         Objects are found in the image; nothing else is known of the scene.
         """
         objects = self._reachable(find_blobs(observation.image, self._spec.camera, self._config.blobs).places_m)
-        families = [self._family(observation, len(objects) > 0, rng) for _ in range(n)]
+        families = [self._family(observation, len(objects), rng) for _ in range(n)]
         actions = np.stack([self._sequence(family, observation, objects, horizon, rng) for family in families])
         return Sequences(limit_actions(actions, observation.state[:3], self._spec.limits), families)
 
-    def _family(self, observation: Observation, sees_objects: bool, rng: np.random.Generator) -> str:
+    def _family(self, observation: Observation, n_objects: int, rng: np.random.Generator) -> str:
         if rng.random() < self._config.noise_share:
             return NOISE
+        if n_objects > 1 and rng.random() < self._config.use_share:
+            return USE
         if holds(observation) and rng.random() < self._config.carry_share:
             return CARRY
-        if not sees_objects:
+        if not n_objects:
             return NOISE
         return PUSH if rng.random() < self._config.push_share else GRASP
 
@@ -91,7 +88,9 @@ class RandomPolicy:
     ) -> NDArray[np.float64]:
         if family == NOISE:
             return self._noise(observation, horizon, rng)
-        if family == CARRY:
+        if family == USE:
+            route = self._directed.route(USE, self._made_up(observation, objects, rng), observation.state[:3], rng)
+        elif family == CARRY:
             route = self._carry(observation.state[:3], rng)
         else:
             target = objects[rng.integers(len(objects))].copy()
@@ -100,6 +99,20 @@ class RandomPolicy:
         stride_m = rng.uniform(*self._config.stride_m)
         limits = self._spec.limits
         return walk(route, observation.state[:3], horizon, stride_m, limits, onward=lambda: self._place(rng))
+
+    def _made_up(self, observation: Observation, objects: NDArray[np.float64], rng: np.random.Generator) -> Difference:
+        """Make up where two objects must go, of which one is to be used on the other: that which is held, or either."""
+        camera, hand_m = self._spec.camera, observation.state[:3]
+        here = objects[rng.permutation(len(objects))]
+        if holds(observation):
+            hidden = at_fingertips(camera.project(here), hand_m, camera)
+            here = np.concatenate([hand_m[None], here if hidden is None else np.delete(here, hidden, axis=0)])
+        here = here[:2]
+        angle, way_m = rng.uniform(-np.pi, np.pi, 2), rng.uniform(*self._config.use_m, 2)
+        there = here + np.stack([way_m * np.cos(angle), way_m * np.sin(angle), np.zeros(2)], axis=1)
+        pixels, goal_pixels = camera.project(here), camera.project(np.clip(there, self._low, self._high))
+        things = [Thing(pixel, goal_pixel) for pixel, goal_pixel in zip(pixels, goal_pixels, strict=True)]
+        return Difference(things[0], things[1:]) if holds(observation) else Difference(None, things)
 
     def _noise(self, observation: Observation, horizon: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw correlated translation of constant deviation; the gripper follows the autograsp reflex."""

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.safety import Limits
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Open-loop action sequences from one observation."""
+
+    actions: NDArray[np.float32]  # (n, horizon, 4) already limited: what would be applied
+    families: list[str]  # n of them: what kind each is
 
 
 class Waypoint(NamedTuple):

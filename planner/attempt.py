@@ -73,7 +73,7 @@ def attempt(choice: Choice, overrides: Sequence[str]) -> None:
     with ExitStack() as stack:
         robot = stack.enter_context(closing(SimulatedFranka(config.robot)))
         predictor = stack.enter_context(open_predictor(choice, config, robot))
-        proposals = Proposals(config.policy, config.directed, robot.spec)
+        proposals = Proposals(config.policy, config.difference, robot.spec)
         task = Task(config.task, robot, predictor, Solver(config.planner, proposals))
         scene_rng, plan_rng = np.random.default_rng(choice.seed).spawn(2)
         observation = robot.reset(scene_rng)

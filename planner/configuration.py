@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from configs.loader import Config, load
 from data_collection.policy import PolicyConfig
-from planner.directed import DirectedConfig
+from planner.difference import DifferenceConfig
 from planner.solver import SolverConfig
 from planner.task import TaskConfig
 from robot_bridge.simulation.franka import SimulationConfig
@@ -18,7 +18,7 @@ class RunConfig(Config):
     robot: SimulationConfig
     task: TaskConfig
     planner: SolverConfig
-    directed: DirectedConfig
+    difference: DifferenceConfig
     policy: PolicyConfig
 
 
@@ -38,7 +38,7 @@ def load_run(task_file: str, overrides: Sequence[str]) -> RunConfig:
         "robot": "robots/simulation.yaml",
         "task": task_file,
         "planner": "planning/solver.yaml",
-        "directed": "planning/directed.yaml",
+        "difference": "planning/difference.yaml",
         "policy": "planning/policy.yaml",
     }
     return load(RunConfig, files, [f"robot.scene={task.scene}", f"robot.split={task.split}", *overrides])

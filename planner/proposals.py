@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection.policy import PolicyConfig, RandomPolicy, Sequences
-from planner.difference import find_difference
-from planner.directed import Directed, DirectedConfig
+from data_collection.directed import Directed
+from data_collection.policy import PolicyConfig, RandomPolicy
+from data_collection.route import Sequences
+from planner.difference import DifferenceConfig, find_difference
 from planner.plan import Situation
 from robot_bridge.robot import RobotSpec
 from robot_bridge.safety import limit_actions
@@ -22,11 +23,11 @@ class Proposals:
     there is a previous plan, is what that plan left undone.
     """
 
-    def __init__(self, policy: PolicyConfig, directed: DirectedConfig, spec: RobotSpec) -> None:
+    def __init__(self, policy: PolicyConfig, difference: DifferenceConfig, spec: RobotSpec) -> None:
         self._policy_config = policy
-        self._directed_config = directed
+        self._difference_config = difference
         self._policy = RandomPolicy(policy, spec)
-        self._directed = Directed(directed, spec)
+        self._directed = Directed(policy.directed, spec)
         self._spec = spec
 
     def draw(self, situation: Situation, n: int, horizon: int, rng: np.random.Generator) -> Sequences:
@@ -49,10 +50,8 @@ class Proposals:
         return Sequences(limit_actions(candidates.actions, hand_m, self._spec.limits), candidates.families)
 
     def _draw_directed(self, situation: Situation, n: int, horizon: int, rng: np.random.Generator) -> Sequences:
-        config, observation = self._directed_config, situation.observation
-        difference = find_difference(
-            observation, situation.goal, self._spec.camera, self._policy_config.blobs, config.difference
-        )
+        config, observation = self._difference_config, situation.observation
+        difference = find_difference(observation, situation.goal, self._spec.camera, self._policy_config.blobs, config)
         return self._directed.sequences(difference, observation.state, round(config.share * n), horizon, rng)
 
 

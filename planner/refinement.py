@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from configs.loader import Config
-from data_collection.policy import Sequences
+from data_collection.route import Sequences
 
 Method = Literal["cem", "icem", "mppi"]
 

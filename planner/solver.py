@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from configs.loader import Config
-from data_collection.policy import Sequences
+from data_collection.route import Sequences
 from ghvae_core.predictor import GoalCost, Predictor
 from planner.plan import Plan, Situation
 from planner.proposals import Proposals

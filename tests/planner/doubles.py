@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data_collection.policy import PolicyConfig
 from ghvae_core.predictor import Context, Prediction, PredictorSpec
-from planner.directed import DirectedConfig
+from planner.difference import DifferenceConfig
 from planner.plan import Situation
 from planner.proposals import Proposals
 from planner.solver import Solver, SolverConfig
@@ -116,7 +116,7 @@ def towards_goal(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
 def solver(n_candidates: int = 40, horizon: int = 5, replan_every: int = 2, **changes: object) -> Solver:
     """Return a solver for the paper robot; random shooting unless it is told otherwise."""
     told = {"n_candidates": n_candidates, "horizon": horizon, "replan_every": replan_every, **changes}
-    return Solver(SolverConfig.model_validate(told), Proposals(PolicyConfig(), DirectedConfig(), SPEC))
+    return Solver(SolverConfig.model_validate(told), Proposals(PolicyConfig(), DifferenceConfig(), SPEC))
 
 
 def situation() -> Situation:

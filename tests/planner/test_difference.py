@@ -5,7 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from data_collection.blobs import BlobConfig
-from planner.difference import Difference, DifferenceConfig, find_difference
+from data_collection.directed import Difference
+from planner.difference import DifferenceConfig, find_difference
 from robot_bridge.camera import model_image
 from robot_bridge.robot import Observation, RobotError
 from robot_bridge.simulation.script import make_goal
@@ -67,7 +68,18 @@ def test_the_thing_at_the_fingertips_is_held_when_they_are_apart() -> None:
     np.testing.assert_allclose(closed.held.pixel, at_hand + np.array([0, 8]), atol=1)
     assert _difference(now, goal, opening=1.0).held is None
     far = _difference(_picture(((0.4, 0.1), 8, GREEN)), goal, opening=0.5)
-    assert far.held is None and len(far.others) == 1
+    assert far.held is not None and far.held.goal_pixel is None and len(far.others) == 1  # it holds what is not seen
+
+
+def test_what_is_held_where_the_goal_shows_it_is_still_held() -> None:
+    at_hand = SPEC.camera.project(np.array([[0.5, -0.15, 0.1]]))[0]
+    rows, columns = np.mgrid[:240, :320]
+    now = _picture(((0.4, 0.1), 8, GREEN))
+    now[(columns - at_hand[0]) ** 2 + (rows - at_hand[1] - 8) ** 2 < 100] = ORANGE
+    goal = now.copy()
+    goal[(goal == GREEN).all(-1)] = 45
+    found = _difference(now, goal, opening=0.5)
+    assert found.held is not None and found.held.goal_pixel is not None and len(found.others) == 1
 
 
 @pytest.mark.parametrize("task", ["pick_wipe", "pick_sweep"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_collection.policy import PolicyConfig
-from planner.directed import DirectedConfig
+from planner.difference import DifferenceConfig
 from planner.plan import Situation
 from planner.proposals import HOLD, PREVIOUS, Proposals
 from robot_bridge.safety import limit_actions
@@ -13,7 +13,7 @@ from tests.planner.doubles import SPEC, situation, with_rest
 
 @pytest.fixture
 def proposals() -> Proposals:
-    return Proposals(PolicyConfig(), DirectedConfig(), SPEC)
+    return Proposals(PolicyConfig(), DifferenceConfig(), SPEC)
 
 
 @pytest.mark.parametrize("seed", range(5))

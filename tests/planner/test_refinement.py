@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_collection.policy import Sequences
+from data_collection.route import Sequences
 from planner.refinement import Method, Refinement, RefinementConfig, Scored
 
 METHODS: list[Method] = ["cem", "icem", "mppi"]

@@ -1,8 +1,8 @@
-"""Candidates from the difference between present and goal: grasp what must vanish, bring what must appear.
+"""Sequences that bring things to places: grasp what must vanish, and bring it to where it must appear.
 
-A thing that is moved may be a tool: it is grasped, set down behind the other things that must move, drawn over them
-towards where they must be, and lifted to where the goal shows it. Or it is carried there, or pushed. What of this makes
-sense is not decided here: the candidates are imagined and weighed like all others.
+A thing may be a tool: it is grasped, set down behind the other things that must move, drawn over them towards where
+they must be, and lifted to where it must end. Or a thing is carried to its place, or pushed. The random policy makes up
+what must move; the planner reads it from the goal. What of it makes sense is not decided here.
 """
 
 from __future__ import annotations
@@ -15,21 +15,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from configs.loader import Config
-from data_collection.policy import Sequences
-from data_collection.route import Waypoint, walk
-from planner.difference import Difference, DifferenceConfig, Thing
+from data_collection.route import Sequences, Waypoint, walk
 from robot_bridge.camera import Camera
 from robot_bridge.robot import CLOSE, OPEN, RobotSpec
 from robot_bridge.safety import limit_actions
 
+_HELD_PX = 40.0  # at most so far from the fingertips in the image is the thing that they hold; ours
 USE, BRING, SHOVE = "use", "bring", "shove"  # as a tool; to its place; to its place with closed fingers
 
 
 class DirectedConfig(Config):
-    """How many candidates follow the difference, and how they vary. Lengths: ours, about half an object."""
+    """How the sequences vary. Lengths: ours, about half an object."""
 
-    share: float = Field(default=0.7, ge=0, le=1)  # of the random candidates, where something must move
-    use_share: float = Field(default=0.7, ge=0, le=1)  # of these, where something can be used on something
+    use_share: float = Field(default=0.7, ge=0, le=1)  # of the sequences, where something can be used on something
     shove_share: float = Field(default=0.3, ge=0, le=1)  # of the rest, while nothing is held
     one_target_share: float = Field(default=0.2, ge=0, le=1)  # of uses that are meant for one thing, not for all
     seen_height_m: tuple[float, float] = (0.01, 0.035)  # of a thing's centre above the table
@@ -42,7 +40,20 @@ class DirectedConfig(Config):
     glide_m: tuple[float, float] = (0.0, 0.014)  # a tool is drawn this much higher than it was grasped
     hang_m: tuple[float, float] = (0.0, 0.03)  # a held thing's centre is this far below the hand
     stride_m: tuple[float, float] = (0.15, 0.2)
-    difference: DifferenceConfig = DifferenceConfig()
+
+
+class Thing(NamedTuple):
+    """A thing that must go elsewhere."""
+
+    pixel: NDArray[np.float64]  # (2,) of the camera image, x then y: its centre now
+    goal_pixel: NDArray[np.float64] | None  # (2,) its centre in the goal; None: not known
+
+
+class Difference(NamedTuple):
+    """All things that must move."""
+
+    held: Thing | None  # the one between the fingers, wherever it must go
+    others: list[Thing]  # the largest first
 
 
 class _Move(NamedTuple):
@@ -82,7 +93,7 @@ class Directed:
         families = [self._family(difference, rng) for _ in range(n)]
         actions = np.empty((n, horizon, 4))
         for i, family in enumerate(families):
-            route = self._route(family, difference, state[:3], rng)
+            route = self.route(family, difference, state[:3], rng)
             stride_m = rng.uniform(*self._config.stride_m)
             actions[i] = walk(route, state[:3], horizon, stride_m, self._limits)
         return Sequences(limit_actions(actions, state[:3], self._limits), families)
@@ -93,9 +104,10 @@ class Directed:
             return USE
         return SHOVE if difference.held is None and rng.random() < self._config.shove_share else BRING
 
-    def _route(
+    def route(
         self, family: str, difference: Difference, hand_m: NDArray[np.float64], rng: np.random.Generator
     ) -> list[Waypoint]:
+        """Draw one way to do one kind of thing with what must move; `USE` needs two things."""
         things = list(difference.others)
         thing = difference.held or things.pop(int(rng.integers(len(things))))
         if family == SHOVE:
@@ -204,3 +216,12 @@ class Directed:
     def _direction(self, way_m: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
         angle = np.arctan2(way_m[1], way_m[0]) + rng.normal(0, self._config.turn_sd_rad)
         return np.array([np.cos(angle), np.sin(angle)])
+
+
+def at_fingertips(pixels: NDArray[np.float64], hand_m: NDArray[np.float64], camera: Camera) -> int | None:
+    """Return which of the things seen at pixels (M, 2) is nearest to the fingertips in the image, if one is near."""
+    if not len(pixels):
+        return None
+    distances = np.linalg.norm(pixels - camera.project(hand_m[None])[0], axis=1)
+    nearest = int(np.argmin(distances))
+    return nearest if distances[nearest] <= _HELD_PX else None

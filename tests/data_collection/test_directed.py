@@ -4,19 +4,26 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from planner.difference import Difference, Thing
-from planner.directed import BRING, SHOVE, USE, Directed, DirectedConfig
-from robot_bridge.robot import CLOSE, OPEN
-from robot_bridge.safety import limit_actions
-from tests.planner.doubles import SPEC
+from data_collection.directed import BRING, SHOVE, USE, Difference, Directed, DirectedConfig, Thing
+from robot_bridge.camera import Camera
+from robot_bridge.robot import CLOSE, OPEN, RobotSpec
+from robot_bridge.safety import Limits, limit_actions
 
+SPEC = RobotSpec(
+    name="franka",
+    limits=Limits(workspace_low_m=(0.34, -0.23, 0.012), workspace_high_m=(0.66, 0.23, 0.22), step_limit_m=0.2),
+    camera=Camera(
+        height_px=240, width_px=320, position_m=(0.885, 0.0, 0.495), target_m=(0.445, 0.0, 0.055), fovy_rad=0.84
+    ),
+    step_s=0.6,
+)
 STATE = np.array([0.45, 0.0, 0.15, 0.0, 1.0])
 TOOL_M, THING_M, THERE_M = np.array([0.5, -0.14]), np.array([0.52, 0.02]), np.array([0.52, 0.16])
 
 
 def _thing(here_m: NDArray[np.float64], there_m: NDArray[np.float64] | None) -> Thing:
     pixels = SPEC.camera.project(np.array([[*place, 0.02] for place in (here_m, there_m) if place is not None]))
-    return Thing(pixels[0], None if there_m is None else pixels[1], 300)
+    return Thing(pixels[0], None if there_m is None else pixels[1])
 
 
 TOOL, TARGET = _thing(TOOL_M, np.array([0.5, 0.1])), _thing(THING_M, THERE_M)
