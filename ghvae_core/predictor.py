@@ -45,6 +45,8 @@ class PredictorSpec:
     # Of the robot that the model was trained on; None where the checkpoint does not tell it.
     workspace_m: tuple[_Vector, _Vector] | None = None  # low and high x, y, z in the base frame
     camera: Camera | None = None
+    # Root mean square error of images in [0, 1], by imagined step, that 95 % of validation videos stay below.
+    usual_error: tuple[float, ...] | None = None  # None where the checkpoint does not tell it
 
 
 @dataclass(frozen=True)

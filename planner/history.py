@@ -30,6 +30,7 @@ class PlanRecord:
     step: int  # actions executed before it
     plan: Plan
     latency_s: Mapping[str, float]  # "observe", "propose", "predict"
+    after_surprise: bool = False  # made early, as the present is not what the plan before it had imagined
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,8 @@ class _PlanView:
 
     step: int
     family: str
+    after_surprise: bool
+    quotas: str  # how many candidates each family had
     cost: str
     seconds: str
     non_finite: int
@@ -110,6 +113,9 @@ def _findings(history: History, result: Result) -> list[str]:
         findings.append(f"In {held} of {result.plans} plans no candidate promised more than to hold still.")
     if result.surprise is not None:
         findings.append(f"What was seen differed from what was imagined by {result.surprise:.1f} of 255 on average.")
+    early = sum(record.after_surprise for record in history.plans)
+    if early:
+        findings.append(f"{early} of {result.plans} plans were made early, as what was seen was not what was imagined.")
     return findings
 
 
@@ -150,6 +156,8 @@ def _plan_view(history: History, index: int) -> _PlanView:
     return _PlanView(
         step=record.step,
         family=plan.family,
+        after_surprise=record.after_surprise,
+        quotas=", ".join(f"{count} {family}" for family, count in Counter(plan.families).most_common()),
         cost=f"{plan.cost:.5f}",
         seconds=f"{sum(plan.timing_s.values()):.2f}",
         non_finite=plan.n_non_finite,

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from configs.loader import Config
 from ghvae_core.predictor import Context, Predictor
-from planner.goal import check_goal
+from planner.goal import check_goal, difference
 from planner.handshake import check_fit
 from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History, PlanRecord
 from planner.plan import Situation
@@ -29,6 +29,7 @@ class TaskConfig(Config):
     scene: Literal["pick_wipe", "pick_sweep"]  # which scene the simulation sets up; paper Fig. 2
     split: Literal["train", "unseen"] = "unseen"  # of the simulated objects; paper E.1: never seen in training
     n_steps: int = Field(default=50, ge=1)  # most actions of one run; paper E.1
+    surprise: float | None = Field(default=None, gt=0)  # times the usual error: above, plan again at once; ours
     least_difference: float = Field(default=2.0, ge=0, lt=255)  # root mean square of 255; below: camera noise; ours
 
 
@@ -62,6 +63,7 @@ class Task:
         self._rng = rng
         self._actions = np.empty((0, 4), np.float32)  # of the present plan
         self._executed = 0  # how many of them
+        self._is_surprised = False
 
     def __enter__(self) -> Task:
         return self
@@ -87,13 +89,14 @@ class Task:
             PlanError: No usable candidate. The arm holds.
             RobotError: The arm or its camera failed. The arm holds.
         """
-        if self._executed >= min(len(self._actions), self._solver.config.replan_every):
+        if self._is_surprised or self._executed >= min(len(self._actions), self._solver.config.replan_every):
             self._plan()
         action = self._actions[self._executed]
         started_s = time.monotonic()
         step = self._robot.step(action)
         self._executed += 1
         self.history.act(action, step, time.monotonic() - started_s)
+        self._is_surprised = self._surprises()
         if self.history.acts[-1].after.distance < self._config.least_difference:
             self.history.ended = GOAL_SEEN
         elif len(self.history.acts) >= self._config.n_steps:
@@ -111,8 +114,17 @@ class Task:
         observe_s = time.monotonic() - started_s
         plan = self._solver.plan(situation, self._predictor, self._rng)
         latency_s = {"observe": observe_s, **plan.timing_s}
-        self.history.plans.append(PlanRecord(len(self.history.acts), plan, latency_s))
-        self._actions, self._executed = plan.actions, 0
+        self.history.plans.append(PlanRecord(len(self.history.acts), plan, latency_s, self._is_surprised))
+        self._actions, self._executed, self._is_surprised = plan.actions, 0, False
+
+    def _surprises(self) -> bool:
+        """Tell whether what is seen differs from what the plan imagined by more than the model usually errs."""
+        factor, usual = self._config.surprise, self._predictor.spec.usual_error
+        imagined = self.history.plans[-1].plan.imagined
+        if factor is None or usual is None or self._executed > min(len(usual), len(imagined)):
+            return False
+        differs = difference(self.history.acts[-1].after.frame, imagined[self._executed - 1])
+        return differs > factor * 255 * usual[self._executed - 1]
 
     def _situation(self) -> Situation:
         """Return the present; before its first action the arm rested, so the first frame repeated is what was."""

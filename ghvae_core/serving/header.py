@@ -81,6 +81,9 @@ _Metres = Annotated[float, Field(ge=-100, le=100)]
 _Vector = Annotated[tuple[_Metres, _Metres, _Metres], Field(strict=False)]  # msgpack has lists only
 
 
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class CameraHeader(Camera):
     """A camera as msgpack tells it, bounded."""
 
@@ -102,6 +105,7 @@ class SpecHeader(_Strict):
     checkpoint: str = Field(max_length=64)
     workspace_m: Annotated[tuple[_Vector, _Vector], Field(strict=False)] | None
     camera: CameraHeader | None
+    usual_error: Annotated[tuple[_Share, ...], Field(strict=False, max_length=1024)] | None
 
     @staticmethod
     def of(spec: PredictorSpec) -> SpecHeader:

@@ -172,6 +172,7 @@ def _spec(checkpoint: Checkpoint, max_candidates: int) -> PredictorSpec:
         checkpoint=checkpoint.sha256,
         workspace_m=info.workspace_m,
         camera=info.camera,
+        usual_error=info.usual_error,
     )
 
 

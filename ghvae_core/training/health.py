@@ -16,6 +16,7 @@ from ghvae_core.training.objective import Batch, Kind
 from ghvae_core.training.phase import teacher_forced
 
 _CHUNK = 32  # windows imagined at once; bounds the memory
+_USUAL = 0.95  # of the windows; ours
 
 
 class Figures(NamedTuple):
@@ -88,6 +89,21 @@ def _figures(model: VideoModel, k: int, batch: Batch, other: Batch, n_context: i
         copy_last=_mse(context[:, -1:], future),
         kl=float(forced.kl),
     )
+
+
+@torch.no_grad()
+def usual_error(
+    model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int
+) -> tuple[float, ...] | None:
+    """Return the root mean square error that 95 % of some windows stay below, of each step; None if not finite."""
+    device = str(model.action_scale.device)
+    errors = []
+    for first in range(0, len(indices), _CHUNK):
+        frames, actions = to_batch(windows, indices[first : first + _CHUNK], device).sequences()
+        imagined = model.rollout(frames[:, :n_context], actions, depth=k)
+        errors.append(((imagined - frames[:, n_context:]) ** 2).mean((2, 3, 4)).sqrt().cpu())
+    usual = torch.cat(errors).double().quantile(_USUAL, dim=0)
+    return tuple(usual.tolist()) if bool(usual.isfinite().all()) else None
 
 
 @torch.no_grad()

@@ -12,12 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from ghvae_core.models.checkpoint import CheckpointInfo, save
-from ghvae_core.training.health import Figures, picture, spread
+from ghvae_core.training.health import Figures, picture, spread, usual_error
 from ghvae_core.training.plan import Stage
 from ghvae_core.training.trainer import Job
 
 _EVERY = 20  # steps between two points of a curve
 _PICTURED = 4  # validation windows in a picture
+_COMPARED = 128  # and those that tell the usual error
 _LINE_INTERVAL_S = 30.0  # between lines of progress where there is no terminal
 
 
@@ -107,7 +108,10 @@ class TrainingLog:
         """Return what a checkpoint after a stage says of itself."""
         facts = {name: float(np.float32(value)) for name, value in figures._asdict().items()}
         provenance = {**self._info.provenance, "stage": stage.name, **facts}
-        return self._info.model_copy(update={"modules_trained": stage.k, "provenance": provenance})
+        job = self._job
+        usual = usual_error(job.model, stage.k, job.validation, spread(job.validation, _COMPARED), job.n_context)
+        update = {"modules_trained": stage.k, "usual_error": usual, "provenance": provenance}
+        return self._info.model_copy(update=update)
 
     def _before(self, stage: Stage) -> int:
         return sum(other.n_steps for other in self._job.plan[: self._job.plan.index(stage)])

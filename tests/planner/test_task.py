@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ghvae_core.predictor import Context, MismatchError, Prediction, PredictorError
 from planner.goal import GoalError
-from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS
+from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, PlanRecord
 from planner.plan import PlanError
 from planner.proposals import PREVIOUS
 from planner.task import Task, TaskConfig
@@ -171,3 +171,32 @@ def test_a_mismatch_and_a_goal_like_the_start_are_refused_before_anything_moves(
     with pytest.raises(GoalError, match="differs from the present"):
         task.begin(robot.observe(), present, np.random.default_rng(0))
     assert not robot.steps
+
+
+USUAL = (0.01, 0.01, 0.01, 0.01, 0.01)
+
+
+def _surprised(factor: float | None, usual: tuple[float, ...] | None, replan_every: int = 3) -> list[PlanRecord]:
+    """Return the plans of six actions by a predictor that imagines that nothing ever moves."""
+    robot = PaperRobot()
+    predictor = StubPredictor(towards_goal, replace(PREDICTOR_SPEC, usual_error=usual))
+    config = TaskConfig(scene="pick_wipe", n_steps=6, surprise=factor)
+    task = Task(config, robot, predictor, solver(replan_every=replan_every))
+    task.begin(robot.observe(), GOAL, np.random.default_rng(0))
+    _finish(task)
+    return task.history.plans
+
+
+def test_it_plans_again_at_once_when_what_is_seen_is_not_what_was_imagined() -> None:
+    plans = _surprised(1.0, USUAL)
+    assert [record.step for record in plans] == [0, 1, 2, 3, 4, 5]
+    assert [record.after_surprise for record in plans] == [False, True, True, True, True, True]
+    assert plans[1].plan.families[1] == PREVIOUS  # what the broken-off plan left undone is still a candidate
+
+
+@pytest.mark.parametrize(("factor", "usual"), [(None, USUAL), (1.0, None), (99.0, USUAL), (1.0, ())])
+def test_it_goes_on_when_surprise_is_off_or_unknown_or_small(
+    factor: float | None, usual: tuple[float, ...] | None
+) -> None:
+    plans = _surprised(factor, usual)
+    assert [record.step for record in plans] == [0, 3] and not any(record.after_surprise for record in plans)

@@ -77,7 +77,7 @@ def test_costs_that_are_not_finite_reach_the_planner() -> None:
 
 def test_the_welcome_tells_the_whole_spec() -> None:
     assert set(SpecHeader.model_fields) == set(SPEC.__dataclass_fields__)
-    for spec in (SPEC, replace(SPEC, workspace_m=None), replace(SPEC, camera=None)):
+    for spec in (SPEC, replace(SPEC, workspace_m=None), replace(SPEC, camera=None), replace(SPEC, usual_error=None)):
         welcome = Welcome(b"id-1", spec, Limits(max_waiting=32, max_per_client=2))
         assert decode_reply(encode_reply(welcome)) == welcome
 
@@ -90,6 +90,7 @@ def test_the_welcome_tells_the_whole_spec() -> None:
         (("camera", "position_m"), [0.4, 0.0, 0.5], "camera: .*must not look straight"),
         (("camera", "crop", "width_px"), 320, "camera: .*beyond the 240x320 image"),
         (("camera", "lens"), "wide", "camera.lens: Extra inputs"),
+        (("usual_error", 1), 1.5, "usual_error.1: Input should be less than or equal to 1"),
     ],
 )
 def test_a_welcome_with_an_impossible_spec_is_refused_by_name(
