@@ -1,0 +1,84 @@
+"""The planner knows of the world what the camera and the joints tell, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from configs.loader import Config, load
+from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo, build
+from ghvae_core.models.ghvae import GhvaeConfig
+from ghvae_core.predictor import GoalCost
+from ghvae_core.serving.in_process import InProcessPredictor
+from planner.configuration import load_run
+from planner.history import STEPS_USED
+from planner.proposals import Proposals
+from planner.solver import Solver
+from planner.task import Task
+from robot_bridge.camera import model_image
+from robot_bridge.robot import Robot
+from robot_bridge.simulation.franka import SimulatedFranka
+from robot_bridge.simulation.script import make_goal
+from tests.robot_bridge.simulated import config as simulation
+
+_PUBLIC = {name for name in vars(Robot) if not name.startswith("_")}  # spec, reset, observe, step, recover, close
+
+
+class _Sealed:
+    """A simulated arm of which only the interface of every arm can be touched."""
+
+    def __init__(self, robot: SimulatedFranka) -> None:
+        object.__setattr__(self, "_inside", robot)
+
+    def __getattribute__(self, name: str) -> Any:
+        assert name in _PUBLIC, f"the planner reached for {name} of the robot"
+        return getattr(object.__getattribute__(self, "_inside"), name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AssertionError(f"the planner changed {name} of the robot")
+
+
+class _Model(Config):
+    model: GhvaeConfig
+
+
+def _predictor(robot: SimulatedFranka, cost: GoalCost) -> InProcessPredictor:
+    config = load(_Model, {"model": "models/nano.yaml"}).model
+    limits, step_s = robot.spec.limits, robot.spec.step_s
+    info = CheckpointInfo(
+        model=config, step_limit_m=limits.step_limit_m, step_s=step_s, modules_trained=config.n_modules
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return InProcessPredictor(Checkpoint(build(config), info, "none"), cost)
+
+
+def test_the_seal_holds() -> None:
+    robot = _Sealed(SimulatedFranka(simulation()))
+    for secret in ("scene", "outcome", "position", "snapshot", "twin", "_data", "__dict__"):
+        try:
+            getattr(robot, secret)
+        except AssertionError:
+            continue
+        raise RuntimeError(f"{secret} could be touched")
+
+
+def test_a_task_is_planned_and_done_through_the_interface_alone() -> None:
+    settings = ["planner.n_candidates=12", "planner.solver=icem", "task.n_steps=6", "planner.replan_every=3"]
+    config = load_run("tasks/pick_wipe.yaml", settings)
+    inside = SimulatedFranka(simulation(scene="pick_wipe", split="unseen"))
+    observation = inside.reset(np.random.default_rng(3))
+    goal = model_image(make_goal(inside))
+    sealed: Any = _Sealed(inside)
+    solver = Solver(config.planner, Proposals(config.policy, config.difference, sealed.spec))
+    task = Task(config.task, sealed, _predictor(inside, config.planner.cost), solver)
+    task.begin(observation, goal, np.random.default_rng(0))
+    with task:
+        while not task.ended:
+            task.advance()
+    assert task.history.ended == STEPS_USED and len(task.history.acts) == 6
+    families = set(task.history.plans[0].plan.families)
+    assert "use" in families  # what must move was found in the images
+    inside.close()
