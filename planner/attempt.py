@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -14,49 +13,19 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ghvae_core.predictor import Predictor
-from ghvae_core.serving.client import ServerClient
-from ghvae_core.serving.private import private_server
-from planner.baseline import CopyPredictor, RandomPredictor
-from planner.configuration import RunConfig, load_run
+from planner.configuration import load_run
 from planner.folder import RecordError, RunFolder
 from planner.goal import GoalError, load_goal
 from planner.history import History
-from planner.oracle import OraclePredictor
-from planner.plan import PlannerError
+from planner.predictors import Choice, check_checkpoint, open_predictor
 from planner.proposals import Proposals
 from planner.result import Setting
 from planner.solver import Solver
 from planner.task import Task
-from planner.variant import MODELS
 from robot_bridge.camera import model_image
 from robot_bridge.robot import RobotError
 from robot_bridge.simulation.franka import SimulatedFranka
 from robot_bridge.simulation.script import make_goal
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was asked for on the command line."""
-
-    task: str
-    robot: str
-    predictor: str
-    server: str | None
-    checkpoint: Path
-    seed: int
-    goal: Path | None
-    out: Path | None
-
-    @property
-    def task_name(self) -> str:
-        """The task without folder and suffix."""
-        return Path(self.task).stem
-
-    @property
-    def task_file(self) -> str:
-        """The YAML file of the task, as `configs.loader` finds it."""
-        return self.task if self.task.endswith(".yaml") else f"tasks/{self.task}.yaml"
 
 
 def attempt(choice: Choice, overrides: Sequence[str]) -> None:
@@ -96,37 +65,6 @@ def _own_folder(choice: Choice) -> Path:
     """Return the folder of a run that begins now, where none was named."""
     began = time.strftime("%Y%m%d_%H%M%S")
     return Path("runs") / f"{choice.task_name}_{choice.predictor}_{began}_seed{choice.seed}"
-
-
-def check_checkpoint(choice: Choice) -> None:
-    """Refuse a checkpoint that is needed and not there.
-
-    Raises:
-        PlannerError: It is no folder.
-    """
-    if choice.predictor in MODELS and not choice.server and not choice.checkpoint.is_dir():
-        raise PlannerError(f"{choice.checkpoint}: expected the folder of a checkpoint; name another with --checkpoint")
-
-
-@contextmanager
-def open_predictor(choice: Choice, config: RunConfig, robot: SimulatedFranka) -> Iterator[Predictor]:
-    """Provide the predictor that was asked for, and close it."""
-    cost = config.planner.cost
-    with ExitStack() as stack:
-        if choice.predictor == "oracle":
-            yield stack.enter_context(closing(OraclePredictor(robot, cost)))
-        elif choice.predictor == "copy":
-            yield CopyPredictor(robot.spec, cost)
-        elif choice.predictor == "random":
-            yield RandomPredictor(robot.spec, cost, np.random.default_rng(choice.seed))
-        elif choice.predictor == "in_process":
-            from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which only this way needs
-            from ghvae_core.serving.in_process import InProcessPredictor  # noqa: PLC0415
-
-            yield stack.enter_context(closing(InProcessPredictor(load(choice.checkpoint), cost)))
-        else:
-            address = choice.server or stack.enter_context(private_server(choice.checkpoint)).address
-            yield stack.enter_context(closing(ServerClient(address, cost, config.planner.predict_timeout_s)))
 
 
 def _scripted_goal(robot: SimulatedFranka, seed: int) -> NDArray[np.uint8]:

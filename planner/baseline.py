@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghvae_core.cost import goal_costs
-from ghvae_core.predictor import Context, GoalCost, Prediction, PredictorSpec
+from ghvae_core.predictor import TERMS, Context, GoalCost, Prediction, PredictorSpec
 from ghvae_core.serving.request import Request
 from robot_bridge.camera import MODEL_IMAGE_PX
 from robot_bridge.robot import ACTION_DIM, RobotSpec
@@ -33,6 +33,7 @@ class CopyPredictor:
             max_horizon=_MOST,
             max_candidates=_MOST,
             checkpoint="",
+            terms=TERMS,
         )
 
     def predict(

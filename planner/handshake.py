@@ -57,6 +57,10 @@ def _request(predictor: PredictorSpec, planner: SolverConfig) -> Iterator[str]:
     ):
         if wanted > most:
             yield f"{name}: the planner wants {wanted}, the predictor takes at most {most}"
+    for term in planner.cost.terms():
+        if term not in predictor.terms:
+            can = ", ".join(predictor.terms)
+            yield f"cost.{term}: the planner wants it weighed, the predictor can weigh {can}"
 
 
 def _workspace(robot: RobotSpec, trained: tuple[Sequence[float], Sequence[float]]) -> Iterator[str]:

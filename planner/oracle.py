@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from robot_bridge.robot import ACTION_DIM, RobotFault
 from robot_bridge.simulation.franka import SimulatedFranka, Snapshot
 from robot_bridge.simulation.scene import Scene
 
+if TYPE_CHECKING:
+    from ghvae_core.serving.weigher import Weigher
+
 _MOST = 100_000  # candidates and actions of one request; a bound that nothing reaches
 
 
@@ -23,10 +27,19 @@ class OraclePredictor:
     """Tries every candidate on copies of the simulated robot, which itself is left as it is.
 
     A candidate on which the arm would stop itself costs infinitely much.
+
+    Args:
+        robot: The robot.
+        cost: How the end is weighed.
+        n_twins: Copies that work at a time.
+        weigher: Of terms other than pixels; None: pixels alone.
     """
 
-    def __init__(self, robot: SimulatedFranka, cost: GoalCost, n_twins: int = 2) -> None:
+    def __init__(
+        self, robot: SimulatedFranka, cost: GoalCost, n_twins: int = 2, weigher: Weigher | None = None
+    ) -> None:
         self._robot = robot
+        self._weigher = weigher
         self._cost = cost
         self._n_twins = n_twins
         self._lanes: list[_Lane] = []
@@ -41,6 +54,7 @@ class OraclePredictor:
             max_horizon=_MOST,
             max_candidates=_MOST,
             checkpoint="",
+            terms=("pixel",) if weigher is None else weigher.terms,
         )
 
     @property
@@ -101,7 +115,9 @@ class OraclePredictor:
     def _weigh(self, end: NDArray[np.uint8] | None, goal: NDArray[np.uint8]) -> float:
         if end is None:
             return float("inf")
-        return float(goal_costs(end[None] / np.float32(255), goal / np.float32(255), self._cost)[0])
+        if self._weigher is None:
+            return float(goal_costs(end[None] / np.float32(255), goal / np.float32(255), self._cost)[0])
+        return float(self._weigher.costs_of_images(end[None], goal, self._cost)[0])
 
 
 class _Lane:

@@ -13,9 +13,10 @@ from typing import Any, Literal, NamedTuple
 from configs.command import ReportedError
 from configs.loader import Config
 from ghvae_core.serving.request import NonFiniteError
-from planner.attempt import Choice, attempt
+from planner.attempt import attempt
 from planner.goal import GoalError
 from planner.plan import PlanError
+from planner.predictors import Choice
 from planner.variant import VariantName
 from robot_bridge.robot import RobotFault
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ghvae_core.serving.private import private_server
-from planner.attempt import Choice, check_checkpoint, open_predictor
 from planner.configuration import RunConfig, load_run
 from planner.handshake import check_fit
 from planner.ledger import Ledger
 from planner.plan import PlannerError
+from planner.predictors import Choice, check_checkpoint, open_predictor
 from planner.processes import Death, in_processes
 from planner.trial import Ending, Job, Trial, carry_out
 from planner.trials_folder import TrialsConfig, TrialsError, TrialsFolder, VariantConfig
@@ -103,14 +103,15 @@ def _with_renderer(series: Series, variant: Variant) -> Variant:
 
 def _with_servers(series: Series, stack: ExitStack) -> Iterator[Variant]:
     """Yield the variants with the address of a server where they need one; a checkpoint has one for all trials."""
-    addresses: dict[Path, str] = {}
+    addresses: dict[tuple[Path, bool], str] = {}
     for variant in series.variants:
         check_checkpoint(series.choice(series.tasks[0], variant))
         if variant.predictor == "server" and not variant.server:
             place = variant.checkpoint.resolve()
-            if place not in addresses:
-                addresses[place] = stack.enter_context(private_server(place)).address
-            yield replace(variant, server=addresses[place])
+            lpips = any(_config(series, task, variant).planner.cost.lpips > 0 for task in series.tasks)
+            if (place, lpips) not in addresses:
+                addresses[place, lpips] = stack.enter_context(private_server(place, lpips=lpips)).address
+            yield replace(variant, server=addresses[place, lpips])
         else:
             yield variant
 

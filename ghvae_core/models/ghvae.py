@@ -110,6 +110,10 @@ class Ghvae(VideoModel):
             features.append(h)
         return features
 
+    def features(self, frames: Tensor) -> Tensor:
+        """Return h^K (N, C_K, px / 2^K, px / 2^K) of frames (N, 3, px, px) in [0, 1]."""
+        return self.encode(frames)[-1]
+
     def decode(self, z: Tensor, features: Sequence[Tensor]) -> Tensor:
         """Return the next frames (N, 3, px, px) in [0, 1].
 

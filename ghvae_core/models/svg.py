@@ -162,6 +162,11 @@ class Svg(VideoModel):
             raise ValueError(f"an SVG' has one module, asked for module {k}")
         return self
 
+    def features(self, frames: Tensor) -> Tensor:
+        """Return the features (N, C, px / 8, px / 8) of frames (N, 3, px, px) in [0, 1]."""
+        features: Tensor = self.encoder(frames)[0]
+        return features
+
     def tell(self, features: Tensor, actions: Tensor) -> Tensor:
         """Return features (N, C, H, W) with raw actions (N, A) tiled to A further channels."""
         scaled = (actions / self.action_scale)[:, :, None, None].expand(-1, -1, *features.shape[2:])

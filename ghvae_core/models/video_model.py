@@ -73,6 +73,10 @@ class VideoModel(nn.Module, ABC):
     ) -> Iterator[Tensor]:
         """Do as `imagine`, but record gradients where the caller does."""
 
+    @abstractmethod
+    def features(self, frames: Tensor) -> Tensor:
+        """Return the deepest features (N, C, h, w) of frames (N, 3, px, px) in [0, 1]."""
+
     def imagine(
         self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
     ) -> Iterator[Tensor]:

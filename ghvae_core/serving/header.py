@@ -105,6 +105,7 @@ class SpecHeader(_Strict):
     checkpoint: str = Field(max_length=64)
     workspace_m: Annotated[tuple[_Vector, _Vector], Field(strict=False)] | None
     camera: CameraHeader | None
+    terms: Annotated[tuple[Annotated[str, Field(max_length=32)], ...], Field(strict=False, max_length=16)]
     usual_error: Annotated[tuple[_Share, ...], Field(strict=False, max_length=1024)] | None
 
     @staticmethod

@@ -12,10 +12,12 @@ from pydantic import Field
 from torch import Tensor
 
 from configs.loader import Config
-from ghvae_core.cost import goal_costs
+from ghvae_core.evaluation.lpips import Lpips
+from ghvae_core.evaluation.metric_weights import LPIPS
 from ghvae_core.models.checkpoint import Checkpoint
 from ghvae_core.predictor import Context, GoalCost, MismatchError, Prediction, PredictorError, PredictorSpec
 from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
+from ghvae_core.serving.weigher import Weigher
 from robot_bridge.robot import ACTION_DIM
 
 
@@ -26,6 +28,7 @@ class InProcessConfig(Config):
         default=50, ge=1
     )  # imagined together; bounds the memory and how late a deadline is noticed; ours
     max_candidates: int = Field(default=1000, ge=1, le=65536)  # in one request; ours
+    lpips: bool = False  # hold LPIPS ready as a term of costs; its weights are fetched once
 
 
 _DEFAULTS = InProcessConfig()
@@ -46,10 +49,12 @@ class InProcessPredictor:
 
     Raises:
         MismatchError: The checkpoint is of data that no robot of ours could have recorded, so nothing can be planned.
+        MetricError: The weights of LPIPS are wanted and cannot be had.
     """
 
     def __init__(self, checkpoint: Checkpoint, cost: GoalCost, config: InProcessConfig = _DEFAULTS) -> None:
-        self._spec = _spec(checkpoint, config.max_candidates)
+        self._weigher = weigher(checkpoint, config.lpips)
+        self._spec = _spec(checkpoint, config.max_candidates, self._weigher.terms)
         self._model = checkpoint.model.eval()
         self._device = checkpoint.model.action_scale.device
         self._cost, self._chunk = cost, config.chunk
@@ -94,7 +99,7 @@ class InProcessPredictor:
             shown: list[NDArray[np.int64]] = []
             for first in range(0, len(actions), self._chunk):
                 frames = self._imagine(context, actions[first : first + self._chunk], is_over)
-                costs.append(goal_costs(frames, goal, request.cost).cpu().numpy())
+                costs.append(self._weigher.costs(frames, goal, request.cost).cpu().numpy())
                 best = _rank(costs[-1])[: request.n_videos]
                 shown.append(first + best)
                 videos.append(_pictures(frames[torch.from_numpy(best).to(self._device)]))
@@ -147,7 +152,17 @@ class InProcessPredictor:
             frames.append(frame)
 
 
-def _spec(checkpoint: Checkpoint, max_candidates: int) -> PredictorSpec:
+def weigher(checkpoint: Checkpoint, with_lpips: bool) -> Weigher:
+    """Return what weighs frames where a checkpoint was loaded to, with LPIPS if that is wanted.
+
+    Raises:
+        MetricError: The weights of LPIPS cannot be had.
+    """
+    device = checkpoint.model.action_scale.device
+    return Weigher(checkpoint.model, Lpips(LPIPS.find(None)).to(device) if with_lpips else None)
+
+
+def _spec(checkpoint: Checkpoint, max_candidates: int, terms: tuple[str, ...]) -> PredictorSpec:
     info = checkpoint.info
     if info.model.action_dim != ACTION_DIM:
         raise MismatchError(
@@ -173,6 +188,7 @@ def _spec(checkpoint: Checkpoint, max_candidates: int) -> PredictorSpec:
         workspace_m=info.workspace_m,
         camera=info.camera,
         usual_error=info.usual_error,
+        terms=terms,
     )
 
 

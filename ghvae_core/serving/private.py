@@ -32,7 +32,9 @@ class PrivateServer:
 
 
 @contextmanager
-def private_server(checkpoint: Path, device: str = "auto", threads: int | None = None) -> Iterator[PrivateServer]:
+def private_server(
+    checkpoint: Path, device: str = "auto", threads: int | None = None, *, lpips: bool = False
+) -> Iterator[PrivateServer]:
     """Start `run_server` on a socket in a private folder, and stop it at the end of the `with` block.
 
     The server also stops when this process dies in any way, because its standard input then ends.
@@ -41,6 +43,7 @@ def private_server(checkpoint: Path, device: str = "auto", threads: int | None =
         checkpoint: Folder of the model.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads of the model; None for all cores.
+        lpips: Whether costs may have it as a term.
 
     Raises:
         MismatchError: The server refused the checkpoint or the device; the message holds its last words.
@@ -51,6 +54,7 @@ def private_server(checkpoint: Path, device: str = "auto", threads: int | None =
         command = [sys.executable, "-m", "ghvae_core.run_server", "--with-parent"]
         command += ["--checkpoint", str(checkpoint), "--address", f"ipc://{folder}/socket", "--device", device]
         command += ["--threads", str(threads)] if threads else []
+        command += ["--set", "predictor.lpips=true"] if lpips else []
         with log.open("wb") as errors:
             process = subprocess.Popen(  # noqa: S603 - our own module, no shell
                 command,

@@ -43,6 +43,9 @@ class Request:
         _expect("goal", self.goal, np.uint8, image)
         _within("n_videos", self.n_videos, 0, n)
         _within("cost.final_frames", self.cost.final_frames, 1, horizon)
+        for term in self.cost.terms():
+            if term not in spec.terms:
+                raise MismatchError(f"cost.{term}: expected weights of {', '.join(spec.terms)} alone")
         for name, actions in (("context actions", self.context.actions), ("candidates", self.candidates)):
             if not np.isfinite(actions).all():
                 raise PredictorError(f"{name}: expected finite actions, got NaN or infinity")

@@ -23,10 +23,11 @@ from data_collection.robonet import read_episode
 from ghvae_core.predictor import Context, Prediction, PredictorError
 from planner import attempt as attempt_module
 from planner import folder as folder_module
-from planner.attempt import Choice, attempt
+from planner.attempt import attempt
 from planner.configuration import RunConfig
 from planner.folder import RecordError
 from planner.oracle import OraclePredictor
+from planner.predictors import Choice
 from robot_bridge.robot import RobotError
 from robot_bridge.simulation.franka import SimulatedFranka
 

@@ -9,10 +9,10 @@ import pytest
 from ghvae_core.predictor import MismatchError, PredictorError
 from ghvae_core.serving.request import DeadlineError, NonFiniteError
 from planner import trial as trial_module
-from planner.attempt import Choice
 from planner.folder import RecordError
 from planner.goal import GoalError
 from planner.plan import PlanError
+from planner.predictors import Choice
 from planner.trial import Ending, Job, Trial, carry_out
 from robot_bridge.robot import CameraFault, RobotFault
 

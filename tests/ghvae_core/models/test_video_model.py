@@ -20,6 +20,9 @@ class Darker(VideoModel):
     def module(self, k: int) -> nn.Module:
         return self
 
+    def features(self, frames: Tensor) -> Tensor:
+        return frames
+
     def unroll(
         self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
     ) -> Iterator[Tensor]:

@@ -1,0 +1,92 @@
+"""Who imagines: the predictor that was asked for on the command line, opened and closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ghvae_core.predictor import GoalCost, Predictor
+from ghvae_core.serving.client import ServerClient
+from ghvae_core.serving.private import private_server
+from planner.baseline import CopyPredictor, RandomPredictor
+from planner.configuration import RunConfig
+from planner.oracle import OraclePredictor
+from planner.plan import PlannerError
+from planner.variant import MODELS
+from robot_bridge.simulation.franka import SimulatedFranka
+
+if TYPE_CHECKING:
+    from ghvae_core.serving.weigher import Weigher
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was asked for on the command line."""
+
+    task: str
+    robot: str
+    predictor: str
+    server: str | None
+    checkpoint: Path
+    seed: int
+    goal: Path | None
+    out: Path | None
+
+    @property
+    def task_name(self) -> str:
+        """The task without folder and suffix."""
+        return Path(self.task).stem
+
+    @property
+    def task_file(self) -> str:
+        """The YAML file of the task, as `configs.loader` finds it."""
+        return self.task if self.task.endswith(".yaml") else f"tasks/{self.task}.yaml"
+
+
+def check_checkpoint(choice: Choice) -> None:
+    """Refuse a checkpoint that is needed and not there.
+
+    Raises:
+        PlannerError: It is no folder.
+    """
+    if choice.predictor in MODELS and not choice.server and not choice.checkpoint.is_dir():
+        raise PlannerError(f"{choice.checkpoint}: expected the folder of a checkpoint; name another with --checkpoint")
+
+
+@contextmanager
+def open_predictor(choice: Choice, config: RunConfig, robot: SimulatedFranka) -> Iterator[Predictor]:
+    """Provide the predictor that was asked for, and close it."""
+    cost = config.planner.cost
+    with ExitStack() as stack:
+        if choice.predictor == "oracle":
+            yield stack.enter_context(closing(OraclePredictor(robot, cost, weigher=_weigher(choice, cost))))
+        elif choice.predictor == "copy":
+            yield CopyPredictor(robot.spec, cost)
+        elif choice.predictor == "random":
+            yield RandomPredictor(robot.spec, cost, np.random.default_rng(choice.seed))
+        elif choice.predictor == "in_process":
+            from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which only this way needs
+            from ghvae_core.serving.in_process import InProcessConfig, InProcessPredictor  # noqa: PLC0415
+
+            here = InProcessPredictor(load(choice.checkpoint), cost, InProcessConfig(lpips=cost.lpips > 0))
+            yield stack.enter_context(closing(here))
+        else:
+            address = choice.server
+            if not address:
+                address = stack.enter_context(private_server(choice.checkpoint, lpips=cost.lpips > 0)).address
+            yield stack.enter_context(closing(ServerClient(address, cost, config.planner.predict_timeout_s)))
+
+
+def _weigher(choice: Choice, cost: GoalCost) -> Weigher | None:
+    """Return what weighs more than pixels, by the networks of the checkpoint; None where pixels are all that counts."""
+    if cost.terms() == ("pixel",):
+        return None
+    from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which pixels do without
+    from ghvae_core.serving.in_process import weigher  # noqa: PLC0415
+
+    return weigher(load(choice.checkpoint), with_lpips=cost.lpips > 0)
