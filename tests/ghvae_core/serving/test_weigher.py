@@ -97,5 +97,5 @@ def test_images_of_bytes_cost_as_much() -> None:
     weigher, cost = Weigher(small_model()), GoalCost(brightness=0.3, features=1.0)
     with torch.no_grad():
         expected = weigher.costs(frames, goal, cost)
-    bytes_ = [np.asarray((images * 255).round().movedim(-3, -1).numpy(), np.uint8) for images in (frames, goal)]
-    np.testing.assert_allclose(weigher.costs_of_images(*bytes_, cost), expected, rtol=1e-4, atol=1e-6)
+    ends, aim = (np.asarray((images * 255).round().movedim(-3, -1).numpy(), np.uint8) for images in (frames, goal))
+    np.testing.assert_allclose(weigher.costs_of_images(ends, aim, cost), expected, rtol=1e-4, atol=1e-6)
