@@ -59,6 +59,7 @@ setup(
         "console_scripts": [
             "run_collection=data_collection.run_collection:main",
             "run_finetune=ghvae_core.run_finetune:main",
+            "run_distance=ghvae_core.run_distance:main",
             "run_evaluation=ghvae_core.run_evaluation:main",
             "run_server=ghvae_core.run_server:main",
             "run_task=planner.run_task:main",

@@ -15,7 +15,7 @@ from configs.loader import Config
 from robot_bridge.camera import Camera
 
 _Vector = tuple[float, float, float]
-TERMS = ("pixel", "features", "lpips")  # of a `GoalCost`
+TERMS = ("pixel", "features", "lpips", "steps")  # of a `GoalCost`
 
 
 class PredictorError(ReportedError):
@@ -69,7 +69,8 @@ class GoalCost(Config):
     brightness: float = Field(default=1.0, ge=0, le=1)  # weight of a pixel's error in brightness against that in colour
     pixel: float = Field(default=1.0, ge=0)  # weight of the squared error of pixels
     features: float = Field(default=0.0, ge=0)  # of the squared distance of the model's own deepest features
-    lpips: float = Field(default=0.0, ge=0)  # of LPIPS (AlexNet), for which the server must have been given its weights
+    lpips: float = Field(default=0.0, ge=0)  # of LPIPS (AlexNet), where the predictor holds its weights
+    steps: float = Field(default=0.0, ge=0)  # of the steps still to go, where it holds a network that tells them
 
     @model_validator(mode="after")
     def _check_terms(self) -> GoalCost:
@@ -80,6 +81,13 @@ class GoalCost(Config):
     def terms(self) -> tuple[str, ...]:
         """Return the names of the terms that count."""
         return tuple(name for name in TERMS if getattr(self, name) > 0)
+
+
+class Networks(Config):
+    """What a predictor holds for the costs of requests, beside its model."""
+
+    lpips: bool = False  # its weights are fetched once
+    distance: str | None = None  # folder that run_distance made; None: steps to go cannot be told
 
 
 @dataclass(frozen=True)

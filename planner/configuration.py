@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from configs.loader import Config, load
 from data_collection.policy import PolicyConfig
+from ghvae_core.predictor import Networks
 from planner.difference import DifferenceConfig
 from planner.solver import SolverConfig
 from planner.task import TaskConfig
@@ -18,6 +19,7 @@ class RunConfig(Config):
     robot: SimulationConfig
     task: TaskConfig
     planner: SolverConfig
+    predictor: Networks
     difference: DifferenceConfig
     policy: PolicyConfig
 
@@ -38,6 +40,7 @@ def load_run(task_file: str, overrides: Sequence[str]) -> RunConfig:
         "robot": "robots/simulation.yaml",
         "task": task_file,
         "planner": "planning/solver.yaml",
+        "predictor": "planning/predictor.yaml",
         "difference": "planning/difference.yaml",
         "policy": "planning/policy.yaml",
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ghvae_core.predictor import GoalCost, Predictor
+from ghvae_core.predictor import Networks, Predictor
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.private import private_server
 from planner.baseline import CopyPredictor, RandomPredictor
@@ -64,7 +64,7 @@ def open_predictor(choice: Choice, config: RunConfig, robot: SimulatedFranka) ->
     cost = config.planner.cost
     with ExitStack() as stack:
         if choice.predictor == "oracle":
-            yield stack.enter_context(closing(OraclePredictor(robot, cost, weigher=_weigher(choice, cost))))
+            yield stack.enter_context(closing(OraclePredictor(robot, cost, weigher=_weigher(choice, config))))
         elif choice.predictor == "copy":
             yield CopyPredictor(robot.spec, cost)
         elif choice.predictor == "random":
@@ -73,20 +73,27 @@ def open_predictor(choice: Choice, config: RunConfig, robot: SimulatedFranka) ->
             from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which only this way needs
             from ghvae_core.serving.in_process import InProcessConfig, InProcessPredictor  # noqa: PLC0415
 
-            here = InProcessPredictor(load(choice.checkpoint), cost, InProcessConfig(lpips=cost.lpips > 0))
+            settings = InProcessConfig(**networks(config).model_dump())
+            here = InProcessPredictor(load(choice.checkpoint), cost, settings)
             yield stack.enter_context(closing(here))
         else:
             address = choice.server
             if not address:
-                address = stack.enter_context(private_server(choice.checkpoint, lpips=cost.lpips > 0)).address
+                address = stack.enter_context(private_server(choice.checkpoint, networks=networks(config))).address
             yield stack.enter_context(closing(ServerClient(address, cost, config.planner.predict_timeout_s)))
 
 
-def _weigher(choice: Choice, cost: GoalCost) -> Weigher | None:
+def networks(config: RunConfig) -> Networks:
+    """Return what the predictor must hold: what was told, and what the cost needs and can be had without being told."""
+    needs = config.predictor.lpips or config.planner.cost.lpips > 0
+    return config.predictor.model_copy(update={"lpips": needs})
+
+
+def _weigher(choice: Choice, config: RunConfig) -> Weigher | None:
     """Return what weighs more than pixels, by the networks of the checkpoint; None where pixels are all that counts."""
-    if cost.terms() == ("pixel",):
+    if config.planner.cost.terms() == ("pixel",):
         return None
     from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which pixels do without
     from ghvae_core.serving.in_process import weigher  # noqa: PLC0415
 
-    return weigher(load(choice.checkpoint), with_lpips=cost.lpips > 0)
+    return weigher(load(choice.checkpoint), networks(config))

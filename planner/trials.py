@@ -13,7 +13,7 @@ from planner.configuration import RunConfig, load_run
 from planner.handshake import check_fit
 from planner.ledger import Ledger
 from planner.plan import PlannerError
-from planner.predictors import Choice, check_checkpoint, open_predictor
+from planner.predictors import Choice, check_checkpoint, networks, open_predictor
 from planner.processes import Death, in_processes
 from planner.trial import Ending, Job, Trial, carry_out
 from planner.trials_folder import TrialsConfig, TrialsError, TrialsFolder, VariantConfig
@@ -103,15 +103,16 @@ def _with_renderer(series: Series, variant: Variant) -> Variant:
 
 def _with_servers(series: Series, stack: ExitStack) -> Iterator[Variant]:
     """Yield the variants with the address of a server where they need one; a checkpoint has one for all trials."""
-    addresses: dict[tuple[Path, bool], str] = {}
+    addresses: dict[tuple[Path, str], str] = {}
     for variant in series.variants:
         check_checkpoint(series.choice(series.tasks[0], variant))
         if variant.predictor == "server" and not variant.server:
             place = variant.checkpoint.resolve()
-            lpips = any(_config(series, task, variant).planner.cost.lpips > 0 for task in series.tasks)
-            if (place, lpips) not in addresses:
-                addresses[place, lpips] = stack.enter_context(private_server(place, lpips=lpips)).address
-            yield replace(variant, server=addresses[place, lpips])
+            held = networks(_config(series, series.tasks[0], variant))  # a task's own file says nothing of them
+            key = place, held.model_dump_json()
+            if key not in addresses:
+                addresses[key] = stack.enter_context(private_server(place, networks=held)).address
+            yield replace(variant, server=addresses[key])
         else:
             yield variant
 

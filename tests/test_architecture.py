@@ -131,6 +131,7 @@ def test_commands_live_in_files_of_their_names() -> None:
     assert commands == {
         "data_collection/run_collection.py",
         "ghvae_core/run_finetune.py",
+        "ghvae_core/run_distance.py",
         "ghvae_core/run_evaluation.py",
         "ghvae_core/run_server.py",
         "planner/run_task.py",

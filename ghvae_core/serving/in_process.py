@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,24 +12,23 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from configs.loader import Config
 from ghvae_core.evaluation.lpips import Lpips
 from ghvae_core.evaluation.metric_weights import LPIPS
 from ghvae_core.models.checkpoint import Checkpoint
-from ghvae_core.predictor import Context, GoalCost, MismatchError, Prediction, PredictorError, PredictorSpec
+from ghvae_core.models.distance import load as load_distance
+from ghvae_core.predictor import Context, GoalCost, MismatchError, Networks, Prediction, PredictorError, PredictorSpec
 from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
 from ghvae_core.serving.weigher import Weigher
 from robot_bridge.robot import ACTION_DIM
 
 
-class InProcessConfig(Config):
-    """How the work is cut up."""
+class InProcessConfig(Networks):
+    """How the work is cut up, and what is held for costs."""
 
     chunk: int = Field(
         default=50, ge=1
     )  # imagined together; bounds the memory and how late a deadline is noticed; ours
     max_candidates: int = Field(default=1000, ge=1, le=65536)  # in one request; ours
-    lpips: bool = False  # hold LPIPS ready as a term of costs; its weights are fetched once
 
 
 _DEFAULTS = InProcessConfig()
@@ -53,7 +53,7 @@ class InProcessPredictor:
     """
 
     def __init__(self, checkpoint: Checkpoint, cost: GoalCost, config: InProcessConfig = _DEFAULTS) -> None:
-        self._weigher = weigher(checkpoint, config.lpips)
+        self._weigher = weigher(checkpoint, config)
         self._spec = _spec(checkpoint, config.max_candidates, self._weigher.terms)
         self._model = checkpoint.model.eval()
         self._device = checkpoint.model.action_scale.device
@@ -152,14 +152,22 @@ class InProcessPredictor:
             frames.append(frame)
 
 
-def weigher(checkpoint: Checkpoint, with_lpips: bool) -> Weigher:
-    """Return what weighs frames where a checkpoint was loaded to, with LPIPS if that is wanted.
+def weigher(checkpoint: Checkpoint, networks: Networks) -> Weigher:
+    """Return what weighs frames where a checkpoint was loaded to, with the networks that are wanted.
 
     Raises:
         MetricError: The weights of LPIPS cannot be had.
+        CheckpointError: The network of steps to go cannot be used.
     """
     device = checkpoint.model.action_scale.device
-    return Weigher(checkpoint.model, Lpips(LPIPS.find(None)).to(device) if with_lpips else None)
+    lpips = Lpips(LPIPS.find(None)).to(device) if networks.lpips else None
+    distance = None if networks.distance is None else load_distance(Path(networks.distance), device)
+    if distance is not None and distance.config.image_px != checkpoint.info.model.image_px:
+        raise MismatchError(
+            f"{networks.distance}: expected a network of images of {checkpoint.info.model.image_px} pixels,"
+            f" got one of {distance.config.image_px}"
+        )
+    return Weigher(checkpoint.model, lpips, distance)
 
 
 def _spec(checkpoint: Checkpoint, max_candidates: int, terms: tuple[str, ...]) -> PredictorSpec:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ghvae_core.predictor import MismatchError, PredictorError
+from ghvae_core.predictor import MismatchError, Networks, PredictorError
 
 _READY_TIMEOUT_S = 120.0  # torch and a large checkpoint from a cold disk; ours
 _STOP_TIMEOUT_S = 10.0  # then it is killed; longer than the server's own `drain_s`
@@ -33,7 +33,7 @@ class PrivateServer:
 
 @contextmanager
 def private_server(
-    checkpoint: Path, device: str = "auto", threads: int | None = None, *, lpips: bool = False
+    checkpoint: Path, device: str = "auto", threads: int | None = None, *, networks: Networks | None = None
 ) -> Iterator[PrivateServer]:
     """Start `run_server` on a socket in a private folder, and stop it at the end of the `with` block.
 
@@ -43,7 +43,7 @@ def private_server(
         checkpoint: Folder of the model.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads of the model; None for all cores.
-        lpips: Whether costs may have it as a term.
+        networks: What it holds for costs; None: nothing beside the model.
 
     Raises:
         MismatchError: The server refused the checkpoint or the device; the message holds its last words.
@@ -54,7 +54,8 @@ def private_server(
         command = [sys.executable, "-m", "ghvae_core.run_server", "--with-parent"]
         command += ["--checkpoint", str(checkpoint), "--address", f"ipc://{folder}/socket", "--device", device]
         command += ["--threads", str(threads)] if threads else []
-        command += ["--set", "predictor.lpips=true"] if lpips else []
+        for name, value in (networks or Networks()).model_dump(exclude_defaults=True).items():
+            command += ["--set", f"predictor.{name}={json.dumps(value)}"]
         with log.open("wb") as errors:
             process = subprocess.Popen(  # noqa: S603 - our own module, no shell
                 command,

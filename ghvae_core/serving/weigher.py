@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ghvae_core.cost import goal_costs
 from ghvae_core.evaluation.lpips import Lpips
+from ghvae_core.models.distance import Distance
 from ghvae_core.models.video_model import VideoModel
-from ghvae_core.predictor import GoalCost
+from ghvae_core.predictor import TERMS, GoalCost
 
 _EPSILON = 1e-8
 
@@ -21,16 +22,19 @@ class Weigher:
     Args:
         model: Whose features count.
         lpips: The metric with its weights, on the same device; None: it cannot be asked for.
+        distance: Tells how many steps are left, on the same device; None: it cannot be asked for.
     """
 
-    def __init__(self, model: VideoModel, lpips: Lpips | None = None) -> None:
+    def __init__(self, model: VideoModel, lpips: Lpips | None = None, distance: Distance | None = None) -> None:
         self._model = model
         self._lpips = lpips
+        self._distance = distance
 
     @property
     def terms(self) -> tuple[str, ...]:
         """The terms that can be asked for."""
-        return ("pixel", "features") if self._lpips is None else ("pixel", "features", "lpips")
+        held = {"pixel": True, "features": True, "lpips": self._lpips, "steps": self._distance}
+        return tuple(name for name in TERMS if held[name] is not None)
 
     def costs(self, frames: Tensor, goal: Tensor, cost: GoalCost) -> Tensor:
         """Return the cost of each candidate, lower is better; NaN where its frames hold one.
@@ -51,6 +55,9 @@ class Weigher:
             total = total + cost.features * self._apart(final, goal)
         if cost.lpips > 0 and self._lpips is not None:
             total = total + cost.lpips * self._lpips(goal.expand_as(final), final).mean(1)
+        if cost.steps > 0 and self._distance is not None:
+            steps = self._distance.steps(final.flatten(0, 1), goal[None])
+            total = total + cost.steps * steps.view(final.shape[:2]).mean(1)
         return total
 
     def costs_of_images(

@@ -85,7 +85,7 @@ def train(request: Request) -> int:
         n_trained, stage = (init.model.n_modules, str(init.info.provenance.get("stage", ""))) if init else (0, "")
         check_steps(config, n_trained, stage)
     check_plan(stages(config.training, config.model.n_modules), config.model)
-    group = Group(_device(request.device))
+    group = Group(choose_device(request.device))
     check_processes(config, group.size)
     _check_out(request)
     with group:
@@ -218,7 +218,12 @@ def _job(request: Request, config: RunConfig, dataset: Dataset, start: _Start) -
     )
 
 
-def _device(name: str) -> str:
+def choose_device(name: str) -> str:
+    """Return `cpu` or `cuda`, as asked or, with `auto`, as there is.
+
+    Raises:
+        CheckpointError: CUDA was asked for and there is none.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise CheckpointError("--device cuda: this machine has no usable CUDA device; take --device cpu")
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name

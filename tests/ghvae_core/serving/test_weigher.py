@@ -11,6 +11,7 @@ from torch import Tensor
 from ghvae_core.cost import goal_costs
 from ghvae_core.evaluation.lpips import Lpips
 from ghvae_core.models.checkpoint import build
+from ghvae_core.models.distance import Distance, DistanceConfig
 from ghvae_core.models.svg import SvgConfig
 from ghvae_core.predictor import GoalCost, MismatchError
 from ghvae_core.serving.weigher import Weigher
@@ -77,6 +78,19 @@ def test_lpips_is_a_term_where_its_weights_are() -> None:
         costs = weigher.costs(frames, goal, GoalCost(pixel=0.0, lpips=2.0))
         distance = Lpips(WEIGHTS)(goal.expand(3, 1, -1, -1, -1), frames[:, -1:])[:, 0]
     np.testing.assert_allclose(costs, 2 * distance, rtol=1e-5)
+
+
+def test_steps_to_go_are_a_term_where_a_network_tells_them() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        distance = Distance(DistanceConfig(image_px=16, channels=(8, 8), most_steps=5)).eval()
+    frames, goal = _frames(horizon=3)
+    weigher = Weigher(small_model(), distance=distance)
+    assert weigher.terms == ("pixel", "features", "steps")
+    with torch.no_grad():
+        costs = weigher.costs(frames, goal, GoalCost(final_frames=2, pixel=0.0, steps=0.5))
+        told = torch.stack([distance.steps(frames[:, t], goal[None]) for t in (1, 2)])
+    np.testing.assert_allclose(costs, 0.5 * told.mean(0), rtol=1e-5)
 
 
 def test_a_term_that_cannot_be_weighed_is_refused_by_name() -> None:

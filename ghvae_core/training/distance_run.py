@@ -1,0 +1,115 @@
+"""One run of `run_distance`: read the episodes, teach, measure, save."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from configs.loader import Config, load
+from ghvae_core.data.dataset import DataConfig, Dataset, load_dataset
+from ghvae_core.models import checkpoint
+from ghvae_core.models.checkpoint import Checkpoint, CheckpointError
+from ghvae_core.models.distance import Distance, DistanceConfig, save
+from ghvae_core.training.distance import DistanceTraining, Lesson, measure, teach
+from ghvae_core.training.run import choose_device
+from ghvae_core.training.signals import PREEMPTED, collected
+
+_FILES = {
+    "distance": "models/distance.yaml",
+    "training": "training/distance.yaml",
+    "data": "training/distance_data.yaml",
+}
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+)
+
+
+class Request(NamedTuple):
+    """What was asked for on the command line."""
+
+    data: tuple[Path, ...]
+    out: Path
+    checkpoint: Path | None
+    seed: int
+    device: str
+    overrides: tuple[str, ...]
+
+
+class DistanceRunConfig(Config):
+    """All sections that `--set` knows."""
+
+    distance: DistanceConfig
+    training: DistanceTraining
+    data: DataConfig
+
+
+def train(request: Request) -> int:
+    """Train as asked; return the exit code: 0, 130 after Ctrl-C, 75 after SIGTERM.
+
+    Raises:
+        ReportedError: Bad input, before anything was written.
+    """
+    config = load(DistanceRunConfig, _FILES, request.overrides)
+    if request.out.exists() and any(request.out.iterdir()):
+        raise CheckpointError(f"{request.out}: expected a new or empty folder; choose another --out")
+    device = choose_device(request.device)
+    imagines = None if request.checkpoint is None else checkpoint.load(request.checkpoint, device)
+    _check(config)
+    dataset = load_dataset(request.data, config.data, config.distance.image_px, request.out / "prepared", _quiet)
+    if imagines is not None:
+        _check_model(imagines, config, dataset, request.out / "prepared")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(request.seed)
+        distance = Distance(config.distance).to(device)
+    rng, check_rng = np.random.default_rng(request.seed).spawn(2)
+    with Progress(*_COLUMNS, console=Console(stderr=True)) as progress, collected() as received:
+        bar = progress.add_task("teaching", total=config.training.n_steps)
+
+        def notify(step: int, loss: float) -> bool:
+            progress.update(bar, completed=step, description=f"teaching, loss {loss:.2f}")
+            return bool(received)
+
+        n_done = teach(distance, Lesson(dataset.train, imagines), config.training, rng, notify)
+    figures = measure(distance, dataset.validation, check_rng)._asdict()
+    facts: dict[str, str | int | float] = {"data_sha256": dataset.sha256, "seed": request.seed, "n_steps": n_done}
+    facts["checkpoint"] = imagines.sha256 if imagines else ""
+    save(request.out / "distance", distance, {**facts, **figures})
+    print(json.dumps({"distance": str(request.out / "distance"), "n_steps": n_done, **figures}), flush=True)
+    return 0 if not received else 130 if received[0] == signal.SIGINT else PREEMPTED
+
+
+def _check(config: DistanceRunConfig) -> None:
+    if config.distance.most_steps >= config.data.n_frames:
+        raise CheckpointError(
+            f"distance.most_steps: expected fewer than the {config.data.n_frames} frames of a window,"
+            f" got {config.distance.most_steps}; set data.horizon higher"
+        )
+
+
+def _check_model(imagines: Checkpoint, config: DistanceRunConfig, dataset: Dataset, prepared: Path) -> None:
+    """Refuse a model that cannot imagine these images from these actions, and take back what reading them wrote."""
+    model = imagines.info.model
+    pairs = {
+        "image_px": (model.image_px, config.distance.image_px),
+        "action_dim": (model.action_dim, dataset.train.actions.shape[1]),
+    }
+    for name, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            shutil.rmtree(prepared, ignore_errors=True)
+            raise CheckpointError(f"--checkpoint: its {name} is {theirs}, that of the data {ours}; take another model")
+
+
+def _quiet(done: int, total: int) -> None:
+    """Take no notice of the reading of episodes."""

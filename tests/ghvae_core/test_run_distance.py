@@ -1,0 +1,85 @@
+"""The command that teaches steps to go, from files to a term of the planner's cost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ghvae_core.models.distance import load
+from tests.ghvae_core.episodes import record
+
+COMMAND = [sys.executable, "-m", "ghvae_core.run_distance"]
+SMALL = ["--set", "distance.channels=[8,8]", "--set", "distance.most_steps=4", "--set", "data.horizon=3"]
+SMALL += ["--set", "training.batch_windows=2", "--set", "data.validation_share=0.4"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for index in range(4):
+        record(folder, index)
+    return folder
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *arguments], check=False, capture_output=True, text=True, timeout=120)
+
+
+def test_it_leaves_a_network_and_its_figures(data: Path, tmp_path: Path) -> None:
+    done = _run("--data", str(data), "--out", str(tmp_path / "out"), *SMALL, "--set", "training.n_steps=3")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["n_steps"] == 3 and {"error", "constant", "order"} <= set(told)
+    distance = load(Path(told["distance"]))
+    assert distance.config.most_steps == 4 and distance.config.provenance["n_steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "distance.most_steps=9"], "distance.most_steps: expected fewer than the 5 frames"),
+        (["--set", "training.n_step=3"], "did you mean 'n_steps'"),
+        (["--checkpoint", "/nowhere"], "expected a folder with MANIFEST.json"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    data: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    done = _run("--data", str(data), "--out", str(tmp_path / "out"), *SMALL, *arguments)
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_old_folder_is_left_alone(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "note").write_text("mine")
+    done = _run("--data", str(data), "--out", str(tmp_path), *SMALL)
+    assert done.returncode == 2 and "expected a new or empty folder" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_what_was_learned_so_far_is_kept(data: Path, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    command = [
+        *COMMAND,
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "out"),
+        *SMALL,
+        "--set",
+        "training.n_steps=1000000",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline_s = time.monotonic() + 60
+    while not (tmp_path / "out" / "prepared").exists() and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    time.sleep(4.0)
+    os.kill(process.pid, number)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert 0 < json.loads(out.splitlines()[-1])["n_steps"] < 1000000
+    load(tmp_path / "out" / "distance")
