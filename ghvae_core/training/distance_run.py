@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,13 +28,7 @@ _FILES = {
     "training": "training/distance.yaml",
     "data": "training/distance_data.yaml",
 }
-_COLUMNS = (
-    TextColumn("{task.description}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeElapsedColumn(),
-    TimeRemainingColumn(),
-)
+_LINE_INTERVAL_S = 10.0  # between two lines of progress where no terminal shows a bar; ours
 
 
 class Request(NamedTuple):
@@ -74,11 +69,10 @@ def train(request: Request) -> int:
         torch.manual_seed(request.seed)
         distance = Distance(config.distance).to(device)
     rng, check_rng = np.random.default_rng(request.seed).spawn(2)
-    with Progress(*_COLUMNS, console=Console(stderr=True)) as progress, collected() as received:
-        bar = progress.add_task("teaching", total=config.training.n_steps)
+    with _Teller(config.training.n_steps) as teller, collected() as received:
 
         def notify(step: int, loss: float) -> bool:
-            progress.update(bar, completed=step, description=f"teaching, loss {loss:.2f}")
+            teller.tell(step, loss)
             return bool(received)
 
         n_done = teach(distance, Lesson(dataset.train, imagines), config.training, rng, notify)
@@ -88,6 +82,25 @@ def train(request: Request) -> int:
     save(request.out / "distance", distance, {**facts, **figures})
     print(json.dumps({"distance": str(request.out / "distance"), "n_steps": n_done, **figures}), flush=True)
     return 0 if not received else 130 if received[0] == signal.SIGINT else PREEMPTED
+
+
+class _Teller(Progress):
+    """Progress with the time left: a bar on a terminal, elsewhere a line now and then."""
+
+    def __init__(self, n_steps: int) -> None:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        super().__init__(TextColumn("{task.description}"), *columns, console=Console(stderr=True))
+        self._bar = self.add_task("teaching", total=n_steps)
+        self._line_s = time.monotonic()
+
+    def tell(self, step: int, loss: float) -> None:
+        """Say how many steps are done."""
+        self.update(self._bar, completed=step, description=f"teaching, loss {loss:.2f}")
+        if not self.console.is_terminal and time.monotonic() - self._line_s >= _LINE_INTERVAL_S:
+            self._line_s = time.monotonic()
+            left_s = self.tasks[0].time_remaining
+            left = "" if left_s is None else f", about {left_s:.0f} s left"
+            self.console.print(f"{step} of {self.tasks[0].total:.0f} steps, loss {loss:.2f}{left}", highlight=False)
 
 
 def _check(config: DistanceRunConfig) -> None:
