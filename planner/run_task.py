@@ -31,7 +31,10 @@ def run_task(  # noqa: PLR0917 - typer calls it by name
     steps: Annotated[int | None, typer.Option(min=1, help="most actions; without it as many as the task says")] = None,
     out: Annotated[Path | None, typer.Option(help="new folder of the report; without it one in runs/")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="robot, task, planner or policy")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="SECTION.KEY=VALUE", help="robot, task, planner, predictor, difference or policy"
+        ),
     ] = None,
 ) -> None:
     """Do a task from one goal picture, by planning on a model that imagines.

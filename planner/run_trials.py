@@ -33,7 +33,10 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     server: Annotated[str | None, typer.Option(help="address of a server; without one a private one runs")] = None,
     checkpoint: Annotated[Path, typer.Option(help="folder of the model, where --server is not given")] = _SHIPPED,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="robot, task, planner or policy")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="SECTION.KEY=VALUE", help="robot, task, planner, predictor, difference or policy"
+        ),
     ] = None,
     against: Annotated[list[str] | None, typer.Option(metavar="CHANGES", help="what is different in B")] = None,
     workers: Annotated[int, typer.Option(min=1, help="trials at a time, each in a process with one thread")] = 1,
