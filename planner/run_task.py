@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from configs.command import run
-from planner.variant import PredictorName, SolverName, solver_override
+from planner.variant import SECTIONS, PredictorName, SolverName, solver_override
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "ghvae_core" / "checkpoints" / "tiny"
 
@@ -30,12 +30,7 @@ def run_task(  # noqa: PLR0917 - typer calls it by name
     seed: Annotated[int, typer.Option(min=0, help="draws the scene and the candidates")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="most actions; without it as many as the task says")] = None,
     out: Annotated[Path | None, typer.Option(help="new folder of the report; without it one in runs/")] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="SECTION.KEY=VALUE", help="robot, task, planner, predictor, difference or policy"
-        ),
-    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help=SECTIONS)] = None,
 ) -> None:
     """Do a task from one goal picture, by planning on a model that imagines.
 

@@ -12,7 +12,7 @@ import typer
 
 from configs.command import run
 from configs.loader import ConfigError
-from planner.variant import PredictorName, SolverName, Variant, solver_override
+from planner.variant import SECTIONS, PredictorName, SolverName, Variant, solver_override
 
 _SHIPPED = Path(__file__).resolve().parent.parent / "ghvae_core" / "checkpoints" / "tiny"
 _FIRST_SEED = 1000  # of what is reported; settings are tuned below
@@ -24,20 +24,12 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     trials: Annotated[int | None, typer.Option(min=1, help="of each task; 20 without it, as in the paper")] = None,
     seeds: Annotated[str | None, typer.Option(metavar="A:B", help="A to B - 1 in place of 1000 and on")] = None,
     predictor: Annotated[
-        PredictorName,
-        typer.Option(
-            help="who imagines: one server for all trials, the model in each, the simulator itself, or nobody"
-        ),
+        PredictorName, typer.Option(help="who imagines: one server for all, the model in each, the simulator, nobody")
     ] = "server",
     solver: Annotated[SolverName | None, typer.Option(help="instead of that of configs/planning/solver.yaml")] = None,
     server: Annotated[str | None, typer.Option(help="address of a server; without one a private one runs")] = None,
     checkpoint: Annotated[Path, typer.Option(help="folder of the model, where --server is not given")] = _SHIPPED,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="SECTION.KEY=VALUE", help="robot, task, planner, predictor, difference or policy"
-        ),
-    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help=SECTIONS)] = None,
     against: Annotated[list[str] | None, typer.Option(metavar="CHANGES", help="what is different in B")] = None,
     workers: Annotated[int, typer.Option(min=1, help="trials at a time, each in a process with one thread")] = 1,
     out: Annotated[Path | None, typer.Option(help="folder of all trials; without it a new one in runs/")] = None,

@@ -23,6 +23,7 @@ from data_collection.robonet import read_episode
 from ghvae_core.predictor import Context, Prediction, PredictorError
 from planner import attempt as attempt_module
 from planner import folder as folder_module
+from planner import predictors as predictors_module
 from planner.attempt import attempt
 from planner.configuration import RunConfig
 from planner.folder import RecordError
@@ -178,7 +179,7 @@ def _fail_at(monkeypatch: pytest.MonkeyPatch, plan: int, error: BaseException) -
                 raise error
             return super().predict(context, candidates, goal, n_videos)
 
-    monkeypatch.setattr(attempt_module, "OraclePredictor", Failing)
+    monkeypatch.setattr(predictors_module, "OraclePredictor", Failing)
 
 
 @pytest.mark.parametrize("plan", [0, 2])
