@@ -44,9 +44,16 @@ class _Source(NamedTuple):
 
 
 class _Yaml(yaml.SafeLoader):
-    """Safe YAML in which `1e-4` is a number (plain PyYAML reads a string)."""
+    """Safe YAML in which, as in YAML 1.2, `1e-4` is a number and `off` a word (plain PyYAML reads them otherwise)."""
 
 
+_Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Yaml.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|Inf|nan|NaN)$"),

@@ -30,6 +30,19 @@ def test_exponents_are_numbers_and_lists_stand_for_tuples(tmp_path: Path) -> Non
     assert config.robot.corner_m == (1.0, 2.5)
 
 
+@pytest.mark.parametrize(("text", "expected"), [("off", "off"), ("yes", "yes"), ("true", True), ("False", False)])
+def test_only_true_and_false_are_truth_values(tmp_path: Path, text: str, expected: str | bool) -> None:
+    class Switch(Config):
+        value: str | bool
+
+    class Board(Config):
+        switch: Switch
+
+    file = _write(tmp_path, f"value: {text}\n")
+    assert load(Board, {"switch": file}).switch.value == expected
+    assert load(Board, {"switch": file}, [f"switch.value={text}"]).switch.value == expected
+
+
 def test_later_overrides_win(tmp_path: Path) -> None:
     file = _write(tmp_path, "step_limit_m: 0.2\n")
     config = load(Whole, {"robot": file}, ["robot.step_limit_m=0.1", "robot.step_limit_m=5e-2"])
