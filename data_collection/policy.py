@@ -64,7 +64,9 @@ class RandomPolicy:
         """
         objects = self._reachable(find_blobs(observation.image, self._spec.camera, self._config.blobs).places_m)
         families = [self._family(observation, len(objects), rng) for _ in range(n)]
-        actions = np.stack([self._sequence(family, observation, objects, horizon, rng) for family in families])
+        actions = np.empty((n, horizon, 4))
+        for i, family in enumerate(families):
+            actions[i] = self._sequence(family, observation, objects, horizon, rng)
         return Sequences(limit_actions(actions, observation.state[:3], self._spec.limits), families)
 
     def _family(self, observation: Observation, n_objects: int, rng: np.random.Generator) -> str:

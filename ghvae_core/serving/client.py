@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from contextlib import suppress
 from dataclasses import replace
 from uuid import uuid4
 
@@ -41,6 +42,7 @@ class ServerClient:
         self._address, self._cost, self._timeout_s = address, cost, timeout_s
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
+        self._breaks = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         try:
             self._connect()
             self._spec = self._shake_hands()
@@ -88,6 +90,9 @@ class ServerClient:
 
     def close(self) -> None:
         """Let go of the socket. Safe to call twice."""
+        if not self._socket.closed:
+            self._socket.disable_monitor()
+        self._breaks.close(linger=0)
         self._socket.close(linger=0)
         self._context.term()
 
@@ -117,22 +122,40 @@ class ServerClient:
         return replace(reply.spec, name="server")
 
     def _ask(self, message: Hello | Predict, end_s: float) -> Welcome | Answer | Refusal | None:
-        """Send, and return the reply to this very message, or None when the time is over."""
+        """Send, and return the reply to this very message, or None when the time is over.
+
+        A message that a breaking connection may have taken with it is sent again: imagining twice does no harm.
+        """
         parts = protocol.encode_request(message)
-        if not self._wait(zmq.POLLOUT, end_s):
-            return None
-        try:
-            self._socket.send_multipart(parts, zmq.NOBLOCK)
-        except zmq.Again:  # the server went away in this very moment
-            return None
-        while self._wait(zmq.POLLIN, end_s):
-            try:
-                reply = protocol.decode_reply(self._socket.recv_multipart(zmq.NOBLOCK))
-            except ProtocolError as error:
-                raise MismatchError(f"the server at {self._address} does not speak our language: {error}") from None
-            if reply.id in (message.id, b""):  # the answer to an earlier, given-up request is ignored
-                return reply
+        while self._wait(zmq.POLLOUT, end_s):
+            with suppress(zmq.Again):  # the server went away in this very moment
+                self._socket.send_multipart(parts, zmq.NOBLOCK)
+                reply = self._reply(message.id, end_s)
+                if reply is not None:
+                    return reply
         return None
+
+    def _reply(self, id_: bytes, end_s: float) -> Welcome | Answer | Refusal | None:
+        """Return the reply to a message that was sent, or None when the connection broke or the time is over."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._breaks, zmq.POLLIN)
+        while (remaining_s := end_s - time.monotonic()) > 0:
+            ready = dict(poller.poll(math.ceil(remaining_s * 1000)))
+            if self._socket in ready:
+                reply = self._receive()
+                if reply.id in (id_, b""):  # the answer to an earlier, given-up request is ignored
+                    return reply
+            elif self._breaks in ready:
+                self._breaks.recv_multipart()
+                return None
+        return None
+
+    def _receive(self) -> Welcome | Answer | Refusal:
+        try:
+            return protocol.decode_reply(self._socket.recv_multipart(zmq.NOBLOCK))
+        except ProtocolError as error:
+            raise MismatchError(f"the server at {self._address} does not speak our language: {error}") from None
 
     def _wait(self, event: int, end_s: float) -> bool:
         remaining_s = end_s - time.monotonic()

@@ -14,7 +14,7 @@ from planner.plan import PlanError
 from planner.proposals import HOLD
 from planner.solver import SolverConfig
 from robot_bridge.safety import limit_actions
-from tests.planner.doubles import SPEC, StubPredictor, situation, solver, towards_goal
+from tests.planner.doubles import SPEC, StubPredictor, situation, solver, towards_goal, with_rest
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -130,6 +130,13 @@ def test_every_solver_keeps_to_its_candidates_and_to_the_limits(name: Any) -> No
         np.testing.assert_allclose(limit_actions(candidates, hand_m, SPEC.limits), candidates, atol=1e-6)
     chosen = np.concatenate([candidates for _, candidates in predictor.asked])[plan.index]
     np.testing.assert_array_equal(plan.actions, chosen)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("rest", [np.empty((0, 4), np.float32), np.array([[0.01, 0, 0, 1]], np.float32)])
+def test_the_fewest_candidates_are_enough(name: Any, rest: NDArray[np.float32]) -> None:
+    plan = solver(4, solver=name).plan(with_rest(rest), StubPredictor(towards_goal), _rng())
+    assert 2 <= len(plan.costs) <= 4 and np.isfinite(plan.cost)
 
 
 @pytest.mark.parametrize("name", SOLVERS[1:])

@@ -23,6 +23,7 @@ from ghvae_core.serving.protocol import (
     encode_reply,
 )
 from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
+from ghvae_core.serving.server import Server, ServingConfig
 from tests.ghvae_core.serving.example import SPEC, prediction, request
 from tests.ghvae_core.serving.live import running
 
@@ -142,8 +143,6 @@ def test_a_restarted_server_is_found_again() -> None:
     with running() as server:
         client = ServerClient(server.address, ASKED.cost)
         address = server.address
-    from ghvae_core.serving.server import Server, ServingConfig
-
     second = Server(address, ServingConfig())
     thread = threading.Thread(target=second.serve, args=(SPEC, lambda asked, _: prediction(asked)))
     thread.start()
@@ -155,6 +154,33 @@ def test_a_restarted_server_is_found_again() -> None:
         thread.join()
         second.close()
         client.close()
+
+
+def test_a_request_that_was_lost_with_its_connection_is_sent_again() -> None:
+    """Two servers take turns at an address: the first dies with the request in its hands."""
+    taken = threading.Event()
+
+    def take(_: Predict) -> list[list[bytes]]:
+        taken.set()
+        return []
+
+    with _scripted(take) as address:
+        client = ServerClient(address, ASKED.cost, 60.0)
+        got: list[Prediction] = []
+        asking = threading.Thread(
+            target=lambda: got.append(client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 1))
+        )
+        asking.start()
+        assert taken.wait(60)
+    second = Server(address, ServingConfig())
+    thread = threading.Thread(target=second.serve, args=(SPEC, lambda asked, _: prediction(asked)))
+    thread.start()
+    asking.join()
+    second.drain()
+    thread.join()
+    second.close()
+    client.close()
+    np.testing.assert_array_equal(got[0].costs, prediction(ASKED).costs)
 
 
 def test_an_answer_to_an_earlier_request_is_ignored() -> None:

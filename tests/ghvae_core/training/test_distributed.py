@@ -23,7 +23,7 @@ from tests.ghvae_core.small import MODEL
 from tests.ghvae_core.together import CONFIG, SHARDED
 
 ROOT = Path(__file__).resolve().parents[3]
-LAUNCH_S = 120  # a launch that takes longer hangs
+LAUNCH_S = 240  # a launch that takes longer hangs
 
 
 def _launch(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,254 @@
+"""How often a task is done by its first plan alone, by where candidates come from, cost, their number, and solver.
+
+Every candidate is executed in simulation once; plans of all settings are then chosen from the same candidates, by what
+the camera saw (the oracle) and by what the model imagined. Solvers go beyond them, so each of their plans is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from configs.command import ReportedError, run
+from ghvae_core.models.checkpoint import load as load_checkpoint
+from ghvae_core.predictor import GoalCost, Networks
+from ghvae_core.serving.in_process import InProcessConfig, InProcessPredictor, weigher
+from ghvae_core.serving.weigher import Weigher
+from planner.plan import PlanError
+from planner.predictors import Choice, open_predictor
+from planner.processes import Death, in_processes
+from planner.solver import Solver
+from tests.benchmarks.pool import PROPOSALS, Job, Scene, Tried, context, fill
+
+SHIPPED = Path(__file__).parents[2] / "ghvae_core" / "checkpoints" / "tiny"
+_N_DRAWS = 200  # subsets of a scene's candidates that a rate is the mean of; ours
+_NUMBERS = (50, 100, 200, 400)
+_SOLVERS = ("shooting", "cem", "icem", "mppi")
+_PIXELS = GoalCost(brightness=0.3)  # as planning/solver.yaml has it
+_COSTS: Mapping[str, GoalCost] = {
+    "pixels, brightness 0.3": _PIXELS,
+    "pixels, brightness 1": GoalCost(),
+    "pixels, brightness 0": GoalCost(brightness=0.0),
+    "deepest features": GoalCost(pixel=0.0, features=1.0),
+    "LPIPS": GoalCost(pixel=0.0, lpips=1.0),
+    "steps to go": GoalCost(pixel=0.0, steps=1.0),
+    "pixels + 0.01 features": GoalCost(brightness=0.3, features=0.01),
+    "pixels + 0.03 LPIPS": GoalCost(brightness=0.3, lpips=0.03),
+    "pixels + 0.0003 steps": GoalCost(brightness=0.3, steps=0.0003),
+}
+_Row = dict[str, "Rate"]
+
+
+class Rate(NamedTuple):
+    """A share of successes, over scenes."""
+
+    mean: float
+    standard_error: float
+
+    @classmethod
+    def of(cls, scenes: Sequence[float]) -> Rate:
+        """Return the mean of each scene's share."""
+        n = len(scenes)
+        return cls(float(np.mean(scenes)), float(np.std(scenes, ddof=1) / np.sqrt(n)) if n > 1 else float("nan"))
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:.0f} ± {100 * self.standard_error:.0f} %"
+
+
+def first_plans(  # noqa: PLR0917 - the parameters are the options of the command line
+    out: Annotated[Path, typer.Option(help="folder of what was tried; scenes that are there are not tried again")],
+    tasks: Annotated[list[str] | None, typer.Option("--task", help="again for more; both without it")] = None,
+    seeds: Annotated[str, typer.Option(help="A:B, of the scenes; tune below 1000 only")] = "0:20",
+    candidates: Annotated[int, typer.Option(min=4, help="of a scene that follow the difference to the goal")] = 1000,
+    others: Annotated[int, typer.Option(min=4, help="of a scene from each other place")] = 200,
+    chosen: Annotated[int, typer.Option(min=4, help="a plan compares so many, where nothing else is said")] = 100,
+    checkpoint: Annotated[Path, typer.Option(help="of the model")] = SHIPPED,
+    distance: Annotated[Path | None, typer.Option(help="network that run_distance made; none: no steps to go")] = None,
+    lpips: Annotated[bool, typer.Option(help="LPIPS too, whose weights are fetched once")] = True,
+    solver_plans: Annotated[int, typer.Option(min=0, help="of each solver in each scene; 0: none")] = 1,
+    solver_predictor: Annotated[Literal["in_process", "oracle"], typer.Option(help="who imagines for them")] = "oracle",
+    workers: Annotated[int, typer.Option(min=1, help="processes at a time")] = 2,
+) -> None:
+    """Try all candidates out, then print how often the first plan of each setting does the task.
+
+    Rates are of success with the tool, as a trial counts it: means over scenes with standard errors. The last line is
+    one JSON object with every table.
+    """
+    sizes = {kind: candidates if kind == "directed" else others for kind in PROPOSALS}
+    scenes = [(task, seed) for task in tasks or ["pick_wipe", "pick_sweep"] for seed in _range(seeds)]
+    out.mkdir(parents=True, exist_ok=True)
+    pools = [Job(task, seed, sizes, out / f"{task}_{seed}.npz") for task, seed in scenes]
+    _work(fill, [job for job in pools if not job.file.is_file()], workers, "trying candidates out")
+    tried = [Tried.read(job) for job in pools if job.file.is_file()]
+    held = Networks(lpips=lpips, distance=None if distance is None else str(distance))
+    tables = Comparison(tried, checkpoint, held, out, chosen).tables()
+    if solver_plans:
+        asked = [SolverJob(t.task, t.seed, solver_predictor, checkpoint, chosen, solver_plans, out) for t in tried]
+        _work(solve, [job for job in asked if not job.file.is_file()], workers, f"solvers, {solver_predictor}")
+        tables[f"solver, {chosen} candidates"] = _solvers(asked)
+    for title, rows in tables.items():
+        _print(title, rows)
+    print(json.dumps({"scenes": len(tried), "tables": tables}))
+
+
+class Comparison:
+    """Plans of all settings that choose from the same candidates."""
+
+    def __init__(self, tried: Sequence[Tried], checkpoint: Path, held: Networks, out: Path, chosen: int) -> None:
+        self._tried, self._chosen = tried, chosen
+        self._tasks = [t.task for t in tried]
+        loaded = load_checkpoint(checkpoint)
+        self._weigher: Weigher = weigher(loaded, held)
+        settings = InProcessConfig(max_candidates=max(len(pool.actions) for t in tried for pool in t.pools.values()))
+        model = InProcessPredictor(loaded, _PIXELS, settings)
+        shown = track(tried, "imagining", console=Console(stderr=True))
+        self._imagined = [_imagined(t, model, out / f"{t.task}_{t.seed}_{loaded.sha256[:12]}.npz") for t in shown]
+
+    def tables(self) -> dict[str, dict[str, _Row]]:
+        """Return the tables by title, each with its rows and columns."""
+        n, most = self._chosen, min(len(t.pools["directed"].actions) for t in self._tried)
+        numbers = [number for number in _NUMBERS if number < most] + [most]
+        costs = {name: cost for name, cost in _COSTS.items() if {*cost.terms()} <= {*self._weigher.terms}}
+        return {
+            "all candidates, executed": {kind: self._all(kind) for kind in PROPOSALS},
+            f"proposals, the best of {n} by pixels": {kind: self._first(kind, _PIXELS, n) for kind in PROPOSALS},
+            f"cost, the best of {n} directed": {name: self._first("directed", c, n) for name, c in costs.items()},
+            "candidates, directed, by pixels": {str(m): self._first("directed", _PIXELS, m) for m in numbers},
+        }
+
+    def _all(self, kind: str) -> _Row:
+        return _columns(self._tasks, [float(t.pools[kind].results[:, 0].mean()) for t in self._tried], "any")
+
+    def _first(self, kind: str, cost: GoalCost, n: int) -> _Row:
+        """Return how often the least cost of `n` candidates is a success."""
+        row: _Row = {}
+        for who in ("oracle", "model"):
+            shares = []
+            for t, imagined in zip(self._tried, self._imagined, strict=True):
+                pool = t.pools[kind]
+                ends = pool.ends if who == "oracle" else imagined[kind]
+                costs = self._weigher.costs_of_images(ends[:, None], t.goal, cost)
+                if who == "oracle":  # the simulator knows where the arm would stop itself
+                    costs = np.where(pool.stopped, np.inf, costs)
+                shares.append(_share(costs, pool.results[:, 0], n, np.random.default_rng(t.seed)))
+            row |= _columns(self._tasks, shares, who)
+        return row
+
+
+class SolverJob(NamedTuple):
+    """All solvers in one scene."""
+
+    task: str
+    seed: int
+    predictor: str
+    checkpoint: Path
+    n_candidates: int
+    n_plans: int
+    out: Path
+
+    @property
+    def file(self) -> Path:
+        """Where its shares of successes are kept."""
+        return self.out / f"{self.task}_{self.seed}_{self.predictor}_{self.n_candidates}x{self.n_plans}.json"
+
+
+def solve(job: SolverJob) -> str:
+    """Plan with every solver, execute the plans, and keep each solver's share of successes."""
+    shares = {}
+    for solver in _SOLVERS:
+        told = (f"planner.solver={solver}", f"planner.n_candidates={job.n_candidates}")
+        scene = Scene.open(job.task, job.seed, told)
+        choice = Choice(job.task, "simulation", job.predictor, None, job.checkpoint, job.seed, None, None)
+        planner = Solver(scene.config.planner, scene.proposals())
+        with closing(scene.robot), open_predictor(choice, scene.config, scene.robot) as predictor:
+            plans = [planner.plan(scene.situation, predictor, scene.plan_rng(i)) for i in range(job.n_plans)]
+            shares[solver] = float(scene.execute(np.stack([plan.actions for plan in plans])).results[:, 0].mean())
+    unfinished = job.file.with_suffix(".part")
+    unfinished.write_text(json.dumps(shares), encoding="utf-8")
+    unfinished.replace(job.file)
+    return ""
+
+
+def _solvers(jobs: Sequence[SolverJob]) -> dict[str, _Row]:
+    kept = [(job, json.loads(job.file.read_text(encoding="utf-8"))) for job in jobs if job.file.is_file()]
+    tasks, who = [job.task for job, _ in kept], jobs[0].predictor
+    return {name: _columns(tasks, [shares[name] for _, shares in kept], who) for name in _SOLVERS}
+
+
+def _work(work: Callable[[Any], str], jobs: Sequence[Any], workers: int, what: str) -> None:
+    """Do all jobs in processes, and tell which scenes have no goal.
+
+    Raises:
+        ReportedError: A process ended without an answer.
+    """
+    done = in_processes(work, deque(jobs), workers)
+    console = Console(stderr=True)
+    for job, answer in track(done, what, total=len(jobs), console=console):
+        if isinstance(answer, Death):
+            raise ReportedError(f"{job.task}, seed {job.seed}: {answer.how}; the same command goes on")
+        if answer:
+            console.print(f"{job.task}, seed {job.seed}, is left out: {answer}", highlight=False)
+
+
+def _imagined(tried: Tried, model: InProcessPredictor, file: Path) -> Mapping[str, NDArray[np.uint8]]:
+    """Return the last imagined frame (N, 64, 64, 3) of every candidate, read from a file or kept there."""
+    if not file.is_file():
+        ends = {}
+        for kind, pool in tried.pools.items():
+            answer = model.predict(context(tried.start), pool.actions, tried.goal, len(pool.actions))
+            if len(answer.best) < len(pool.actions):
+                raise PlanError(f"{tried.task}, seed {tried.seed}: expected finite costs of all candidates")
+            ends[kind] = answer.videos[np.argsort(answer.best), -1]
+        np.savez_compressed(file, **ends)
+    with np.load(file, allow_pickle=False) as kept:
+        return {kind: kept[kind] for kind in tried.pools}
+
+
+def _share(costs: NDArray[np.float32], success: NDArray[np.bool_], n: int, rng: np.random.Generator) -> float:
+    """Return how often the least finite cost of `n` candidates drawn without replacement is a success."""
+    order = np.argsort(np.where(np.isfinite(costs), costs, np.inf), kind="stable")
+    drawn = np.argsort(rng.random((_N_DRAWS, len(costs))), axis=1)[:, : min(n, len(costs))]
+    rank = np.empty(len(costs), np.int64)
+    rank[order] = np.arange(len(costs))
+    return float(success[order[rank[drawn].min(axis=1)]].mean())
+
+
+def _columns(tasks: Sequence[str], shares: Sequence[float], who: str) -> _Row:
+    """Return a rate for each task, of shares by scene."""
+    pairs = list(zip(tasks, shares, strict=True))
+    return {f"{who}, {task}": Rate.of([share for of, share in pairs if of == task]) for task in dict.fromkeys(tasks)}
+
+
+def _range(seeds: str) -> range:
+    first, colon, end = seeds.partition(":")
+    if not (colon and first.isdigit() and end.isdigit() and int(first) < int(end)):
+        raise ReportedError(f"--seeds {seeds}: expected A:B with A below B, as in 0:20")
+    return range(int(first), int(end))
+
+
+def _print(title: str, rows: Mapping[str, _Row]) -> None:
+    """Print a Markdown table."""
+    columns = list(next(iter(rows.values())))
+    print(f"| {title} | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+    for name, row in rows.items():
+        print(f"| {name} | {' | '.join(str(row[column]) for column in columns)} |")
+    print(flush=True)
+
+
+def main() -> NoReturn:
+    """Run the command."""
+    run(first_plans)
+
+
+if __name__ == "__main__":
+    main()

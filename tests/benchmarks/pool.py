@@ -1,0 +1,147 @@
+"""Candidates of one scene, every one executed in simulation: all that a first plan could have chosen from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ghvae_core.predictor import Context
+from planner.configuration import RunConfig, load_run
+from planner.plan import Situation
+from planner.proposals import Proposals
+from robot_bridge.camera import model_image
+from robot_bridge.robot import RobotError, RobotFault
+from robot_bridge.simulation.franka import SimulatedFranka
+from robot_bridge.simulation.script import make_goal
+
+_OPENED = -1.0  # the gripper's command before the first plan
+PROPOSALS: Mapping[str, tuple[str, ...]] = {  # where candidates come from, and how a run says so
+    "directed": (),
+    "policy": ("difference.share=0",),
+    "blind": ("difference.share=0", "policy.noise_share=1"),
+}
+_RESULTS = ("strict", "goal", "picked")  # of an executed candidate
+
+
+def context(start: NDArray[np.uint8]) -> Context:
+    """Return what is known before the first action: a frame (64, 64, 3) seen twice."""
+    return Context(np.stack([start, start]), np.array([[0, 0, 0, _OPENED]], np.float32))
+
+
+class Pool(NamedTuple):
+    """Candidates from one place, and what became of them."""
+
+    actions: NDArray[np.float32]  # (N, T, 4) as applied
+    ends: NDArray[np.uint8]  # (N, 64, 64, 3) RGB, the last frame; black where the arm stopped itself
+    results: NDArray[np.bool_]  # (N, 3) done with the tool, done, tool picked
+    stopped: NDArray[np.bool_]  # (N,)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene and its goal, before the arm has moved."""
+
+    robot: SimulatedFranka
+    config: RunConfig
+    situation: Situation
+    seed: int
+
+    @classmethod
+    def open(cls, task: str, seed: int, overrides: tuple[str, ...] = ()) -> Scene:
+        """Set the scene up that a trial of this seed has.
+
+        Raises:
+            RobotError: The scripted arm makes no goal in it.
+        """
+        config = load_run(f"tasks/{task}.yaml", overrides)
+        robot = SimulatedFranka(config.robot)
+        scene_rng, _ = np.random.default_rng(seed).spawn(2)
+        observation = robot.reset(scene_rng)
+        crop = config.robot.camera.crop
+        goal, now = model_image(make_goal(robot), crop), model_image(observation.image, crop)
+        nothing = np.empty((0, 4), np.float32)
+        return cls(robot, config, Situation(observation, context(now), goal, _OPENED, nothing), seed)
+
+    def plan_rng(self, draw: int = 0) -> np.random.Generator:
+        """Return what draws candidates; the first is that of a trial of this seed."""
+        return np.random.default_rng(self.seed).spawn(2 + draw)[1 + draw]
+
+    def proposals(self) -> Proposals:
+        """Return what draws candidates as the configuration says."""
+        return Proposals(self.config.policy, self.config.difference, self.robot.spec)
+
+    def execute(self, candidates: NDArray[np.float32]) -> Pool:
+        """Execute every candidate (N, T, 4) from the beginning."""
+        start, twin = self.robot.snapshot(), self.robot.twin()
+        shape = self.situation.goal.shape
+        ends, results, stopped = np.zeros((len(candidates), *shape), np.uint8), [], []
+        for end, actions in zip(ends, candidates, strict=True):
+            twin.restore(start)
+            try:
+                for action in actions:
+                    twin.advance(action)
+                end[:] = model_image(twin.render(), self.robot.spec.camera.crop)
+                stopped.append(False)
+            except RobotFault:
+                stopped.append(True)
+            outcome = twin.outcome()
+            achieved = outcome is not None and not stopped[-1]
+            results.append([achieved and bool(getattr(outcome, name)) for name in _RESULTS])
+            if stopped[-1]:  # a fault leaves its marks in the physics
+                twin.close()
+                twin = self.robot.twin()
+        twin.close()
+        return Pool(candidates, ends, np.array(results), np.array(stopped))
+
+
+class Job(NamedTuple):
+    """One scene to be tried out."""
+
+    task: str
+    seed: int
+    sizes: Mapping[str, int]  # candidates by where they come from
+    file: Path
+
+
+def fill(job: Job) -> str:
+    """Execute candidates from every place and keep them in a file; return why there are none, if so."""
+    kept: dict[str, NDArray[np.generic]] = {}
+    for kind, overrides in PROPOSALS.items():
+        try:
+            scene = Scene.open(job.task, job.seed, overrides)
+        except RobotError as error:
+            return str(error)
+        with closing(scene.robot):
+            n, horizon = job.sizes[kind], scene.config.planner.horizon
+            drawn = scene.proposals().draw(scene.situation, n, horizon, scene.plan_rng())
+            pool = scene.execute(drawn.actions)
+        kept |= {f"{kind}_{name}": array for name, array in pool._asdict().items()}
+        kept |= {"goal": scene.situation.goal, "start": scene.situation.context.frames[-1]}
+    unfinished = job.file.with_suffix(".part.npz")
+    np.savez_compressed(unfinished, **kept)  # type: ignore[arg-type]
+    unfinished.replace(job.file)
+    return ""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What is kept of one scene."""
+
+    task: str
+    seed: int
+    start: NDArray[np.uint8]  # (64, 64, 3)
+    goal: NDArray[np.uint8]  # (64, 64, 3)
+    pools: Mapping[str, Pool]
+
+    @classmethod
+    def read(cls, job: Job) -> Tried:
+        """Read what `fill` kept."""
+        with np.load(job.file, allow_pickle=False) as kept:
+            pools = {kind: Pool(*(kept[f"{kind}_{name}"] for name in Pool._fields)) for kind in PROPOSALS}
+            return cls(job.task, job.seed, kept["start"], kept["goal"], pools)
