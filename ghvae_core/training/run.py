@@ -89,7 +89,11 @@ def train(request: Request) -> int:
     check_processes(config, group.size)
     _check_out(request)
     with group:
-        return _train(request, config, init, group)
+        code = _train(request, config, init, group)
+        if code == PREEMPTED and group.size > 1:
+            # torchrun sends one to whoever leaves after another, and it must not change how that one exits
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return code
 
 
 def _is_foreign(path: Path) -> bool:

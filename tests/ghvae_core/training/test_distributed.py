@@ -29,15 +29,16 @@ LAUNCH_S = 240  # a launch that takes longer hangs
 def _launch(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a module in two processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", module]
-    return subprocess.run(
-        [*launcher, *arguments],
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=LAUNCH_S,
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*launcher, *arguments]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as launched:
+        try:
+            output, errors = launched.communicate(timeout=LAUNCH_S)
+        finally:
+            launched.terminate()  # takes both with it, which a kill would leave behind
+    return subprocess.CompletedProcess(command, launched.returncode, output, errors)
 
 
 @pytest.fixture(scope="module")
