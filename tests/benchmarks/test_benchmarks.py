@@ -15,6 +15,7 @@ from configs.command import ReportedError
 from ghvae_core.models.checkpoint import load
 from tests.benchmarks.ablations import ablations
 from tests.benchmarks.feature_cache import feature_cache
+from tests.benchmarks.plan_latency import plan_latency
 from tests.benchmarks.training_memory import training_memory
 from tests.benchmarks.training_throughput import training_throughput
 from tests.ghvae_core.episodes import record
@@ -53,6 +54,16 @@ def test_training_memory() -> None:
     assert greedy > 0
     assert ratio == pytest.approx(greedy / whole, abs=0.1)
     assert "limit" in lines[-1]
+
+
+@pytest.mark.parametrize("predictor", ["in_process", "oracle"])
+def test_plan_latency(predictor: str) -> None:
+    result = _invoke(plan_latency, "--predictor", predictor, "--candidates", "4", "--repeats", "1")
+    assert result.exit_code == 0, result.output
+    rows = [line.rsplit(maxsplit=3) for line in result.stdout.splitlines() if line.endswith("%")]
+    took = {stage.strip(): float(stage_ms) for stage, stage_ms, _, _ in rows}
+    assert took["predict"] > took["imagine" if predictor == "in_process" else "rollouts"] > 0
+    assert ("of a plain product" in result.stdout) == (predictor == "in_process")
 
 
 def test_ablations_refuse_a_row_that_is_none(tmp_path: Path) -> None:

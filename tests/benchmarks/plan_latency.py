@@ -1,0 +1,87 @@
+"""Where the time of a plan goes, stage by stage, and how much of what the machine can compute it uses."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Literal, NoReturn
+
+import torch
+import typer
+from torch.utils.flop_counter import FlopCounterMode
+
+from configs.command import run
+from ghvae_core.predictor import Predictor
+from planner.predictors import Choice, open_predictor
+from planner.solver import Solver
+from planner.variant import SolverName
+from robot_bridge.camera import model_image
+from tests.benchmarks.pool import Scene
+from tests.benchmarks.subject import machine
+
+SHIPPED = Path(__file__).parents[2] / "ghvae_core" / "checkpoints" / "tiny"
+_PRODUCT = 1024  # rows and columns of the matrices multiplied for comparison
+
+
+def plan_latency(
+    checkpoint: Annotated[Path, typer.Option(help="of the model")] = SHIPPED,
+    predictor: Annotated[Literal["server", "in_process", "oracle"], typer.Option(help="who imagines")] = "server",
+    solver: Annotated[SolverName, typer.Option(help="who chooses")] = "shooting",
+    candidates: Annotated[int, typer.Option(min=4, help="of a plan")] = 200,
+    repeats: Annotated[int, typer.Option(min=1, help="plans; medians are reported")] = 5,
+) -> None:
+    """Plan again and again from the first image of a scene, a plain matrix product in between."""
+    told = (f"planner.n_candidates={candidates}", f"planner.solver={solver}")
+    scene = Scene.open("pick_wipe", 0, told)
+    choice = Choice("pick_wipe", "simulation", predictor, None, checkpoint, 0, None, None)
+    planner = Solver(scene.config.planner, scene.proposals())
+    with closing(scene.robot), open_predictor(choice, scene.config, scene.robot) as imagining:
+        flop = _flop(scene, planner, imagining) if predictor == "in_process" else 0
+        planner.plan(scene.situation, imagining, scene.plan_rng())  # warms up
+        took = [_stages(scene, planner, imagining) for _ in range(repeats)]
+    medians_s = {stage: median(each[stage] for each in took) for stage in took[0]}
+    whole_s = sum(medians_s[stage] for stage in ("see", "propose", "predict"))
+    print(f"{candidates} candidates of {scene.config.planner.horizon} actions, {solver}, {predictor}; {machine('cpu')}")
+    for stage, stage_s in medians_s.items():
+        if stage != "product":
+            print(f"{stage:12} {1000 * stage_s:9.1f} ms {stage_s / whole_s:7.1%}")
+    print(f"{'whole':12} {1000 * whole_s:9.1f} ms")
+    if flop:
+        rate, plain = flop / medians_s["  imagine"], 2 * _PRODUCT**3 / medians_s["product"]
+        print(f"{flop / 1e9:.0f} GFLOP at {rate / 1e9:.1f} GFLOP/s, {rate / plain:.1%} of a plain product (limit 100%)")
+
+
+def _stages(scene: Scene, planner: Solver, imagining: Predictor) -> dict[str, float]:
+    """Return the seconds of each stage of one plan; those that are indented are part of the one above them."""
+    started_s = time.perf_counter()
+    model_image(scene.robot.render(), scene.robot.spec.camera.crop)
+    seen_s = time.perf_counter()
+    plan = planner.plan(scene.situation, imagining, scene.plan_rng())
+    inner = {f"  {stage}": stage_s for stage, stage_s in plan.predictor_timing_s.items() if stage != "round_trip"}
+    between = {"  in between": plan.timing_s["predict"] - sum(inner.values())}
+    return {"see": seen_s - started_s, **plan.timing_s, **inner, **between, "product": _product_s()}
+
+
+def _flop(scene: Scene, planner: Solver, imagining: Predictor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        planner.plan(scene.situation, imagining, scene.plan_rng())
+    return int(counter.get_total_flops())
+
+
+def _product_s() -> float:
+    """Return the seconds of a product of two matrices that are no longer in the caches."""
+    left, right = torch.rand(2, _PRODUCT, _PRODUCT)
+    started_s = time.perf_counter()
+    left @ right
+    return time.perf_counter() - started_s
+
+
+def main() -> NoReturn:
+    """Run the command."""
+    run(plan_latency)
+
+
+if __name__ == "__main__":
+    main()
