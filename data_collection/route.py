@@ -16,8 +16,34 @@ from robot_bridge.safety import Limits
 class Sequences:
     """Open-loop action sequences from one observation."""
 
-    actions: NDArray[np.float32]  # (n, horizon, 4) already limited: what would be applied
+    actions: NDArray[np.float32]  # (n, horizon, 4)
     families: list[str]  # n of them: what kind each is
+
+
+def follow(
+    paths_m: NDArray[np.float64], gripper: NDArray[np.float32], start_m: NDArray[np.float64], limits: Limits
+) -> NDArray[np.float32]:
+    """Return the actions (n, T, 4) that keep as near to paths as the limits let them.
+
+    A step that the limits shorten is made up for by later ones; it does not move the rest of the path.
+
+    Args:
+        paths_m: (n, T, 3) where the hand should be after each step, base frame.
+        gripper: (T,) its commands.
+        start_m: (3,) the hand.
+        limits: Of the robot.
+    """
+    actions = np.empty((*paths_m.shape[:2], 4))
+    actions[..., 3] = gripper
+    places = np.clip(paths_m, limits.workspace_low_m, limits.workspace_high_m)
+    hands = np.broadcast_to(start_m, (len(paths_m), 3))
+    for t in range(paths_m.shape[1]):
+        steps = places[:, t] - hands
+        length_m = np.linalg.norm(steps, axis=1, keepdims=True)
+        steps = steps * np.minimum(1.0, limits.step_limit_m / np.maximum(length_m, 1e-12))
+        actions[:, t, :3] = steps
+        hands = hands + steps
+    return actions.astype(np.float32)
 
 
 class Waypoint(NamedTuple):

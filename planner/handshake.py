@@ -15,6 +15,7 @@ from robot_bridge.robot import ACTION_DIM, RobotSpec
 # Closer than this two calibrations of one camera need not be; both move the model image by about a pixel. Ours.
 _POSITION_M = 0.01
 _ANGLE_RAD = 0.015
+_HOW = {"steps": "; name its network with predictor.distance, or start the server with it"}
 _WORKSPACE_M = 1e-3  # a config's decimals, not a difference in kind; ours
 
 
@@ -53,14 +54,14 @@ def _images_and_actions(robot: RobotSpec, predictor: PredictorSpec) -> Iterator[
 def _request(predictor: PredictorSpec, planner: SolverConfig) -> Iterator[str]:
     for name, wanted, most in (
         ("horizon", planner.horizon, predictor.max_horizon),
-        ("n_candidates", planner.n_candidates, predictor.max_candidates),
+        ("n_candidates", planner.largest_request(), predictor.max_candidates),
     ):
         if wanted > most:
             yield f"{name}: the planner wants {wanted}, the predictor takes at most {most}"
     for term in planner.cost.terms():
         if term not in predictor.terms:
             can = ", ".join(predictor.terms)
-            yield f"cost.{term}: the planner wants it weighed, the predictor can weigh {can}"
+            yield f"cost.{term}: the planner wants it weighed, the predictor can weigh {can}{_HOW.get(term, '')}"
 
 
 def _workspace(robot: RobotSpec, trained: tuple[Sequence[float], Sequence[float]]) -> Iterator[str]:

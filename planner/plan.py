@@ -13,6 +13,8 @@ from configs.command import ReportedError
 from ghvae_core.predictor import Context
 from robot_bridge.robot import Observation
 
+HOLD, PREVIOUS = "hold", "previous"  # the families of candidates beside those of the policy
+
 
 class PlannerError(ReportedError):
     """The base of the planner's errors. The arm holds its pose."""

@@ -2,7 +2,7 @@
 
 Candidates of different kinds (a grasp here, a push there, a gripper that closes a step later) have no meaningful mean,
 so kinds are refined side by side. What is varied is the path of the hand, not its steps: noise on a step would shift
-every later place. The gripper's switch times stay as they were proposed.
+every later place. The gripper's switch times stay as they were proposed, and to hold still is not refined at all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from configs.loader import Config
-from data_collection.route import Sequences
+from data_collection.route import Sequences, follow
+from planner.plan import HOLD
+from robot_bridge.safety import Limits
 
 Method = Literal["cem", "icem", "mppi"]
 
@@ -57,15 +59,19 @@ class Refinement:
     elite; `mppi` adds it to the mean of a kind's elites weighted by cost, and draws that mean itself first.
     """
 
-    def __init__(self, method: Method, config: RefinementConfig) -> None:
+    def __init__(self, method: Method, config: RefinementConfig, limits: Limits) -> None:
         self._method = method
         self._config = config
+        self._limits = limits
 
-    def candidates(self, scored: Scored, n: int, n_round: int, rng: np.random.Generator) -> Sequences:
-        """Return `n` new candidates, not yet limited; none where no cost is finite.
+    def candidates(
+        self, scored: Scored, hand_m: NDArray[np.float64], n: int, n_round: int, rng: np.random.Generator
+    ) -> Sequences:
+        """Return `n` new candidates that keep to the limits; none where nothing can be refined.
 
         Args:
             scored: All candidates so far.
+            hand_m: (3,) from where they start.
             n: How many.
             n_round: How many rounds of refinement went before.
             rng: Draws them.
@@ -75,7 +81,8 @@ class Refinement:
         actions = [np.empty((0, *scored.candidates.actions.shape[1:]), np.float32)]
         families: list[str] = []
         for kind, share in zip(kinds, shares, strict=True):
-            actions.append(_actions(self._paths(kind, share, n_round, rng), kind.gripper))
+            paths_m = hand_m + self._paths(kind, share, n_round, rng)
+            actions.append(follow(paths_m, kind.gripper, hand_m, self._limits))
             families += [kind.family] * share
         return Sequences(np.concatenate(actions), families)
 
@@ -99,7 +106,7 @@ def _kinds(scored: Scored, config: RefinementConfig) -> list[_Kind]:
     actions, families = scored.candidates.actions, scored.candidates.families
     members: dict[tuple[str, bytes], list[int]] = {}
     for i in np.argsort(scored.costs, kind="stable").tolist():
-        if np.isfinite(scored.costs[i]):
+        if np.isfinite(scored.costs[i]) and families[i] != HOLD:
             members.setdefault((families[i], actions[i, :, 3].tobytes()), []).append(i)
     kinds = []
     for (family, _), found in list(members.items())[: config.n_kinds]:
@@ -122,8 +129,3 @@ def _noise(shape: Sequence[int], colour: float, rng: np.random.Generator) -> NDA
         weights[-1] = 1.0
     sd = np.sqrt((weights * amplitudes**2).sum()) / horizon
     return np.asarray(np.fft.irfft(spectrum, n=horizon, axis=1) / sd)
-
-
-def _actions(paths_m: NDArray[np.float64], gripper: NDArray[np.float32]) -> NDArray[np.float32]:
-    steps = np.diff(paths_m, axis=1, prepend=0.0)
-    return np.concatenate([steps, np.broadcast_to(gripper[:, None], (*steps.shape[:2], 1))], axis=2).astype(np.float32)

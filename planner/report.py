@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ghvae_core.picture import enlarge, filmstrip, gif_bytes, png_bytes
 from planner import chart, page
 from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History
-from planner.proposals import HOLD
+from planner.plan import HOLD
 from planner.result import Result
 
 _FRAME_S = 0.25  # each frame of a GIF stands for this long

@@ -32,8 +32,8 @@ class Search:
 
     @property
     def candidate_s(self) -> float:
-        """Seconds that one candidate took on average; 0 before the first."""
-        return self._timing_s["predict"] / max(1, self.n_scored)
+        """Seconds that one candidate took on average, to come about and to be imagined; 0 before the first."""
+        return sum(self._timing_s.values()) / max(1, self.n_scored)
 
     def proposed(self, duration_s: float) -> None:
         """Note how long candidates took to come about."""

@@ -20,6 +20,7 @@ from ghvae_core.serving.protocol import Answer, Hello, Predict, Refusal, Welcome
 from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
 
 _CONNECT_TIMEOUT_S = 5.0  # ours
+_EVENT_MS = 1  # from a connection that takes messages to the word of it; ours
 _HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a server that is silent for so long is taken for dead and dialled again
 
 
@@ -42,7 +43,7 @@ class ServerClient:
         self._address, self._cost, self._timeout_s = address, cost, timeout_s
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        self._breaks = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._connected = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         try:
             self._connect()
             self._spec = self._shake_hands()
@@ -92,7 +93,7 @@ class ServerClient:
         """Let go of the socket. Safe to call twice."""
         if not self._socket.closed:
             self._socket.disable_monitor()
-        self._breaks.close(linger=0)
+        self._connected.close(linger=0)
         self._socket.close(linger=0)
         self._context.term()
 
@@ -124,10 +125,13 @@ class ServerClient:
     def _ask(self, message: Hello | Predict, end_s: float) -> Welcome | Answer | Refusal | None:
         """Send, and return the reply to this very message, or None when the time is over.
 
-        A message that a breaking connection may have taken with it is sent again: imagining twice does no harm.
+        Where there is a new connection, the message went down with the old one and is sent again. To imagine twice by
+        mistake would do no harm.
         """
         parts = protocol.encode_request(message)
         while self._wait(zmq.POLLOUT, end_s):
+            while self._connected.poll(_EVENT_MS):  # of the connection that takes the message, and those before
+                self._connected.recv_multipart()
             with suppress(zmq.Again):  # the server went away in this very moment
                 self._socket.send_multipart(parts, zmq.NOBLOCK)
                 reply = self._reply(message.id, end_s)
@@ -136,18 +140,18 @@ class ServerClient:
         return None
 
     def _reply(self, id_: bytes, end_s: float) -> Welcome | Answer | Refusal | None:
-        """Return the reply to a message that was sent, or None when the connection broke or the time is over."""
+        """Return the reply to a message that was sent, or None when there is a new connection or the time is over."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._breaks, zmq.POLLIN)
+        poller.register(self._connected, zmq.POLLIN)
         while (remaining_s := end_s - time.monotonic()) > 0:
             ready = dict(poller.poll(math.ceil(remaining_s * 1000)))
             if self._socket in ready:
                 reply = self._receive()
                 if reply.id in (id_, b""):  # the answer to an earlier, given-up request is ignored
                     return reply
-            elif self._breaks in ready:
-                self._breaks.recv_multipart()
+            elif self._connected in ready:
+                self._connected.recv_multipart()
                 return None
         return None
 

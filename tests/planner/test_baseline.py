@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from ghvae_core.predictor import Context, GoalCost, MismatchError
 from planner.baseline import CopyPredictor, RandomPredictor
-from planner.proposals import HOLD
+from planner.plan import HOLD
 from tests.planner.doubles import GOAL, SPEC, situation, solver
 
 

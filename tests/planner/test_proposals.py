@@ -5,8 +5,8 @@ import pytest
 
 from data_collection.policy import PolicyConfig
 from planner.difference import DifferenceConfig
-from planner.plan import Situation
-from planner.proposals import HOLD, PREVIOUS, Proposals
+from planner.plan import HOLD, PREVIOUS, Situation
+from planner.proposals import Proposals
 from robot_bridge.safety import limit_actions
 from tests.planner.doubles import SPEC, situation, with_rest
 

@@ -5,10 +5,14 @@ import pytest
 from numpy.typing import NDArray
 
 from data_collection.route import Sequences
+from planner.plan import HOLD
 from planner.refinement import Method, Refinement, RefinementConfig, Scored
+from robot_bridge.safety import Limits, limit_actions
 
 METHODS: list[Method] = ["cem", "icem", "mppi"]
 HORIZON = 6
+HAND_M = np.array([0.5, 0.0, 0.1])
+WIDE = Limits(workspace_low_m=(-9, -9, -9), workspace_high_m=(9, 9, 9), step_limit_m=9)
 
 
 def _scored(costs: list[float], families: list[str], spread_m: float = 0.0) -> Scored:
@@ -22,9 +26,11 @@ def _scored(costs: list[float], families: list[str], spread_m: float = 0.0) -> S
     return Scored(Sequences(actions, families), np.array(costs, np.float32))
 
 
-def _refined(method: Method, scored: Scored, n: int, n_round: int = 0, **changes: object) -> Sequences:
+def _refined(
+    method: Method, scored: Scored, n: int, n_round: int = 0, *, limits: Limits = WIDE, **changes: object
+) -> Sequences:
     config = RefinementConfig.model_validate(changes)
-    return Refinement(method, config).candidates(scored, n, n_round, np.random.default_rng(1))
+    return Refinement(method, config, limits).candidates(scored, HAND_M, n, n_round, np.random.default_rng(1))
 
 
 def _paths(sequences: Sequences) -> NDArray[np.float64]:
@@ -51,6 +57,23 @@ def test_a_cost_that_is_not_finite_leads_nowhere(method: Method) -> None:
     nothing = _refined(method, _scored([np.nan, np.inf], ["a", "b"]), 6)
     assert nothing.families == [] and nothing.actions.shape == (0, HORIZON, 4)
     assert set(_refined(method, _scored([np.nan, 3.0], ["a", "b"]), 6).families) == {"b"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_to_hold_still_is_not_refined(method: Method) -> None:
+    assert set(_refined(method, _scored([0.0, 1.0], [HOLD, "b"]), 6).families) == {"b"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_that_the_limits_shorten_does_not_move_the_rest_of_the_path(method: Method) -> None:
+    """The way of candidate a is 30 cm, in steps of 5 cm that may be no longer than 7 cm."""
+    box = Limits(workspace_low_m=(0.3, -0.2, 0.0), workspace_high_m=(0.9, 0.2, 0.3), step_limit_m=0.07)
+    scored = _scored([1.0, 1.0], ["a", "a"])
+    found = _refined(method, scored, 200, limits=box, sd_m=0.02, least_sd_m=0.02, colour=0.0)
+    np.testing.assert_allclose(limit_actions(found.actions, HAND_M, box), found.actions, atol=1e-6)
+    ends = _paths(found)[:, -1]
+    assert np.linalg.norm(found.actions[..., :3], axis=2).max() > 0.0699
+    assert np.abs(ends[:, 1:]).max() < 0.1 and ends[:, 0].mean() == pytest.approx(0.3, abs=0.01)
 
 
 def test_the_mean_of_cem_is_that_of_the_elites_and_its_deviation_does_not_vanish() -> None:

@@ -33,12 +33,14 @@ Answers = Callable[[Predict], list[list[bytes]]]  # the messages that a request 
 
 
 @contextmanager
-def _scripted(answers: Answers, welcome: Callable[[Hello], list[bytes]] | None = None) -> Iterator[str]:
+def _scripted(
+    answers: Answers, welcome: Callable[[Hello], list[bytes]] | None = None, address: str = "tcp://127.0.0.1:0"
+) -> Iterator[str]:
     """Play a server that answers hellos properly and requests by `answers`; yield its address."""
     stop = threading.Event()
     context = zmq.Context()
     router = context.socket(zmq.ROUTER)
-    router.bind("tcp://127.0.0.1:0")
+    router.bind(address)
     address = router.get_string(zmq.LAST_ENDPOINT)
 
     def play() -> None:
@@ -154,6 +156,22 @@ def test_a_restarted_server_is_found_again() -> None:
         thread.join()
         second.close()
         client.close()
+
+
+def test_a_connection_that_broke_between_two_requests_costs_no_second_answer() -> None:
+    asked = []
+
+    def answers(message: Predict) -> list[list[bytes]]:
+        asked.append(message.id)
+        return [_answer(message)]
+
+    with _scripted(answers) as address:
+        client = ServerClient(address, ASKED.cost, 60.0)
+    with _scripted(answers, address=address):
+        for _ in range(2):
+            client.predict(ASKED.context, ASKED.candidates, ASKED.goal, ASKED.n_videos)
+    client.close()
+    assert len(asked) == len(set(asked)) == 2
 
 
 def test_a_request_that_was_lost_with_its_connection_is_sent_again() -> None:
