@@ -13,7 +13,9 @@ from scipy.signal import find_peaks
 
 from configs.loader import Config
 from robot_bridge.camera import Camera
+from robot_bridge.safety import Limits
 
+_WALL_M = 0.03  # half an object; ours
 _HUES = 180  # OpenCV's circle
 _CLEAR = 0.75  # of a peak's height: how far the valleys beside it must be below it; ours
 
@@ -58,6 +60,13 @@ def find_blobs(image: NDArray[np.uint8], camera: Camera, config: BlobConfig) -> 
         np.array([_mean_hue(hue[mask]) for _, mask in found]),
         np.array([mask for _, mask in found], bool).reshape(-1, *hue.shape),
     )
+
+
+def within_reach(places_m: NDArray[np.float64], limits: Limits) -> NDArray[np.bool_]:
+    """Return which of the places (M, 3) the hand may come to; a thing at the wall may still be touched from inside."""
+    low, high = np.array(limits.workspace_low_m[:2]), np.array(limits.workspace_high_m[:2])
+    inside: NDArray[np.bool_] = (places_m[:, :2] > low - _WALL_M) & (places_m[:, :2] < high + _WALL_M)
+    return np.asarray(inside.all(axis=1))
 
 
 def colours(image: NDArray[np.uint8], config: BlobConfig) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.loader import Config
-from data_collection.route import Sequences, Waypoint, walk
+from data_collection.route import Sequences, Span, Waypoint, walk
 from robot_bridge.camera import Camera
 from robot_bridge.robot import CLOSE, OPEN, RobotSpec
 from robot_bridge.safety import limit_actions
@@ -30,16 +30,22 @@ class DirectedConfig(Config):
     use_share: float = Field(default=0.7, ge=0, le=1)  # of the sequences, where something can be used on something
     shove_share: float = Field(default=0.3, ge=0, le=1)  # of the rest, while nothing is held
     one_target_share: float = Field(default=0.2, ge=0, le=1)  # of uses that are meant for one thing, not for all
-    seen_height_m: tuple[float, float] = (0.01, 0.035)  # of a thing's centre above the table
+    seen_height_m: Span = (0.01, 0.035)  # of a thing's centre above the table
     aim_sd_m: float = Field(default=0.006, ge=0)  # horizontal error of every place; grasps bear 1 cm
     turn_sd_rad: float = Field(default=0.1, ge=0)  # of the direction of a stroke
-    grasp_height_m: tuple[float, float] = (0.015, 0.04)
-    carry_height_m: tuple[float, float] = (0.1, 0.17)
-    behind_m: tuple[float, float] = (0.045, 0.08)  # from the first thing to where the tool is set down
-    short_m: tuple[float, float] = (0.02, 0.06)  # from the end of a stroke to where the last thing must be
-    glide_m: tuple[float, float] = (0.0, 0.014)  # a tool is drawn this much higher than it was grasped
-    hang_m: tuple[float, float] = (0.0, 0.03)  # a held thing's centre is this far below the hand
-    stride_m: tuple[float, float] = (0.15, 0.2)
+    grasp_height_m: Span = (0.015, 0.04)
+    carry_height_m: Span = (0.1, 0.17)
+    behind_m: Span = (0.045, 0.08)  # from the first thing to where the tool is set down
+    short_m: Span = (0.02, 0.06)  # from the end of a stroke to where the last thing must be
+    glide_m: Span = (0.0, 0.014)  # a tool is drawn this much higher than it was grasped
+    hang_m: Span = (0.0, 0.03)  # a held thing's centre is this far below the hand
+    stride_m: Span = (0.15, 0.2)  # longest step of a sequence, drawn from this range
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> DirectedConfig:
+        if not self.stride_m[0] > 0:
+            raise ValueError("stride_m must be above 0")
+        return self
 
 
 class Thing(NamedTuple):

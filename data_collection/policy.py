@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from configs.loader import Config
-from data_collection.blobs import BlobConfig, find_blobs
+from data_collection.blobs import BlobConfig, find_blobs, within_reach
 from data_collection.directed import USE, Difference, Directed, DirectedConfig, Thing, at_fingertips
-from data_collection.route import Sequences, Waypoint, walk
+from data_collection.route import Sequences, Span, Waypoint, walk
 from robot_bridge.robot import CLOSE, OPEN, Observation, RobotSpec
 from robot_bridge.safety import limit_actions
 
@@ -27,13 +27,13 @@ class PolicyConfig(Config):
     carry_share: float = Field(default=0.8, ge=0, le=1)  # of those left while something is held; ours
     use_share: float = Field(default=0.4, ge=0, le=1)  # of the other sequences while two objects are seen; ours
     push_share: float = Field(default=0.2, ge=0, le=1)  # of the sequences that aim at one object; ours
-    use_m: tuple[float, float] = (0.05, 0.2)  # how far an object is to be brought with another; ours
+    use_m: Span = (0.05, 0.2)  # how far an object is to be brought with another; ours
     noise_sd_m: tuple[float, float, float] = (0.08, 0.08, 0.06)  # of one step; Visual Foresight's 5 cm, scaled to ours
     noise_correlation: float = Field(default=0.5, ge=0, lt=1)  # from step to step; Visual Foresight
     noise_sink_m: float = 0.02  # mean descent of a step, so that the arm meets objects; Visual Foresight has 4 cm
     autograsp_height_m: float = Field(default=0.06, gt=0)  # the gripper closes below; RoboNet's reflex
     release_probability: float = Field(default=0.12, ge=0, le=1)  # per step above that height; ours
-    stride_m: tuple[float, float] = (0.08, 0.2)  # longest step of a sequence, drawn from this range; ours
+    stride_m: Span = (0.08, 0.2)  # longest step of a sequence, drawn from this range; ours
     aim_sd_m: float = Field(default=0.01, ge=0)  # horizontal error of an approach; ours, grasps bear 1 cm
     grasp_height_m: float = Field(default=0.02, gt=0)  # ours, half the height of a sponge
     drag_share: float = Field(default=0.4, ge=0, le=1)  # of carries that stay below 6 cm, which is how one wipes; ours
@@ -42,8 +42,8 @@ class PolicyConfig(Config):
 
     @model_validator(mode="after")
     def _check_stride(self) -> PolicyConfig:
-        if not 0 < self.stride_m[0] <= self.stride_m[1]:
-            raise ValueError("stride_m must be two rising lengths above 0")
+        if not self.stride_m[0] > 0:
+            raise ValueError("stride_m must be above 0")
         return self
 
 
@@ -62,7 +62,8 @@ class RandomPolicy:
 
         Objects are found in the image; nothing else is known of the scene.
         """
-        objects = self._reachable(find_blobs(observation.image, self._spec.camera, self._config.blobs).places_m)
+        seen_m = find_blobs(observation.image, self._spec.camera, self._config.blobs).places_m
+        objects = seen_m[within_reach(seen_m, self._spec.limits)]
         families = [self._family(observation, len(objects), rng) for _ in range(n)]
         actions = np.empty((n, horizon, 4))
         for i, family in enumerate(families):
@@ -177,12 +178,6 @@ class RandomPolicy:
 
     def _place(self, rng: np.random.Generator) -> NDArray[np.float64]:
         return rng.uniform(self._low, self._high)
-
-    def _reachable(self, objects_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        margin_m = 0.03  # a thing at the wall may still be touched from inside
-        inside = (objects_m[:, :2] > self._low[:2] - margin_m) & (objects_m[:, :2] < self._high[:2] + margin_m)
-        reachable: NDArray[np.float64] = objects_m[inside.all(axis=1)]
-        return reachable
 
 
 _OPENING_OPEN = 0.93  # above, the gripper is open; between this and _OPENING_EMPTY something keeps it from closing

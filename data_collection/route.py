@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from robot_bridge.safety import Limits
+
+
+def _rising(lengths: tuple[float, float]) -> tuple[float, float]:
+    if not 0 <= lengths[0] <= lengths[1]:
+        raise ValueError("expected two lengths from 0 on, of which the second is not below the first")
+    return lengths
+
+
+Span = Annotated[tuple[float, float], AfterValidator(_rising)]  # lengths in metres between which one is drawn
 
 
 @dataclass(frozen=True)

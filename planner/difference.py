@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from configs.loader import Config
-from data_collection.blobs import BlobConfig, colours, components, find_blobs
+from data_collection.blobs import BlobConfig, colours, components, find_blobs, within_reach
 from data_collection.directed import Difference, Thing, at_fingertips
 from data_collection.policy import holds
-from robot_bridge.camera import Camera, camera_image
-from robot_bridge.robot import Observation
+from robot_bridge.camera import camera_image
+from robot_bridge.robot import Observation, RobotSpec
 
 
 class DifferenceConfig(Config):
@@ -26,22 +26,26 @@ class DifferenceConfig(Config):
 def find_difference(
     observation: Observation,
     goal: NDArray[np.uint8],
-    camera: Camera,
+    spec: RobotSpec,
     blobs: BlobConfig,
     config: DifferenceConfig,
 ) -> Difference:
     """Return the things that stand elsewhere in the goal than now. Things are known again by their hue alone.
 
+    What stands out of reach, or mostly where the goal shows nothing because the model image is cropped, is left out.
+
     Args:
         observation: The present.
         goal: (64, 64, 3) uint8 RGB, a model image of the same camera.
-        camera: Its calibration.
+        spec: Of the robot: the camera's calibration, and where the hand may go.
         blobs: What counts as a thing.
         config: What counts as the same thing in the same place.
     """
+    camera = spec.camera
     now = find_blobs(observation.image, camera, blobs)
     hue, coloured = colours(camera_image(goal, camera), blobs)
     held_index = at_fingertips(now.pixels, observation.state[:3], camera) if holds(observation) else None
+    reachable, shown = within_reach(now.places_m, spec.limits), camera.shown()
     held, others = None, []
     for i, (pixel, own_hue, mask) in enumerate(zip(now.pixels, now.hues, now.masks, strict=True)):
         alike = coloured & (_apart(hue, own_hue) <= config.hue_tolerance)
@@ -49,7 +53,7 @@ def find_difference(
         thing = Thing(pixel, max(parts, key=lambda part: np.count_nonzero(part[1]))[0] if parts else None)
         if i == held_index:
             held = thing
-        elif alike[mask].mean() < config.least_overlap:
+        elif reachable[i] and shown[mask].mean() > 0.5 and alike[mask].mean() < config.least_overlap:
             others.append(thing)
     if held is None and holds(observation):  # it cannot be seen
         held = Thing(camera.project(observation.state[None, :3])[0], None)

@@ -67,7 +67,7 @@ class Proposals:
 
     def _draw_directed(self, situation: Situation, n: int, horizon: int, rng: np.random.Generator) -> Sequences:
         config, observation = self._difference_config, situation.observation
-        difference = find_difference(observation, situation.goal, self._spec.camera, self._policy_config.blobs, config)
+        difference = find_difference(observation, situation.goal, self._spec, self._policy_config.blobs, config)
         return self._directed.sequences(difference, observation.state, round(config.share * n), horizon, rng)
 
 

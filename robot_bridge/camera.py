@@ -22,6 +22,14 @@ class Crop(Config):
     height_px: int = Field(gt=0)
     width_px: int = Field(gt=0)
 
+    def rows(self) -> slice:
+        """Return the rows of the image that it keeps."""
+        return slice(self.top_px, self.top_px + self.height_px)
+
+    def columns(self) -> slice:
+        """Return the columns of the image that it keeps."""
+        return slice(self.left_px, self.left_px + self.width_px)
+
 
 class Camera(Config):
     """A calibrated pinhole camera in the robot base frame."""
@@ -56,6 +64,14 @@ class Camera(Config):
         right = np.cross(forward, [0.0, 0.0, 1.0])
         right /= np.linalg.norm(right)
         return np.stack([right, np.cross(forward, right), forward])
+
+    def shown(self) -> NDArray[np.bool_]:
+        """Return which pixels (H, W) of its images the model image shows."""
+        inside = np.ones((self.height_px, self.width_px), bool)
+        if self.crop is not None:
+            inside[:] = False
+            inside[self.crop.rows(), self.crop.columns()] = True
+        return inside
 
     def project(self, points_m: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the pixels (N, 2), x then y, at which points (N, 3) of the base frame appear."""
@@ -108,9 +124,8 @@ def camera_image(image: NDArray[np.uint8], camera: Camera) -> NDArray[np.uint8]:
     """
     crop = camera.crop or Crop(top_px=0, left_px=0, height_px=camera.height_px, width_px=camera.width_px)
     whole = np.zeros((camera.height_px, camera.width_px, 3), np.uint8)
-    rows = slice(crop.top_px, crop.top_px + crop.height_px)
-    columns = slice(crop.left_px, crop.left_px + crop.width_px)
-    whole[rows, columns] = cv2.resize(image, (crop.width_px, crop.height_px), interpolation=cv2.INTER_CUBIC)
+    size = (crop.width_px, crop.height_px)
+    whole[crop.rows(), crop.columns()] = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     return whole
 
 
@@ -125,6 +140,6 @@ def crop_and_resize(image: NDArray[np.uint8], crop: Crop, side_px: int) -> NDArr
     Returns:
         (side_px, side_px, C) uint8.
     """
-    part = image[crop.top_px : crop.top_px + crop.height_px, crop.left_px : crop.left_px + crop.width_px]
+    part = image[crop.rows(), crop.columns()]
     way = cv2.INTER_LINEAR if max(crop.height_px, crop.width_px) < side_px else cv2.INTER_AREA
     return np.asarray(cv2.resize(part, (side_px, side_px), interpolation=way), dtype=np.uint8)

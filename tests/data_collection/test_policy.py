@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from configs.loader import Config, load
-from data_collection.directed import USE
+from data_collection.directed import USE, DirectedConfig
 from data_collection.policy import CARRY, GRASP, NOISE, PUSH, PolicyConfig, RandomPolicy
 from robot_bridge.robot import CLOSE, OPEN, Observation
 from robot_bridge.safety import limit_actions
@@ -104,9 +105,21 @@ def test_without_anything_in_sight_there_is_only_noise(robot: SimulatedFranka, s
     ) == {NOISE}
 
 
-def test_a_stride_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="rising lengths"):
-        PolicyConfig(stride_m=(0.0, 0.2))
+@pytest.mark.parametrize("config", [PolicyConfig, DirectedConfig])
+def test_a_stride_of_nothing_is_refused(config: type[PolicyConfig | DirectedConfig]) -> None:
+    with pytest.raises(ValidationError, match="stride_m must be above 0"):
+        config(stride_m=(0.0, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("config", "name"), [(PolicyConfig, "use_m"), (PolicyConfig, "stride_m"), (DirectedConfig, "behind_m")]
+)
+@pytest.mark.parametrize("lengths", [(0.08, 0.04), (-0.1, 0.2)])
+def test_lengths_that_cannot_be_drawn_from_are_refused(
+    config: type[PolicyConfig | DirectedConfig], name: str, lengths: tuple[float, float]
+) -> None:
+    with pytest.raises(ValidationError, match="expected two lengths"):
+        config.model_validate({name: lengths})
 
 
 def test_things_are_used_on_things(robot: SimulatedFranka) -> None:

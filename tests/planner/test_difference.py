@@ -1,5 +1,7 @@
 """What must move is told from what only looks different."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -7,8 +9,8 @@ from numpy.typing import NDArray
 from data_collection.blobs import BlobConfig
 from data_collection.directed import Difference
 from planner.difference import DifferenceConfig, find_difference
-from robot_bridge.camera import model_image
-from robot_bridge.robot import Observation, RobotError
+from robot_bridge.camera import Crop, model_image
+from robot_bridge.robot import Observation, RobotError, RobotSpec
 from robot_bridge.simulation.script import make_goal
 from tests.planner.doubles import SPEC
 from tests.robot_bridge.simulated import franka
@@ -26,9 +28,11 @@ def _picture(*discs: Disc) -> NDArray[np.uint8]:
     return image
 
 
-def _difference(now: NDArray[np.uint8], goal: NDArray[np.uint8], opening: float = 1.0) -> Difference:
+def _difference(
+    now: NDArray[np.uint8], goal: NDArray[np.uint8], opening: float = 1.0, spec: RobotSpec = SPEC
+) -> Difference:
     observation = Observation(now, np.array([0.5, -0.15, 0.1, 0.0, opening]), 0.0)
-    return find_difference(observation, model_image(goal), SPEC.camera, BlobConfig(), DifferenceConfig())
+    return find_difference(observation, model_image(goal, spec.camera.crop), spec, BlobConfig(), DifferenceConfig())
 
 
 def test_what_moved_is_found_with_its_place_in_the_goal_and_what_stayed_is_not() -> None:
@@ -49,6 +53,20 @@ def test_what_the_goal_hides_has_no_place_there() -> None:
 def test_a_thing_that_is_covered_in_part_has_not_moved() -> None:
     plate, cover = ((0.5, 0.0), 30, PURPLE), ((0.5, 0.06), 20, (240, 240, 240))
     assert _difference(_picture(plate), _picture(plate, cover)).others == []
+
+
+def test_what_stands_out_of_reach_or_outside_the_crop_is_left_out() -> None:
+    reach = ((0.5, 0.0), 8, GREEN)
+    far = ((0.3, 0.2), 8, ORANGE)  # 4 cm outside the workspace
+    assert len(_difference(_picture(reach, far), _picture()).others) == 1
+    column, row = SPEC.camera.project(np.array([[0.5, 0.0, 0.02]]))[0]
+    around = Crop(top_px=int(row) - 40, left_px=int(column) - 40, height_px=80, width_px=80)
+    right = Crop(top_px=0, left_px=int(column) + 9, height_px=240, width_px=320 - int(column) - 9)
+    spec = replace(SPEC, camera=SPEC.camera.model_copy(update={"crop": right}))
+    same = _picture(reach)
+    assert _difference(same, same, spec=spec).others == []
+    spec = replace(SPEC, camera=SPEC.camera.model_copy(update={"crop": around}))
+    assert len(_difference(same, _picture(), spec=spec).others) == 1
 
 
 def test_nothing_moved_is_nothing_to_do() -> None:
@@ -93,7 +111,7 @@ def test_in_the_task_scenes_it_is_the_tool_and_the_targets(task: str) -> None:
             goal = model_image(make_goal(robot))
         except RobotError:
             continue
-        others = find_difference(observation, goal, robot.spec.camera, BlobConfig(), DifferenceConfig()).others
+        others = find_difference(observation, goal, robot.spec, BlobConfig(), DifferenceConfig()).others
         assert robot.scene.task is not None
         names = [robot.scene.task.tool.name, *robot.scene.task.targets]
         places = SPEC.camera.locate(np.stack([thing.pixel for thing in others]), 0.02)[:, :2]
