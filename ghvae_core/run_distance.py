@@ -24,10 +24,11 @@ def distance(  # noqa: PLR0917 - the parameters are the options of the command l
 ) -> None:
     """Teach a small network how many steps lie between two images, from recorded videos alone, without labels.
 
-    It is a term of the planner's cost: `run_task ... --set predictor.distance=OUT --set planner.cost.steps=0.01`.
+    It is a term of the planner's cost:
+    `run_task ... --set predictor.distance=OUT/distance --set planner.cost.steps=0.001`.
 
     The last line on stdout is JSON with its figures on held-out episodes. Ctrl-C and SIGTERM keep what was learned so
-    far and exit with 130 and 75.
+    far and exit with 130.
     """
     from ghvae_core.training.distance_run import Request, train  # noqa: PLC0415 - torch loads slowly
 

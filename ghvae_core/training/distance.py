@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from ghvae_core.data.windows import Windows
 from ghvae_core.models.checkpoint import Checkpoint
 from ghvae_core.models.distance import Distance
 from ghvae_core.training.health import spread, to_batch
+from ghvae_core.training.trainer import TrainingError
 
 _CHECKED = 256  # validation windows; ours
 
@@ -69,6 +71,9 @@ def teach(
         config: How.
         rng: Draws windows, pairs and strangers.
         notify: Told the number of steps done and the loss; when it returns True, training ends there.
+
+    Raises:
+        TrainingError: The loss is not finite.
     """
     distance.train()
     optimizer = torch.optim.AdamW(distance.parameters(), lr=config.learning_rate, weight_decay=1e-4)
@@ -80,7 +85,10 @@ def teach(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-        if notify(step, float(loss.detach())):
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(f"the loss of step {step} is {value}; set training.learning_rate lower")
+        if notify(step, value):
             return step
     return config.n_steps
 

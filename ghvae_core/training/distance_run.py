@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -15,19 +14,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from configs.loader import Config, load
-from ghvae_core.data.dataset import DataConfig, Dataset, load_dataset
+from ghvae_core.data.dataset import DataConfig, Dataset
 from ghvae_core.models import checkpoint
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointError
 from ghvae_core.models.distance import Distance, DistanceConfig, save
 from ghvae_core.training.distance import DistanceTraining, Lesson, measure, teach
+from ghvae_core.training.distributed import Group
+from ghvae_core.training.reading import read_episodes
 from ghvae_core.training.run import choose_device
-from ghvae_core.training.signals import PREEMPTED, collected
+from ghvae_core.training.signals import collected
 
 _FILES = {
     "distance": "models/distance.yaml",
     "training": "training/distance.yaml",
     "data": "training/distance_data.yaml",
 }
+_PREPARED = "prepared"  # what is left of a run that was broken off before it began to teach
+_STOPPED = 130  # what was learned is kept, and nothing goes on from it
 _LINE_INTERVAL_S = 10.0  # between two lines of progress where no terminal shows a bar; ours
 
 
@@ -51,20 +54,21 @@ class DistanceRunConfig(Config):
 
 
 def train(request: Request) -> int:
-    """Train as asked; return the exit code: 0, 130 after Ctrl-C, 75 after SIGTERM.
+    """Train as asked; return the exit code: 0, or 130 after Ctrl-C or SIGTERM.
 
     Raises:
-        ReportedError: Bad input, before anything was written.
+        ReportedError: Bad input, before anything was written; or training that cannot go on.
     """
     config = load(DistanceRunConfig, _FILES, request.overrides)
-    if request.out.exists() and any(request.out.iterdir()):
+    if request.out.is_file() or (request.out.is_dir() and {file.name for file in request.out.iterdir()} - {_PREPARED}):
         raise CheckpointError(f"{request.out}: expected a new or empty folder; choose another --out")
     device = choose_device(request.device)
     imagines = None if request.checkpoint is None else checkpoint.load(request.checkpoint, device)
     _check(config)
-    dataset = load_dataset(request.data, config.data, config.distance.image_px, request.out / "prepared", _quiet)
+    prepared = request.out / _PREPARED
+    dataset = read_episodes(request.data, config.data, config.distance.image_px, prepared, Group(device))
     if imagines is not None:
-        _check_model(imagines, config, dataset, request.out / "prepared")
+        _check_model(imagines, config, dataset, prepared)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
         distance = Distance(config.distance).to(device)
@@ -80,8 +84,9 @@ def train(request: Request) -> int:
     facts: dict[str, str | int | float] = {"data_sha256": dataset.sha256, "seed": request.seed, "n_steps": n_done}
     facts["checkpoint"] = imagines.sha256 if imagines else ""
     save(request.out / "distance", distance, {**facts, **figures})
-    print(json.dumps({"distance": str(request.out / "distance"), "n_steps": n_done, **figures}), flush=True)
-    return 0 if not received else 130 if received[0] == signal.SIGINT else PREEMPTED
+    told = {"distance": str(request.out / "distance"), "n_steps": n_done, **figures}
+    print(json.dumps(told, allow_nan=False), flush=True)
+    return _STOPPED if received else 0
 
 
 class _Teller(Progress):
@@ -122,7 +127,3 @@ def _check_model(imagines: Checkpoint, config: DistanceRunConfig, dataset: Datas
         if theirs != ours:
             shutil.rmtree(prepared, ignore_errors=True)
             raise CheckpointError(f"--checkpoint: its {name} is {theirs}, that of the data {ours}; take another model")
-
-
-def _quiet(done: int, total: int) -> None:
-    """Take no notice of the reading of episodes."""

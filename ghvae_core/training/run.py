@@ -12,12 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
 from configs.loader import save
 from ghvae_core.data.augmentation import augment
-from ghvae_core.data.dataset import Dataset, load_dataset
+from ghvae_core.data.dataset import Dataset
 from ghvae_core.models import checkpoint
 from ghvae_core.models.adaptation import Report, adapt, check_sizes
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo
@@ -38,6 +36,7 @@ from ghvae_core.training.engine import Recipe
 from ghvae_core.training.health import Figures
 from ghvae_core.training.log import Silence, TrainingLog
 from ghvae_core.training.plan import OPERATIONAL, check_plan, stages
+from ghvae_core.training.reading import read_episodes
 from ghvae_core.training.signals import PREEMPTED, collected
 from ghvae_core.training.state import latest_state
 from ghvae_core.training.trainer import Interrupted, Job, Trainer
@@ -105,7 +104,8 @@ def _is_foreign(path: Path) -> bool:
 
 
 def _train(request: Request, config: RunConfig, init: Checkpoint | None, group: Group) -> int:
-    dataset = _read(request, config, group)
+    prepared = request.out / "prepared"
+    dataset = read_episodes(request.data, config.data, config.model.image_px, prepared, group)
     config = fitted(config, dataset)
     start = _start(request, config, init)
     notes = _differences(init, config, dataset)
@@ -136,30 +136,6 @@ def _train(request: Request, config: RunConfig, init: Checkpoint | None, group: 
         checkpoint.save(request.out / "checkpoint", job.model, log.describe(last, figures[last.name]))
         print(_summary(request.out / "checkpoint", job, figures), flush=True)
     return 0
-
-
-def _read(request: Request, config: RunConfig, group: Group) -> Dataset:
-    """Read the episodes, the first process before the others, which find them prepared; say what was left out."""
-    if not group.is_first:
-        group.wait(is_patient=True)
-    console = Console(stderr=True, quiet=not group.is_first)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("reading episodes", total=None)
-        dataset = load_dataset(
-            request.data,
-            config.data,
-            config.model.image_px,
-            request.out / "prepared",
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    if group.is_first:
-        group.wait(is_patient=True)
-    warnings = [f"left out {count} episodes: {reason}" for reason, count in dataset.refused.items()]
-    for warning in [*warnings, *dataset.warnings]:
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-    counts = f"{len(dataset.train.starts)} windows to train on, {len(dataset.validation.starts)} to validate with"
-    console.print(f"{dataset.n_episodes} episodes, {counts}", highlight=False)
-    return dataset
 
 
 def _check_out(request: Request) -> None:
