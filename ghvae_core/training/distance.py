@@ -79,7 +79,7 @@ def teach(
     optimizer = torch.optim.AdamW(distance.parameters(), lr=config.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, config.n_steps + 1)
     for step in range(1, config.n_steps + 1):
-        pairs = _draw(distance, lesson, config, rng)
+        pairs = draw_pairs(distance, lesson, config, rng)
         loss = functional.cross_entropy(distance(pairs.frames, pairs.goals), pairs.steps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -93,25 +93,15 @@ def teach(
     return config.n_steps
 
 
-@torch.no_grad()
-def measure(distance: Distance, windows: Windows, rng: np.random.Generator) -> Figures:
-    """Return what it knows of some validation windows: one image of each, and two later goals."""
-    distance.eval()
-    indices = spread(windows, _CHECKED)
-    frames, _ = to_batch(windows, indices, _device(distance)).sequences()
-    chosen = np.sort(np.stack([rng.choice(windows.n_frames, 3, replace=False) for _ in indices]), axis=1)
-    image, *goals = (frames[torch.arange(len(frames)), torch.from_numpy(at)] for at in chosen.T)
-    told = np.stack([distance.steps(image, goal).cpu().numpy() for goal in goals])
-    true = (chosen[:, 1:] - chosen[:, :1]).T
-    return Figures(
-        error=float(np.abs(told - true).mean()),
-        constant=float(np.abs(np.median(true) - true).mean()),
-        order=float((told[0] < told[1]).mean()),
-    )
+def draw_pairs(distance: Distance, lesson: Lesson, config: DistanceTraining, rng: np.random.Generator) -> Pairs:
+    """Return pairs of one batch of windows: an image, real or imagined, and a later goal or a stranger.
 
-
-def _draw(distance: Distance, lesson: Lesson, config: DistanceTraining, rng: np.random.Generator) -> Pairs:
-    """Return pairs of one batch of windows: an image, real or imagined, and a later goal or a stranger."""
+    Args:
+        distance: Whose `most_steps` counts, on whose device the pairs are.
+        lesson: What they are drawn from.
+        config: How many of which kind.
+        rng: Draws them.
+    """
     windows, checkpoint = lesson
     batch = to_batch(windows, windows.draw(rng, config.batch_windows), _device(distance))
     real, actions = batch.sequences()  # (B, T, 3, px, px)
@@ -131,6 +121,23 @@ def _draw(distance: Distance, lesson: Lesson, config: DistanceTraining, rng: np.
     goals = real[np.where(strangers, (rows + n // 2) % n, rows), later]
     steps[strangers] = distance.config.most_steps + 1
     return Pairs(frames, goals, torch.from_numpy(steps).to(frames.device))
+
+
+@torch.no_grad()
+def measure(distance: Distance, windows: Windows, rng: np.random.Generator) -> Figures:
+    """Return what it knows of some validation windows: one image of each, and two later goals."""
+    distance.eval()
+    indices = spread(windows, _CHECKED)
+    frames, _ = to_batch(windows, indices, _device(distance)).sequences()
+    chosen = np.sort(np.stack([rng.choice(windows.n_frames, 3, replace=False) for _ in indices]), axis=1)
+    image, *goals = (frames[torch.arange(len(frames)), torch.from_numpy(at)] for at in chosen.T)
+    told = np.stack([distance.steps(image, goal).cpu().numpy() for goal in goals])
+    true = (chosen[:, 1:] - chosen[:, :1]).T
+    return Figures(
+        error=float(np.abs(told - true).mean()),
+        constant=float(np.abs(np.median(true) - true).mean()),
+        order=float((told[0] < told[1]).mean()),
+    )
 
 
 def _device(distance: Distance) -> str:

@@ -47,10 +47,7 @@ def test_a_damaged_folder_is_refused_by_name(distance: Distance, tmp_path: Path,
         save(folder, distance, {})
         other = Distance(CONFIG.model_copy(update={"most_steps": 6}))
         save(tmp_path / "o", other, {})
-        manifest = (folder / "MANIFEST.json").read_text()
-        text = (folder / "distance.safetensors").read_bytes()
         (folder / "distance.safetensors").write_bytes((tmp_path / "o" / "distance.safetensors").read_bytes())
-        assert text and manifest
     else:
         save(folder, distance, {})
         weights = folder / "distance.safetensors"
