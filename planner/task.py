@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from configs.loader import Config
-from ghvae_core.predictor import Context, Predictor
+from ghvae_core.predictor import Context, MismatchError, Predictor
 from planner.goal import check_goal, difference
 from planner.handshake import check_fit
 from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History, PlanRecord
@@ -42,6 +42,11 @@ class Task:
 
     def __init__(self, config: TaskConfig, robot: Robot, predictor: Predictor, solver: Solver) -> None:
         check_fit(robot.spec, predictor.spec, solver.config)
+        if config.surprise is not None and predictor.spec.usual_error is None:
+            raise MismatchError(
+                f"task.surprise: expected a predictor that tells how far it usually errs, got '{predictor.spec.name}', "
+                "which does not (a checkpoint does that was trained by this version); leave task.surprise out"
+            )
         self._config = config
         self._robot = robot
         self._predictor = predictor

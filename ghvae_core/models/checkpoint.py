@@ -42,7 +42,7 @@ class CheckpointInfo(Config):
     modules_trained: int = Field(ge=0)  # the first so many modules are trained, and only they are to be used
     # Root mean square error of imagined images in [0, 1], by step after the context, that 95 % of validation windows
     # stay below; None: not measured.
-    usual_error: tuple[float, ...] | None = Field(default=None, max_length=1024)
+    usual_error: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(default=None, max_length=1024)
     provenance: dict[str, str | int | float | bool] = Field(default_factory=dict)  # data, seed, steps, figures
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ MAX_PARTS = 5  # the header and four arrays
 MAX_DEADLINE_S = 60.0
 MAX_ID_BYTES = 64
 MAX_WHY = 500  # characters
+MAX_ERRORS = 256  # usual errors by step in a welcome, whose header bounds them
 MAX_VIDEOS = 1024  # imagined videos in one answer
 
 Status = Literal["bad", "busy", "expired", "draining", "nonfinite", "failed"]
@@ -106,7 +107,7 @@ class SpecHeader(_Strict):
     workspace_m: Annotated[tuple[_Vector, _Vector], Field(strict=False)] | None
     camera: CameraHeader | None
     terms: Annotated[tuple[Annotated[str, Field(max_length=32)], ...], Field(strict=False, max_length=16)]
-    usual_error: Annotated[tuple[_Share, ...], Field(strict=False, max_length=1024)] | None
+    usual_error: Annotated[tuple[_Share, ...], Field(strict=False, max_length=MAX_ERRORS)] | None
 
     @staticmethod
     def of(spec: PredictorSpec) -> SpecHeader:

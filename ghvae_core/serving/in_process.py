@@ -17,6 +17,7 @@ from ghvae_core.evaluation.metric_weights import LPIPS
 from ghvae_core.models.checkpoint import Checkpoint
 from ghvae_core.models.distance import load as load_distance
 from ghvae_core.predictor import Context, GoalCost, MismatchError, Networks, Prediction, PredictorError, PredictorSpec
+from ghvae_core.serving.header import MAX_ERRORS
 from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
 from ghvae_core.serving.weigher import Weigher
 from robot_bridge.robot import ACTION_DIM
@@ -195,7 +196,7 @@ def _spec(checkpoint: Checkpoint, max_candidates: int, terms: tuple[str, ...]) -
         checkpoint=checkpoint.sha256,
         workspace_m=info.workspace_m,
         camera=info.camera,
-        usual_error=info.usual_error,
+        usual_error=info.usual_error and info.usual_error[:MAX_ERRORS],
         terms=terms,
     )
 

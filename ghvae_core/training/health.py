@@ -100,7 +100,7 @@ def usual_error(
     errors = []
     for first in range(0, len(indices), _CHUNK):
         frames, actions = to_batch(windows, indices[first : first + _CHUNK], device).sequences()
-        imagined = model.rollout(frames[:, :n_context], actions, depth=k)
+        imagined = model.rollout(frames[:, :n_context], actions, depth=k).clamp(0, 1)
         errors.append(((imagined - frames[:, n_context:]) ** 2).mean((2, 3, 4)).sqrt().cpu())
     usual = torch.cat(errors).double().quantile(_USUAL, dim=0)
     return tuple(usual.tolist()) if bool(usual.isfinite().all()) else None

@@ -87,13 +87,15 @@ def first_plans(  # noqa: PLR0917 - the parameters are the options of the comman
     sizes = {kind: candidates if kind == "directed" else others for kind in PROPOSALS}
     scenes = [(task, seed) for task in tasks or ["pick_wipe", "pick_sweep"] for seed in _range(seeds)]
     out.mkdir(parents=True, exist_ok=True)
-    pools = [Job(task, seed, sizes, out / f"{task}_{seed}.npz") for task, seed in scenes]
+    pools = [Job(task, seed, sizes, out) for task, seed in scenes]
     _work(fill, [job for job in pools if not job.file.is_file()], workers, "trying candidates out")
     tried = [Tried.read(job) for job in pools if job.file.is_file()]
     held = Networks(lpips=lpips, distance=None if distance is None else str(distance))
-    tables = Comparison(tried, checkpoint, held, out, chosen).tables()
+    compared = Comparison(tried, checkpoint, held, out, chosen)
+    tables = compared.tables()
     if solver_plans:
-        asked = [SolverJob(t.task, t.seed, solver_predictor, checkpoint, chosen, solver_plans, out) for t in tried]
+        job = SolverJob("", 0, solver_predictor, checkpoint, compared.sha256, chosen, solver_plans, out)
+        asked = [job._replace(task=t.task, seed=t.seed) for t in tried]
         _work(solve, [job for job in asked if not job.file.is_file()], workers, f"solvers, {solver_predictor}")
         tables[f"solver, {chosen} candidates"] = _solvers(asked)
     for title, rows in tables.items():
@@ -108,11 +110,12 @@ class Comparison:
         self._tried, self._chosen = tried, chosen
         self._tasks = [t.task for t in tried]
         loaded = load_checkpoint(checkpoint)
+        self.sha256 = loaded.sha256  # of the model
         self._weigher: Weigher = weigher(loaded, held)
         settings = InProcessConfig(max_candidates=max(len(pool.actions) for t in tried for pool in t.pools.values()))
         model = InProcessPredictor(loaded, _PIXELS, settings)
         shown = track(tried, "imagining", console=Console(stderr=True))
-        self._imagined = [_imagined(t, model, out / f"{t.task}_{t.seed}_{loaded.sha256[:12]}.npz") for t in shown]
+        self._imagined = [_imagined(t, model, t.file.with_stem(f"{t.file.stem}_{self.sha256[:12]}")) for t in shown]
 
     def tables(self) -> dict[str, dict[str, _Row]]:
         """Return the tables by title, each with its rows and columns."""
@@ -152,6 +155,7 @@ class SolverJob(NamedTuple):
     seed: int
     predictor: str
     checkpoint: Path
+    checkpoint_sha: str
     n_candidates: int
     n_plans: int
     out: Path
@@ -159,7 +163,8 @@ class SolverJob(NamedTuple):
     @property
     def file(self) -> Path:
         """Where its shares of successes are kept."""
-        return self.out / f"{self.task}_{self.seed}_{self.predictor}_{self.n_candidates}x{self.n_plans}.json"
+        asked = f"{self.predictor}_{self.checkpoint_sha[:12]}_{self.n_candidates}x{self.n_plans}"
+        return self.out / f"{self.task}_{self.seed}_{asked}.json"
 
 
 def solve(job: SolverJob) -> str:

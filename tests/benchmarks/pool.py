@@ -106,7 +106,13 @@ class Job(NamedTuple):
     task: str
     seed: int
     sizes: Mapping[str, int]  # candidates by where they come from
-    file: Path
+    out: Path
+
+    @property
+    def file(self) -> Path:
+        """Where its candidates are kept."""
+        sizes = "_".join(str(size) for size in self.sizes.values())
+        return self.out / f"{self.task}_{self.seed}_{sizes}.npz"
 
 
 def fill(job: Job) -> str:
@@ -135,6 +141,7 @@ class Tried:
 
     task: str
     seed: int
+    file: Path
     start: NDArray[np.uint8]  # (64, 64, 3)
     goal: NDArray[np.uint8]  # (64, 64, 3)
     pools: Mapping[str, Pool]
@@ -144,4 +151,4 @@ class Tried:
         """Read what `fill` kept."""
         with np.load(job.file, allow_pickle=False) as kept:
             pools = {kind: Pool(*(kept[f"{kind}_{name}"] for name in Pool._fields)) for kind in PROPOSALS}
-            return cls(job.task, job.seed, kept["start"], kept["goal"], pools)
+            return cls(job.task, job.seed, job.file, kept["start"], kept["goal"], pools)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ghvae_core.predictor import MismatchError
+from ghvae_core.predictor import GoalCost, MismatchError
 from planner.handshake import check_fit
 from planner.solver import SolverConfig
 from robot_bridge.camera import Crop
@@ -43,6 +43,13 @@ def test_a_predictor_made_for_something_else_is_refused_by_name(name: str, value
 def test_a_planner_that_wants_too_much_is_refused_by_name(name: str, value: int) -> None:
     with pytest.raises(MismatchError, match=rf"{name}: the planner wants {value}"):
         check_fit(SPEC, PREDICTOR_SPEC, CONFIG.model_copy(update={name: value}))
+
+
+def test_a_cost_that_cannot_be_weighed_is_refused_by_name_and_how_to_have_it() -> None:
+    cost = SolverConfig(cost=GoalCost(steps=0.1, lpips=0.1))
+    with pytest.raises(MismatchError, match=r"cost\.lpips: .* weigh pixel; cost\.steps: .*predictor\.distance"):
+        check_fit(SPEC, PREDICTOR_SPEC, cost)
+    check_fit(SPEC, replace(PREDICTOR_SPEC, terms=("pixel", "lpips", "steps")), cost)
 
 
 def test_the_same_workspace_and_camera_are_taken() -> None:

@@ -172,30 +172,53 @@ def test_a_mismatch_and_a_goal_like_the_start_are_refused_before_anything_moves(
     assert not robot.steps
 
 
-USUAL = (0.01, 0.01, 0.01, 0.01, 0.01)
+ERRORS = (0.01, 0.02, 0.03, 0.04, 0.05)  # of five imagined steps
 
 
-def _surprised(factor: float | None, usual: tuple[float, ...] | None, replan_every: int = 3) -> list[PlanRecord]:
-    """Return the plans of six actions by a predictor that imagines that nothing ever moves."""
+class Errs(StubPredictor):
+    """Imagines that nothing moves, with so much error in every pixel, step by step."""
+
+    def predict(
+        self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
+    ) -> Prediction:
+        prediction = super().predict(context, candidates, goal, n_videos)
+        error = np.array(ERRORS)[None, : candidates.shape[1], None, None, None] * 255
+        return replace(prediction, videos=np.clip(prediction.videos + error, 0, 255).astype(np.uint8))
+
+
+def _surprised(factor: float | None, usual: tuple[float, ...], replan_every: int = 5) -> list[PlanRecord]:
+    """Return the plans of five actions that move nothing."""
     robot = PaperRobot()
-    predictor = StubPredictor(towards_goal, replace(PREDICTOR_SPEC, usual_error=usual))
-    config = TaskConfig(scene="pick_wipe", n_steps=6, surprise=factor)
+    spec = replace(PREDICTOR_SPEC, usual_error=usual)
+    predictor = Errs(lambda candidates: np.abs(candidates[..., :3]).sum((1, 2)), spec)
+    config = TaskConfig(scene="pick_wipe", n_steps=5, surprise=factor)
     task = Task(config, robot, predictor, solver(replan_every=replan_every))
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     _finish(task)
     return task.history.plans
 
 
-def test_it_plans_again_at_once_when_what_is_seen_is_not_what_was_imagined() -> None:
-    plans = _surprised(1.0, USUAL)
-    assert [record.step for record in plans] == [0, 1, 2, 3, 4, 5]
-    assert [record.after_surprise for record in plans] == [False, True, True, True, True, True]
-    assert plans[1].plan.families[1] == PREVIOUS  # what the broken-off plan left undone is still a candidate
+@pytest.mark.parametrize(("wrong_step", "replanned_at"), [(1, [0, 1, 2, 3, 4]), (2, [0, 2, 4]), (4, [0, 4])])
+def test_it_plans_again_at_once_when_what_is_seen_is_not_what_was_imagined(
+    wrong_step: int, replanned_at: list[int]
+) -> None:
+    """One step is usually imagined far better than this time."""
+    usual = tuple(0.001 if t == wrong_step else error for t, error in enumerate(ERRORS, 1))
+    plans = _surprised(1.5, usual)
+    assert [record.step for record in plans] == replanned_at
+    assert [record.after_surprise for record in plans] == [False] + [True] * (len(plans) - 1)
+    if replanned_at[1] < 4:
+        assert plans[1].plan.families[1] == PREVIOUS  # what the broken-off plan left undone is still a candidate
 
 
-@pytest.mark.parametrize(("factor", "usual"), [(None, USUAL), (1.0, None), (99.0, USUAL), (1.0, ())])
-def test_it_goes_on_when_surprise_is_off_or_unknown_or_small(
-    factor: float | None, usual: tuple[float, ...] | None
+@pytest.mark.parametrize(("factor", "usual"), [(None, (0.001,) * 5), (1.5, ERRORS), (1.0, ())])
+def test_it_goes_on_when_surprise_is_off_or_not_told_of_these_steps_or_small(
+    factor: float | None, usual: tuple[float, ...]
 ) -> None:
     plans = _surprised(factor, usual)
-    assert [record.step for record in plans] == [0, 3] and not any(record.after_surprise for record in plans)
+    assert [record.step for record in plans] == [0] and not plans[0].after_surprise
+
+
+def test_surprise_needs_a_predictor_that_tells_how_far_it_errs() -> None:
+    with pytest.raises(MismatchError, match=r"task\.surprise: expected .* got 'stub'"):
+        Task(TaskConfig(scene="pick_wipe", surprise=1.0), PaperRobot(), StubPredictor(towards_goal), solver())
