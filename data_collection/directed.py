@@ -30,6 +30,7 @@ class DirectedConfig(Config):
     use_share: float = Field(default=0.7, ge=0, le=1)  # of the sequences, where something can be used on something
     shove_share: float = Field(default=0.3, ge=0, le=1)  # of the rest, while nothing is held
     one_target_share: float = Field(default=0.2, ge=0, le=1)  # of uses that are meant for one thing, not for all
+    behind_tool_share: float = Field(default=0.7, ge=0, le=1)  # of uses on things that the goal hides: behind the tool
     seen_height_m: Span = (0.01, 0.035)  # of a thing's centre above the table
     aim_sd_m: float = Field(default=0.006, ge=0)  # horizontal error of every place; grasps bear 1 cm
     turn_sd_rad: float = Field(default=0.1, ge=0)  # of the direction of a stroke
@@ -146,12 +147,12 @@ class Directed:
     ) -> list[Waypoint]:
         """Set the tool down behind the targets, draw it over them, and lift it to where the goal shows it."""
         config = self._config
-        moves = self._moves(targets, rng)
+        end_m = rng.uniform(*config.carry_height_m)
+        final = self._goal_place(tool, end_m, rng)
+        moves = self._moves(targets, rng, final if rng.random() < config.behind_tool_share else None)
         here, there = np.stack([move.here_m for move in moves]), np.stack([move.there_m for move in moves])
         ahead = self._direction((there - here).mean(0), rng)
         across = np.array([-ahead[1], ahead[0]])
-        end_m = rng.uniform(*config.carry_height_m)
-        final = self._goal_place(tool, end_m, rng)
         line = (np.min(here @ across) + np.max(here @ across)) / 2 + rng.normal(0, config.aim_sd_m)
         start = np.min(here @ ahead) - rng.uniform(*config.behind_m)
         stop = float(np.max(there @ ahead)) - rng.uniform(*config.short_m)
@@ -195,13 +196,20 @@ class Directed:
             Waypoint(np.array([*stop, end_m]), CLOSE),
         ]
 
-    def _moves(self, things: Sequence[Thing], rng: np.random.Generator) -> list[_Move]:
-        """Return where things are and must go; one that the goal hides goes along with the others, or anywhere."""
+    def _moves(
+        self, things: Sequence[Thing], rng: np.random.Generator, behind_m: NDArray[np.float64] | None = None
+    ) -> list[_Move]:
+        """Return where things are and must go.
+
+        One that the goal hides goes along with the others. Where it hides them all, they go to `behind_m` (2,), in
+        front of which something is held, or anywhere.
+        """
         here = [self._locate(thing.pixel, rng) for thing in things]
         there = [None if thing.goal_pixel is None else self._locate(thing.goal_pixel, rng) for thing in things]
         known = [b - a for a, b in zip(here, there, strict=True) if b is not None]
         low, high = np.array(self._limits.workspace_low_m[:2]), np.array(self._limits.workspace_high_m[:2])
-        along = np.mean(known, axis=0) if known else rng.uniform(low, high) - here[0]
+        guess = rng.uniform(low, high) if behind_m is None else behind_m
+        along = np.mean(known, axis=0) if known else guess - here[0]
         return [_Move(a, a + along if b is None else b) for a, b in zip(here, there, strict=True)]
 
     def _goal_place(self, thing: Thing, hand_m: float, rng: np.random.Generator) -> NDArray[np.float64] | None:

@@ -105,6 +105,24 @@ def test_things_that_the_goal_hides_are_moved_somewhere(held: bool) -> None:
     assert np.isfinite(hands).all()
 
 
+def test_what_the_goal_hides_is_drawn_to_where_it_shows_the_tool() -> None:
+    """Held 10 cm above its place, the tool hides in the goal what it was drawn over."""
+    above = SPEC.camera.project(np.array([[0.42, 0.15, 0.1]]))[0]
+    held, hidden = Thing(TOOL.pixel, above), _thing(THING_M, None)
+    towards = np.array([0.42, 0.15]) - THING_M
+
+    def along(share: float) -> NDArray[np.float64]:
+        directed = _exact(behind_tool_share=share, use_share=1.0, carry_height_m=(0.1, 0.1), hang_m=(0.0, 0.0))
+        hands, families = _draw(directed, Difference(held, [hidden]))
+        assert set(families) == {USE}
+        low = [hand[hand[:, 2] < 0.05][:, :2] for hand in hands]
+        ways = np.array([places[-1] - places[0] for places in low if len(places) > 1])
+        lengths = np.linalg.norm(ways, axis=1) * np.linalg.norm(towards)
+        return np.asarray((ways @ towards)[lengths > 0] / lengths[lengths > 0])
+
+    assert (along(1.0) > 0.99).all() and (along(0.0) < 0.5).any()
+
+
 def test_the_same_seed_draws_the_same() -> None:
     directed, difference = Directed(DirectedConfig(), SPEC), Difference(None, [TOOL, TARGET])
     first, second = (directed.sequences(difference, STATE, 20, 10, np.random.default_rng(3)) for _ in range(2))
