@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from configs.loader import Config, load
+from configs.loader import save as save_config
 from ghvae_core.data.dataset import DataConfig, Dataset
 from ghvae_core.models import checkpoint
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointError
@@ -83,6 +84,7 @@ def train(request: Request) -> int:
     figures = measure(distance, dataset.validation, check_rng)._asdict()
     facts: dict[str, str | int | float] = {"data_sha256": dataset.sha256, "seed": request.seed, "n_steps": n_done}
     facts["checkpoint"] = imagines.sha256 if imagines else ""
+    save_config(config, request.out / "config.yaml")
     save(request.out / "distance", distance, {**facts, **figures})
     told = {"distance": str(request.out / "distance"), "n_steps": n_done, **figures}
     print(json.dumps(told, allow_nan=False), flush=True)

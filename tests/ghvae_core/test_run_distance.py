@@ -34,6 +34,7 @@ def test_it_leaves_a_network_and_its_figures(data: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["n_steps"] == 3 and {"error", "constant", "order"} <= set(told)
+    assert "n_steps: 3" in (tmp_path / "out" / "config.yaml").read_text()
     distance = load(Path(told["distance"]))
     assert distance.config.most_steps == 4 and distance.config.provenance["n_steps"] == 3
 
