@@ -27,7 +27,7 @@ USE, BRING, SHOVE = "use", "bring", "shove"  # as a tool; to its place; to its p
 class DirectedConfig(Config):
     """How the sequences vary. Lengths: ours, about half an object."""
 
-    use_share: float = Field(default=0.7, ge=0, le=1)  # of the sequences, where something can be used on something
+    use_share: float = Field(default=0.9, ge=0, le=1)  # of the sequences, where something can be used on something
     shove_share: float = Field(default=0.3, ge=0, le=1)  # of the rest, while nothing is held
     one_target_share: float = Field(default=0.2, ge=0, le=1)  # of uses that are meant for one thing, not for all
     behind_tool_share: float = Field(default=0.7, ge=0, le=1)  # of uses on things that the goal hides: behind the tool
