@@ -32,7 +32,7 @@ __all__ = [
     "DatasetError",
     "Windows",
     "digest_files",
-    "is_validation",
+    "left_out",
     "load_dataset",
     "model_frames",
 ]
@@ -151,13 +151,27 @@ def digest_files(paths: Sequence[Path], folder: Path, config: DataConfig) -> str
     return hashlib.sha256(json.dumps([files, used]).encode()).hexdigest()
 
 
-def is_validation(name: str, share: float) -> bool:
-    """Tell whether an episode is kept for validation; by its name, so that new episodes move no old one.
+def left_out(names: Sequence[str], share: float) -> NDArray[np.bool_]:
+    """Tell which episodes of a folder are kept for validation; by their names, so that new episodes move no old one.
 
-    RoboNet's file names are unique, so that their folder does not matter; of other kinds it does.
+    RoboNet's file names are unique, so that their folder does not matter; of other kinds it does. Where the names
+    decide for none or for all of several, the last one is kept; a single one never is.
+
+    Args:
+        names: Of the folder's usable episodes, in order.
+        share: To keep; 1 keeps all.
     """
+    if share >= 1:
+        return np.ones(len(names), bool)
+    kept = np.array([_draw(name) < share for name in names], bool)
+    if len(names) == 1:
+        return np.zeros(1, bool)
+    return np.arange(len(names)) == len(names) - 1 if kept.all() or not kept.any() else kept
+
+
+def _draw(name: str) -> float:
     told = Path(name).name if name.endswith(".hdf5") else name
-    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:4], "big") < share * 2**32
+    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:4], "big") / 2**32
 
 
 def _folder(path: Path, recordings: list[Recording], prepared: Prepared, config: DataConfig) -> _Folder:
@@ -235,14 +249,11 @@ def _dataset(folders: Sequence[_Folder], config: DataConfig) -> Dataset:
 
 
 def _validation(folder: _Folder, config: DataConfig) -> NDArray[np.bool_]:
-    """Tell which usable episodes validate; where names decide for none or for all of several, the last one does."""
-    kept = folder.usable & [is_validation(folder.name(i), config.validation_share) for i in range(len(folder.usable))]
+    """Tell which usable episodes validate."""
     usable = np.flatnonzero(folder.usable)
-    if len(usable) == 1:
-        return np.zeros(len(kept), bool)
-    if kept.sum() in {0, len(usable)}:
-        kept = np.arange(len(kept)) == usable[-1]
-    return np.asarray(kept, bool)
+    kept = np.zeros(len(folder.usable), bool)
+    kept[usable] = left_out([folder.name(i) for i in usable.tolist()], config.validation_share)
+    return kept
 
 
 def _scale(actions: NDArray[np.float32], step_limit_m: float | None) -> tuple[float, ...]:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from data_collection.source import Recording, find
-from ghvae_core.data.dataset import DataConfig, digest_files, is_validation
+from ghvae_core.data.dataset import DataConfig, digest_files, left_out
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.models.checkpoint import CheckpointInfo
 
@@ -26,11 +28,13 @@ def choose(recordings: Sequence[Recording], info: CheckpointInfo, share: float, 
     Raises:
         MetricError: None are left.
     """
+    names = [each.name for each in recordings]
     if part == "held-out":
-        chosen = [each for each in recordings if is_validation(each.name, share)]
+        wanted = left_out(names, share)
     else:
-        left_out = float(info.provenance.get("validation_share", 0))
-        chosen = [each for each in recordings if not is_validation(each.name, left_out)]
+        recorded = info.provenance.get("validation_share")
+        wanted = np.ones(len(names), bool) if recorded is None else ~left_out(names, float(recorded))
+    chosen = [each for each, is_wanted in zip(recordings, wanted, strict=True) if is_wanted]
     if not chosen:
         raise MetricError(
             f"expected episodes to judge on, found none among {len(recordings)} in the"
@@ -73,7 +77,7 @@ def check_held_out(folder: Path, info: CheckpointInfo, share: float, part: Part 
             f" --set evaluation.validation_share={recorded}, on others with --data, or, for a figure of what it"
             " remembers, with --part trained-on"
         )
-    if all(is_validation(each.name, recorded) for each in recordings):
+    if not left_out([each.name for each in recordings], recorded).any():
         raise MetricError(f"{folder}: too few episodes for training to have left out a share; judge it on others")
     if info.provenance.get("init_sha256"):
         return "yes in the last training, not known of the checkpoint that it started from"

@@ -11,7 +11,7 @@ import pytest
 from data_collection import source
 from data_collection.episode import Episode
 from data_collection.robonet import read_episode
-from ghvae_core.data.dataset import DataConfig, Dataset, DatasetError, digest_files, is_validation, load_dataset
+from ghvae_core.data.dataset import DataConfig, Dataset, DatasetError, digest_files, left_out, load_dataset
 from robot_bridge.camera import Crop, model_image
 from tests.data_collection.test_npz import METAWORLD, write_bair
 from tests.data_collection.test_trajectory import write_foreign
@@ -234,11 +234,18 @@ def test_a_scale_ignores_wild_values_but_not_rare_ones(tmp_path: Path) -> None:
 
 def test_the_split_goes_by_name_and_keeps_its_share() -> None:
     names = [f"lab_franka_traj{i}.hdf5" for i in range(4000)]
-    kept = [is_validation(name, 0.05) for name in names]
+    kept = left_out(names, 0.05)
     assert 0.035 < np.mean(kept) < 0.065
-    assert kept == [is_validation(f"elsewhere/{name}", 0.05) for name in names]
-    videos = [is_validation(f"{i}/left.mp4", 0.05) for i in range(4000)]  # where only the folder tells them apart
+    np.testing.assert_array_equal(kept, left_out([f"elsewhere/{name}" for name in names], 0.05))
+    np.testing.assert_array_equal(kept[:99], left_out(names[:99], 0.05))  # new episodes move no old one
+    videos = left_out([f"{i}/left.mp4" for i in range(4000)], 0.05)  # where only the folder tells them apart
     assert 0.035 < np.mean(videos) < 0.065
+
+
+def test_where_names_decide_for_none_or_for_all_the_last_one_is_left_out() -> None:
+    assert left_out(["a", "b", "c"], 1e-9).tolist() == left_out(["a", "b", "c"], 0.999).tolist() == [False, False, True]
+    assert left_out(["a"], 0.999).tolist() == [False]
+    assert left_out(["a", "b"], 1.0).tolist() == [True, True]
 
 
 def test_data_of_earlier_checkpoints_keep_their_name(tmp_path: Path) -> None:

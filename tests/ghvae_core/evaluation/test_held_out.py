@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_collection.source import find
-from ghvae_core.data.dataset import DataConfig, digest_files, is_validation, load_dataset
+from ghvae_core.data.dataset import DataConfig, digest_files, left_out, load_dataset
 from ghvae_core.evaluation.held_out import check_held_out, choose
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.models.checkpoint import CheckpointInfo
@@ -84,7 +84,7 @@ def test_episodes_are_told_apart_by_their_own_names_and_not_by_those_of_their_fi
         (tmp_path / "data" / name).parent.mkdir(parents=True)
         write_bair(tmp_path / "data" / name)
     share = int.from_bytes(hashlib.sha256(b"a.npz").digest()[:4], "big") / 2**32 + 1e-6  # the file's own name is in it
-    assert is_validation("a.npz", share) and not all(is_validation(name, share) for name in names)
+    assert 0 < left_out(names, share).sum() < len(names)
     digest = digest_files(
         [each.path for each in find(tmp_path / "data")], tmp_path / "data", data(validation_share=share)
     )
@@ -104,10 +104,13 @@ def test_what_an_earlier_training_saw_is_not_known(folder: Path) -> None:
     )
 
 
-def test_too_few_episodes_to_leave_some_out_are_refused(folder: Path) -> None:
-    info = trained_on(folder, data(validation_share=0.999))
+def test_too_few_episodes_to_leave_some_out_are_refused(folder: Path, tmp_path: Path) -> None:
+    """A folder of one episode can be a part of a training."""
+    record(tmp_path, 0)
+    digest = digest_files([each.path for each in find(tmp_path)], tmp_path, data(validation_share=0.5))
+    info = trained_on(folder, data(validation_share=0.5), folder_sha256=f"0f {digest}")
     with pytest.raises(MetricError, match="too few episodes"):
-        check_held_out(folder, info, 0.999)
+        check_held_out(tmp_path, info, 0.5)
 
 
 def test_another_folder_or_a_silent_checkpoint_is_not_known(folder: Path, tmp_path: Path) -> None:
@@ -130,7 +133,19 @@ def test_the_two_parts_are_those_of_training(folder: Path) -> None:
     info, recordings = trained_on(folder, data()), find(folder)
     held_out, trained = choose(recordings, info, SHARE, "held-out"), choose(recordings, info, 1.0, "trained-on")
     assert sorted(held_out + trained, key=recordings.index) == recordings
-    assert held_out and all(is_validation(each.name, SHARE) for each in held_out)
+    assert len(held_out) == left_out([each.name for each in recordings], SHARE).sum() > 0
     assert choose(recordings, info, 1.0, "held-out") == recordings
-    with pytest.raises(MetricError, match=r"none among 4 in the evaluation\.validation_share of 1e-09"):
-        choose(recordings, info, 1e-9, "held-out")
+    assert choose(recordings, info, 1e-9, "held-out") == recordings[-1:]
+    with pytest.raises(MetricError, match=r"none among 1 in the evaluation\.validation_share of 0\.5"):
+        choose(recordings[:1], info, 0.5, "held-out")
+
+
+@pytest.mark.parametrize("share", [1e-6, SHARE, 0.999])
+def test_the_parts_are_what_training_really_read(folder: Path, tmp_path: Path, share: float) -> None:
+    """Also where names decide for none, or for all, and training keeps the last one."""
+    config = data(validation_share=share)
+    windows = load_dataset([folder], config, 64, tmp_path / "cache", lambda _done, _total: None)
+    held_out = choose(find(folder), trained_on(folder, config), share, "held-out")
+    trained = choose(find(folder), trained_on(folder, config), 1.0, "trained-on")
+    n_each = len(windows.validation.starts) / len(held_out)
+    assert len(windows.train.starts) == pytest.approx(n_each * len(trained))
