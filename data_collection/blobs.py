@@ -25,7 +25,7 @@ class BlobConfig(Config):
 
     min_saturation: int = Field(default=90, ge=0, le=255)  # HSV on OpenCV's scale; ours
     min_value: int = Field(default=50, ge=0, le=255)  # darker pixels have no reliable hue; ours
-    min_area_px: int = Field(default=25, ge=1)  # about 1.5 cm across at 240x320; ours
+    min_area_px: int = Field(default=25, ge=1)  # about 1.5 cm across where images are 240x320; ours
     height_m: float = Field(default=0.02, ge=0)  # height above the table at which a blob's centre is assumed; ours
 
 
@@ -49,9 +49,10 @@ def find_blobs(image: NDArray[np.uint8], camera: Camera, config: BlobConfig) -> 
         config: What counts as an object.
     """
     hue, coloured = colours(image, config)
+    area_px = round(config.min_area_px * camera.scale**2)
     found: list[tuple[NDArray[np.float64], NDArray[np.bool_]]] = []
-    for band in _hue_bands(hue[coloured], config.min_area_px):
-        found += components(coloured & np.isin(hue, band), config.min_area_px)
+    for band in _hue_bands(hue[coloured], area_px):
+        found += components(coloured & np.isin(hue, band), area_px)
     found.sort(key=lambda blob: -np.count_nonzero(blob[1]))
     pixels = np.array([center for center, _ in found]).reshape(-1, 2)
     return Blobs(

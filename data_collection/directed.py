@@ -20,7 +20,7 @@ from robot_bridge.camera import Camera
 from robot_bridge.robot import CLOSE, OPEN, RobotSpec
 from robot_bridge.safety import limit_actions
 
-_HELD_PX = 40.0  # at most so far from the fingertips in the image is the thing that they hold; ours
+_HELD_PX = 40.0  # at most so far from the fingertips in an image of 240x320 is the thing that they hold; ours
 USE, BRING, SHOVE = "use", "bring", "shove"  # as a tool; to its place; to its place with closed fingers
 
 
@@ -238,4 +238,4 @@ def at_fingertips(pixels: NDArray[np.float64], hand_m: NDArray[np.float64], came
         return None
     distances = np.linalg.norm(pixels - camera.project(hand_m[None])[0], axis=1)
     nearest = int(np.argmin(distances))
-    return nearest if distances[nearest] <= _HELD_PX else None
+    return nearest if distances[nearest] <= _HELD_PX * camera.scale else None

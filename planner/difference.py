@@ -20,7 +20,7 @@ class DifferenceConfig(Config):
     share: float = Field(default=0.7, ge=0, le=1)  # of the candidates that follow it, where something must move; ours
     hue_tolerance: float = Field(default=7.0, gt=0, le=90)  # on OpenCV's circle of 180; ours
     least_overlap: float = Field(default=0.5, ge=0, le=1)  # of its pixels: a thing that covers them has not moved; ours
-    least_area_px: int = Field(default=12, ge=1)  # at camera size, of what is still seen of it in the goal; ours
+    least_area_px: int = Field(default=12, ge=1)  # of 240x320: of what is still seen of it in the goal; ours
 
 
 def find_difference(
@@ -49,7 +49,7 @@ def find_difference(
     held, others = None, []
     for i, (pixel, own_hue, mask) in enumerate(zip(now.pixels, now.hues, now.masks, strict=True)):
         alike = coloured & (_apart(hue, own_hue) <= config.hue_tolerance)
-        parts = components(alike, config.least_area_px)
+        parts = components(alike, round(config.least_area_px * camera.scale**2))
         thing = Thing(pixel, max(parts, key=lambda part: np.count_nonzero(part[1]))[0] if parts else None)
         if i == held_index:
             held = thing

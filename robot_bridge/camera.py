@@ -14,6 +14,9 @@ MODEL_IMAGE_PX = 64  # side of the model image; paper E.1
 _Vector = tuple[float, float, float]
 
 
+_CONFIGURED_PX = 240  # rows of the simulated camera
+
+
 class Crop(Config):
     """The part of a camera image that the model sees."""
 
@@ -64,6 +67,11 @@ class Camera(Config):
         right = np.cross(forward, [0.0, 0.0, 1.0])
         right /= np.linalg.norm(right)
         return np.stack([right, np.cross(forward, right), forward])
+
+    @property
+    def scale(self) -> float:
+        """How much larger its images are than those of 240 rows for which lengths in pixels are configured."""
+        return self.height_px / _CONFIGURED_PX
 
     def shown(self) -> NDArray[np.bool_]:
         """Return which pixels (H, W) of its images the model image shows."""

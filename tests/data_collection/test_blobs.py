@@ -56,6 +56,17 @@ def test_specks_are_nothing() -> None:
     assert len(find_blobs(image, CAMERA, BlobConfig()).places_m) == 0
 
 
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_how_many_pixels_the_camera_has_does_not_matter(factor: int) -> None:
+    """A disc counts whose radius is 3 of 240 rows, and one of 2.5 does not."""
+    camera = CAMERA.model_copy(update={"height_px": 240 * factor, "width_px": 320 * factor})
+    image = np.full((240 * factor, 320 * factor, 3), 45, np.uint8)
+    for radius, column in ((3.0, 100), (2.5, 200)):
+        cv2.circle(image, (column * factor, 120 * factor), round(radius * factor), GREEN, -1)
+    (pixel,) = find_blobs(image, camera, BlobConfig(min_area_px=30)).pixels
+    np.testing.assert_allclose(pixel, [100 * factor, 120 * factor], atol=1)
+
+
 def test_a_blob_knows_its_hue_and_its_pixels() -> None:
     found = find_blobs(_picture(((0.5, 0.0), GREEN), ((0.4, 0.1), (220, 20, 26))), CAMERA, BlobConfig())
     green = int(np.argmin(np.abs(found.hues - 65)))
