@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import sys
 from collections.abc import Callable
@@ -28,12 +29,14 @@ CONFIG = TrainingConfig(
     validation_windows=4,
     feature_cache="all",
 )
+_HANGS_S = 100
 SHARDED = CONFIG.model_copy(update={"module_steps": (0,), "end_to_end_steps": 4, "polish_steps": 1, "shard": True})
 
 
 def main(folder: Path) -> None:
     """Do everything, and write `rank_N.json`."""
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(_HANGS_S, exit=True)  # ten times what it takes; says where each thread stands
     with Group("cpu") as group:
         seen: dict[str, Any] = {"largest": group.largest(group.rank, 10 - group.rank)}
         for name, config in (("plain", CONFIG), ("sharded", SHARDED)):
