@@ -181,7 +181,8 @@ def _explain(item: ErrorDetails, schema: type[BaseModel], sources: dict[_Key, _S
         key = item["ctx"]["discriminator"].strip("'")
         return f"{_origin(place, sources)}: '{dotted}.{key}': expected {_tags(schema, place)}, got {_tag(item)}"
     got = str(item["input"])
-    return f"{_origin(place, sources)}: {dotted}: {item['msg']}, got {got[:80]}"
+    what = item["msg"].removeprefix("Value error, ")
+    return f"{_origin(place, sources)}: {dotted}: {what}, got {got[:80]}"
 
 
 def _tags(schema: type[BaseModel], place: _Key) -> str:

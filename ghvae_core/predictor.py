@@ -49,6 +49,7 @@ class PredictorSpec:
     # Root mean square error of images in [0, 1], by imagined step, that 95 % of validation videos stay below.
     usual_error: tuple[float, ...] | None = None  # None where the checkpoint does not tell it
     terms: tuple[str, ...] = ("pixel",)  # of a `GoalCost` that it can weigh
+    distance: str = ""  # sha256 of the manifest of the network that tells steps to go; empty: it has none
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Context:
 class GoalCost(Config):
     """How imagined frames are compared with the goal; sent with each request, evaluated where the frames are.
 
-    A sum of weighted terms. Measured in simulation, none did better than pixels, with less weight on brightness.
+    A sum of weighted terms; the defaults are ours. Measured in simulation, none did better than pixels, with less
+    weight on brightness.
     """
 
     final_frames: int = Field(default=1, ge=1)  # how many of the last imagined frames count; ours
@@ -84,7 +86,7 @@ class GoalCost(Config):
 
 
 class Networks(Config):
-    """What a predictor holds for the costs of requests, beside its model."""
+    """What a predictor holds for the costs of requests, beside its model. Defaults: ours."""
 
     lpips: bool = False  # its weights are fetched once
     distance: str | None = None  # folder that run_distance made; None: steps to go cannot be told

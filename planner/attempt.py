@@ -49,7 +49,7 @@ def attempt(choice: Choice, overrides: Sequence[str]) -> None:
         task.begin(observation, _scripted_goal(robot, choice.seed) if goal is None else goal, plan_rng)
         task.history.outcome = robot.outcome()  # known even if the first plan fails
         folder.make(config, may_exist=choice.out is not None)
-        setting = Setting(choice.task_name, choice.robot, predictor.spec.name, predictor.spec.checkpoint, choice.seed)
+        setting = Setting.of(choice.task_name, choice.robot, predictor.spec, choice.seed)
         try:
             with task:
                 _drive(task, robot, config.task.n_steps)

@@ -55,6 +55,7 @@ class OraclePredictor:
             max_candidates=_MOST,
             checkpoint="",
             terms=("pixel",) if weigher is None else weigher.terms,
+            distance="" if weigher is None else weigher.distance_sha256,
         )
 
     @property

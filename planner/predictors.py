@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,13 +80,27 @@ def open_predictor(choice: Choice, config: RunConfig, robot: SimulatedFranka) ->
             address = choice.server
             if not address:
                 address = stack.enter_context(private_server(choice.checkpoint, networks=networks(config))).address
-            yield stack.enter_context(closing(ServerClient(address, cost, config.planner.predict_timeout_s)))
+            client = stack.enter_context(closing(ServerClient(address, cost, config.planner.predict_timeout_s)))
+            _check_held(config.predictor, client.spec.terms, address)
+            yield client
 
 
 def networks(config: RunConfig) -> Networks:
     """Return what the predictor must hold: what was told, and what the cost needs and can be had without being told."""
     needs = config.predictor.lpips or config.planner.cost.lpips > 0
     return config.predictor.model_copy(update={"lpips": needs})
+
+
+def _check_held(wanted: Networks, terms: Sequence[str], address: str) -> None:
+    """Refuse a server without the networks that were asked for, which it alone can load.
+
+    Raises:
+        PlannerError: It lacks one.
+    """
+    asked = {"predictor.lpips": ("lpips", wanted.lpips), "predictor.distance": ("steps", wanted.distance is not None)}
+    for key, (term, is_wanted) in asked.items():
+        if is_wanted and term not in terms:
+            raise PlannerError(f"{key}: {address} weighs no {term}; start that server with it, or leave --server out")
 
 
 def _weigher(choice: Choice, config: RunConfig) -> Weigher | None:

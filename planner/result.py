@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ghvae_core.predictor import PredictorSpec
 from planner.history import History
 
 
@@ -18,6 +19,7 @@ class Result:
     robot: str
     predictor: str
     checkpoint: str  # sha256 of the checkpoint's manifest; empty for the simulator
+    distance: str  # sha256 of the manifest of the network that tells steps to go; empty: there was none
     seed: int
     ended: str  # "success", "goal seen", "steps used", "failed", "interrupted"
     error: str  # what failed; empty otherwise
@@ -49,7 +51,13 @@ class Setting:
     robot: str
     predictor: str
     checkpoint: str
+    distance: str
     seed: int
+
+    @classmethod
+    def of(cls, task: str, robot: str, predictor: PredictorSpec, seed: int) -> Setting:
+        """Return what was run with a predictor."""
+        return cls(task, robot, predictor.name, predictor.checkpoint, predictor.distance, seed)
 
 
 def summarize(setting: Setting, history: History, report: str) -> Result:

@@ -120,14 +120,14 @@ def _with_servers(series: Series, stack: ExitStack) -> Iterator[Variant]:
 def _fit(series: Series, variant: Variant) -> VariantConfig:
     """Return all that decides what a variant does, having asked whether its parts fit together."""
     tasks: dict[str, RunConfig] = {}
-    checkpoint = ""
+    checkpoint = distance = ""
     for task in series.tasks:
         choice, config = series.choice(task, variant), _config(series, task, variant)
         with closing(SimulatedFranka(config.robot)) as robot, open_predictor(choice, config, robot) as predictor:
             check_fit(robot.spec, predictor.spec, config.planner)
-            checkpoint = predictor.spec.checkpoint
+            checkpoint, distance = predictor.spec.checkpoint, predictor.spec.distance
         tasks[choice.task_name] = config
-    return VariantConfig(predictor=variant.predictor, checkpoint=checkpoint, tasks=tasks)
+    return VariantConfig(predictor=variant.predictor, checkpoint=checkpoint, distance=distance, tasks=tasks)
 
 
 def _jobs(series: Series, folder: TrialsFolder) -> Iterator[Job]:

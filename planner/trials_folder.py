@@ -36,6 +36,7 @@ class VariantConfig(Config):
 
     predictor: str
     checkpoint: str  # sha256 of its manifest; empty for the simulator
+    distance: str  # sha256 of the manifest of the network that tells steps to go; empty: there is none
     tasks: dict[str, RunConfig]
 
 

@@ -40,6 +40,7 @@ class Distance(nn.Module):
     def __init__(self, config: DistanceConfig) -> None:
         super().__init__()
         self.config = config
+        self.sha256 = ""  # of the manifest that it was read from
         widths = config.channels
         stages: list[nn.Module] = [conv(9, widths[0], 3)]  # the image, the goal, and what differs
         for inputs, outputs in zip((widths[0], *widths), widths, strict=False):
@@ -85,7 +86,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Distance:
     Raises:
         CheckpointError: Anything missing, changed, or not fitting.
     """
-    files, _, _ = read_manifest(folder)
+    files, _, sha256 = read_manifest(folder)
     if {*files} != {_CONFIG, _WEIGHTS}:
         raise CheckpointError(
             f"{folder}: expected {_CONFIG} and {_WEIGHTS}, got {sorted(files)}; make one with run_distance"
@@ -102,6 +103,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Distance:
         raise CheckpointError(f"{folder / _WEIGHTS}: expected the weights of {_CONFIG}, got others; use another copy")
     distance = Distance(config)
     distance.load_state_dict(state)
+    distance.sha256 = sha256
     return distance.requires_grad_(False).eval().to(device)
 
 

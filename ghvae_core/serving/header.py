@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ghvae_core.predictor import GoalCost, PredictorError, PredictorSpec
 from robot_bridge.camera import Camera
 
-VERSION = 3  # of the messages; peers that differ refuse each other
+VERSION = 4  # of the messages; peers that differ refuse each other
 MAX_HEADER_BYTES = 4096
 MAX_PART_BYTES = 8 * 2**20  # of one array; 1000 candidates of 10 steps are 160 kB, one video of 10 steps 123 kB
 MAX_PARTS = 5  # the header and four arrays
@@ -57,7 +57,7 @@ class ArrayHeader(_Strict):
 class Header(_Strict):
     """What all messages share."""
 
-    version: Literal[3] = 3
+    version: Literal[4] = 4
     id: bytes = Field(min_length=1, max_length=MAX_ID_BYTES)  # chosen by the client, repeated by the server
 
 
@@ -107,6 +107,7 @@ class SpecHeader(_Strict):
     workspace_m: Annotated[tuple[_Vector, _Vector], Field(strict=False)] | None
     camera: CameraHeader | None
     terms: Annotated[tuple[Annotated[str, Field(max_length=32)], ...], Field(strict=False, max_length=16)]
+    distance: str = Field(max_length=64)
     usual_error: Annotated[tuple[_Share, ...], Field(strict=False, max_length=MAX_ERRORS)] | None
 
     @staticmethod

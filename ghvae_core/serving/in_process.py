@@ -55,7 +55,7 @@ class InProcessPredictor:
 
     def __init__(self, checkpoint: Checkpoint, cost: GoalCost, config: InProcessConfig = _DEFAULTS) -> None:
         self._weigher = weigher(checkpoint, config)
-        self._spec = _spec(checkpoint, config.max_candidates, self._weigher.terms)
+        self._spec = _spec(checkpoint, config.max_candidates, self._weigher)
         self._model = checkpoint.model.eval()
         self._device = checkpoint.model.action_scale.device
         self._cost, self._chunk = cost, config.chunk
@@ -171,7 +171,7 @@ def weigher(checkpoint: Checkpoint, networks: Networks) -> Weigher:
     return Weigher(checkpoint.model, lpips, distance)
 
 
-def _spec(checkpoint: Checkpoint, max_candidates: int, terms: tuple[str, ...]) -> PredictorSpec:
+def _spec(checkpoint: Checkpoint, max_candidates: int, weigher: Weigher) -> PredictorSpec:
     info = checkpoint.info
     if info.model.action_dim != ACTION_DIM:
         raise MismatchError(
@@ -197,7 +197,8 @@ def _spec(checkpoint: Checkpoint, max_candidates: int, terms: tuple[str, ...]) -
         workspace_m=info.workspace_m,
         camera=info.camera,
         usual_error=info.usual_error and info.usual_error[:MAX_ERRORS],
-        terms=terms,
+        terms=weigher.terms,
+        distance=weigher.distance_sha256,
     )
 
 

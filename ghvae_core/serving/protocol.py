@@ -1,4 +1,4 @@
-"""The messages between a planner and the server, version 3.
+"""The messages between a planner and the server, version 4.
 
 A message is a ZeroMQ multipart: one msgpack header of at most 4 KiB, then the raw little-endian bytes of each array, in
 a fixed order. Nothing in a message names code, a file or a type.

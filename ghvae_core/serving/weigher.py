@@ -36,6 +36,11 @@ class Weigher:
         held = {"pixel": True, "features": True, "lpips": self._lpips, "steps": self._distance}
         return tuple(name for name in TERMS if held[name] is not None)
 
+    @property
+    def distance_sha256(self) -> str:
+        """Of the manifest of the network that tells steps to go; empty: there is none."""
+        return "" if self._distance is None else self._distance.sha256
+
     def costs(self, frames: Tensor, goal: Tensor, cost: GoalCost) -> Tensor:
         """Return the cost of each candidate, lower is better; NaN where its frames hold one.
 
@@ -46,7 +51,12 @@ class Weigher:
 
         Returns:
             (N,)
+
+        Raises:
+            ValueError: A term has a weight for which no network is held.
         """
+        if not {*cost.terms()} <= {*self.terms}:
+            raise ValueError(f"cost: expected terms among {self.terms}, got {cost.terms()}")
         total = frames.new_zeros(len(frames))
         final = frames[:, -cost.final_frames :]
         if cost.pixel > 0:

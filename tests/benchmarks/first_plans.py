@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 
 from configs.command import ReportedError, run
+from ghvae_core.models.checkpoint import Checkpoint
 from ghvae_core.models.checkpoint import load as load_checkpoint
 from ghvae_core.predictor import GoalCost, Networks
 from ghvae_core.serving.in_process import InProcessConfig, InProcessPredictor, weigher
@@ -86,15 +87,16 @@ def first_plans(  # noqa: PLR0917 - the parameters are the options of the comman
     """
     sizes = {kind: candidates if kind == "directed" else others for kind in PROPOSALS}
     scenes = [(task, seed) for task in tasks or ["pick_wipe", "pick_sweep"] for seed in _range(seeds)]
+    loaded = load_checkpoint(checkpoint)
+    held = weigher(loaded, Networks(lpips=lpips, distance=None if distance is None else str(distance)))
     out.mkdir(parents=True, exist_ok=True)
     pools = [Job(task, seed, sizes, out) for task, seed in scenes]
     _work(fill, [job for job in pools if not job.file.is_file()], workers, "trying candidates out")
     tried = [Tried.read(job) for job in pools if job.file.is_file()]
-    held = Networks(lpips=lpips, distance=None if distance is None else str(distance))
-    compared = Comparison(tried, checkpoint, held, out, chosen)
+    compared = Comparison(tried, loaded, held, chosen)
     tables = compared.tables()
     if solver_plans:
-        job = SolverJob("", 0, solver_predictor, checkpoint, compared.sha256, chosen, solver_plans, out)
+        job = SolverJob("", 0, solver_predictor, checkpoint, loaded.sha256, chosen, solver_plans, out)
         asked = [job._replace(task=t.task, seed=t.seed) for t in tried]
         _work(solve, [job for job in asked if not job.file.is_file()], workers, f"solvers, {solver_predictor}")
         tables[f"solver, {chosen} candidates"] = _solvers(asked)
@@ -106,16 +108,14 @@ def first_plans(  # noqa: PLR0917 - the parameters are the options of the comman
 class Comparison:
     """Plans of all settings that choose from the same candidates."""
 
-    def __init__(self, tried: Sequence[Tried], checkpoint: Path, held: Networks, out: Path, chosen: int) -> None:
+    def __init__(self, tried: Sequence[Tried], loaded: Checkpoint, held: Weigher, chosen: int) -> None:
         self._tried, self._chosen = tried, chosen
         self._tasks = [t.task for t in tried]
-        loaded = load_checkpoint(checkpoint)
-        self.sha256 = loaded.sha256  # of the model
-        self._weigher: Weigher = weigher(loaded, held)
+        self._weigher = held
         settings = InProcessConfig(max_candidates=max(len(pool.actions) for t in tried for pool in t.pools.values()))
         model = InProcessPredictor(loaded, _PIXELS, settings)
         shown = track(tried, "imagining", console=Console(stderr=True))
-        self._imagined = [_imagined(t, model, t.file.with_stem(f"{t.file.stem}_{self.sha256[:12]}")) for t in shown]
+        self._imagined = [_imagined(t, model, t.file.with_stem(f"{t.file.stem}_{loaded.sha256[:12]}")) for t in shown]
 
     def tables(self) -> dict[str, dict[str, _Row]]:
         """Return the tables by title, each with its rows and columns."""

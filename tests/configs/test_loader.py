@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from configs.loader import FOLDER, Config, ConfigError, load, save
 
@@ -41,6 +41,24 @@ def test_only_true_and_false_are_truth_values(tmp_path: Path, text: str, expecte
     file = _write(tmp_path, f"value: {text}\n")
     assert load(Board, {"switch": file}).switch.value == expected
     assert load(Board, {"switch": file}, [f"switch.value={text}"]).switch.value == expected
+
+
+def test_what_a_model_says_of_itself_is_told_as_it_says_it(tmp_path: Path) -> None:
+    class Arms(Config):
+        left: float
+        right: float
+
+        @model_validator(mode="after")
+        def _check(self) -> "Arms":
+            if self.left == self.right:
+                raise ValueError("expected two lengths that differ")
+            return self
+
+    class Body(Config):
+        arms: Arms
+
+    with pytest.raises(ConfigError, match=r"robot\.yaml:1: arms: expected two lengths that differ, got"):
+        load(Body, {"arms": _write(tmp_path, "{left: 1, right: 1}\n")})
 
 
 def test_later_overrides_win(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_result_is_printed_though_nothing_can_be_written(
 ) -> None:
     history = History(GOAL, None, PaperRobot().observe())
     history.ended = "steps used"
-    lost = RunFolder(tmp_path / "gone").leave(history, Setting("pick_wipe", "simulation", "stub", "", 0), SPEC)
+    lost = RunFolder(tmp_path / "gone").leave(history, Setting("pick_wipe", "simulation", "stub", "", "", 0), SPEC)
     assert json.loads(capsys.readouterr().out)["ended"] == "steps used"
     assert lost.startswith("not all was recorded: ") and "result.json" in lost and "config.yaml" in lost
     assert "\n" not in lost and not list(tmp_path.iterdir())

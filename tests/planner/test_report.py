@@ -18,7 +18,7 @@ from robot_bridge.robot import RobotFault
 from robot_bridge.simulation.outcome import Outcome
 from tests.planner.doubles import GOAL, PaperRobot, StubPredictor, solver, towards_goal
 
-SETTING = Setting("pick_wipe", "simulation", "stub", "0123456789abcdef", 7)
+SETTING = Setting("pick_wipe", "simulation", "stub", "0123456789abcdef", "", 7)
 FAILURE = Outcome(goal=False, goal_now=False, picked=True, touched=False, strict=False, distance_m=0.053)
 
 

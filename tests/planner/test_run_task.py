@@ -21,6 +21,7 @@ from configs.loader import FOLDER, load
 from data_collection.episode import EpisodeError
 from data_collection.robonet import read_episode
 from ghvae_core.predictor import Context, Prediction, PredictorError
+from ghvae_core.serving.private import private_server
 from planner import attempt as attempt_module
 from planner import folder as folder_module
 from planner import predictors as predictors_module
@@ -322,6 +323,26 @@ def test_a_private_server_makes_one_command_enough(
     result = _last_json(capsys.readouterr().out)
     assert result["predictor"] == "server" and len(result["checkpoint"]) == 64 and result["plans"] == 2
     assert _children(os.getpid()) == before
+
+
+def test_the_network_of_steps_to_go_is_named_by_its_hash(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ghvae_core.models.distance import Distance, DistanceConfig, load, save
+
+    save(tmp_path / "distance", Distance(DistanceConfig(channels=(8, 8))), {})
+    told = (f"predictor.distance={tmp_path / 'distance'}", "planner.cost.steps=0.1", "task.n_steps=1")
+    for name in ("server", "in_process", "oracle"):
+        attempt(_choice(tmp_path, predictor=name, checkpoint=checkpoint, out=tmp_path / name), [*SMALL, *told])
+        assert _last_json(capsys.readouterr().out)["distance"] == load(tmp_path / "distance").sha256 != "", name
+
+
+def test_a_server_without_the_network_that_was_asked_for_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    with private_server(checkpoint) as server:
+        choice = _choice(tmp_path, predictor="server", server=server.address)
+        with pytest.raises(ReportedError, match=r"predictor\.distance: .* weighs no steps") as no:
+            attempt(choice, [*SMALL, "predictor.distance=anything"])
+    assert no.value.exit_code == 2 and not (tmp_path / "run").exists()
 
 
 def test_the_model_in_this_process_plans_as_the_server_does(

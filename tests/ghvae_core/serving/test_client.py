@@ -258,12 +258,12 @@ def test_a_refused_handshake_is_an_error() -> None:
 def test_another_version_is_refused_by_name() -> None:
     def newer(message: Hello) -> list[bytes]:
         header = msgpack.unpackb(encode_reply(replace(WELCOME, id=message.id))[0])
-        header["version"] = 4
+        header["version"] = 5
         return [msgpack.packb(header)]
 
     with (
         _scripted(lambda _: [], newer) as address,
-        pytest.raises(MismatchError, match="expected messages of version 3, got version 4"),
+        pytest.raises(MismatchError, match="expected messages of version 4, got version 5"),
     ):
         ServerClient(address, GoalCost())
 

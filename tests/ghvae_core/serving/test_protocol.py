@@ -116,8 +116,8 @@ def _changed(change: Callable[[dict[str, Any]], object]) -> list[bytes]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda h: h.update(version=1), "messages of version 3, got version 1"),
-        (lambda h: h.update(version="3"), "messages of version 3"),
+        (lambda h: h.update(version=1), "messages of version 4, got version 1"),
+        (lambda h: h.update(version="4"), "messages of version 4"),
         (lambda h: h.update(kind="shutdown"), "header: .*kind"),
         (lambda h: h.update(path="/etc/passwd"), "path: Extra inputs"),
         (lambda h: h.pop("checkpoint"), "checkpoint: Field required"),

@@ -97,12 +97,12 @@ def test_an_oversize_part_cuts_its_sender_off(abused: Server) -> None:
 
 def test_another_version_is_told_ours() -> None:
     header = msgpack.unpackb(hello()[0])
-    header["version"] = 4
+    header["version"] = 5
     with running() as server, peer(server.address) as client:
         reply = client.ask([msgpack.packb(header)])
     assert isinstance(reply, Refusal)
     assert reply.id == header["id"]
-    assert reply.why == "expected messages of version 3, got version 4"
+    assert reply.why == "expected messages of version 4, got version 5"
 
 
 def test_a_request_for_another_checkpoint_is_refused() -> None:

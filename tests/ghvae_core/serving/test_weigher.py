@@ -97,6 +97,8 @@ def test_a_term_that_cannot_be_weighed_is_refused_by_name() -> None:
     asked = request()
     with pytest.raises(MismatchError, match=r"cost\.lpips: expected weights of pixel alone"):
         type(asked)(**{**vars(asked), "cost": GoalCost(lpips=1.0)}).check(SPEC)
+    with pytest.raises(ValueError, match=r"expected terms among \('pixel', 'features'\), got \('pixel', 'lpips'\)"):
+        Weigher(small_model()).costs(*_frames(), GoalCost(lpips=1.0))
 
 
 def test_a_cost_of_nothing_is_refused() -> None:
