@@ -182,7 +182,8 @@ def _explain(item: ErrorDetails, schema: type[BaseModel], sources: dict[_Key, _S
         return f"{_origin(place, sources)}: '{dotted}.{key}': expected {_tags(schema, place)}, got {_tag(item)}"
     got = str(item["input"])
     what = item["msg"].removeprefix("Value error, ")
-    return f"{_origin(place, sources)}: {dotted}: {what}, got {got[:80]}"
+    told = [keys for keys, source in sources.items() if source.line is None and keys[: len(place)] == place]
+    return f"{_origin(told[-1] if told else place, sources)}: {dotted}: {what}, got {got[:80]}"
 
 
 def _tags(schema: type[BaseModel], place: _Key) -> str:

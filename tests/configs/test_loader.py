@@ -59,6 +59,8 @@ def test_what_a_model_says_of_itself_is_told_as_it_says_it(tmp_path: Path) -> No
 
     with pytest.raises(ConfigError, match=r"robot\.yaml:1: arms: expected two lengths that differ, got"):
         load(Body, {"arms": _write(tmp_path, "{left: 1, right: 1}\n")})
+    with pytest.raises(ConfigError, match=r"^--set arms\.left=2: arms: expected two lengths that differ, got"):
+        load(Body, {"arms": _write(tmp_path, "{left: 1, right: 2}\n")}, ["arms.left=2"])
 
 
 def test_later_overrides_win(tmp_path: Path) -> None:
