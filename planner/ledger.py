@@ -11,6 +11,7 @@ import rich.table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from planner.failures import failures_picture
 from planner.trial import Trial
 from planner.trials_folder import TrialsFolder, write_whole
 from planner.trials_report import trials_page
@@ -72,16 +73,24 @@ class Ledger:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def report(self) -> None:
-        """Write `trials.json` and `trials.html`, show the tables, and print the numbers as one JSON object."""
+        """Write the pages, show the tables, and print the numbers as one JSON object."""
         groups = self._groups()
         page = self._folder.path / "trials.html"
         told = as_json(groups, str(page))
         variants = {variant.name: str(variant) for variant in self._variants}
-        trials = [trial.model_dump() for group in groups for trial in group.trials]
+        trials = [trial for group in groups for trial in group.trials]
+        failed = failures_picture(self._folder.path, trials)
         print(json.dumps(told, allow_nan=False), flush=True)
-        record = {"variants": variants, "seeds": [self._seeds.start, self._seeds.stop], "tasks": told, "trials": trials}
+        record = {
+            "variants": variants,
+            "seeds": [self._seeds.start, self._seeds.stop],
+            "tasks": told,
+            "trials": [trial.model_dump() for trial in trials],
+        }
         write_whole(self._folder.path / "trials.json", json.dumps(record, indent=1, allow_nan=False))
-        write_whole(page, trials_page(self._folder.path, groups, variants, self._seeds))
+        if failed:
+            write_whole(self._folder.path / "failed.png", failed)
+        write_whole(page, trials_page(self._folder.path, groups, variants, self._seeds, failed))
         if not self._quiet:
             self._show(groups)
             self.say(f"{page} shows the best and the worst of them")

@@ -47,9 +47,9 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     `--against "planner.n_candidates=100 planner.replan_every=2"` lets a second variant, B, do each scene right after A
     and compares them. B is A but for these overrides, or for `predictor=`, `checkpoint=` or `server=`.
 
-    Leaves a folder with trials.html, trials.json and every run. The last line on standard output is one JSON object,
-    task -> numbers: `success_rate` (objects in place, however) with its `interval`, `strict_success_rate` (done with
-    the tool) with its `strict_success_interval`, `trials`, `seconds_per_plan`, ...
+    Leaves a folder with trials.html, failed.png, trials.json and every run. The last line on standard output is one
+    JSON object, task -> numbers: `success_rate` (objects in place, however) with its `interval`, `strict_success_rate`
+    (done with the tool) with its `strict_success_interval`, `trials`, `seconds_per_plan`, ...
 
     Exits with 0 when all trials came to an end; 1 when the machine broke some off, which are not counted and which
     `--resume` does again; 2 when the input was refused; 130 after Ctrl-C, with every trial that was over kept.

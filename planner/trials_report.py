@@ -32,8 +32,18 @@ class _Extremes(NamedTuple):
     trials: list[_Shown]
 
 
-def trials_page(folder: Path, groups: Sequence[Group], variants: Mapping[VariantName, str], seeds: range) -> str:
-    """Return the page of all trials in a folder; it holds everything that it shows but the runs' own pages."""
+def trials_page(
+    folder: Path, groups: Sequence[Group], variants: Mapping[VariantName, str], seeds: range, failed: bytes
+) -> str:
+    """Return the page of all trials in a folder; it holds everything that it shows but the runs' own pages.
+
+    Args:
+        folder: Of all trials.
+        groups: The trials.
+        variants: What each variant is, in words.
+        seeds: Of all scenes.
+        failed: PNG of what failed; empty for none.
+    """
     view = {
         "tasks": list(by_task(groups)),
         "variants": variants,
@@ -42,6 +52,7 @@ def trials_page(folder: Path, groups: Sequence[Group], variants: Mapping[Variant
         "paired": paired_table(groups),
         "notes": notes(groups, seeds),
         "extremes": [extremes for group in groups for extremes in _extremes(folder, group)],
+        "failed": page.data_uri("png", failed) if failed else "",
         "measures": MEASURES,
         "trials": [(trial, _link(folder, trial)) for group in groups for trial in group.trials],
     }

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from configs.loader import FOLDER, ConfigError
 from planner import trials as trials_module
@@ -69,6 +70,8 @@ def test_trials_leave_pages_records_and_numbers(done: tuple[Path, subprocess.Com
         for seed in ("seed0000", "seed0001"):
             names = {path.name for path in (out / "pick_wipe" / variant / seed).iterdir()}
             assert {"report.html", "result.json", "trial.json", "start.png", "goal.png", "log.txt"} <= names
+    with Image.open(out / "failed.png") as failed:  # two actions do nothing
+        assert failed.height == 4 * 130 and failed.width > 9 * 128
     page = (out / "trials.html").read_text()
     links = set(re.findall(r'href="([^"]+)"', page))
     assert len(links) == 4 and all((out / link).exists() for link in links)

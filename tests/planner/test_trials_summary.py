@@ -108,11 +108,11 @@ def test_the_page_shows_the_extremes_with_pictures_and_links(tmp_path: Path) -> 
             for name in ("start", "goal", "end"):
                 (folder / f"{name}.png").write_bytes(b"png")
     (tmp_path / "pick_wipe/A/seed0002/report.html").unlink()  # as of a run that died
-    page = trials_page(tmp_path, [A, B], {"A": "oracle", "B": "server <model>"}, range(0, 5))
-    assert page.count('alt="the goal"') == 6 and page.count("data:image/png;base64,") == 18
+    page = trials_page(tmp_path, [A, B], {"A": "oracle", "B": "server <model>"}, range(0, 5), b"strip")
+    assert page.count('alt="the goal"') == 6 and page.count("data:image/png;base64,") == 19
     assert 'href="pick_wipe/A/seed0000/report.html"' in page and "seed0002/report.html" not in page.split("B/seed")[0]
     assert "server &lt;model&gt;" in page and "no answer &lt;in time&gt;" in page and "A against B" in page
     assert "pick_wipe, A: the best" in page and "pick_wipe, B: the worst" in page
-    assert len(_Page(page).addresses) == 18 + 5 + 7  # pictures, links over them and in the list
-    alone = trials_page(tmp_path, [A], {"A": "oracle"}, range(0, 5))
-    assert "A against B" not in alone
+    assert len(_Page(page).addresses) == 19 + 5 + 7  # pictures, links over them and in the list
+    alone = trials_page(tmp_path, [A], {"A": "oracle"}, range(0, 5), b"")
+    assert "A against B" not in alone and "What failed" not in alone and "What failed" in page
