@@ -29,7 +29,7 @@ def plan_latency(
     checkpoint: Annotated[Path, typer.Option(help="of the model")] = SHIPPED,
     predictor: Annotated[Literal["server", "in_process", "oracle"], typer.Option(help="who imagines")] = "server",
     solver: Annotated[SolverName, typer.Option(help="who chooses")] = "shooting",
-    candidates: Annotated[int, typer.Option(min=4, help="of a plan")] = 200,
+    candidates: Annotated[int, typer.Option(min=4, help="of a plan")] = 100,
     repeats: Annotated[int, typer.Option(min=1, help="plans; medians are reported")] = 5,
 ) -> None:
     """Plan again and again from the first image of a scene, a plain matrix product in between."""
