@@ -13,7 +13,7 @@ from data_collection.route import Sequences, Span, Waypoint, walk
 from robot_bridge.robot import CLOSE, OPEN, Observation, RobotSpec
 from robot_bridge.safety import limit_actions
 
-NOISE, GRASP, PUSH, CARRY = "noise", "grasp", "push", "carry"  # families of sequences, beside USE
+NOISE, GRASP, PUSH, CARRY, PLAY = "noise", "grasp", "push", "carry", "play"  # families; play: use a thing on another
 
 
 class PolicyConfig(Config):
@@ -74,7 +74,7 @@ class RandomPolicy:
         if rng.random() < self._config.noise_share:
             return NOISE
         if n_objects > 1 and rng.random() < self._config.use_share:
-            return USE
+            return PLAY
         if holds(observation) and rng.random() < self._config.carry_share:
             return CARRY
         if not n_objects:
@@ -91,7 +91,7 @@ class RandomPolicy:
     ) -> NDArray[np.float64]:
         if family == NOISE:
             return self._noise(observation, horizon, rng)
-        if family == USE:
+        if family == PLAY:
             route = self._directed.route(USE, self._made_up(observation, objects, rng), observation.state[:3], rng)
         elif family == CARRY:
             route = self._carry(observation.state[:3], rng)

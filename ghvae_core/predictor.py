@@ -42,7 +42,7 @@ class PredictorSpec:
     n_context: int  # context frames
     max_horizon: int
     max_candidates: int  # in one request
-    checkpoint: str  # sha256 of the checkpoint's manifest; empty for the simulator
+    checkpoint: str  # sha256 of the checkpoint's manifest; empty where nothing of one is used
     # Of the robot that the model was trained on; None where the checkpoint does not tell it.
     workspace_m: tuple[_Vector, _Vector] | None = None  # low and high x, y, z in the base frame
     camera: Camera | None = None

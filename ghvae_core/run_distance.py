@@ -14,7 +14,8 @@ def distance(  # noqa: PLR0917 - the parameters are the options of the command l
     data: Annotated[list[Path], typer.Option(help="Folder of recorded episodes; again to mix several.")],
     out: Annotated[Path, typer.Option(help="Folder of the network; made new.")],
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Model that imagines half of the images, as it will in planning.")
+        Path | None,
+        typer.Option(help="Model that imagines half of the images within its reach, as it will in planning."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the weights and the pairs.", min=0)] = 0,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",

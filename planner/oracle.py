@@ -53,7 +53,7 @@ class OraclePredictor:
             n_context=2,  # as the model has; the simulator needs none
             max_horizon=_MOST,
             max_candidates=_MOST,
-            checkpoint="",
+            checkpoint="" if weigher is None else weigher.checkpoint_sha256,  # whose features count
             terms=("pixel",) if weigher is None else weigher.terms,
             distance="" if weigher is None else weigher.distance_sha256,
         )

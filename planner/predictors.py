@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ghvae_core.predictor import Networks, Predictor
+from ghvae_core.predictor import Networks, Predictor, PredictorSpec
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.private import private_server
 from planner.baseline import CopyPredictor, RandomPredictor
@@ -81,7 +81,7 @@ def open_predictor(choice: Choice, config: RunConfig, robot: SimulatedFranka) ->
             if not address:
                 address = stack.enter_context(private_server(choice.checkpoint, networks=networks(config))).address
             client = stack.enter_context(closing(ServerClient(address, cost, config.planner.predict_timeout_s)))
-            _check_held(config.predictor, client.spec.terms, address)
+            _check_held(config.predictor, client.spec, address)
             yield client
 
 
@@ -91,16 +91,26 @@ def networks(config: RunConfig) -> Networks:
     return config.predictor.model_copy(update={"lpips": needs})
 
 
-def _check_held(wanted: Networks, terms: Sequence[str], address: str) -> None:
+def _check_held(wanted: Networks, spec: PredictorSpec, address: str) -> None:
     """Refuse a server without the networks that were asked for, which it alone can load.
 
     Raises:
-        PlannerError: It lacks one.
+        PlannerError: It lacks one, or has another one.
+        CheckpointError: The folder that was named holds none.
     """
     asked = {"predictor.lpips": ("lpips", wanted.lpips), "predictor.distance": ("steps", wanted.distance is not None)}
     for key, (term, is_wanted) in asked.items():
-        if is_wanted and term not in terms:
+        if is_wanted and term not in spec.terms:
             raise PlannerError(f"{key}: {address} weighs no {term}; start that server with it, or leave --server out")
+    if wanted.distance is None:
+        return
+    from ghvae_core.models.manifest import read_manifest  # noqa: PLC0415 - torch, which only this way needs
+
+    if read_manifest(Path(wanted.distance))[2] != spec.distance:
+        raise PlannerError(
+            f"predictor.distance: {address} holds another network than {wanted.distance}; start that server with it, "
+            "or leave --server out"
+        )
 
 
 def _weigher(choice: Choice, config: RunConfig) -> Weigher | None:

@@ -18,7 +18,7 @@ class Result:
     task: str
     robot: str
     predictor: str
-    checkpoint: str  # sha256 of the checkpoint's manifest; empty for the simulator
+    checkpoint: str  # sha256 of the checkpoint's manifest; empty where nothing of one was used
     distance: str  # sha256 of the manifest of the network that tells steps to go; empty: there was none
     seed: int
     ended: str  # "success", "goal seen", "steps used", "failed", "interrupted"

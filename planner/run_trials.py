@@ -31,7 +31,12 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     checkpoint: Annotated[Path, typer.Option(help="folder of the model, where --server is not given")] = _SHIPPED,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help=SECTIONS)] = None,
     against: Annotated[list[str] | None, typer.Option(metavar="CHANGES", help="what is different in B")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="trials at a time, each in a process with one thread")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, help="trials at a time, each in a process of its own; one thread imagines, two for the oracle"
+        ),
+    ] = 1,
     out: Annotated[Path | None, typer.Option(help="folder of all trials; without it a new one in runs/")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="keep the trials of --out that are over")] = False,
     json_: Annotated[

@@ -23,7 +23,9 @@ class SolverConfig(Config):
 
     solver: SolverName = "shooting"  # paper E.1
     n_candidates: int = Field(default=100, ge=4)  # ours; VP2 and Visual Foresight take 200, the paper does not say
-    budget_s: float | None = Field(default=None, gt=0)  # as many candidates as fit, at least at_once; None: all; ours
+    budget_s: float | None = Field(
+        default=None, gt=0
+    )  # as many of n_candidates as fit, at least one round; None: all; ours
     at_once: int = Field(default=50, ge=2)  # with a budget in seconds: between two looks at the clock; ours
     horizon: int = Field(default=10, ge=1)  # actions of one candidate; paper E.1
     replan_every: int = Field(default=5, ge=1)  # actions executed of each plan; ours

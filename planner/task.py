@@ -94,8 +94,9 @@ class Task:
             PlanError: No usable candidate. The arm holds.
             RobotError: The arm or its camera failed. The arm holds.
         """
-        if self._is_surprised or self._executed >= min(len(self._actions), self._solver.config.replan_every):
-            self._plan()
+        is_due = self._executed >= min(len(self._actions), self._solver.config.replan_every)
+        if is_due or self._is_surprised:
+            self._plan(after_surprise=not is_due)
         action = self._actions[self._executed]
         started_s = time.monotonic()
         step = self._robot.step(action)
@@ -113,13 +114,13 @@ class Task:
         if outcome.strict:
             self.history.ended = SUCCESS
 
-    def _plan(self) -> None:
+    def _plan(self, *, after_surprise: bool) -> None:
         started_s = time.monotonic()
         situation = self._situation()
         observe_s = time.monotonic() - started_s
         plan = self._solver.plan(situation, self._predictor, self._rng)
         latency_s = {"observe": observe_s, **plan.timing_s}
-        self.history.plans.append(PlanRecord(len(self.history.acts), plan, latency_s, self._is_surprised))
+        self.history.plans.append(PlanRecord(len(self.history.acts), plan, latency_s, after_surprise))
         self._actions, self._executed, self._is_surprised = plan.actions, 0, False
 
     def _surprises(self) -> bool:

@@ -35,6 +35,8 @@ class Job:
     variant: VariantName
     choice: Choice  # its `out` is the folder of the run
     overrides: tuple[str, ...]
+    checkpoint: str = ""  # sha256 of what is to imagine, as the series found it; a run with another is not counted
+    distance: str = ""  # of the network that tells steps to go
 
     @property
     def out(self) -> Path:
@@ -81,9 +83,7 @@ class Trial(Config):
     @classmethod
     def of(cls, job: Job, ending: Ending, root: Path) -> Trial:
         """Return the record of a trial from how it ended and from what its run left."""
-        found: dict[str, Any] = {}
-        if ending.status == "counted" and (job.out / RESULT).exists():
-            found = json.loads((job.out / RESULT).read_text(encoding="utf-8"))
+        found = _result(job) if ending.status == "counted" else {}
         return cls(
             task=job.choice.task_name,
             variant=job.variant,
@@ -107,9 +107,9 @@ def carry_out(job: Job) -> Ending:
     _print_to(job.log)
     try:
         attempt(job.choice, job.overrides)
-        ending = Ending("counted")
+        ending = _checked(job, "")
     except (RobotFault, PlanError, NonFiniteError) as error:
-        ending = Ending("counted" if (job.out / RESULT).exists() else "left out", str(error))
+        ending = _checked(job, str(error)) if (job.out / RESULT).exists() else Ending("left out", str(error))
     except GoalError as error:
         ending = Ending("left out", str(error))
     except (ReportedError, OSError) as error:
@@ -117,6 +117,21 @@ def carry_out(job: Job) -> Ending:
     if job.out.is_dir():
         job.log.replace(job.out / "log.txt")
     return ending
+
+
+def _checked(job: Job, reason: str) -> Ending:
+    """Return the ending of a run that left a result: counted, if what imagined in it is what the series is about."""
+    found = _result(job)
+    if (found["checkpoint"], found["distance"]) != (job.checkpoint, job.distance):
+        return Ending("broken off", "the checkpoint or the network of steps to go became another one meanwhile")
+    return Ending("counted", reason)
+
+
+def _result(job: Job) -> dict[str, Any]:
+    """Return what the run of a trial left as its result; nothing if it left none."""
+    file = job.out / RESULT
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found
 
 
 def _print_to(path: Path) -> None:

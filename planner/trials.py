@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,7 +69,7 @@ def run_series(series: Series) -> None:
         folder.keep_config(config)
         with Ledger(folder, names, asked, series.seeds, series.quiet) as ledger:
             try:
-                _carry_out_all(served, folder, ledger)
+                _carry_out_all(list(_jobs(served, folder, config)), series.n_workers, folder, ledger)
             finally:
                 ledger.report()
     broken = [trial for trial in ledger.trials if trial.status == "broken off"]
@@ -130,18 +130,19 @@ def _fit(series: Series, variant: Variant) -> VariantConfig:
     return VariantConfig(predictor=variant.predictor, checkpoint=checkpoint, distance=distance, tasks=tasks)
 
 
-def _jobs(series: Series, folder: TrialsFolder) -> Iterator[Job]:
+def _jobs(series: Series, folder: TrialsFolder, config: TrialsConfig) -> Iterator[Job]:
     """Yield all trials, A and B of a scene one after the other, so that what changes with time changes for both."""
     for seed in series.seeds:
         for task in series.tasks:
             for variant in series.variants:
                 choice = series.choice(task, variant)
                 out = folder.place(choice.task_name, variant.name, seed)
-                yield Job(variant.name, replace(choice, seed=seed, out=out), variant.overrides)
+                held = config.variants[variant.name]
+                choice = replace(choice, seed=seed, out=out)
+                yield Job(variant.name, choice, variant.overrides, held.checkpoint, held.distance)
 
 
-def _carry_out_all(series: Series, folder: TrialsFolder, ledger: Ledger) -> None:
-    jobs = list(_jobs(series, folder))
+def _carry_out_all(jobs: Sequence[Job], n_workers: int, folder: TrialsFolder, ledger: Ledger) -> None:
     kept = {job: trial for job in jobs if (trial := folder.kept(job))}
     ledger.resume(list(kept.values()))
     waiting = deque(job for job in jobs if job not in kept)
@@ -149,10 +150,10 @@ def _carry_out_all(series: Series, folder: TrialsFolder, ledger: Ledger) -> None
         folder.clear(job)
     died: set[Job] = set()
     n_broken = 0  # in a row
-    with closing(in_processes(carry_out, waiting, series.n_workers)) as answers:
+    with closing(in_processes(carry_out, waiting, n_workers)) as answers:
         for job, answer in answers:
             if isinstance(answer, Death):
-                folder.clear(job)
+                folder.clear(job, log=job not in died)
                 if job not in died:
                     ledger.say(f"{job}: {answer.how}; it is done once more")
                     died.add(job)

@@ -131,11 +131,12 @@ class TrialsFolder:
         """Record a trial that is over, whole or not at all."""
         write_whole(self.path / trial.folder / _TRIAL, trial.model_dump_json(indent=1))
 
-    def clear(self, job: Job) -> None:
-        """Remove what a trial that was broken off has left."""
+    def clear(self, job: Job, *, log: bool = True) -> None:
+        """Remove what a trial that was broken off has left; without `log`, not what it printed."""
         if job.out.exists():
             shutil.rmtree(job.out)
-        job.log.unlink(missing_ok=True)
+        if log:
+            job.log.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -168,7 +168,7 @@ def weigher(checkpoint: Checkpoint, networks: Networks) -> Weigher:
             f"{networks.distance}: expected a network of images of {checkpoint.info.model.image_px} pixels,"
             f" got one of {distance.config.image_px}"
         )
-    return Weigher(checkpoint.model, lpips, distance)
+    return Weigher(checkpoint.model, lpips, distance, checkpoint.sha256)
 
 
 def _spec(checkpoint: Checkpoint, max_candidates: int, weigher: Weigher) -> PredictorSpec:

@@ -23,10 +23,18 @@ class Weigher:
         model: Whose features count.
         lpips: The metric with its weights, on the same device; None: it cannot be asked for.
         distance: Tells how many steps are left, on the same device; None: it cannot be asked for.
+        checkpoint_sha256: Of the manifest of the model.
     """
 
-    def __init__(self, model: VideoModel, lpips: Lpips | None = None, distance: Distance | None = None) -> None:
+    def __init__(
+        self,
+        model: VideoModel,
+        lpips: Lpips | None = None,
+        distance: Distance | None = None,
+        checkpoint_sha256: str = "",
+    ) -> None:
         self._model = model
+        self.checkpoint_sha256 = checkpoint_sha256
         self._lpips = lpips
         self._distance = distance
 

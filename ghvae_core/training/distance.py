@@ -30,7 +30,9 @@ class DistanceTraining(Config):
     pairs: int = Field(default=4, ge=1)  # of each window
     learning_rate: float = Field(default=1e-3, gt=0)
     strangers: float = Field(default=0.15, ge=0, lt=1)  # of the goals: of another episode, so that no way leads there
-    imagined: float = Field(default=0.5, ge=0, le=1)  # of the images, where a model is given: imagined, as in planning
+    imagined: float = Field(
+        default=0.5, ge=0, le=1
+    )  # of the images that a given model can reach: imagined, as in planning
 
 
 class Figures(NamedTuple):

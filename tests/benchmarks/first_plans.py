@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import typer
+import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -25,6 +26,7 @@ from ghvae_core.models.checkpoint import load as load_checkpoint
 from ghvae_core.predictor import GoalCost, Networks
 from ghvae_core.serving.in_process import InProcessConfig, InProcessPredictor, weigher
 from ghvae_core.serving.weigher import Weigher
+from planner.configuration import load_run
 from planner.plan import PlanError
 from planner.predictors import Choice, open_predictor
 from planner.processes import Death, in_processes
@@ -54,16 +56,17 @@ class Rate(NamedTuple):
     """A share of successes, over scenes."""
 
     mean: float
-    standard_error: float
+    standard_error: float | None  # None: of one scene
 
     @classmethod
     def of(cls, scenes: Sequence[float]) -> Rate:
         """Return the mean of each scene's share."""
         n = len(scenes)
-        return cls(float(np.mean(scenes)), float(np.std(scenes, ddof=1) / np.sqrt(n)) if n > 1 else float("nan"))
+        return cls(float(np.mean(scenes)), float(np.std(scenes, ddof=1) / np.sqrt(n)) if n > 1 else None)
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:.0f} ± {100 * self.standard_error:.0f} %"
+        spread = "" if self.standard_error is None else f" ± {100 * self.standard_error:.0f}"
+        return f"{100 * self.mean:.0f}{spread} %"
 
 
 def first_plans(  # noqa: PLR0917 - the parameters are the options of the command line
@@ -89,10 +92,12 @@ def first_plans(  # noqa: PLR0917 - the parameters are the options of the comman
     scenes = [(task, seed) for task in tasks or ["pick_wipe", "pick_sweep"] for seed in _range(seeds)]
     loaded = load_checkpoint(checkpoint)
     held = weigher(loaded, Networks(lpips=lpips, distance=None if distance is None else str(distance)))
-    out.mkdir(parents=True, exist_ok=True)
+    _keep_config(out, dict.fromkeys(task for task, _ in scenes))
     pools = [Job(task, seed, sizes, out) for task, seed in scenes]
     _work(fill, [job for job in pools if not job.file.is_file()], workers, "trying candidates out")
     tried = [Tried.read(job) for job in pools if job.file.is_file()]
+    if not tried:
+        raise ReportedError(f"--seeds {seeds}: expected a scene with a goal, got none; choose others")
     compared = Comparison(tried, loaded, held, chosen)
     tables = compared.tables()
     if solver_plans:
@@ -102,7 +107,22 @@ def first_plans(  # noqa: PLR0917 - the parameters are the options of the comman
         tables[f"solver, {chosen} candidates"] = _solvers(asked)
     for title, rows in tables.items():
         _print(title, rows)
-    print(json.dumps({"scenes": len(tried), "tables": tables}))
+    print(json.dumps({"scenes": len(tried), "tables": tables}, allow_nan=False))
+
+
+def _keep_config(out: Path, tasks: Iterable[str]) -> None:
+    """Write what decides the results of each task into the folder, once.
+
+    Raises:
+        ReportedError: What is in the folder was decided by something else.
+    """
+    for task in tasks:
+        file, now = out / f"{task}.yaml", yaml.safe_dump(load_run(f"tasks/{task}.yaml", ()).model_dump(mode="json"))
+        if file.is_file() and file.read_text(encoding="utf-8") != now:
+            raise ReportedError(f"{file}: the configuration became another one; expected the same or a new --out")
+        if not file.is_file():
+            out.mkdir(parents=True, exist_ok=True)
+            file.write_text(now, encoding="utf-8")
 
 
 class Comparison:
@@ -214,7 +234,9 @@ def _imagined(tried: Tried, model: InProcessPredictor, file: Path) -> Mapping[st
             if len(answer.best) < len(pool.actions):
                 raise PlanError(f"{tried.task}, seed {tried.seed}: expected finite costs of all candidates")
             ends[kind] = answer.videos[np.argsort(answer.best), -1]
-        np.savez_compressed(file, **ends)
+        unfinished = file.with_suffix(".part.npz")
+        np.savez_compressed(unfinished, **ends)
+        unfinished.replace(file)
     with np.load(file, allow_pickle=False) as kept:
         return {kind: kept[kind] for kind in tried.pools}
 

@@ -43,7 +43,10 @@ def plan_latency(
         took = [_stages(scene, planner, imagining) for _ in range(repeats)]
     medians_s = {stage: median(each[stage] for each in took) for stage in took[0]}
     whole_s = sum(medians_s[stage] for stage in ("see", "propose", "predict"))
-    print(f"{candidates} candidates of {scene.config.planner.horizon} actions, {solver}, {predictor}; {machine('cpu')}")
+    device = "cuda" if predictor == "server" and torch.cuda.is_available() else "cpu"  # as the private server chooses
+    print(
+        f"{candidates} candidates of {scene.config.planner.horizon} actions, {solver}, {predictor}; {machine(device)}"
+    )
     for stage, stage_s in medians_s.items():
         if stage != "product":
             print(f"{stage:12} {1000 * stage_s:9.1f} ms {stage_s / whole_s:7.1%}")

@@ -34,13 +34,20 @@ def test_the_least_finite_cost_of_those_drawn_counts() -> None:
 
 def test_a_rate_is_a_mean_over_scenes() -> None:
     assert str(Rate.of([0.0, 1.0])) == "50 ± 50 %"
-    assert np.isnan(Rate.of([1.0]).standard_error)
+    assert str(Rate.of([1.0])) == "100 %" and Rate.of([1.0]).standard_error is None
 
 
 def test_seeds_that_are_none_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ReportedError, match="expected A:B"):
         _run("--out", str(tmp_path / "out"), "--seeds", "3")
     assert not (tmp_path / "out").exists()
+
+
+def test_scenes_of_another_configuration_are_not_mixed_in(tmp_path: Path) -> None:
+    (tmp_path / "pick_wipe.yaml").write_text("planner: {}\n")
+    with pytest.raises(ReportedError, match="became another one; expected the same or a new --out"):
+        _run("--out", str(tmp_path), "--seeds", "0:1", "--no-lpips")
+    assert [path.name for path in tmp_path.iterdir()] == ["pick_wipe.yaml"]
 
 
 @pytest.mark.slow

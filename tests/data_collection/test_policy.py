@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from configs.loader import Config, load
-from data_collection.directed import USE, DirectedConfig
-from data_collection.policy import CARRY, GRASP, NOISE, PUSH, PolicyConfig, RandomPolicy
+from data_collection.directed import DirectedConfig
+from data_collection.policy import CARRY, GRASP, NOISE, PLAY, PUSH, PolicyConfig, RandomPolicy
 from robot_bridge.robot import CLOSE, OPEN, Observation
 from robot_bridge.safety import limit_actions
 from robot_bridge.simulation.franka import SimulatedFranka, SimulationConfig
@@ -35,7 +35,7 @@ def test_sequences_are_what_the_limits_would_let_through(robot: SimulatedFranka,
     assert drawn.actions.shape == (100, 10, 4) and drawn.actions.dtype == np.float32
     again = limit_actions(drawn.actions, seen.state[:3], robot.spec.limits)
     np.testing.assert_allclose(again, drawn.actions, atol=1e-6)
-    assert set(drawn.families) == {NOISE, GRASP, PUSH, USE}
+    assert set(drawn.families) == {NOISE, GRASP, PUSH, PLAY}
     assert set(np.unique(drawn.actions[..., 3])) == {OPEN, CLOSE}
 
 
@@ -91,8 +91,8 @@ def test_directed_sequences_lift_things(robot: SimulatedFranka) -> None:
 def test_what_is_held_is_mostly_carried(robot: SimulatedFranka, seen: Observation) -> None:
     holding = Observation(seen.image, np.array([*seen.state[:4], 0.5]), seen.time_s)
     drawn = RandomPolicy(PolicyConfig(), robot.spec).sequences(holding, 200, 10, np.random.default_rng(0))
-    assert drawn.families.count(CARRY) > 50 and drawn.families.count(USE) > 30
-    used = drawn.actions[[family == USE for family in drawn.families]]
+    assert drawn.families.count(CARRY) > 50 and drawn.families.count(PLAY) > 30
+    used = drawn.actions[[family == PLAY for family in drawn.families]]
     assert (used[:, 0, 3] == CLOSE).all()
     carried = drawn.actions[[family == CARRY for family in drawn.families]]
     assert (carried[:, 0, 3] == CLOSE).all()
@@ -133,7 +133,7 @@ def test_things_are_used_on_things(robot: SimulatedFranka) -> None:
         drawn = policy.sequences(observation, 1, 12, rng)
         for action in drawn.actions[0]:
             robot.advance(action)
-        if drawn.families == [USE]:
+        if drawn.families == [PLAY]:
             ways = [np.linalg.norm(robot.position(name) - place) for name, place in before.items()]
             moved += int(np.sum(np.array(ways) > 0.03) >= 2)
     assert moved >= 2

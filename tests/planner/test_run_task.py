@@ -20,7 +20,7 @@ from configs.command import ReportedError
 from configs.loader import FOLDER, load
 from data_collection.episode import EpisodeError
 from data_collection.robonet import read_episode
-from ghvae_core.predictor import Context, Prediction, PredictorError
+from ghvae_core.predictor import Context, Networks, Prediction, PredictorError
 from ghvae_core.serving.private import private_server
 from planner import attempt as attempt_module
 from planner import folder as folder_module
@@ -343,6 +343,19 @@ def test_a_server_without_the_network_that_was_asked_for_is_refused(tmp_path: Pa
         with pytest.raises(ReportedError, match=r"predictor\.distance: .* weighs no steps") as no:
             attempt(choice, [*SMALL, "predictor.distance=anything"])
     assert no.value.exit_code == 2 and not (tmp_path / "run").exists()
+
+
+def test_a_server_with_another_network_than_asked_for_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    from ghvae_core.models.distance import Distance, DistanceConfig, save
+
+    for name in ("one", "other"):
+        save(tmp_path / name, Distance(DistanceConfig(channels=(8, 8))), {"name": name})
+    with private_server(checkpoint, networks=Networks(distance=str(tmp_path / "one"))) as server:
+        choice = _choice(tmp_path, predictor="server", server=server.address)
+        with pytest.raises(ReportedError, match=r"predictor\.distance: .* holds another network than .*other"):
+            attempt(choice, [*SMALL, f"predictor.distance={tmp_path / 'other'}"])
+        assert not (tmp_path / "run").exists()
+        attempt(choice, [*SMALL, f"predictor.distance={tmp_path / 'one'}", "task.n_steps=1"])
 
 
 def test_the_model_in_this_process_plans_as_the_server_does(

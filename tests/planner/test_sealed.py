@@ -80,5 +80,5 @@ def test_a_task_is_planned_and_done_through_the_interface_alone() -> None:
             task.advance()
     assert task.history.ended == STEPS_USED and len(task.history.acts) == 6
     families = set(task.history.plans[0].plan.families)
-    assert "use" in families  # what must move was found in the images
+    assert "use" in families  # what must move was found in the images; the random policy says "play"
     inside.close()

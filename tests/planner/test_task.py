@@ -211,6 +211,12 @@ def test_it_plans_again_at_once_when_what_is_seen_is_not_what_was_imagined(
         assert plans[1].plan.families[1] == PREVIOUS  # what the broken-off plan left undone is still a candidate
 
 
+@pytest.mark.parametrize(("replan_every", "wrong_step"), [(1, 1), (2, 2), (4, 4)])
+def test_a_plan_that_was_due_is_not_called_early(replan_every: int, wrong_step: int) -> None:
+    usual = tuple(0.001 if t == wrong_step else error for t, error in enumerate(ERRORS, 1))
+    assert not any(record.after_surprise for record in _surprised(1.5, usual, replan_every))
+
+
 @pytest.mark.parametrize(("factor", "usual"), [(None, (0.001,) * 5), (1.5, ERRORS), (1.0, ())])
 def test_it_goes_on_when_surprise_is_off_or_not_told_of_these_steps_or_small(
     factor: float | None, usual: tuple[float, ...]

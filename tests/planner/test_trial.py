@@ -26,13 +26,15 @@ RESULT = {
     "steps": 50,
     "plans": 10,
     "seconds_per_plan": 1.25,
+    "checkpoint": "4f5e",
+    "distance": "",
     "report": "elsewhere",
 }
 
 
-def _job(folder: Path) -> Job:
+def _job(folder: Path, checkpoint: str = "4f5e", distance: str = "") -> Job:
     choice = Choice("tasks/pick_wipe.yaml", "simulation", "oracle", None, folder, 7, None, folder / "run")
-    return Job("B", choice, ("planner.horizon=3",))
+    return Job("B", choice, ("planner.horizon=3",), checkpoint, distance)
 
 
 def _let_attempt(monkeypatch: pytest.MonkeyPatch, error: Exception | None, leaves_result: bool) -> None:
@@ -77,6 +79,16 @@ def test_only_what_the_arm_or_the_plan_fails_at_counts(
     assert carry_out(job) == Ending(status, str(error or ""))  # type: ignore[arg-type]
     log = job.out / "log.txt" if leaves_result else job.log
     assert log.read_text() == "plans"  # nothing of what was printed is lost
+
+
+@pytest.mark.parametrize("error", [None, PlanError("no finite cost")], ids=repr)
+@pytest.mark.parametrize(("checkpoint", "distance"), [("4f5f", ""), ("4f5e", "6071")])
+def test_a_run_in_which_something_else_imagined_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str, distance: str, error: Exception | None
+) -> None:
+    _let_attempt(monkeypatch, error, leaves_result=True)
+    ending = carry_out(_job(tmp_path, checkpoint, distance))
+    assert ending.status == "broken off" and "became another one meanwhile" in ending.reason
 
 
 def test_the_record_holds_what_the_run_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,7 @@ def test_a_process_that_dies_is_told_and_its_trial_done_once_more(
     def die(job: Job) -> Ending | Death:
         tries.append(job.choice.seed)
         _result(job, goal=True)
+        job.log.write_text(f"words {len(tries)}")
         return DIED if job.choice.seed == 0 or tries.count(1) == 1 == job.choice.seed else COUNTED
 
     asked(die)
@@ -162,6 +163,8 @@ def test_a_process_that_dies_is_told_and_its_trial_done_once_more(
     )
     record = json.loads((tmp_path / "trials" / "trials.json").read_text())
     assert "SIGKILL, a second time" in record["trials"][0]["reason"] and not record["trials"][0]["goal"]
+    [log] = tmp_path.rglob("seed0000.log")
+    assert log.name in record["trials"][0]["reason"] and log.read_text() == "words 2"  # the last ones
 
 
 def test_what_the_machine_breaks_off_is_not_counted_and_exits_with_1(
