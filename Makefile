@@ -4,7 +4,7 @@
 export OMP_NUM_THREADS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint ros clean
 
 demo:
 	./bootstrap.sh all
@@ -16,8 +16,13 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+ros:
+	./bootstrap.sh ros
+
+# Those of ROS share one master and keep real time, so they run alone, one after another.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not ros" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "ros and not slow" tests/robot_bridge/ros
 
 test-slow: lint
 	$(BIN)/pytest -m slow

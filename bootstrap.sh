@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make a fresh Debian or Ubuntu machine able to run the project: Python's venv module and OpenGL from apt where they are
 # missing, then a virtual environment with the pinned packages. Safe to run again; `make demo` and `make test` call it.
-# Usage: bootstrap.sh EXTRA   (an extra of setup.py: all, dev)
+# Usage: bootstrap.sh EXTRA   (an extra of setup.py: all, dev; or ros: what --robot franka_ros needs, beside what is there)
 set -euo pipefail
 cd "$(dirname "$0")"
 extra=${1:-all}
@@ -33,11 +33,35 @@ if ! ldconfig -p | grep -q 'libEGL_mesa\|libEGL_nvidia' || ! ldconfig -p | grep 
     need "OpenGL is missing" libegl1 libgl1 || echo "set-up: going on without OpenGL: pictures are cast ray by ray"
 fi
 
+# ROS 1 as Debian packages it: no workspace, no catkin. The virtual environment sees it after its own packages.
+set_up_ros() {
+    local packages=(python3-rospy python3-rosmaster python3-actionlib python3-genpy python3-std-srvs
+        python3-sensor-msgs python3-geometry-msgs python3-trajectory-msgs)
+    if ! dpkg -s "${packages[@]}" >/dev/null 2>&1; then
+        local began=$SECONDS
+        need "ROS is missing" "${packages[@]}" || return 1
+        echo "set-up: ROS is there after $((SECONDS - began)) s ($(grep -o 'After this operation, [^,]*' "$log" || true))"
+    fi
+    .venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' | while read -r site; do
+        echo /usr/lib/python3/dist-packages >"$site/ros.pth"
+    done
+}
+
+if [ "$extra" = ros ]; then
+    [ -x .venv/bin/python ] || "$0" all
+    set_up_ros
+    rm -f "$log"
+    exit
+fi
+
 stamp=".venv/ready-$extra"
 if [ ! -e "$stamp" ] || [ setup.py -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
     echo "set-up: Python packages into .venv (pinned by constraints.txt)"
     [ -x .venv/bin/python ] || "$python" -m venv .venv
     .venv/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[$extra]"
     touch "$stamp"
+fi
+if [ "$extra" = dev ]; then
+    set_up_ros || echo "set-up: going on without ROS: the tests of --robot franka_ros are skipped"
 fi
 rm -f "$log"

@@ -6,10 +6,10 @@ import logging
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -26,7 +26,7 @@ def collect_episodes(  # noqa: PLR0917 - the parameters are the options of the c
         typer.Option(help="Recorded time to reach in the folder: simulated time in simulation, resets not counted."),
     ] = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes to reach in the folder, in place of --hours.")] = None,
-    robot: Annotated[str, typer.Option(help="Which arm: simulation.")] = "simulation",
+    robot: Annotated[Literal["simulation", "franka_ros"], typer.Option(help="Which arm.")] = "simulation",
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with its own simulated arm.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Decides every episode, whatever the number of workers.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the episode files.")] = Path("episodes"),
@@ -43,39 +43,43 @@ def collect_episodes(  # noqa: PLR0917 - the parameters are the options of the c
     from data_collection.folder import EpisodeFolder  # noqa: PLC0415 - MuJoCo and HDF5 would make --help slow
     from data_collection.supervisor import RunConfig, collect  # noqa: PLC0415
     from data_collection.tally import Tally  # noqa: PLC0415
-    from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415
+    from robot_bridge.robots import open_robot  # noqa: PLC0415
 
-    _check_arguments(hours, episodes, robot)
+    _check_arguments(hours, episodes, robot, workers)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    config = RunConfig.load(seed, settings or [])
-    with closing(SimulatedFranka(config.robot)) as arm:  # an arm that cannot be built is refused before any file
+    config = RunConfig.load(seed, settings or [], robot)
+    with ExitStack() as stack:
+        stack.enter_context(_terminable())
+        arm = stack.enter_context(
+            closing(open_robot(config.robot))
+        )  # one that cannot be had is refused before any file
         folder = EpisodeFolder(out, f"{config.collection.lab}_{arm.spec.name}_{config.collection.note}")
-    folder.check(resume)
-    with folder.lock(exclusive=True) as lock:
+        folder.check(resume)
+        lock = stack.enter_context(folder.lock(exclusive=True))
         folder.check(resume)  # a second time, now that nobody else can write
         folder.keep_config(config)
         recorded_s = folder.tidy()
         folder.share(lock)
         numbers = _missing(recorded_s, hours, episodes, config)
-        with Tally(out, len(recorded_s)) as tally, _terminable():
-            tally.expect(len(recorded_s) + len(numbers))
-            with closing(collect(config, folder, numbers, workers)) as closed_episodes:
-                for closed in closed_episodes:
-                    recorded_s[closed.number] = closed.recorded_s
-                    tally.add(closed)
-                    if hours is not None and sum(recorded_s.values()) >= hours * 3600:
-                        break
+        tally = stack.enter_context(Tally(out, len(recorded_s)))
+        tally.expect(len(recorded_s) + len(numbers))
+        closed_episodes = stack.enter_context(closing(collect(config, folder, numbers, workers, arm)))
+        for closed in closed_episodes:
+            recorded_s[closed.number] = closed.recorded_s
+            tally.add(closed)
+            if hours is not None and sum(recorded_s.values()) >= hours * 3600:
+                break
 
 
-def _check_arguments(hours: float | None, episodes: int | None, robot: str) -> None:
+def _check_arguments(hours: float | None, episodes: int | None, robot: str, workers: int) -> None:
     if (hours is None) == (episodes is None):
         raise EpisodeError("expected one of --hours and --episodes, got both or neither")
     if hours is not None and not 0 < hours < math.inf:
         raise EpisodeError(f"--hours: expected a time above 0, got {hours:g}")
     if episodes is not None and episodes < 1:
         raise EpisodeError(f"--episodes: expected 1 or more, got {episodes}")
-    if robot != "simulation":
-        raise EpisodeError(f"--robot: expected simulation, got {robot}")
+    if robot != "simulation" and workers > 1:
+        raise EpisodeError(f"--workers: expected 1, as there is one arm, got {workers}; leave it out")
 
 
 def _missing(recorded_s: dict[int, float], hours: float | None, episodes: int | None, config: RunConfig) -> list[int]:

@@ -7,7 +7,7 @@ import multiprocessing.connection
 import signal
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -22,13 +22,12 @@ from data_collection.episode import EpisodeError
 from data_collection.folder import CollectionError, EpisodeFolder
 from data_collection.policy import RandomPolicy
 from data_collection.robonet import write_episode
-from robot_bridge.robot import RobotError
-from robot_bridge.simulation import render
-from robot_bridge.simulation.franka import SimulatedFranka, SimulationConfig
+from robot_bridge.robot import Robot, RobotError
+from robot_bridge.robots import FILES, RobotConfig, RobotName, open_robot, settled
 
 
 class _Sections(Config):
-    robot: SimulationConfig
+    robot: RobotConfig
     collection: CollectionConfig
 
 
@@ -38,7 +37,7 @@ class RunConfig(_Sections):
     seed: int = Field(ge=0)
 
     @classmethod
-    def load(cls, seed: int, overrides: Sequence[str]) -> RunConfig:
+    def load(cls, seed: int, overrides: Sequence[str], robot: RobotName = "simulation") -> RunConfig:
         """Read the shipped configuration, changed by `overrides` of its sections `robot` and `collection`.
 
         Of renderers it names the one that works here, never `auto`, for other renderers make other episodes.
@@ -46,14 +45,13 @@ class RunConfig(_Sections):
         Raises:
             EpisodeError: The renderer asked for does not work here.
         """
-        files = {"robot": "robots/simulation.yaml", "collection": "collection/random.yaml"}
+        files = {"robot": FILES[robot], "collection": "collection/random.yaml"}
         sections = load(_Sections, files, overrides)
         try:
-            renderer = render.choose(sections.robot.renderer)
+            chosen = settled(sections.robot)
         except RobotError as error:
             raise EpisodeError(str(error)) from error
-        robot = sections.robot.model_copy(update={"renderer": renderer})
-        return cls(seed=seed, robot=robot, collection=sections.collection)
+        return cls(seed=seed, robot=chosen, collection=sections.collection)
 
 
 @dataclass(frozen=True)
@@ -70,10 +68,10 @@ class Closed:
 class _Producer:
     """Makes episodes and closes them: one arm, one process."""
 
-    def __init__(self, config: RunConfig, folder: EpisodeFolder) -> None:
+    def __init__(self, config: RunConfig, folder: EpisodeFolder, robot: Robot) -> None:
         self._config = config
         self._folder = folder
-        self._robot = SimulatedFranka(config.robot)
+        self._robot = robot
         policy = RandomPolicy(config.collection.policy, self._robot.spec)
         self._collector = Collector(self._robot, policy, config.collection)
 
@@ -104,15 +102,13 @@ class _Producer:
         self._collector.dropped.clear()
         return dropped
 
-    def close(self) -> None:
-        """Let go of the arm."""
-        self._robot.close()
-
 
 def collect(
-    config: RunConfig, folder: EpisodeFolder, numbers: Sequence[int], n_workers: int
+    config: RunConfig, folder: EpisodeFolder, numbers: Sequence[int], n_workers: int, robot: Robot
 ) -> Generator[Closed, None, None]:
     """Collect the episodes of these numbers, yielding each as it is closed. Their content does not depend on workers.
+
+    A single worker is this process, with `robot`; several have an arm of `config.robot` each.
 
     When the caller stops early (closes the iterator, or an exception passes through it), open episodes are dropped.
 
@@ -122,12 +118,9 @@ def collect(
     if n_workers > 1:
         yield from _collect_apart(config, folder, numbers, min(n_workers, len(numbers)))
         return
-    producer = _Producer(config, folder)
-    try:
-        for number in numbers:
-            yield producer.produce(number)
-    finally:
-        producer.close()
+    producer = _Producer(config, folder, robot)
+    for number in numbers:
+        yield producer.produce(number)
 
 
 def _collect_apart(
@@ -207,8 +200,8 @@ def _work(connection: Connection, config: RunConfig, folder: EpisodeFolder) -> N
     """Make the episodes that are asked for until the other side is gone, holding the folder all the while."""
     with suppress(EOFError, ConnectionError):
         try:
-            with folder.lock(exclusive=False):
-                producer = _Producer(config, folder)
+            with folder.lock(exclusive=False), closing(open_robot(config.robot)) as robot:
+                producer = _Producer(config, folder, robot)
                 while True:
                     connection.send(producer.produce(connection.recv()))
         except CollectionError as error:

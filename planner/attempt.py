@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,36 +24,41 @@ from planner.result import Setting
 from planner.solver import Solver
 from planner.task import Task
 from robot_bridge.camera import model_image
-from robot_bridge.robot import RobotError
-from robot_bridge.simulation.franka import SimulatedFranka
-from robot_bridge.simulation.script import make_goal
+from robot_bridge.robot import Robot, RobotError
+from robot_bridge.robots import open_robot
+
+if TYPE_CHECKING:
+    from robot_bridge.simulation.franka import SimulatedFranka
+    from robot_bridge.simulation.outcome import Outcome
 
 
 def attempt(choice: Choice, overrides: Sequence[str]) -> None:
-    """Do a task once on the simulated robot, print the result, and leave its folder.
+    """Do a task once, print the result, and leave its folder.
 
     Raises:
         ReportedError: The input was refused and nothing was written, or a part failed on the way, after which the arm
             was held and the folder written.
     """
-    config = load_run(choice.task_file, overrides)
+    if choice.goal is None and choice.robot != "simulation":
+        raise GoalError("--goal: expected a goal picture, as no scripted arm can make one here; take one with run_goal")
+    config = load_run(choice.task_file, overrides, choice.robot)
     goal = load_goal(choice.goal, config.robot.camera) if choice.goal else None
     check_checkpoint(choice)
     folder = RunFolder(choice.out or _own_folder(choice))
     with ExitStack() as stack:
-        robot = stack.enter_context(closing(SimulatedFranka(config.robot)))
+        robot = stack.enter_context(closing(open_robot(config.robot)))
         predictor = stack.enter_context(open_predictor(choice, config, robot))
         proposals = Proposals(config.policy, config.difference, robot.spec)
         task = Task(config.task, robot, predictor, Solver(config.planner, proposals))
         scene_rng, plan_rng = np.random.default_rng(choice.seed).spawn(2)
         observation = robot.reset(scene_rng)
-        task.begin(observation, _scripted_goal(robot, choice.seed) if goal is None else goal, plan_rng)
-        task.history.outcome = robot.outcome()  # known even if the first plan fails
+        task.begin(observation, _scripted_goal(_simulated(robot), choice.seed) if goal is None else goal, plan_rng)
+        task.history.outcome = _outcome(choice, robot)  # known even if the first plan fails
         folder.make(config, may_exist=choice.out is not None)
         setting = Setting.of(choice.task_name, choice.robot, predictor.spec, choice.seed)
         try:
             with task:
-                _drive(task, robot, config.task.n_steps)
+                _drive(task, lambda: _outcome(choice, robot), config.task.n_steps)
         finally:
             lost = folder.leave(task.history, setting, robot.spec)
             if lost and task.history.error:  # which is what ended the run, and stays the error that is reported
@@ -67,8 +73,22 @@ def _own_folder(choice: Choice) -> Path:
     return Path("runs") / f"{choice.task_name}_{choice.predictor}_{began}_seed{choice.seed}"
 
 
+def _simulated(robot: Robot) -> SimulatedFranka:
+    from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415 - MuJoCo, which a real arm does without
+
+    assert isinstance(robot, SimulatedFranka)  # noqa: S101 - asked where `--robot simulation` was chosen
+    return robot
+
+
+def _outcome(choice: Choice, robot: Robot) -> Outcome | None:
+    """Return what the simulation says of the task; None where there is none to ask."""
+    return _simulated(robot).outcome() if choice.robot == "simulation" else None
+
+
 def _scripted_goal(robot: SimulatedFranka, seed: int) -> NDArray[np.uint8]:
     """Return the goal, (64, 64, 3) RGB, that the scripted arm makes in the present scene; the robot does not move."""
+    from robot_bridge.simulation.script import make_goal  # noqa: PLC0415 - MuJoCo again
+
     try:
         return model_image(make_goal(robot), robot.spec.camera.crop)
     except RobotError as error:
@@ -77,7 +97,7 @@ def _scripted_goal(robot: SimulatedFranka, seed: int) -> NDArray[np.uint8]:
         ) from error
 
 
-def _drive(task: Task, robot: SimulatedFranka, n_steps: int) -> None:
+def _drive(task: Task, outcome_now: Callable[[], Outcome | None], n_steps: int) -> None:
     """Advance until the run is over, showing on standard error how it goes."""
     columns = (
         TextColumn("{task.description}"),
@@ -92,7 +112,7 @@ def _drive(task: Task, robot: SimulatedFranka, n_steps: int) -> None:
         n_plans = 0
         while not task.ended:
             task.advance()
-            outcome = robot.outcome()
+            outcome = outcome_now()
             if outcome:
                 task.judge(outcome)
             history = task.history

@@ -10,13 +10,13 @@ from ghvae_core.predictor import Networks
 from planner.difference import DifferenceConfig
 from planner.solver import SolverConfig
 from planner.task import TaskConfig
-from robot_bridge.simulation.franka import SimulationConfig
+from robot_bridge.robots import FILES, RobotConfig, RobotName
 
 
 class RunConfig(Config):
     """All sections that `--set` knows."""
 
-    robot: SimulationConfig
+    robot: RobotConfig
     task: TaskConfig
     planner: SolverConfig
     predictor: Networks
@@ -28,8 +28,8 @@ class _TaskAlone(Config):
     task: TaskConfig
 
 
-def load_run(task_file: str, overrides: Sequence[str]) -> RunConfig:
-    """Read the files of a run on the simulated robot; the task decides the scene, the overrides decide all.
+def load_run(task_file: str, overrides: Sequence[str], robot: RobotName = "simulation") -> RunConfig:
+    """Read the files of a run; the task decides what the simulation sets up, the overrides decide all.
 
     Raises:
         ConfigError: As `configs.loader.load`.
@@ -37,11 +37,12 @@ def load_run(task_file: str, overrides: Sequence[str]) -> RunConfig:
     about_task = [override for override in overrides if override.startswith("task.")]
     task = load(_TaskAlone, {"task": task_file}, about_task).task
     files = {
-        "robot": "robots/simulation.yaml",
+        "robot": FILES[robot],
         "task": task_file,
         "planner": "planning/solver.yaml",
         "predictor": "planning/predictor.yaml",
         "difference": "planning/difference.yaml",
         "policy": "planning/policy.yaml",
     }
-    return load(RunConfig, files, [f"robot.scene={task.scene}", f"robot.split={task.split}", *overrides])
+    scene = [f"robot.scene={task.scene}", f"robot.split={task.split}"] if robot == "simulation" else []
+    return load(RunConfig, files, [*scene, *overrides])

@@ -16,6 +16,7 @@ from robot_bridge.robot import ACTION_DIM, RobotSpec
 _POSITION_M = 0.01
 _ANGLE_RAD = 0.015
 _HOW = {"steps": "; name its network with predictor.distance, or start the server with it"}
+_DECIMALS = 1e-3  # of a config, relative: not a difference in kind
 _WORKSPACE_M = 1e-3  # a config's decimals, not a difference in kind; ours
 
 
@@ -43,12 +44,11 @@ def _images_and_actions(robot: RobotSpec, predictor: PredictorSpec) -> Iterator[
         yield f"action_dim: the robot has {ACTION_DIM}, the predictor expects {predictor.action_dim}"
     if predictor.n_context < 1:
         yield f"n_context: expected at least 1, the predictor says {predictor.n_context}"
-    for name, ours, theirs in (
-        ("step_limit_m", robot.limits.step_limit_m, predictor.step_limit_m),
-        ("step_s", robot.step_s, predictor.step_s),
-    ):
-        if not math.isclose(ours, theirs, rel_tol=1e-3):  # a config's decimals, not a difference in kind
-            yield f"{name}: {_differ(f'{ours:g}', f'{theirs:g}')}"
+    ours, theirs = robot.limits.step_limit_m, predictor.step_limit_m
+    if not math.isclose(ours, theirs, rel_tol=_DECIMALS):
+        yield f"step_limit_m: {_differ(f'{ours:g}', f'{theirs:g}')}"
+    if robot.step_s < predictor.step_s * (1 - _DECIMALS):  # slower is fine: the hand rests at both ends of a step
+        yield f"step_s: the robot's {robot.step_s:g} is shorter than the predictor's {predictor.step_s:g}"
 
 
 def _request(predictor: PredictorSpec, planner: SolverConfig) -> Iterator[str]:

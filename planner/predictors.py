@@ -15,13 +15,14 @@ from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.private import private_server
 from planner.baseline import CopyPredictor, RandomPredictor
 from planner.configuration import RunConfig
-from planner.oracle import OraclePredictor
 from planner.plan import PlannerError
 from planner.variant import MODELS
-from robot_bridge.simulation.franka import SimulatedFranka
+from robot_bridge.robot import Robot
+from robot_bridge.robots import RobotName
 
 if TYPE_CHECKING:
     from ghvae_core.serving.weigher import Weigher
+    from planner.oracle import OraclePredictor
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Choice:
     """What was asked for on the command line."""
 
     task: str
-    robot: str
+    robot: RobotName
     predictor: str
     server: str | None
     checkpoint: Path
@@ -59,12 +60,16 @@ def check_checkpoint(choice: Choice) -> None:
 
 
 @contextmanager
-def open_predictor(choice: Choice, config: RunConfig, robot: SimulatedFranka) -> Iterator[Predictor]:
-    """Provide the predictor that was asked for, and close it."""
+def open_predictor(choice: Choice, config: RunConfig, robot: Robot) -> Iterator[Predictor]:
+    """Provide the predictor that was asked for, and close it.
+
+    Raises:
+        PlannerError: It needs a simulated robot.
+    """
     cost = config.planner.cost
     with ExitStack() as stack:
         if choice.predictor == "oracle":
-            yield stack.enter_context(closing(OraclePredictor(robot, cost, weigher=_weigher(choice, config))))
+            yield stack.enter_context(closing(_oracle(choice, config, robot)))
         elif choice.predictor == "copy":
             yield CopyPredictor(robot.spec, cost)
         elif choice.predictor == "random":
@@ -83,6 +88,17 @@ def open_predictor(choice: Choice, config: RunConfig, robot: SimulatedFranka) ->
             client = stack.enter_context(closing(ServerClient(address, cost, config.planner.predict_timeout_s)))
             _check_held(config.predictor, client.spec, address)
             yield client
+
+
+def _oracle(choice: Choice, config: RunConfig, robot: Robot) -> OraclePredictor:
+    from planner.oracle import OraclePredictor  # noqa: PLC0415 - MuJoCo, which only this way needs
+    from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415
+
+    if not isinstance(robot, SimulatedFranka):
+        raise PlannerError(
+            f"--predictor oracle: expected --robot simulation, got {choice.robot}; take another predictor"
+        )
+    return OraclePredictor(robot, config.planner.cost, weigher=_weigher(choice, config))
 
 
 def networks(config: RunConfig) -> Networks:

@@ -18,8 +18,9 @@ from planner.processes import Death, in_processes
 from planner.trial import Ending, Job, Trial, carry_out
 from planner.trials_folder import TrialsConfig, TrialsError, TrialsFolder, VariantConfig
 from planner.variant import Variant
+from robot_bridge.robots import open_robot
 from robot_bridge.simulation import render
-from robot_bridge.simulation.franka import SimulatedFranka
+from robot_bridge.simulation.configuration import SimulationConfig
 
 _MOST_BROKEN = 3  # trials that the machine breaks off in a row; then no more are begun; ours
 
@@ -97,8 +98,9 @@ def _with_renderer(series: Series, variant: Variant) -> Variant:
     Raises:
         ConfigError: The configuration of one of the tasks is refused.
     """
-    first, *_ = [_config(series, task, variant) for task in series.tasks]
-    return replace(variant, overrides=(*variant.overrides, f"robot.renderer={render.choose(first.robot.renderer)}"))
+    first, *_ = [_config(series, task, variant).robot for task in series.tasks]
+    assert isinstance(first, SimulationConfig)  # noqa: S101 - no other is loaded here
+    return replace(variant, overrides=(*variant.overrides, f"robot.renderer={render.choose(first.renderer)}"))
 
 
 def _with_servers(series: Series, stack: ExitStack) -> Iterator[Variant]:
@@ -123,7 +125,7 @@ def _fit(series: Series, variant: Variant) -> VariantConfig:
     checkpoint = distance = ""
     for task in series.tasks:
         choice, config = series.choice(task, variant), _config(series, task, variant)
-        with closing(SimulatedFranka(config.robot)) as robot, open_predictor(choice, config, robot) as predictor:
+        with closing(open_robot(config.robot)) as robot, open_predictor(choice, config, robot) as predictor:
             check_fit(robot.spec, predictor.spec, config.planner)
             checkpoint, distance = predictor.spec.checkpoint, predictor.spec.distance
         tasks[choice.task_name] = config

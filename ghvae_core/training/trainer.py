@@ -93,18 +93,18 @@ class Trainer:
         self._checked = spread(job.validation, self._training.validation_windows)
 
     def resume(self) -> bool:
-        """Go back to where the run stood; False where there is nothing to resume.
+        """Go back to where the run stood; False where there is nothing to resume. All processes must call it.
 
         Raises:
             CheckpointError: The state is damaged, or belongs to another run.
         """
         path = latest_state(self._folder)
-        if path is None:
-            return False
-        self._restored = load_state(path, self._job.run)
-        self._progress = self._restored.progress
-        load_weights(self._restored, self._job.model)
-        return True
+        if path is not None:
+            self._restored = load_state(path, self._job.run)
+            self._progress = self._restored.progress
+            load_weights(self._restored, self._job.model)
+        self._group.wait()  # a late process must not find what the first one saves next
+        return path is not None
 
     def train(self, stop: Callable[[], bool]) -> dict[str, Figures]:
         """Run all stages that are left.

@@ -6,35 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from configs.loader import Config
-from robot_bridge.camera import Camera
+from robot_bridge.motion import draw_start
 from robot_bridge.robot import Observation, RobotError, RobotFault, RobotSpec, Step
-from robot_bridge.safety import Limits, limit_action
+from robot_bridge.safety import limit_action
 from robot_bridge.simulation import render
 from robot_bridge.simulation.arm import TICK_S, Arm
+from robot_bridge.simulation.configuration import SimulationConfig
 from robot_bridge.simulation.engine import mujoco
-from robot_bridge.simulation.objects import Split
 from robot_bridge.simulation.outcome import Judge, Outcome, Progress
-from robot_bridge.simulation.scene import Kind, Scene, build
+from robot_bridge.simulation.plant import Plant
+from robot_bridge.simulation.scene import Scene, build
 
 _SETTLE_S = 0.6  # objects come to rest before the first observation
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _MAX_DRAWS = 20  # scenes drawn until one does not begin with its task done
-
-
-class SimulationConfig(Config):
-    """The simulated Franka."""
-
-    scene: Kind = "bin"
-    split: Split = "train"
-    limits: Limits
-    camera: Camera
-    step_s: float = Field(0.6, ge=0.1, le=5)  # ours: a hand's speed of 20 cm a step, as a careful Franka moves
-    contact_limit_n: float = Field(20, gt=0)  # ours: what a descent may press before it stops, as a Franka's reflex
-    camera_jitter: float = Field(1.0, ge=0, le=5)  # ours: 1.0 moves the camera by up to 1 cm and 1 degree a scene
-    renderer: render.RendererName = "auto"
 
 
 @dataclass(frozen=True)
@@ -170,6 +156,14 @@ class SimulatedFranka:
         other._simulated_s = self._simulated_s
         return other
 
+    def plant(self) -> Plant:
+        """Hand the present scene over to a driver in real time; this robot keeps nothing of it until the next reset."""
+        self._check_scene()
+        plant = Plant(self._model, self._data, self._judge)
+        self._free_renderer()
+        self._scene = None
+        return plant
+
     def recover(self) -> None:
         """Clear a fault: the arm holds the pose that it had before it."""
         self._fault = None
@@ -185,9 +179,7 @@ class SimulatedFranka:
         self._free_renderer()
         self._rested = None
         self._attach(scene, mujoco.MjModel.from_xml_string(scene.xml))
-        low, high = np.array(config.limits.workspace_low_m), np.array(config.limits.workspace_high_m)
-        share = rng.uniform((0.25, 0.2, 0.6), (0.75, 0.8, 0.95))  # of the workspace: above the bin and in view
-        self._arm.place(low + share * (high - low))
+        self._arm.place(draw_start(rng, config.limits))
         for _ in self._arm.hold(_SETTLE_S):
             self._simulated_s += TICK_S
         self._rest()

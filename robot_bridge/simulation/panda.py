@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+from robot_bridge.kinematics import N_JOINTS, RANGES_RAD
 
-N_JOINTS = 7
-HOME_RAD = np.array([0.0, 0.1, 0.0, -2.35, 0.0, 2.45, np.pi / 4])  # joint 6 = joint 2 - joint 4: the hand points down
 TRAVEL_M = 0.04  # of one finger; the gap opens to twice this
 HAND_GEOMS = ("palm", "finger_left", "finger_right", "pad_left", "pad_right")  # all that can touch anything
 
@@ -14,15 +12,6 @@ HAND_GEOMS = ("palm", "finger_left", "finger_right", "pad_left", "pad_right")  #
 _STIFFNESS = (4500, 4500, 3500, 3500, 2000, 2000, 2000)  # N m / rad
 _DAMPING = (160, 160, 120, 120, 40, 40, 40)  # N m s / rad
 _TORQUE = (87, 87, 87, 87, 12, 12, 12)  # N m; Franka data sheet
-_RANGES = (  # rad; Franka data sheet
-    (-2.8973, 2.8973),
-    (-1.7628, 1.7628),
-    (-2.8973, 2.8973),
-    (-3.0718, -0.0698),
-    (-2.8973, 2.8973),
-    (-0.0175, 3.7525),
-    (-2.8973, 2.8973),
-)
 
 _DEFAULTS = """
 <default class="arm">
@@ -97,7 +86,7 @@ def defaults_xml() -> str:
 
 def body_xml() -> str:
     """Return the arm's bodies, base at the world's origin, for inside `<worldbody>`."""
-    return _BODY.format(r=[f"{low} {high}" for low, high in _RANGES], travel=TRAVEL_M)
+    return _BODY.format(r=[f"{low} {high}" for low, high in RANGES_RAD], travel=TRAVEL_M)
 
 
 def drive_xml() -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.camera import Camera
 from robot_bridge.robot import RobotError
+from robot_bridge.simulation.configuration import RendererName
 from robot_bridge.simulation.engine import gl_error, mujoco
 
-RendererName = Literal["auto", "egl", "osmesa", "ray"]
 _LOG = logging.getLogger(__name__)
 
 

@@ -17,6 +17,7 @@ from planner.plan import Situation
 from planner.proposals import Proposals
 from robot_bridge.camera import model_image
 from robot_bridge.robot import RobotError, RobotFault
+from robot_bridge.robots import open_robot
 from robot_bridge.simulation.franka import SimulatedFranka
 from robot_bridge.simulation.script import make_goal
 
@@ -60,7 +61,8 @@ class Scene:
             RobotError: The scripted arm makes no goal in it.
         """
         config = load_run(f"tasks/{task}.yaml", overrides)
-        robot = SimulatedFranka(config.robot)
+        robot = open_robot(config.robot)
+        assert isinstance(robot, SimulatedFranka)
         scene_rng, _ = np.random.default_rng(seed).spawn(2)
         observation = robot.reset(scene_rng)
         crop = config.robot.camera.crop

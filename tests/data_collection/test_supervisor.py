@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from data_collection.folder import CollectionError, EpisodeFolder
 from data_collection.supervisor import RunConfig, _ask, _receive, collect
 from data_collection.tally import Tally
 from robot_bridge.robot import RobotFault
+from robot_bridge.robots import open_robot
 from robot_bridge.simulation.franka import SimulatedFranka
 
 CONFIG = RunConfig.load(
@@ -37,8 +39,9 @@ def folder(tmp_path: Path) -> EpisodeFolder:
 
 def summary(folder: EpisodeFolder, capsys: pytest.CaptureFixture[str], message: str) -> dict[str, object]:
     """Return the summary of a run of one worker that must end with an error of this message."""
-    with pytest.raises(CollectionError, match=message), Tally(folder.path, 0) as tally:
-        for closed in collect(CONFIG, folder, [0, 1], 1):
+    robot = open_robot(CONFIG.robot)
+    with closing(robot), pytest.raises(CollectionError, match=message), Tally(folder.path, 0) as tally:
+        for closed in collect(CONFIG, folder, [0, 1], 1, robot):
             tally.add(closed)
     told: dict[str, object] = json.loads(capsys.readouterr().out)
     return told
@@ -67,8 +70,9 @@ def test_a_disk_that_is_gone_ends_the_run_in_one_line(tmp_path: Path, capsys: py
 def test_when_a_worker_fails_the_others_end_what_they_have_begun(folder: EpisodeFolder) -> None:
     folder.episode_path(0).touch()  # an episode is never overwritten, so the worker that is asked for it fails
     closed = []
-    with pytest.raises(CollectionError, match=r"traj0\.hdf5: exists already"):
-        for episode in collect(CONFIG, folder, [0, 1, *range(2, 1000)], 2):
+    robot = open_robot(CONFIG.robot)
+    with closing(robot), pytest.raises(CollectionError, match=r"traj0\.hdf5: exists already"):
+        for episode in collect(CONFIG, folder, [0, 1, *range(2, 1000)], 2, robot):
             closed.append(episode)  # noqa: PERF402 - what came before the error is wanted
     numbers = {episode.number for episode in closed}
     assert 1 in numbers and len(numbers) < 998

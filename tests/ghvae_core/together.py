@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ CONFIG = TrainingConfig(
     feature_cache="all",
 )
 _HANGS_S = 100
+_LATE_S = 0.5  # the second process, at every start: long enough for the first to save, had it not to wait
 SHARDED = CONFIG.model_copy(update={"module_steps": (0,), "end_to_end_steps": 4, "polish_steps": 1, "shard": True})
 
 
@@ -61,6 +63,7 @@ def _train(folder: Path, config: TrainingConfig, group: Group, stops: list[Calla
     notes: list[str] = []
     for stop in stops:
         trainer, model, record = make_trainer(folder, config, group=group)
+        time.sleep(group.rank * _LATE_S)
         trainer.resume()
         try:
             trainer.train(stop)

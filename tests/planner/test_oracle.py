@@ -11,6 +11,7 @@ from planner.configuration import load_run
 from planner.oracle import OraclePredictor
 from robot_bridge.camera import model_image
 from robot_bridge.robot import RobotFault
+from robot_bridge.robots import open_robot
 from robot_bridge.simulation.franka import SimulatedFranka
 
 HORIZON = 2
@@ -19,7 +20,8 @@ GOAL = np.full((64, 64, 3), 100, np.uint8)
 
 @pytest.fixture
 def robot() -> Iterator[SimulatedFranka]:
-    robot = SimulatedFranka(load_run("tasks/pick_wipe.yaml", []).robot)
+    robot = open_robot(load_run("tasks/pick_wipe.yaml", []).robot)
+    assert isinstance(robot, SimulatedFranka)
     robot.reset(np.random.default_rng(0))
     yield robot
     robot.close()

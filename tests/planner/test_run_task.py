@@ -22,15 +22,14 @@ from data_collection.episode import EpisodeError
 from data_collection.robonet import read_episode
 from ghvae_core.predictor import Context, Networks, Prediction, PredictorError
 from ghvae_core.serving.private import private_server
-from planner import attempt as attempt_module
 from planner import folder as folder_module
-from planner import predictors as predictors_module
 from planner.attempt import attempt
 from planner.configuration import RunConfig
 from planner.folder import RecordError
 from planner.oracle import OraclePredictor
 from planner.predictors import Choice
 from robot_bridge.robot import RobotError
+from robot_bridge.simulation.configuration import SimulationConfig
 from robot_bridge.simulation.franka import SimulatedFranka
 
 SMALL = ["planner.n_candidates=4", "planner.horizon=2", "planner.replan_every=1", "planner.n_videos=2"]
@@ -87,6 +86,7 @@ def test_a_run_leaves_report_episode_configuration_and_result(finished: Path) ->
 def test_the_configuration_that_was_used_can_be_read_back(finished: Path) -> None:
     sections = yaml.safe_load((finished / "config.yaml").read_text())
     config = RunConfig.model_validate_json(json.dumps(sections))
+    assert isinstance(config.robot, SimulationConfig)
     assert config.planner.n_candidates == 4 and config.robot.scene == "pick_sweep" and config.robot.split == "unseen"
 
 
@@ -119,7 +119,7 @@ def test_a_scene_in_which_the_scripted_arm_fails_is_refused_not_skipped(
     def fail(robot: SimulatedFranka) -> NDArray[np.uint8]:
         raise RobotError("dropped it")
 
-    monkeypatch.setattr(attempt_module, "make_goal", fail)
+    monkeypatch.setattr("robot_bridge.simulation.script.make_goal", fail)
     message = "the scripted arm does not succeed in the scene of seed 7; try another seed or give --goal"
     with pytest.raises(ReportedError, match=f"^{message}$") as refusal:
         attempt(_choice(tmp_path, seed=7), SMALL)
@@ -180,7 +180,7 @@ def _fail_at(monkeypatch: pytest.MonkeyPatch, plan: int, error: BaseException) -
                 raise error
             return super().predict(context, candidates, goal, n_videos)
 
-    monkeypatch.setattr(predictors_module, "OraclePredictor", Failing)
+    monkeypatch.setattr("planner.oracle.OraclePredictor", Failing)
 
 
 @pytest.mark.parametrize("plan", [0, 2])

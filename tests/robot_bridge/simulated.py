@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from configs.loader import Config, load
-from robot_bridge.simulation.franka import SimulatedFranka, SimulationConfig
+from robot_bridge.simulation.configuration import SimulationConfig
+from robot_bridge.simulation.franka import SimulatedFranka
 
 
 class _Sections(Config):

@@ -1,4 +1,4 @@
-"""Inverse kinematics, the straight path, and the guard against pressing."""
+"""The straight path, and the guard against pressing."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from robot_bridge.robot import CLOSE, OPEN
-from robot_bridge.simulation import panda
-from robot_bridge.simulation.arm import Arm, Kinematics
+from robot_bridge.simulation.arm import Arm
 from robot_bridge.simulation.engine import mujoco
 from robot_bridge.simulation.scene import build
 from tests.robot_bridge.robot_contract import act
@@ -39,28 +38,6 @@ def move(arm: Arm, x: float, y: float, z: float, gripper: float = OPEN) -> np.nd
     path = [arm.state()[:3]]
     path += [arm.state()[:3] for _ in arm.move(act(x, y, z, gripper), 0.6)]
     return np.stack(path)
-
-
-def test_home_points_the_hand_down_over_the_bin() -> None:
-    hand = Kinematics().hand(panda.HOME_RAD)
-    assert LOW[0] < hand[0] < HIGH[0]
-    assert hand[1] == pytest.approx(0.0, abs=1e-9)
-
-
-def test_inverse_kinematics_error_is_below_a_millimetre() -> None:
-    kinematics, rng = Kinematics(), np.random.default_rng(0)
-    joints = panda.HOME_RAD
-    for target in rng.uniform(LOW, HIGH, (60, 3)):
-        joints = kinematics.solve(joints, target)
-        assert np.linalg.norm(kinematics.hand(joints) - target) < 1e-3
-
-
-def test_the_arm_s_posture_does_not_remember_its_way() -> None:
-    kinematics, rng = Kinematics(), np.random.default_rng(1)
-    joints = panda.HOME_RAD
-    for target in rng.uniform(LOW, HIGH, (30, 3)):
-        joints = kinematics.solve(joints, target)
-        np.testing.assert_allclose(joints, kinematics.solve(panda.HOME_RAD, target), atol=0.1)
 
 
 def test_the_hand_moves_on_a_straight_line_and_arrives() -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from robot_bridge.camera import model_image
 from robot_bridge.robot import RobotError
 from robot_bridge.simulation import render
+from robot_bridge.simulation.configuration import RendererName
 from robot_bridge.simulation.engine import mujoco
 from robot_bridge.simulation.scene import build
 from tests.robot_bridge.simulated import config, franka
@@ -22,7 +23,7 @@ CAMERA = config().camera
 RENDERERS = ["ray"] if render.choose("auto") == "ray" else ["ray", render.choose("auto")]
 
 
-def image_of(xml: str, name: render.RendererName) -> NDArray[np.float64]:
+def image_of(xml: str, name: RendererName) -> NDArray[np.float64]:
     model = mujoco.MjModel.from_xml_string(xml)
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
@@ -33,7 +34,7 @@ def image_of(xml: str, name: render.RendererName) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("name", RENDERERS)
-def test_a_point_appears_where_the_calibration_says(name: render.RendererName) -> None:
+def test_a_point_appears_where_the_calibration_says(name: RendererName) -> None:
     xml = build(np.random.default_rng(0), "bin", "train", CAMERA, jitter=0.0).xml
     empty = image_of(xml, name)
     points = np.array([[0.5, 0.0, 0.12], [0.62, 0.2, 0.02], [0.4, -0.2, 0.05], [0.66, -0.2, 0.15]])
@@ -74,7 +75,7 @@ def test_things_differ_from_arm_and_bin_by_saturation() -> None:
 
 def test_ray_is_always_possible() -> None:
     assert render.choose("ray") == "ray"
-    assert set(get_args(render.RendererName)) == {"auto", "egl", "osmesa", "ray"}
+    assert set(get_args(RendererName)) == {"auto", "egl", "osmesa", "ray"}
 
 
 @pytest.mark.parametrize("changes", [{"MUJOCO_GL": "disable"}, {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "none"}])
@@ -94,6 +95,6 @@ def test_without_opengl_rays_are_cast_and_one_warning_says_so(changes: dict[str,
 
 
 def test_a_renderer_that_was_asked_for_and_does_not_work_is_refused() -> None:
-    wrong: render.RendererName = "osmesa" if os.environ.get("MUJOCO_GL") == "egl" else "egl"
+    wrong: RendererName = "osmesa" if os.environ.get("MUJOCO_GL") == "egl" else "egl"
     with pytest.raises(RobotError, match=f"MUJOCO_GL={wrong}"):
         render.choose(wrong)

@@ -1,0 +1,24 @@
+"""The bridge as tests configure it: as fast as it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from configs.loader import Config, load
+from robot_bridge.ros.configuration import FrankaRosConfig
+
+QUICK = (
+    "robot.step_s=0.6",
+    "robot.motion.speed_share=0.5",
+    "robot.recovery.patience_s=2.0",
+    "robot.recovery.back_off_s=0.2",
+)
+
+
+class _Sections(Config):
+    robot: FrankaRosConfig
+
+
+def config(overrides: Sequence[str] = ()) -> FrankaRosConfig:
+    """Return the shipped configuration at the highest speed that it allows, with some keys changed."""
+    return load(_Sections, {"robot": "robots/franka_ros.yaml"}, [*QUICK, *overrides]).robot

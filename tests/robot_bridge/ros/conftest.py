@@ -1,0 +1,26 @@
+"""One ROS master for all tests of this folder: a process can join only one in its life."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.robot_bridge.ros.rig import Rig
+
+
+@pytest.fixture(scope="session")
+def _rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    rig = Rig(tmp_path_factory.mktemp("ros"))
+    yield rig
+    rig.leave()
+    rig.close()
+
+
+@pytest.fixture
+def rig(_rig: Rig) -> Rig:
+    """A master with a driver in good health."""
+    if _rig.is_down():
+        _rig.start_driver()
+    _rig.fault("clear")
+    return _rig

@@ -1,0 +1,64 @@
+"""The ROS types made here are those of the driver's releases."""
+
+from __future__ import annotations
+
+import shutil
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("genpy", reason="ROS is not installed; ./bootstrap.sh ros installs it")
+
+from robot_bridge.ros import messages
+from robot_bridge.ros.messages import RELEASES, Generation, MessageError, expected, generation_of, load
+
+
+@pytest.mark.parametrize(
+    ("generation", "name"), [(generation, name) for generation in RELEASES for name in expected(generation)]
+)
+def test_every_type_has_the_md5_of_its_release(generation: Generation, name: str) -> None:
+    assert load(generation)[name]._md5sum == expected(generation)[name]
+
+
+def test_the_list_is_whole() -> None:
+    assert len(expected("0.7")) == 37
+    assert {name.rsplit("/", maxsplit=1)[0] for name in expected("0.7")} == {
+        "control_msgs", "controller_manager_msgs", "franka_core_msgs", "franka_gripper", "franka_msgs",
+    }  # fmt: skip
+
+
+def test_a_release_is_recognised_by_its_state() -> None:
+    for generation in RELEASES:
+        assert generation_of(load(generation)["franka_core_msgs/RobotState"]._md5sum) == generation
+    assert generation_of("0" * 32) is None
+
+
+def test_a_message_survives_the_wire() -> None:
+    types = load("0.7")
+    state: Any = types["franka_core_msgs/RobotState"]()
+    state.q_d, state.robot_mode, state.header.frame_id = [0.1 * i for i in range(7)], 4, "panda_link0"
+    state.current_errors.cartesian_reflex = True
+    wire = BytesIO()
+    state.serialize(wire)
+    there: Any = types["franka_core_msgs/RobotState"]().deserialize(wire.getvalue())
+    assert list(there.q_d) == list(state.q_d)
+    assert (there.robot_mode, there.current_errors.cartesian_reflex) == (4, True)
+    assert there.current_errors.joint_reflex is False
+
+
+def test_the_newer_release_has_five_errors_more() -> None:
+    slots = [load(generation)["franka_msgs/Errors"].__slots__ for generation in RELEASES]
+    assert [len(each) for each in slots] == [36, 41]
+
+
+def test_a_changed_definition_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(messages.DEFINITIONS, tmp_path / "definitions")
+    path = tmp_path / "definitions/0.7/franka_gripper/msg/GraspEpsilon.msg"
+    path.write_text(path.read_text().replace("inner", "inside"))
+    monkeypatch.setattr(messages, "DEFINITIONS", tmp_path / "definitions")
+    with pytest.raises(
+        MessageError, match=r"franka_gripper/GraspEpsilon has .*, expected 95b2c5464a6f679bd1dacaf86414f095"
+    ):
+        load.__wrapped__("0.7")
