@@ -22,6 +22,7 @@ class Guard(NamedTuple):
 
     limit_n: float  # of the force that pushes the hand back
     tick_s: float  # between two looks
+    retreat_m: float = 0.0  # with every look, away from what pushes: a hand that only stays goes on being pushed
 
 
 class Motion:
@@ -60,7 +61,7 @@ class Motion:
             self._path = self._straight(joints_rad, hand_m, np.zeros(3))[1:].repeat(2, axis=0)
             self._sideways_n[:] = 0.0
         elif force_n[2] > self._guard.limit_n:
-            self._stay_above(float(hand_m[2]))
+            self._stay_above(float(hand_m[2]) + self._guard.retreat_m)
 
     def _straight(
         self,

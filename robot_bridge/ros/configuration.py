@@ -23,7 +23,9 @@ class MotionConfig(Config):
     joint_margin_rad: float = Field(0.1, ge=0.02, le=0.5)  # polymetis: kept from the end of every joint's range
     workspace_margin_m: float = Field(0.02, ge=0, le=0.1)  # ours: what the hand may be measured outside the workspace
     tracking_limit_rad: float = Field(0.1, gt=0, le=0.5)  # ours: between commanded and measured joints; more: hold
-    contact_limit_n: float = Field(15.0, gt=0, le=40)  # ours: a descent that presses more stops, before the reflex
+    descent_m_s: float = Field(0.08, gt=0, le=0.25)  # ours: downwards, onto whatever lies there
+    contact_limit_n: float = Field(10.0, gt=0, le=40)  # ours: a descent that presses more stops, before the reflex
+    retreat_m: float = Field(0.002, ge=0, le=0.005)  # ours: up, with every tick that presses more
     state_age_s: float = Field(0.2, gt=0, le=0.2)  # ours: nothing moves on an older state; the driver's own timeout
     stall_s: float = Field(0.2, gt=0, le=0.2)  # ours: a stream interrupted for longer is not taken up again
     rest_rad_s: float = Field(0.03, gt=0, le=0.2)  # ours: slower than this the arm rests

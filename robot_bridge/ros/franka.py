@@ -29,6 +29,7 @@ _LOG = logging.getLogger(__name__)
 _REACH_M = 0.001  # between a corner of the workspace and where the joints can bring the hand
 _ALERT_S = 30.0  # what telling somebody may take
 _POLL_S = 0.05
+_AGAIN_S = 0.5  # in reflex for so long after a recovery is another reflex
 
 Target = Callable[[float], NDArray[np.float64]]  # joints (7,) at a share of the time
 
@@ -117,7 +118,7 @@ class FrankaRos:
         """
         self._master.check()
         stage = self._recovery.see(self._patient().mode, time.monotonic())
-        if stage is Stage.REFLEX:
+        while stage is Stage.REFLEX:
             time.sleep(max(0.0, self._recovery.due_s - time.monotonic()))
             stage = self._free()
         if stage is Stage.LAST:
@@ -132,11 +133,12 @@ class FrankaRos:
     def _move(self, state: ArmState, delta_m: NDArray[np.float64] | NDArray[np.float32]) -> None:
         """Move the hand straight by `delta_m`, no deeper or further than what pushes back allows."""
         motion = self._config.motion
-        guard = Guard(motion.contact_limit_n, motion.tick_s)
+        guard = Guard(motion.contact_limit_n, motion.tick_s, motion.retreat_m)
         way = Motion(self._kinematics, state.desired_rad, state.hand_m, delta_m, guard)
         steps = np.abs(np.diff(way.path_rad, axis=0)).max(axis=0) * (len(way.path_rad) - 1)
         self._stream.begin(state, state.hand_m, state.hand_m)
-        self._follow(way.target, max(self._config.step_s * (1 - SETTLE_SHARE), self._least_s(steps)), way)
+        descent_s = PEAK * max(0.0, -float(delta_m[2])) / motion.descent_m_s
+        self._follow(way.target, max(self._config.step_s * (1 - SETTLE_SHARE), self._least_s(steps), descent_s), way)
 
     def _rise(self, state: ArmState) -> None:
         """Go straight up to the top of the workspace."""
@@ -250,13 +252,16 @@ class FrankaRos:
         if self._patient().mode == names.REFLEX:
             self._recovery.sent()
             self._driver.recover(self._config.recovery.timeout_s)
-        deadline_s = time.monotonic() + self._config.recovery.timeout_s
+        ended_s = time.monotonic()
         while True:
-            stage = self._recovery.see(self._patient().mode, time.monotonic())
-            if stage not in {Stage.RECOVERING, Stage.REFLEX}:
+            mode, now_s = self._patient().mode, time.monotonic()
+            stage = self._recovery.see(mode, now_s)
+            if stage is not Stage.RECOVERING:
                 return stage
-            if time.monotonic() > deadline_s:
-                self._recovery.park()
+            if mode == names.REFLEX and now_s - ended_s > _AGAIN_S:
+                return self._recovery.again(now_s)
+            if now_s - ended_s > self._config.recovery.timeout_s:
+                raise RobotFault(f"expected an arm that is freed, got mode {mode}; look at the driver")
             time.sleep(_POLL_S)
 
     def _park(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import os
 import socket
 import xmlrpc.client
@@ -30,7 +31,7 @@ class Master:
         self._server = xmlrpc.client.ServerProxy(self.uri, transport=_Transport(timeout_s))
         self._pid = self._ask()
         if not rospy.core.is_initialized():
-            rospy.init_node(node, anonymous=True, disable_signals=True)
+            _join(node)
 
     def check(self) -> None:
         """Refuse to go on without the master that was joined: a new one knows none of the nodes.
@@ -63,6 +64,17 @@ class _Transport(xmlrpc.client.Transport):
         connection = super().make_connection(host)
         connection.timeout = self._timeout_s
         return connection
+
+
+def _join(node: str) -> None:
+    """Become a node, and go on telling people what they are told without ROS, which takes the log away."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    rospy.init_node(node, anonymous=True, disable_signals=True)
+    for handler in handlers:
+        handler.setLevel(max(handler.level, level))
+        handler.addFilter(lambda record: not record.name.startswith("ros"))  # which keeps its own file
+        root.addHandler(handler)
 
 
 def _reason(error: Exception) -> str:

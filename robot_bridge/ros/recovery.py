@@ -60,6 +60,11 @@ class Recovery:
         """Note that the one recovery goal of this reflex was sent."""
         self.stage = Stage.RECOVERING
 
+    def again(self, now_s: float) -> Stage:
+        """Note that the goal has ended and the reflex is still there, or there again: it counts as another one."""
+        self._count(now_s)
+        return self.stage
+
     def park(self) -> None:
         """Let nothing move until a person has looked."""
         if self.stage is not Stage.STOPPED:

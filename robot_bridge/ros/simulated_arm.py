@@ -21,6 +21,7 @@ _FILTER = (
 )  # what is left of the way to a target after a tick: 30 % of it each millisecond; franka_ros_controllers
 _JUMP_RAD = 0.1  # a target further away than this is a jump, which the arm answers with a reflex; ours
 _FORCE_S = 0.1  # of the low-pass behind the external force; ours
+_YIELD_S = 0.05  # in which a stopped arm gives way; ours
 _TIMEOUT_S = 0.2  # franka_ros_interface
 _FORCES = np.array([20.0, 20.0, 20.0, 25.0, 25.0, 25.0])  # N, N m; franka_ros_interface
 _TORQUES_NM = np.array([20.0, 20.0, 18.0, 18.0, 16.0, 14.0, 12.0])  # franka_ros_interface
@@ -110,7 +111,8 @@ class SimulatedArm:
             if self.mode in {names.IDLE, names.MOVING}:
                 self.mode, self.errors = names.REFLEX, (error,)
                 self._hold_measured()
-                self._log.event("reflex", error=error)
+                place = self.plant.pose()[:3, 3].round(3).tolist()
+                self._log.event("reflex", error=error, wrench=self.wrench.round(1).tolist(), hand_m=place)
 
     def stop(self, is_stopped: bool) -> None:
         """Press or release the user stop."""
@@ -144,6 +146,8 @@ class SimulatedArm:
                 self._switch(names.DEFAULT_CONTROLLER)
             if self.mode in {names.IDLE, names.MOVING}:
                 self._advance(now_s)
+            elif self.mode == names.REFLEX:
+                self._yield()
             self.plant.servo(self.desired_rad)
             self.plant.advance(TICK_S)
             self._feel()
@@ -171,6 +175,11 @@ class SimulatedArm:
             change = (self._target - self.desired_rad) * (1 - _FILTER)
             most = SPEED_LIMITS_RAD_S * TICK_S  # the driver's rate limiting
             self.desired_rad = self.desired_rad + np.clip(change, -most, most)
+
+    def _yield(self) -> None:
+        """Give way to what the arm presses against: MuJoCo's contacts are softer than its servos, real ones harder."""
+        self.desired_rad = self.desired_rad + (self.plant.joints_rad - self.desired_rad) * TICK_S / _YIELD_S
+        self._hold()
 
     def _feel(self) -> None:
         force = self.plant.push_n()

@@ -39,6 +39,16 @@ def test_one_goal_for_one_reflex() -> None:
         assert recovery.see(names.REFLEX, float(now_s)) is Stage.RECOVERING
 
 
+def test_a_reflex_that_outlives_its_recovery_counts_as_another() -> None:
+    recovery, stages = Recovery(CONFIG), []
+    recovery.see(names.REFLEX, 0.0)
+    for now_s in (1.0, 2.0, 3.0):
+        recovery.sent()
+        stages.append(recovery.again(now_s))
+    assert stages == [Stage.REFLEX, Stage.REFLEX, Stage.PARKED]
+    assert "3 reflexes in this episode and 3 in an hour" in recovery.why()
+
+
 def test_it_waits_twice_as_long_before_each_goal() -> None:
     recovery, waits = Recovery(CONFIG), []
     for i in range(3):

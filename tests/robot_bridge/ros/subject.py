@@ -1,0 +1,34 @@
+"""A command whose actions are the fault: no number, or far outside the box."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from configs.command import run
+from robot_bridge.robots import open_robot
+from tests.robot_bridge.ros.bridge import config
+
+_QUICK = ("robot.gripper.homes=false",)
+_FAR_M = 9.0
+
+
+def subject(fault: str, seed: int) -> None:
+    """Move a few times, then act as the fault says."""
+    rng = np.random.default_rng(seed)
+    robot = open_robot(config(_QUICK))
+    try:
+        robot.reset(rng)
+        for _ in range(3):
+            action = np.append(rng.uniform(-0.1, 0.1, 3), -1.0).astype(np.float32)
+            if fault == "NaN action":
+                robot.step(action)
+                action[rng.integers(4)] = np.nan
+            else:
+                action[:3] = rng.choice([-_FAR_M, _FAR_M], 3)
+            robot.step(action)
+    finally:
+        robot.close()
+
+
+if __name__ == "__main__":
+    run(subject)
