@@ -192,7 +192,8 @@ class FrankaRos:
                 return
             self._stream.send(self._stream.last_rad, state)
             state = self._feed.fresh()
-        raise RobotFault(f"expected an arm at rest within {motion.rest_timeout_s:g} s, got speeds {state.speeds_rad_s}")
+        speeds = state.speeds_rad_s.round(3).tolist()
+        raise RobotFault(f"expected an arm at rest within {motion.rest_timeout_s:g} s, got {speeds} rad/s")
 
     def _look(self) -> Observation:
         rested_s = time.monotonic()
@@ -230,7 +231,10 @@ class FrankaRos:
         low, high = (bound[:3] for bound in self._spec.state_bounds())
         margin_m = self._config.motion.workspace_margin_m
         if (state.hand_m < low - margin_m).any() or (state.hand_m > high + margin_m).any():
-            raise RobotFault(f"expected a hand within {low} to {high} m, got {state.hand_m.round(3)}; call reset")
+            raise RobotFault(
+                f"expected a hand within {low.tolist()} to {high.tolist()} m, got {state.hand_m.round(3).tolist()}; "
+                "call reset"
+            )
 
     def _check_reach(self) -> None:
         """Refuse a workspace that the arm cannot reach with the hand pointing down."""
@@ -241,7 +245,9 @@ class FrankaRos:
         for corner in corners.reshape(-1, 3):
             reached = self._kinematics.hand(self._kinematics.solve(self._kinematics.solve(HOME_RAD, corner), corner))
             if np.linalg.norm(reached - corner) > _REACH_M:
-                raise RobotError(f"robot.limits: expected a workspace within reach, got the corner {corner}; shrink it")
+                raise RobotError(
+                    f"robot.limits: expected a workspace within reach, got the corner {corner.tolist()}; shrink it"
+                )
 
     def _patient(self) -> ArmState:
         """Wait for a state of after this call as long as patience lasts."""

@@ -122,5 +122,7 @@ def _put_together(robot: tuple[float, Any], tip: tuple[float, Any], joints: tupl
     )
     numbers = np.concatenate([measured.ravel(), state.desired_rad, pose.ravel(), state.force_n])
     if not np.isfinite(numbers).all() or len(state.desired_rad) != N_JOINTS:
-        raise StaleState(f"{names.ROBOT_STATE}: expected a finite state, got {measured[:, 0]}; restart the driver")
+        raise StaleState(
+            f"{names.ROBOT_STATE}: expected a finite state, got {measured[:, 0].tolist()}; restart the driver"
+        )
     return state

@@ -33,7 +33,7 @@ class JointStream:
         self._config, self._kinematics = config, kinematics
         self._low_m = np.array(limits.workspace_low_m) - config.workspace_margin_m
         self._high_m = np.array(limits.workspace_high_m) + config.workspace_margin_m
-        self._bound_rad = config.speed_share * SPEED_LIMITS_RAD_S * config.tick_s * _ROUNDING
+        self._bound_rad = config.speed_share * SPEED_LIMITS_RAD_S * config.tick_s
         self._command = types["franka_core_msgs/JointCommand"]
         self._publisher = rospy.Publisher(names.JOINT_COMMANDS, self._command, queue_size=1, tcp_nodelay=True)
         self._timeout = rospy.Publisher(names.COMMAND_TIMEOUT, Float64, queue_size=1, latch=True)
@@ -103,7 +103,7 @@ class JointStream:
 
     def _check(self, joints_rad: NDArray[np.float64]) -> None:
         if joints_rad.shape != (N_JOINTS,) or not np.isfinite(joints_rad).all():
-            raise StreamFault(f"expected {N_JOINTS} finite joints, got {joints_rad}; nothing was sent")
+            raise StreamFault(f"expected {N_JOINTS} finite joints, got {joints_rad.tolist()}; nothing was sent")
         kinematics = self._kinematics
         beyond = (joints_rad < kinematics.low_rad - 1e-9) | (joints_rad > kinematics.high_rad + 1e-9)
         inward = np.abs(joints_rad - np.clip(joints_rad, kinematics.low_rad, kinematics.high_rad)) < np.abs(
@@ -111,15 +111,19 @@ class JointStream:
         )
         if (beyond & ~inward).any():
             raise StreamFault(
-                f"expected joints {self._config.joint_margin_rad:g} rad inside their ranges, got {joints_rad}"
+                f"expected joints {self._config.joint_margin_rad:g} rad inside their ranges, got {joints_rad.round(4).tolist()}"
             )
-        if (np.abs(joints_rad - self.last_rad) > self._bound_rad).any():
+        change = joints_rad - self.last_rad
+        if (np.abs(change) > self._bound_rad * _ROUNDING).any():
             raise StreamFault(
-                f"expected joints within {self._bound_rad} rad of the last, got {joints_rad - self.last_rad}"
+                f"expected joints within {self._bound_rad.round(4).tolist()} rad of the last, got "
+                f"{change.round(4).tolist()}"
             )
-        hand = kinematics.hand(joints_rad)
-        if (hand < self._passed_low_m).any() or (hand > self._passed_high_m).any():
-            raise StreamFault(f"expected a hand between {self._passed_low_m} and {self._passed_high_m} m, got {hand}")
+        hand, low, high = kinematics.hand(joints_rad), self._passed_low_m, self._passed_high_m
+        if (hand < low).any() or (hand > high).any():
+            raise StreamFault(
+                f"expected a hand between {low.tolist()} and {high.tolist()} m, got {hand.round(4).tolist()}"
+            )
 
     def _check_tracking(self, joints_rad: NDArray[np.float64], state: ArmState) -> None:
         off = float(np.abs(joints_rad - state.joints_rad).max())

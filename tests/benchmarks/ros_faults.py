@@ -61,12 +61,13 @@ class Result:
 
     fault: str
     n_commands: int  # after the fault
-    last_command_s: float | None  # before the stream paused or ended
+    last_command_s: float  # before the stream paused or ended
     rest_s: float | None  # until the arm rested
     largest_step: float  # between two commands of a stream, as a share of the bound
     outside_m: float  # of the workspace and its margin, by the worst command
     exit_code: int
     told: str
+    last_words: str
 
 
 @dataclass
@@ -220,15 +221,13 @@ def _result(fault: Fault, wire: Wire, began_s: float, exit_code: int, words: str
         outside_m=max(0.0, float(beyond) - motion.workspace_margin_m),
         exit_code=exit_code,
         told=told.strip(),
+        last_words=lines[-1].strip() if lines else "",
     )
 
 
-def _pause(times_s: list[float]) -> float | None:
-    """Return when the first stream ended: nothing came for a while after it."""
-    for at_s, following_s in zip(times_s, [*times_s[1:], np.inf], strict=True):
-        if following_s - at_s > _STREAM_S / 2:
-            return at_s
-    return None
+def _pause(times_s: list[float]) -> float:
+    """Return when the commands first ceased for a while."""
+    return next(at_s for at_s, following_s in pairwise([0.0, *times_s, np.inf]) if following_s - at_s > _STREAM_S / 2)
 
 
 def _rest(speeds: list[tuple[float, float]]) -> float | None:
@@ -245,7 +244,7 @@ def check(fault: Fault, results: list[Result]) -> Iterator[str]:
     """Say what did not end as it must."""
     for i, result in enumerate(results):
         if result.exit_code != fault.exit_code or fault.told not in result.told:
-            yield f"{fault.name} ({i}): exit code {result.exit_code}, told '{result.told}'"
+            yield f"{fault.name} ({i}): exit code {result.exit_code}, told '{result.told}', then '{result.last_words}'"
         if result.largest_step > 1.001 or result.outside_m > 0:
             yield f"{fault.name} ({i}): a step of {result.largest_step:.3f}, {result.outside_m:.4f} m outside"
 
@@ -253,7 +252,7 @@ def check(fault: Fault, results: list[Result]) -> Iterator[str]:
 def row(fault: Fault, results: list[Result]) -> str:
     """Return a line of the table."""
     last = _range([each.last_command_s for each in results])
-    rest = _range([each.rest_s for each in results])
+    rest = _range([each.rest_s for each in results if each.rest_s is not None])
     step, outside = max(each.largest_step for each in results), max(each.outside_m for each in results)
     codes = ", ".join(str(code) for code in sorted({each.exit_code for each in results}))
     return (
@@ -262,9 +261,8 @@ def row(fault: Fault, results: list[Result]) -> str:
     )
 
 
-def _range(values: list[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{np.median(known):.2f}, at most {max(known):.2f}" if known else "-"
+def _range(values: list[float]) -> str:
+    return f"{np.median(values):.2f}, at most {max(values):.2f}" if values else "-"
 
 
 def read(out: Path) -> dict[str, list[Result]]:
