@@ -111,7 +111,8 @@ class JointStream:
         )
         if (beyond & ~inward).any():
             raise StreamFault(
-                f"expected joints {self._config.joint_margin_rad:g} rad inside their ranges, got {joints_rad.round(4).tolist()}"
+                f"expected joints {self._config.joint_margin_rad:g} rad inside their ranges, got "
+                f"{joints_rad.round(4).tolist()}"
             )
         change = joints_rad - self.last_rad
         if (np.abs(change) > self._bound_rad * _ROUNDING).any():

@@ -31,7 +31,7 @@ _MOVES_RAD_S = 0.15
 _PATIENCE_S = 90.0  # for a run to begin moving, and to end
 _STREAM_S = 0.2  # two commands further apart belong to two streams
 _ONCE = "collection.max_faults_in_row=1"
-_SETTINGS = (*QUICK, "robot.gripper.homes=false", "robot.gripper.timeout_s=2.0")
+_SETTINGS = (*QUICK, "robot.gripper.homes=false")
 
 Process = subprocess.Popen[str]
 
@@ -129,7 +129,14 @@ FAULTS = (
     Fault("reflex storm", _switch("reflex_storm"), 1, "the arm stopped itself", settings=()),
     Fault("user stop", _switch("user_stop"), 1, "a person has stopped the arm", settings=()),
     Fault("gripper misses", _switch("gripper_misses"), 0, ""),
-    Fault("gripper hangs", _switch("gripper_hangs"), 1, "expected an end within 2 s", n_steps=40),
+    Fault(
+        "gripper hangs",
+        _switch("gripper_hangs"),
+        1,
+        "expected an end within 2 s",
+        40,
+        (_ONCE, "robot.gripper.timeout_s=2.0"),
+    ),
     Fault("master restarted", lambda rig, _: rig.restart_master(), 1, "ROS master", keeps_master=False),
     Fault("NaN action", None, 1, "finite"),
     Fault("target outside the box", None, 0, ""),
