@@ -33,6 +33,7 @@ setup(
         "configs": ["**/*.yaml", "goals/*.png"],
         "ghvae_core": ["checkpoints/*/*"],
         "planner": ["*.html.j2"],
+        "robot_bridge": ["ros/definitions/**/*"],
     },
     install_requires=[
         "av>=14.0",
@@ -62,6 +63,8 @@ setup(
             "run_distance=ghvae_core.run_distance:main",
             "run_evaluation=ghvae_core.run_evaluation:main",
             "run_server=ghvae_core.run_server:main",
+            "run_doctor=planner.run_doctor:main",
+            "run_goal=planner.run_goal:main",
             "run_task=planner.run_task:main",
             "run_trials=planner.run_trials:main",
         ]

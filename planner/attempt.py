@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from planner.configuration import load_run
 from planner.folder import RecordError, RunFolder
-from planner.goal import GoalError, load_goal
+from planner.goal import GoalError, load_goal, scripted_goal
 from planner.history import History
 from planner.predictors import Choice, check_checkpoint, open_predictor
 from planner.proposals import Proposals
@@ -24,7 +23,7 @@ from planner.result import Setting
 from planner.solver import Solver
 from planner.task import Task
 from robot_bridge.camera import model_image
-from robot_bridge.robot import Robot, RobotError
+from robot_bridge.robot import Robot
 from robot_bridge.robots import open_robot
 
 if TYPE_CHECKING:
@@ -52,7 +51,9 @@ def attempt(choice: Choice, overrides: Sequence[str]) -> None:
         task = Task(config.task, robot, predictor, Solver(config.planner, proposals))
         scene_rng, plan_rng = np.random.default_rng(choice.seed).spawn(2)
         observation = robot.reset(scene_rng)
-        task.begin(observation, _scripted_goal(_simulated(robot), choice.seed) if goal is None else goal, plan_rng)
+        if goal is None:
+            goal = model_image(scripted_goal(_simulated(robot), choice.seed), robot.spec.camera.crop)
+        task.begin(observation, goal, plan_rng)
         task.history.outcome = _outcome(choice, robot)  # known even if the first plan fails
         folder.make(config, may_exist=choice.out is not None)
         setting = Setting.of(choice.task_name, choice.robot, predictor.spec, choice.seed)
@@ -83,18 +84,6 @@ def _simulated(robot: Robot) -> SimulatedFranka:
 def _outcome(choice: Choice, robot: Robot) -> Outcome | None:
     """Return what the simulation says of the task; None where there is none to ask."""
     return _simulated(robot).outcome() if choice.robot == "simulation" else None
-
-
-def _scripted_goal(robot: SimulatedFranka, seed: int) -> NDArray[np.uint8]:
-    """Return the goal, (64, 64, 3) RGB, that the scripted arm makes in the present scene; the robot does not move."""
-    from robot_bridge.simulation.script import make_goal  # noqa: PLC0415 - MuJoCo again
-
-    try:
-        return model_image(make_goal(robot), robot.spec.camera.crop)
-    except RobotError as error:
-        raise GoalError(
-            f"the scripted arm does not succeed in the scene of seed {seed}; try another seed or give --goal"
-        ) from error
 
 
 def _drive(task: Task, outcome_now: Callable[[], Outcome | None], n_steps: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 
 from planner.plan import PlannerError
 from robot_bridge.camera import MODEL_IMAGE_PX, Camera, model_image
+from robot_bridge.robot import RobotError
+
+if TYPE_CHECKING:
+    from robot_bridge.simulation.franka import SimulatedFranka
 
 
 class GoalError(PlannerError):
@@ -45,6 +50,22 @@ def load_goal(path: Path, camera: Camera) -> NDArray[np.uint8]:
         )
     rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
     return model_image(rgb, camera.crop)
+
+
+def scripted_goal(robot: SimulatedFranka, seed: int) -> NDArray[np.uint8]:
+    """Return what the scripted arm makes of the present scene, (H, W, 3) RGB; the robot does not move.
+
+    Raises:
+        GoalError: The script fails in it.
+    """
+    from robot_bridge.simulation.script import make_goal  # noqa: PLC0415 - MuJoCo, which a real arm does without
+
+    try:
+        return make_goal(robot)
+    except RobotError as error:
+        raise GoalError(
+            f"the scripted arm does not succeed in the scene of seed {seed}; try another seed or give --goal"
+        ) from error
 
 
 def difference(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:

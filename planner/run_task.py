@@ -9,9 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from configs.command import run
-from planner.variant import SECTIONS, PredictorName, SolverName, solver_override
-
-_SHIPPED = Path(__file__).resolve().parent.parent / "ghvae_core" / "checkpoints" / "tiny"
+from planner.variant import SECTIONS, SHIPPED, PredictorName, SolverName, solver_override
 
 
 def run_task(  # noqa: PLR0917 - typer calls it by name
@@ -26,7 +24,7 @@ def run_task(  # noqa: PLR0917 - typer calls it by name
     ] = "server",
     solver: Annotated[SolverName | None, typer.Option(help="instead of that of configs/planning/solver.yaml")] = None,
     server: Annotated[str | None, typer.Option(help="address of a server; without one a private one runs")] = None,
-    checkpoint: Annotated[Path, typer.Option(help="folder of the model, where --server is not given")] = _SHIPPED,
+    checkpoint: Annotated[Path, typer.Option(help="folder of the model, where --server is not given")] = SHIPPED,
     seed: Annotated[int, typer.Option(min=0, help="draws the scene and the candidates")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="most actions; without it as many as the task says")] = None,
     out: Annotated[Path | None, typer.Option(help="new folder of the report; without it one in runs/")] = None,

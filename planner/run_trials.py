@@ -12,9 +12,8 @@ import typer
 
 from configs.command import run
 from configs.loader import ConfigError
-from planner.variant import SECTIONS, PredictorName, SolverName, Variant, solver_override
+from planner.variant import SECTIONS, SHIPPED, PredictorName, SolverName, Variant, solver_override
 
-_SHIPPED = Path(__file__).resolve().parent.parent / "ghvae_core" / "checkpoints" / "tiny"
 _FIRST_SEED = 1000  # of what is reported; settings are tuned below
 _N_TRIALS = 20  # of a task; paper table 4
 
@@ -28,7 +27,7 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     ] = "server",
     solver: Annotated[SolverName | None, typer.Option(help="instead of that of configs/planning/solver.yaml")] = None,
     server: Annotated[str | None, typer.Option(help="address of a server; without one a private one runs")] = None,
-    checkpoint: Annotated[Path, typer.Option(help="folder of the model, where --server is not given")] = _SHIPPED,
+    checkpoint: Annotated[Path, typer.Option(help="folder of the model, where --server is not given")] = SHIPPED,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help=SECTIONS)] = None,
     against: Annotated[list[str] | None, typer.Option(metavar="CHANGES", help="what is different in B")] = None,
     workers: Annotated[

@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.kinematics import Kinematics
+from robot_bridge.kinematics import HOME_RAD, Kinematics
+from robot_bridge.robot import RobotError
 from robot_bridge.safety import Limits
 
 SETTLE_SHARE = 0.25  # of a step, after the hand's motion, for it to come to rest
 PEAK = 1.875  # the highest speed of a minimum-jerk motion, in units of its mean speed
+_REACH_M = 0.001  # between a corner of the workspace and where the joints can bring the hand
 _PUSH_S = 0.025  # a sideways push is averaged over this long: an object that is hit and flies off stops nothing
 _KNOT_M = 0.05  # between two solved points of a path: joints in between keep the hand within 1 mm of the line
 _START_SHARES = ((0.25, 0.2, 0.6), (0.75, 0.8, 0.95))  # of the workspace: above the bin and in view
@@ -91,6 +93,19 @@ def along(path: NDArray[np.float64], share: float) -> NDArray[np.float64]:
     i = min(int(at), len(path) - 2)
     joints: NDArray[np.float64] = path[i] + (at - i) * (path[i + 1] - path[i])
     return joints
+
+
+def check_reach(kinematics: Kinematics, limits: Limits) -> None:
+    """Refuse a workspace that the arm cannot reach with the hand pointing down.
+
+    Raises:
+        RobotError: A corner is out of reach. Nothing moved.
+    """
+    sides = zip(limits.workspace_low_m, limits.workspace_high_m, strict=True)
+    for corner in np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 3):
+        reached = kinematics.hand(kinematics.solve(kinematics.solve(HOME_RAD, corner), corner))
+        if not np.linalg.norm(reached - corner) <= _REACH_M:
+            raise RobotError(f"robot.limits: expected a workspace within reach, got {corner.tolist()}; shrink it")
 
 
 def draw_start(rng: np.random.Generator, limits: Limits) -> NDArray[np.float64]:

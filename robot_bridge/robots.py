@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Annotated, Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
+from robot_bridge.finding import Finding
 from robot_bridge.robot import Robot, RobotError
 from robot_bridge.ros.configuration import FrankaRosConfig
 from robot_bridge.simulation.configuration import SimulationConfig
@@ -27,6 +33,35 @@ def settled(config: SimulationConfig | FrankaRosConfig) -> SimulationConfig | Fr
     from robot_bridge.simulation import render  # noqa: PLC0415 - MuJoCo, which only this arm needs
 
     return config.model_copy(update={"renderer": render.choose(config.renderer)})
+
+
+def examine(config: SimulationConfig | FrankaRosConfig) -> Iterator[Finding]:
+    """Yield a finding on each part of an arm, which neither moves nor is commanded; a simulated one has none."""
+    if isinstance(config, SimulationConfig):
+        return
+    try:
+        from robot_bridge.ros import doctor  # noqa: PLC0415 - ROS, which only this arm needs
+    except ModuleNotFoundError as error:
+        yield Finding("ros", False, str(error), "run ./bootstrap.sh ros")
+        return
+    yield from doctor.examine(config)
+
+
+@contextmanager
+def watch(config: FrankaRosConfig) -> Iterator[Callable[[], NDArray[np.uint8]]]:
+    """Provide a function that returns the camera's picture of now, (H, W, 3) uint8 RGB; nothing else is asked.
+
+    Raises:
+        RobotError: There is no master. From the function: CameraFault.
+    """
+    try:
+        from robot_bridge.ros.images import ImageFeed  # noqa: PLC0415 - ROS, which only this arm needs
+        from robot_bridge.ros.master import Master  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise RobotError(f"--robot franka_ros: {error}; run ./bootstrap.sh ros") from error
+    Master("ghvae_camera", config.connect_timeout_s)
+    with closing(ImageFeed(config.images, config.camera)) as images:
+        yield lambda: images.newer(time.monotonic())[0]
 
 
 def open_robot(config: SimulationConfig | FrankaRosConfig) -> Robot:

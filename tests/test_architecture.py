@@ -134,6 +134,8 @@ def test_commands_live_in_files_of_their_names() -> None:
         "ghvae_core/run_distance.py",
         "ghvae_core/run_evaluation.py",
         "ghvae_core/run_server.py",
+        "planner/run_doctor.py",
+        "planner/run_goal.py",
         "planner/run_task.py",
         "planner/run_trials.py",
     }

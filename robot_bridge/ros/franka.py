@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.kinematics import HOME_RAD, SPEED_LIMITS_RAD_S, Kinematics
-from robot_bridge.motion import PEAK, SETTLE_SHARE, Guard, Motion, along, draw_start
-from robot_bridge.robot import CLOSE, Observation, RobotError, RobotFault, RobotSpec, Step
+from robot_bridge.motion import PEAK, SETTLE_SHARE, Guard, Motion, along, check_reach, draw_start
+from robot_bridge.robot import CLOSE, Observation, RobotFault, RobotSpec, Step
 from robot_bridge.ros import messages, names
 from robot_bridge.ros.configuration import FrankaRosConfig
 from robot_bridge.ros.driver import Driver, recognise
@@ -26,7 +26,6 @@ from robot_bridge.ros.stream import JointStream
 from robot_bridge.safety import limit_action
 
 _LOG = logging.getLogger(__name__)
-_REACH_M = 0.001  # between a corner of the workspace and where the joints can bring the hand
 _ALERT_S = 30.0  # what telling somebody may take
 _POLL_S = 0.05
 _AGAIN_S = 0.5  # in reflex for so long after a recovery is another reflex
@@ -46,7 +45,7 @@ class FrankaRos:
         self._config = config
         self._spec = RobotSpec("franka", config.limits, config.camera, config.step_s)
         self._kinematics = Kinematics(margin_rad=config.motion.joint_margin_rad)
-        self._check_reach()
+        check_reach(self._kinematics, config.limits)
         timeout_s = config.connect_timeout_s
         self._recovery = Recovery(config.recovery)
         self._is_alerted = False
@@ -235,19 +234,6 @@ class FrankaRos:
                 f"expected a hand within {low.tolist()} to {high.tolist()} m, got {state.hand_m.round(3).tolist()}; "
                 "call reset"
             )
-
-    def _check_reach(self) -> None:
-        """Refuse a workspace that the arm cannot reach with the hand pointing down."""
-        limits = self._config.limits
-        corners = np.stack(
-            np.meshgrid(*zip(limits.workspace_low_m, limits.workspace_high_m, strict=True), indexing="ij"), axis=-1
-        )
-        for corner in corners.reshape(-1, 3):
-            reached = self._kinematics.hand(self._kinematics.solve(self._kinematics.solve(HOME_RAD, corner), corner))
-            if np.linalg.norm(reached - corner) > _REACH_M:
-                raise RobotError(
-                    f"robot.limits: expected a workspace within reach, got the corner {corner.tolist()}; shrink it"
-                )
 
     def _patient(self) -> ArmState:
         """Wait for a state of after this call as long as patience lasts."""

@@ -1,0 +1,72 @@
+"""Is everything ready to collect or to do a task? Asked of the arm, the disk and the predictor; nothing moves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from ghvae_core.predictor import PredictorSpec
+from ghvae_core.serving.client import ServerClient
+from planner.configuration import RunConfig
+from planner.handshake import check_fit
+from planner.plan import PlannerError
+from robot_bridge.finding import Finding, look
+from robot_bridge.robot import RobotSpec
+from robot_bridge.robots import examine, settled
+
+_FREE_GIB = 2.0  # below, a collection stops between two episodes; collection.free_disk_floor_gib
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to be looked at beside the arm."""
+
+    server: str | None  # its address; None: a private one would be started
+    checkpoint: Path
+    out: Path  # where episodes or reports would go
+
+
+def consult(choice: Choice, config: RunConfig) -> Iterator[Finding]:
+    """Yield a finding on each part."""
+    if config.robot.kind == "simulation":
+        yield look("renderer", lambda: _renderer(config))
+    yield from examine(config.robot)
+    yield look("disk", lambda: _disk(choice.out))
+    if choice.server:
+        yield look("server", lambda: _server(choice.server or "", config))
+    else:
+        yield look("checkpoint", lambda: _checkpoint(choice.checkpoint))
+
+
+def _renderer(config: RunConfig) -> str:
+    robot = settled(config.robot)
+    return f"MuJoCo draws through {robot.renderer}" if robot.kind == "simulation" else ""
+
+
+def _disk(out: Path) -> str:
+    there = next(each for each in (out.absolute(), *out.absolute().parents) if each.is_dir())
+    free_gib = shutil.disk_usage(there).free / 2**30
+    if free_gib < _FREE_GIB:
+        raise PlannerError(f"{there}: expected {_FREE_GIB:g} GiB free, got {free_gib:.1f}; make room, or name --out")
+    return f"{free_gib:.0f} GiB free at {there}"
+
+
+def _server(address: str, config: RunConfig) -> str:
+    with closing(ServerClient(address, config.planner.cost)) as client:
+        robot = config.robot
+        check_fit(RobotSpec("franka", robot.limits, robot.camera, robot.step_s), client.spec, config.planner)
+        return _describe(client.spec)
+
+
+def _describe(spec: PredictorSpec) -> str:
+    return f"{spec.name} fits this arm: {spec.n_context} frames of context, up to {spec.max_candidates} candidates"
+
+
+def _checkpoint(folder: Path) -> str:
+    from ghvae_core.models.manifest import read_manifest  # noqa: PLC0415 - torch, where no server is named
+
+    read_manifest(folder)
+    return f"{folder} is whole; a private server would load it (name one with --server)"
