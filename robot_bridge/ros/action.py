@@ -34,7 +34,7 @@ class Action:
             RobotError: It did not.
         """
         self._name, self._goal = name, types[f"{type_}Goal"]
-        self._client = actionlib.SimpleActionClient(name, types[f"{type_}Action"])
+        self._client = actionlib.ActionClient(name, types[f"{type_}Action"])
         if not self._client.wait_for_server(rospy.Duration.from_sec(timeout_s)):
             raise RobotError(f"{name}: expected an action server within {timeout_s:g} s, got none; start the driver")
 
@@ -48,12 +48,17 @@ class Action:
             ActionFault: The server threw, or has not ended in time; then it was told to stop.
         """
         done = threading.Event()
-        self._client.send_goal(self._goal(**goal), done_cb=lambda _state, _result: done.set())
+
+        def follow(handle: Any) -> None:
+            if handle.get_comm_state() == actionlib.CommState.DONE:
+                done.set()
+
+        handle = self._client.send_goal(self._goal(**goal), transition_cb=follow)
         if not done.wait(timeout_s):
-            self._client.cancel_goal()
+            handle.cancel()
             done.wait(_POLL_S)
             raise ActionFault(f"{self._name}: expected an end within {timeout_s:g} s, got none; look at the driver")
-        if self._client.get_state() != actionlib.GoalStatus.SUCCEEDED:
-            reason = getattr(self._client.get_result(), "error", "") or self._client.get_goal_status_text()
+        if handle.get_terminal_state() != actionlib.TerminalState.SUCCEEDED:
+            reason = getattr(handle.get_result(), "error", "") or handle.get_goal_status_text()
             raise ActionFault(f"{self._name}: expected a goal that succeeds, got '{reason}'; look at the driver")
-        return self._client.get_result()
+        return handle.get_result()
