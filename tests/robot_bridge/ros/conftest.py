@@ -24,3 +24,10 @@ def rig(_rig: Rig) -> Rig:
         _rig.start_driver()
     _rig.fault("clear")
     return _rig
+
+
+@pytest.fixture
+def master(_rig: Rig) -> Rig:
+    """A master without a driver."""
+    _rig.stop_driver()
+    return _rig

@@ -1,0 +1,179 @@
+"""Pictures off the wire: only those that show the present are given out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros installs it")
+
+import rospy
+from sensor_msgs.msg import Image
+
+from robot_bridge.camera import Camera
+from robot_bridge.robot import CameraFault
+from robot_bridge.ros.configuration import FeedConfig
+from robot_bridge.ros.images import ImageFeed
+from robot_bridge.ros.master import Master
+from tests.robot_bridge.ros.bridge import config
+from tests.robot_bridge.ros.rig import Rig
+
+pytestmark = pytest.mark.ros
+
+FEED = FeedConfig(topic="/test/images", timeout_s=1.0)
+CAMERA = config().camera
+Change = Callable[[Any], None]
+
+
+def picture(rng: np.random.Generator, camera: Camera = CAMERA) -> NDArray[np.uint8]:
+    return rng.integers(60, 180, (camera.height_px, camera.width_px, 3), dtype=np.uint8)
+
+
+def message(pixels: NDArray[np.uint8], encoding: str = "rgb8") -> Any:
+    height, width, _ = pixels.shape
+    made = Image(height=height, width=width, encoding=encoding, step=3 * width, data=pixels.tobytes())
+    made.header.stamp = rospy.Time.now()
+    return made
+
+
+class Sender:
+    """A camera's node in a thread: it sends what it is told to, 20 times a second."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._publisher = rospy.Publisher(FEED.topic, Image, queue_size=1)
+        self._make = make
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ends.set()
+        self._thread.join()
+        self._publisher.unregister()
+
+    def _run(self) -> None:
+        while not self._ends.wait(0.05):
+            self._publisher.publish(self._make())
+
+
+@pytest.fixture
+def feed(master: Rig) -> Iterator[ImageFeed]:
+    Master("test_images", 5.0)
+    feed = ImageFeed(FEED, CAMERA)
+    yield feed
+    feed.close()
+
+
+@pytest.fixture
+def send() -> Iterator[Callable[[Callable[[], Any]], None]]:
+    senders: list[Sender] = []
+    yield lambda make: senders.append(Sender(make))
+    for sender in senders:
+        sender.close()
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
+@pytest.mark.parametrize("padding", [0, 64])
+def test_pixels_are_as_they_were_sent(
+    feed: ImageFeed, send: Callable[[Callable[[], Any]], None], encoding: str, padding: int
+) -> None:
+    rng = np.random.default_rng(0)
+    kept: list[NDArray[np.uint8]] = []
+
+    def make() -> Any:
+        kept.append(picture(rng))
+        sent = message(kept[-1] if encoding == "rgb8" else kept[-1][..., ::-1].copy(), encoding)
+        rows = np.frombuffer(sent.data, np.uint8).reshape(CAMERA.height_px, -1)
+        sent.data = np.pad(rows, ((0, 0), (0, padding))).tobytes()
+        sent.step += padding
+        return sent
+
+    send(make)
+    image, came_s = feed.newer(time.monotonic())
+    assert image.flags.c_contiguous
+    assert any((image == each).all() for each in kept)
+    assert came_s <= time.monotonic()
+
+
+def test_silence_is_told(feed: ImageFeed) -> None:
+    began_s = time.monotonic()
+    with pytest.raises(CameraFault, match="no picture at all within 1 s; look at the camera"):
+        feed.newer(time.monotonic())
+    assert time.monotonic() - began_s >= 1.0
+
+
+def _late(sent: Any) -> None:
+    sent.header.stamp -= rospy.Duration.from_sec(0.8)
+
+
+def _ahead(sent: Any) -> None:
+    sent.header.stamp += rospy.Duration.from_sec(30)
+
+
+def _torn(sent: Any) -> None:
+    sent.data = sent.data[:-5000]
+
+
+def _dark(sent: Any) -> None:
+    sent.data = (np.frombuffer(sent.data, np.uint8) // 32).tobytes()
+
+
+def _bright(sent: Any) -> None:
+    sent.data = (255 - np.frombuffer(sent.data, np.uint8) // 32).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_late, "s old"),
+        (_ahead, "where one of the last 0.5 s was expected"),
+        (_torn, "a torn picture"),
+        (_dark, "mean brightness"),
+        (_bright, "mean brightness"),
+    ],
+)
+def test_a_picture_that_shows_no_present_is_none(
+    feed: ImageFeed, send: Callable[[Callable[[], Any]], None], change: Change, told: str
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def make() -> Any:
+        sent = message(picture(rng))
+        change(sent)
+        return sent
+
+    send(make)
+    with pytest.raises(CameraFault, match=told):
+        feed.newer(time.monotonic())
+
+
+def test_equal_pictures_are_a_frozen_camera(feed: ImageFeed, send: Callable[[Callable[[], Any]], None]) -> None:
+    still = picture(np.random.default_rng(0))
+    send(lambda: message(still))
+    feed.newer(time.monotonic() - 0.2)  # the first of them is news
+    with pytest.raises(CameraFault, match=r"a frozen camera: .* equal pictures in a row"):
+        feed.newer(time.monotonic())
+
+
+@pytest.mark.parametrize(("size", "encoding"), [((480, 640), "rgb8"), ((240, 320), "mono8")])
+def test_another_camera_is_refused_at_once(
+    feed: ImageFeed, send: Callable[[Callable[[], Any]], None], size: tuple[int, int], encoding: str
+) -> None:
+    rng = np.random.default_rng(0)
+    send(lambda: message(rng.integers(60, 180, (*size, 3), dtype=np.uint8), encoding))
+    with pytest.raises(CameraFault, match=f"expected 240x320 rgb8 or bgr8, got {size[0]}x{size[1]} {encoding}"):
+        feed.newer(time.monotonic())
+
+
+def test_an_old_picture_is_not_taken_for_a_new_one(feed: ImageFeed, send: Callable[[Callable[[], Any]], None]) -> None:
+    rng = np.random.default_rng(0)
+    send(lambda: message(picture(rng)))
+    for _ in range(5):
+        now_s = time.monotonic()
+        assert feed.newer(now_s)[1] > now_s
