@@ -220,7 +220,7 @@ class FrankaRos:
         stage = self._recovery.see(state.mode, time.monotonic())
         if stage in {Stage.PARKED, Stage.STOPPED}:
             raise self._person()
-        if state.mode in {names.IDLE, names.MOVING} and not state.errors and stage is Stage.READY:
+        if state.mode in {names.IDLE, names.MOVING} and not state.errors and stage in {Stage.READY, Stage.LAST}:
             return True
         if state.mode == names.GUIDING:
             raise RobotFault("a person guides the arm by hand; let go of it, then call recover")

@@ -34,8 +34,9 @@ class Recovery:
         self._of_hour: deque[float] = deque()
 
     def begin_episode(self) -> None:
-        """Give a new episode its budget."""
-        self._of_episode = 0
+        """Give a new episode its budget, where the arm is ready for one."""
+        if self.stage is Stage.READY:
+            self._of_episode = 0
 
     def see(self, mode: int, now_s: float) -> Stage:
         """Take the driver's robot mode, and return where the arm stands.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from robot_bridge.ros import names
 from robot_bridge.ros.messages import Types
 from robot_bridge.ros.simulated_arm import SimulatedArm
 from robot_bridge.ros.simulated_camera import SimulatedCamera, Trouble
@@ -76,10 +77,12 @@ class Faults:
                 self._end(name)
 
     def clear(self) -> None:
-        """End everything."""
+        """End everything, a reflex too."""
         with self._lock:
             for name in list(self._ends_s):
                 self._end(name)
+        if self._arm.mode == names.REFLEX:
+            self._arm.recover(time.monotonic())
 
     def _end(self, name: str) -> None:
         del self._ends_s[name]

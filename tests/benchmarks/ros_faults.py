@@ -74,7 +74,7 @@ class Result:
 class Wire:
     """What was said on it, with the monotonic time at which it came."""
 
-    commands: list[tuple[float, NDArray[np.float64]]] = field(default_factory=list)
+    commands: list[tuple[float, int, NDArray[np.float64]]] = field(default_factory=list)  # time, number, joints
     speeds: list[tuple[float, float]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -103,7 +103,7 @@ class Wire:
 
     def _command(self, message: Any) -> None:
         with self.lock:
-            self.commands.append((time.monotonic(), np.array(message.position)))
+            self.commands.append((time.monotonic(), message.header.seq, np.array(message.position)))
 
     def _state(self, message: Any) -> None:
         with self.lock:
@@ -212,19 +212,23 @@ def _result(fault: Fault, wire: Wire, began_s: float, exit_code: int, words: str
     bound = motion.speed_share * SPEED_LIMITS_RAD_S * motion.tick_s
     low, high = np.array(limits.workspace_low_m), np.array(limits.workspace_high_m)
     with wire.lock:
-        after = [(at_s - began_s, joints) for at_s, joints in wire.commands if at_s > began_s]
+        after = [(at_s - began_s, n, joints) for at_s, n, joints in wire.commands if at_s > began_s]
         speeds = [(at_s - began_s, speed) for at_s, speed in wire.speeds if at_s > began_s]
-    pairs = [(a, b) for (s, a), (t, b) in pairwise(after) if t - s < _STREAM_S]
-    hands = np.array([forward(joints).position_m for _, joints in after]).reshape(-1, 3)
+    steps = [
+        np.abs(to - from_) / (bound * (n - m))  # of one command, where ROS dropped some in between
+        for (s, m, from_), (t, n, to) in pairwise(after)
+        if t - s < _STREAM_S and n > m
+    ]
+    hands = np.array([forward(joints).position_m for _, _, joints in after]).reshape(-1, 3)
     beyond = np.maximum(low - hands, hands - high).max(initial=0.0)
     lines = [line for line in words.splitlines() if line.strip()]
     told = next((line for line in reversed(lines) if fault.told in line), lines[-1] if lines else "")
     return Result(
         fault=fault.name,
         n_commands=len(after),
-        last_command_s=_pause([at_s for at_s, _ in after]),
+        last_command_s=_pause([at_s for at_s, _, _ in after]),
         rest_s=_rest(speeds),
-        largest_step=max((float((np.abs(b - a) / bound).max()) for a, b in pairs), default=0.0),
+        largest_step=max((float(step.max()) for step in steps), default=0.0),
         outside_m=max(0.0, float(beyond) - motion.workspace_margin_m),
         exit_code=exit_code,
         told=told.strip(),

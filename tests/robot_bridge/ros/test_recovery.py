@@ -114,3 +114,11 @@ def test_an_arm_that_somebody_else_has_freed_is_ready() -> None:
     recovery = Recovery(CONFIG)
     recovery.see(names.REFLEX, 0.0)
     assert recovery.see(names.IDLE, 1.0) is Stage.READY
+
+
+def test_a_parked_arm_goes_on_saying_why() -> None:
+    recovery = Recovery(CONFIG)
+    assert [recover(recovery, float(i)) for i in range(3)][-1] is Stage.LAST
+    recovery.park()
+    recovery.begin_episode()
+    assert "3 reflexes in this episode" in recovery.why()
