@@ -17,7 +17,7 @@ from robot_bridge.robot import CLOSE, Observation, RobotFault, RobotSpec, Step
 from robot_bridge.ros import messages, names
 from robot_bridge.ros.configuration import FrankaRosConfig
 from robot_bridge.ros.driver import Driver, recognise
-from robot_bridge.ros.gripper import Gripper
+from robot_bridge.ros.gripper import BlockedFault, Gripper
 from robot_bridge.ros.images import ImageFeed
 from robot_bridge.ros.master import Master
 from robot_bridge.ros.recovery import Recovery, Stage
@@ -84,9 +84,7 @@ class FrankaRos:
         self._master.check()
         self._recovery.begin_episode()
         start = draw_start(rng, self._config.limits)
-        state = self._rested()
-        self._gripper.command(closes=False)
-        self._rise(state)
+        self._open_and_rise()
         above = np.array([*start[:2], self._config.limits.workspace_high_m[2]])
         self._go(self._kinematics.solve(HOME_RAD, above))
         state = self._rested()
@@ -138,6 +136,17 @@ class FrankaRos:
         self._stream.begin(state, state.hand_m, state.hand_m)
         descent_s = PEAK * max(0.0, -float(delta_m[2])) / motion.descent_m_s
         self._follow(way.target, max(self._config.step_s * (1 - SETTLE_SHARE), self._least_s(steps), descent_s), way)
+
+    def _open_and_rise(self) -> None:
+        """Open the gripper, then go up; fingers that cannot open where they are do so above."""
+        self._rested()
+        try:
+            self._gripper.command(closes=False)
+        except BlockedFault as fault:
+            _LOG.info("%s", fault)
+            self._rise(self._rested())
+            self._gripper.command(closes=False)
+        self._rise(self._rested())
 
     def _rise(self, state: ArmState) -> None:
         """Go straight up to the top of the workspace."""

@@ -23,6 +23,10 @@ _OPEN_SHARE = 0.85  # of the stroke: a hand that opens less is stuck
 _HOMING = 3.0  # times as long as other motions
 
 
+class BlockedFault(RobotFault):
+    """The fingers do not open: something is in their way where the hand is."""
+
+
 class Gripper:
     """Drives the fingers; the hand is taken to be in an unknown state until told to open or close."""
 
@@ -72,7 +76,11 @@ class Gripper:
             RobotFault: It failed, or the hand does not open.
         """
         self._is_closed = None
-        self._judge(self._homing.run(_HOMING * self._config.timeout_s), names.HOMING)
+        result = self._homing.run(_HOMING * self._config.timeout_s)
+        if not result.success:
+            raise RobotFault(
+                f"{names.HOMING}: expected success, got '{result.error or 'failure'}'; look at the gripper"
+            )
         self.command(closes=False)
 
     def command(self, *, closes: bool) -> None:
@@ -81,7 +89,8 @@ class Gripper:
         Closing on nothing is no fault: `opening` tells.
 
         Raises:
-            RobotFault: The server threw or hangs, or the hand does not open.
+            BlockedFault: The hand does not open.
+            RobotFault: The server threw or hangs.
         """
         if closes == self._is_closed:
             return
@@ -108,19 +117,14 @@ class Gripper:
         config = self._config
         self._halt()  # a grasp that still holds would keep the server busy
         goal = {"width": config.width_m, "speed": config.speed_m_s}
-        self._judge(self._move.run(config.timeout_s, **goal), names.MOVE)
-        if self.opening < _OPEN_SHARE:
-            raise RobotFault(
+        result = self._move.run(config.timeout_s, **goal)
+        if not result.success or self.opening < _OPEN_SHARE:
+            raise BlockedFault(
                 f"{names.MOVE}: expected fingers {config.width_m:g} m apart, got {self.width_m():.3f} m; free them"
             )
 
     def _halt(self) -> None:
         self._stop.run(self._config.timeout_s)
-
-    @staticmethod
-    def _judge(result: Any, name: str) -> None:
-        if not result.success:
-            raise RobotFault(f"{name}: expected success, got '{result.error or 'failure'}'; look at the gripper")
 
     def _take(self, message: Any) -> None:
         with self._news:

@@ -45,6 +45,7 @@ class Faults:
             "reflex_storm": self._storm,
             "user_stop": arm.stop,
             "gripper_misses": lambda on: setattr(gripper, "misses", on),
+            "gripper_blocked": lambda on: setattr(gripper, "is_blocked", on),
             "gripper_hangs": lambda on: setattr(gripper, "hangs", on),
         }
         self._once: dict[str, Callable[[], None]] = {

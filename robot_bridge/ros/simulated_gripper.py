@@ -20,6 +20,7 @@ _STALL_S = 0.15  # resting for so long short of their target, they are blocked
 _CLOSE_M = 0.002  # to the target is there
 _POLL_S = 0.01
 _LONGEST_S = 4.0  # of a motion
+_BLOCKED_M = 0.12  # height of the hand below which fingers are blocked, when they are
 _FORCE_N = 40.0  # of a motion that is no grasp
 
 
@@ -31,6 +32,7 @@ class SimulatedGripper:
         self._types, self._log = types, log
         self.misses = False  # a grasp ends without success
         self.hangs = False  # goals never end
+        self.is_blocked = False  # something keeps the fingers from opening near the floor
         self._lock = threading.Lock()
         self._still_s = 0.0
         self._motion = 0  # its number; a stop or a newer goal takes its place
@@ -88,6 +90,8 @@ class SimulatedGripper:
     def _move(self, goal: Any) -> tuple[bool, str]:
         if not 0 <= goal.width <= _STROKE_M:
             return False, "libfranka gripper: Command failed!"
+        if self.is_blocked and self._plant.pose()[2, 3] < _BLOCKED_M:
+            return False, ""
         self._go(goal.width, goal.speed, _FORCE_N)
         return self._is_at(goal.width), ""
 

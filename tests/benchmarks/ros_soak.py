@@ -24,6 +24,7 @@ from tests.robot_bridge.ros.bridge import config
 from tests.robot_bridge.ros.rig import Rig, open_rig
 
 _EPISODE = 50  # steps between two resets
+_MOST_FAULTS = 20
 _REPORT_S = 60.0
 _FREE_M = 0.06  # above the floor of the workspace: a hand that stays higher touches nothing
 
@@ -84,6 +85,8 @@ def _noted(robot: Robot, seen: Soak) -> Iterator[None]:
         yield
     except (RobotFault, CameraFault) as fault:
         seen.faults.append(str(fault))
+        if len(seen.faults) > _MOST_FAULTS:
+            raise SoakError(f"too many faults, the last: {fault}") from fault
         robot.recover()
 
 

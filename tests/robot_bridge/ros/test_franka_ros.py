@@ -149,6 +149,15 @@ def test_the_hand_is_asked_only_when_that_changes(rig: Rig, robot: Robot) -> Non
     assert len(rig.events("gripper")) == n + 3  # a stop, and a move
 
 
+def test_fingers_that_are_blocked_are_opened_above(rig: Rig, robot: Robot) -> None:
+    robot.step(act(0, 0, -0.2, CLOSE))
+    rig.fault("gripper_blocked")
+    with pytest.raises(RobotFault, match=r"expected fingers 0\.08 m apart, got 0\.0.. m; free them"):
+        robot.step(act(0, 0, 0, OPEN))
+    robot.recover()
+    assert robot.reset(np.random.default_rng(0)).state[4] > 0.9
+
+
 def test_a_hand_that_hangs_is_waited_for_as_long_as_it_may(rig: Rig, robot: Robot) -> None:
     rig.fault("gripper_hangs")
     with pytest.raises(RobotFault, match="expected an end within 2 s, got none"):
