@@ -26,15 +26,14 @@ class Sitting:
     def __init__(self, camera: Camera, start: NDArray[np.uint8] | None) -> None:
         """Know the model image (64, 64, 3) from which the goal must differ, if there is one."""
         self._camera, self._start = camera, start
-        self._before: NDArray[np.uint8] | None = None
-        self._since_s = np.inf
+        self._rest: NDArray[np.uint8] | None = None  # the first of the pictures that have been alike
+        self._since_s = 0.0  # when it came
 
     def judge(self, picture: NDArray[np.uint8], now_s: float) -> str:
         """Return why a picture (H, W, 3) is no goal yet, or an empty text."""
         seen = model_image(picture, self._camera.crop)
-        moved = self._before is None or difference(seen, self._before) > _STILL_DIFFERENCE
-        self._before = seen
-        self._since_s = now_s if moved else min(self._since_s, now_s)
+        if self._rest is None or difference(seen, self._rest) > _STILL_DIFFERENCE:
+            self._rest, self._since_s = seen, now_s
         if fault := self._fault(picture, seen):
             return fault
         if now_s - self._since_s < _STILL_S:

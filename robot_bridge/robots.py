@@ -26,11 +26,12 @@ def settled(config: SimulationConfig | FrankaRosConfig) -> SimulationConfig | Fr
     """Return the configuration with everything named that this machine decides: of renderers, one that works here.
 
     Raises:
-        RobotError: The renderer that was asked for does not work here.
+        RobotError: MuJoCo is missing, or the renderer that was asked for does not work here.
     """
     if isinstance(config, FrankaRosConfig):
         return config
-    from robot_bridge.simulation import render  # noqa: PLC0415 - MuJoCo, which only this arm needs
+    with _installed(config.kind):
+        from robot_bridge.simulation import render  # noqa: PLC0415 - MuJoCo, which only this arm needs
 
     return config.model_copy(update={"renderer": render.choose(config.renderer)})
 
@@ -40,9 +41,10 @@ def examine(config: SimulationConfig | FrankaRosConfig) -> Iterator[Finding]:
     if isinstance(config, SimulationConfig):
         return
     try:
-        from robot_bridge.ros import doctor  # noqa: PLC0415 - ROS, which only this arm needs
-    except ModuleNotFoundError as error:
-        yield Finding("ros", False, str(error), "run ./bootstrap.sh ros")
+        with _installed(config.kind):
+            from robot_bridge.ros import doctor  # noqa: PLC0415 - ROS, which only this arm needs
+    except RobotError as error:
+        yield Finding("ros", False, *str(error).split("; "))
         return
     yield from doctor.examine(config)
 
@@ -54,11 +56,9 @@ def watch(config: FrankaRosConfig) -> Iterator[Callable[[], NDArray[np.uint8]]]:
     Raises:
         RobotError: There is no master. From the function: CameraFault.
     """
-    try:
+    with _installed(config.kind):
         from robot_bridge.ros.images import ImageFeed  # noqa: PLC0415 - ROS, which only this arm needs
         from robot_bridge.ros.master import Master  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise RobotError(f"--robot franka_ros: {error}; run ./bootstrap.sh ros") from error
     Master("ghvae_camera", config.connect_timeout_s)
     with closing(ImageFeed(config.images, config.camera)) as images:
         yield lambda: images.newer(time.monotonic())[0]
@@ -70,7 +70,7 @@ def open_robot(config: SimulationConfig | FrankaRosConfig) -> Robot:
     Raises:
         RobotError: It cannot be had; the message says what is missing. Nothing has moved but the fingers.
     """
-    try:
+    with _installed(config.kind):
         if isinstance(config, FrankaRosConfig):
             from robot_bridge.ros.franka import FrankaRos  # noqa: PLC0415 - ROS, which only this arm needs
 
@@ -78,6 +78,13 @@ def open_robot(config: SimulationConfig | FrankaRosConfig) -> Robot:
         from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415 - MuJoCo, which only this one needs
 
         return SimulatedFranka(config)
+
+
+@contextmanager
+def _installed(kind: RobotName) -> Iterator[None]:
+    """Say how to get what an arm needs, where it is missing."""
+    try:
+        yield
     except ModuleNotFoundError as error:
-        how = "./bootstrap.sh ros" if isinstance(config, FrankaRosConfig) else "pip install '.[simulation]'"
-        raise RobotError(f"--robot {config.kind}: {error}; run {how}") from error
+        how = "./bootstrap.sh ros" if kind == "franka_ros" else "pip install '.[simulation]'"
+        raise RobotError(f"--robot {kind}: {error}; run {how}") from error

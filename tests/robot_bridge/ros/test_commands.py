@@ -1,0 +1,115 @@
+"""The commands with a Franka over ROS, from end to end; and each fault once while one of them drives the arm."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros installs it")
+
+from configs.loader import FOLDER
+from data_collection.robonet import read_episode
+from planner.goal import load_goal
+from tests.benchmarks.ros_faults import FAULTS
+from tests.planner.doubles import SPEC
+from tests.robot_bridge.ros.bridge import QUICK
+from tests.robot_bridge.ros.rig import Rig
+
+pytestmark = pytest.mark.ros
+
+ROOT = FOLDER.parent
+SETTINGS = [word for setting in (*QUICK, "robot.gripper.homes=false") for word in ("--set", setting)]
+
+
+def run(module: str, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
+
+
+def test_a_collection(rig: Rig, tmp_path: Path) -> None:
+    out = tmp_path / "episodes"
+    steps = ("--set", "collection.n_steps=6", "--set", "collection.steps_per_draw=[3,6]")
+    done = run("data_collection.run_collection", "--robot", "franka_ros", "--episodes", "2", "--out", str(out),
+               *steps, *SETTINGS)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["episodes"] == 2
+    files = sorted(out.glob("*.hdf5"))
+    assert len(files) == 2
+    for file in files:
+        episode = read_episode(file)
+        assert episode.actions.shape == (6, 4)
+        moved = np.diff(episode.states[:, :3], axis=0)
+        assert np.linalg.norm(moved - episode.actions[:, :3], axis=1).min() < 0.002
+        assert (np.diff(episode.times_s) > 0.3).all()
+
+
+def test_a_task_towards_a_goal_that_the_rehearsal_made(master: Rig, tmp_path: Path) -> None:
+    goal, out = tmp_path / "goal.png", tmp_path / "run"
+    master.start_driver("--scene", "pick_wipe", "--split", "unseen", "--seed", "3", "--goal", str(goal))
+    arguments = ["pick_wipe", "--robot", "franka_ros", "--goal", str(goal), "--steps", "3", "--out", str(out), "--set",
+                 "planner.n_candidates=8", "--set", "planner.predict_timeout_s=60", *SETTINGS]  # fmt: skip
+    done = run("planner.run_task", *arguments, seconds=200)
+    summary = master.stop_driver()
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["robot"] == "franka_ros"
+    assert (out / "report.html").exists()
+    assert load_goal(out / "goal.png", SPEC.camera).shape == (64, 64, 3)
+    assert summary["outcome"] is not None and summary["events"]["command"] > 50
+
+
+def test_a_goal_picture_through_the_live_camera(rig: Rig, tmp_path: Path) -> None:
+    goal = tmp_path / "goal.png"
+    done = run("planner.run_goal", str(goal))
+    assert done.returncode == 0, done.stderr
+    assert "waiting: something moves" in done.stderr
+    again = run("planner.run_goal", str(tmp_path / "other.png"), "--start", str(goal), "--patience-s", "2")
+    assert again.returncode == 2
+    assert "the scene is still as at the start" in again.stderr.splitlines()[-1]
+    assert not (tmp_path / "other.png").exists()
+
+
+def test_a_task_needs_a_goal_and_no_oracle(tmp_path: Path) -> None:
+    done = run("planner.run_task", "pick_wipe", "--robot", "franka_ros", "--out", str(tmp_path / "run"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "take one with run_goal" in done.stderr
+
+
+def test_without_a_master_nothing_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "episodes"
+    command = [sys.executable, "-m", "data_collection.run_collection", "--robot", "franka_ros", "--episodes", "1"]
+    environment = {**os.environ, "ROS_MASTER_URI": "http://127.0.0.1:1"}
+    done = subprocess.run(
+        [*command, "--out", str(out)], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: http://127.0.0.1:1: expected a ROS master") and done.stderr.count("\n") == 1
+    assert not out.exists()
+
+
+def test_the_driver_ends_with_a_summary(master: Rig) -> None:
+    master.start_driver()
+    summary = master.stop_driver()
+    assert set(summary) == {"events", "largest", "hand_low_m", "hand_high_m", "outcome"}
+    master.start_driver()
+    master.driver.send_signal(signal.SIGINT)
+    master.driver.wait(15)
+    assert master.driver.returncode == 130
+    time.sleep(0.1)
+    assert master.is_down()
+
+
+@pytest.mark.parametrize("name", [fault.name for fault in FAULTS])
+def test_a_fault_while_the_arm_moves(name: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "faults.jsonl")
+    done = run("tests.benchmarks.ros_faults", "--times", "1", "--only", name, "--out", out, seconds=200)
+    assert done.returncode == 0, done.stderr
+    assert name in done.stdout
