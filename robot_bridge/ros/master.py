@@ -6,6 +6,7 @@ import http.client
 import logging
 import os
 import socket
+import urllib.parse
 import xmlrpc.client
 from typing import Any
 
@@ -25,11 +26,12 @@ class Master:
         """Join as an anonymous node; in a process that has joined already, nothing is done twice.
 
         Raises:
-            MasterError: No master answers.
+            MasterError: No master answers; or it is on another machine, and nobody has said that ROS may listen there.
         """
         self.uri = os.environ.get("ROS_MASTER_URI", "http://localhost:11311")
         self._server = xmlrpc.client.ServerProxy(self.uri, transport=_Transport(timeout_s))
         self._pid = self._ask()
+        _check_network(self.uri)
         if not rospy.core.is_initialized():
             _join(node)
 
@@ -64,6 +66,19 @@ class _Transport(xmlrpc.client.Transport):
         connection = super().make_connection(host)
         connection.timeout = self._timeout_s
         return connection
+
+
+def _check_network(uri: str) -> None:
+    """Let ROS, which has no keys, listen on this machine alone, unless its user has chosen a network."""
+    if os.environ.get("ROS_IP") or os.environ.get("ROS_HOSTNAME"):
+        return
+    host = urllib.parse.urlparse(uri).hostname or ""
+    if host != "localhost" and not host.startswith("127."):
+        raise MasterError(
+            f"{uri}: expected ROS_IP to say on which network to listen for a master on another machine, got nothing; "
+            "set it to this machine's address in the robot's own network, and let nobody else onto that: ROS has no keys"
+        )
+    os.environ["ROS_IP"] = "127.0.0.1"
 
 
 def _join(node: str) -> None:

@@ -67,7 +67,7 @@ def simulated_driver(  # noqa: PLR0917 - the parameters are the options of the c
 ) -> None:
     """Serve a simulated Franka on the ROS master of ROS_MASTER_URI, as franka_ros_interface serves the real one.
 
-    To rehearse a night without an arm, in three terminals:
+    To rehearse a night without an arm, in three terminals, each with `export ROS_IP=127.0.0.1`:
 
     1. `rosmaster --core`
 
