@@ -76,7 +76,7 @@ def _check_network(uri: str) -> None:
     if host != "localhost" and not host.startswith("127."):
         raise MasterError(
             f"{uri}: expected ROS_IP to say on which network to listen for a master on another machine, got nothing; "
-            "set it to this machine's address in the robot's own network, and let nobody else onto that: ROS has no keys"
+            "set it to this machine's address in the robot's own network, which nobody else is on: ROS has no keys"
         )
     os.environ["ROS_IP"] = "127.0.0.1"
 
