@@ -1,0 +1,84 @@
+"""What the benchmarks of the bridge read from the wire, and when they complain."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robot_bridge.kinematics import HOME_RAD, SPEED_LIMITS_RAD_S, Kinematics
+from tests.benchmarks.ros_faults import FAULTS, Wire, _pause, _rest, _result, check
+from tests.benchmarks.ros_soak import Soak, verdict
+from tests.robot_bridge.ros.bridge import config
+
+BOUND = config().motion.speed_share * SPEED_LIMITS_RAD_S * config().motion.tick_s
+START = Kinematics().solve(HOME_RAD, np.array([0.5, 0.0, 0.15]))
+REFLEX = next(fault for fault in FAULTS if fault.name == "reflex")
+
+
+@pytest.mark.parametrize(
+    ("times_s", "ceased_s"), [([], 0.0), ([0.01, 0.02, 0.5, 0.51], 0.02), ([1.0], 0.0), ([0.05, 0.1], 0.1)]
+)
+def test_commands_cease_where_nothing_follows_for_a_while(times_s: list[float], ceased_s: float) -> None:
+    assert _pause(times_s) == ceased_s
+
+
+def test_a_rest_lasts() -> None:
+    speeds = [(0.0, 1.0), (0.1, 0.01), (0.15, 1.0), (0.2, 0.01), (0.25, 0.01), (0.35, 0.01)]
+    assert _rest(speeds) == 0.2
+    assert _rest(speeds[:4]) is None
+
+
+def wire(*commands: tuple[int, float]) -> Wire:
+    """Return a wire with commands a hundredth of a second apart: their numbers, and bounds away from the start."""
+    began_s = time.monotonic()
+    told = [(began_s + 0.01 * (i + 1), number, START + at * BOUND) for i, (number, at) in enumerate(commands)]
+    return Wire(told, [(began_s + 0.02 * i, 0.0) for i in range(20)])
+
+
+def test_steps_are_counted_by_the_numbers_of_commands() -> None:
+    began_s = time.monotonic()
+    whole = _result(REFLEX, wire((1, 0.0), (2, 1.0), (4, 3.0)), began_s, 0, "the arm stopped itself")
+    assert whole.largest_step == pytest.approx(1.0)
+    assert not list(check(REFLEX, [whole]))
+    torn = _result(REFLEX, wire((1, 0.0), (2, 2.0)), began_s, 0, "the arm stopped itself")
+    assert torn.largest_step == pytest.approx(2.0)
+    assert "a step of 2.000" in next(check(REFLEX, [torn]))
+
+
+def test_what_ended_otherwise_is_told() -> None:
+    result = _result(REFLEX, wire((1, 0.0)), time.monotonic(), 0, "the arm stopped itself\nbye\n")
+    assert (result.told, result.last_words) == ("the arm stopped itself", "bye")
+    assert list(check(REFLEX, [replace(result, exit_code=1)]))
+    assert list(check(REFLEX, [replace(result, told="nothing")]))
+    assert list(check(REFLEX, [replace(result, outside_m=0.001)]))
+
+
+def driver(**changes: Any) -> dict[str, Any]:
+    largest = {"speed_share": 0.4, "command_rad": float(BOUND.max()), "tracking_rad": 0.02}
+    whole = {"events": {}, "largest": largest, "hand_low_m": [0.4, 0.0, 0.02], "hand_high_m": [0.6, 0.1, 0.2]}
+    return {**whole, **changes}
+
+
+def soak(**last: float) -> Soak:
+    sample = {"bridge_mib": 100.0, "bridge_fds": 50.0}
+    return Soak(errors_m=[0.0001, 0.0003], samples=[sample] * 5 + [{**sample, **last}])
+
+
+@pytest.mark.parametrize(
+    ("seen", "said", "told"),
+    [
+        (soak(), driver(), None),
+        (soak(bridge_fds=60.0), driver(), "bridge_fds grew by 20.0 %"),
+        (soak(), driver(events={"refused": 1}), "refused: 1"),
+        (soak(), driver(hand_low_m=[0.4, 0.0, -0.05]), "a hand at"),
+        (soak(), driver(largest={"speed_share": 1, "command_rad": 1.0, "tracking_rad": 0.0}), "a command of"),
+        (soak(), driver(largest={"speed_share": 1, "command_rad": 0.0, "tracking_rad": 0.2}), "between wanted"),
+    ],
+)
+def test_a_soak_complains_of_growth_and_of_limits(seen: Soak, said: dict[str, Any], told: str | None) -> None:
+    wrong = verdict(seen, said, config())["wrong"]
+    assert [told in each for each in wrong] == [True] if told else wrong == []
