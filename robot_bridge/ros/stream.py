@@ -19,6 +19,7 @@ from robot_bridge.safety import Limits
 
 _COMMAND_TIMEOUT_S = 0.2  # without a command for so long the driver holds; its default, said again at every start
 _ROUNDING = 1 + 1e-6
+_SLACK_M = 0.001  # by which a straight way may bend
 
 
 class StreamFault(RobotFault):
@@ -72,8 +73,10 @@ class JointStream:
         Raises:
             StreamFault: The driver holds another pose than is measured.
         """
-        self._passed_low_m, self._passed_high_m = np.minimum(self._low_m, low_m), np.maximum(self._high_m, high_m)
         self._check_tracking(state.desired_rad, state)
+        start = self._kinematics.hand(state.desired_rad)  # which may be outside, and come back
+        self._passed_low_m = np.minimum.reduce([self._low_m, low_m, start - _SLACK_M])
+        self._passed_high_m = np.maximum.reduce([self._high_m, high_m, start + _SLACK_M])
         self._last = state.desired_rad.copy()
         self._due_s = time.monotonic()
 

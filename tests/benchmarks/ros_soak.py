@@ -20,7 +20,7 @@ from robot_bridge.kinematics import SPEED_LIMITS_RAD_S
 from robot_bridge.robot import CLOSE, OPEN, CameraFault, Robot, RobotFault
 from robot_bridge.robots import open_robot
 from robot_bridge.ros.configuration import FrankaRosConfig
-from tests.robot_bridge.ros.bridge import config
+from tests.robot_bridge.ros.bridge import shipped
 from tests.robot_bridge.ros.rig import Rig, open_rig
 
 _EPISODE = 50  # steps between two resets
@@ -85,6 +85,7 @@ def _noted(robot: Robot, seen: Soak) -> Iterator[None]:
         yield
     except (RobotFault, CameraFault) as fault:
         seen.faults.append(str(fault))
+        print(fault, file=sys.stderr, flush=True)
         if len(seen.faults) > _MOST_FAULTS:
             raise SoakError(f"too many faults, the last: {fault}") from fault
         robot.recover()
@@ -151,7 +152,7 @@ def ros_soak(
     something grew by more than 5 % from the first half to the second, or a limit was exceeded in the driver's own log.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    settings = config()
+    settings = shipped()
     seen = Soak()
     with open_rig() as rig:
         with closing(open_robot(settings)) as robot:

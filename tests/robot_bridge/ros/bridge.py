@@ -19,6 +19,11 @@ class _Sections(Config):
     robot: FrankaRosConfig
 
 
+def shipped(overrides: Sequence[str] = ()) -> FrankaRosConfig:
+    """Return the shipped configuration, with some keys changed."""
+    return load(_Sections, {"robot": "robots/franka_ros.yaml"}, overrides).robot
+
+
 def config(overrides: Sequence[str] = ()) -> FrankaRosConfig:
     """Return the shipped configuration at the highest speed that it allows, with some keys changed."""
-    return load(_Sections, {"robot": "robots/franka_ros.yaml"}, [*QUICK, *overrides]).robot
+    return shipped([*QUICK, *overrides])

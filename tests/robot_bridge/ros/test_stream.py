@@ -113,6 +113,19 @@ def test_a_hand_that_would_leave_the_box_is_not_commanded(stream: JointStream, s
     assert not sent
 
 
+def test_a_hand_that_was_pushed_out_of_the_box_comes_back(stream: JointStream) -> None:
+    outside = KINEMATICS.solve(START, np.array([0.5, -0.28, 0.1]))
+    measured = KINEMATICS.solve(outside, np.array([0.5, -0.279, 0.1]))
+    now = replace(state(measured), desired_rad=outside)
+    stream.begin(now, now.hand_m, now.hand_m)
+    stream.send(outside, now)
+    further = KINEMATICS.solve(outside, np.array([0.5, -0.2815, 0.1]))
+    with pytest.raises(StreamFault, match="expected a hand between"):
+        stream.send(further, now)
+    back = KINEMATICS.solve(outside, np.array([0.5, -0.2785, 0.1]))
+    stream.send(back, now)
+
+
 def test_a_joint_at_the_end_of_its_range_may_only_come_back(stream: JointStream) -> None:
     wide = Kinematics()
     end = START.copy()
