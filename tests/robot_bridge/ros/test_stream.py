@@ -105,8 +105,9 @@ def test_an_arm_that_does_not_follow_is_not_commanded_on(stream: JointStream, se
 
 
 def test_a_hand_that_would_leave_the_box_is_not_commanded(stream: JointStream, sent: list[NDArray[np.float64]]) -> None:
-    below = KINEMATICS.solve(START, np.array([0.5, 0.0, -0.02]))
-    now = replace(state(below), desired_rad=below)
+    inside = KINEMATICS.solve(START, np.array([0.5, 0.0, -0.006]))
+    below = KINEMATICS.solve(inside, np.array([0.5, 0.0, -0.0095]))
+    now = state(inside)
     stream.begin(now, np.full(3, np.inf), np.full(3, -np.inf))
     with pytest.raises(StreamFault, match="expected a hand between"):
         stream.send(below, now)
