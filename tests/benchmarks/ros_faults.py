@@ -128,7 +128,7 @@ FAULTS = (
     Fault("reflex", _switch("reflex"), 0, "the arm stopped itself", settings=()),
     Fault("reflex storm", _switch("reflex_storm"), 1, "the arm stopped itself", settings=()),
     Fault("user stop", _switch("user_stop"), 1, "a person has stopped the arm", settings=()),
-    Fault("gripper misses", _switch("gripper_misses"), 0, ""),
+    Fault("gripper misses", _switch("gripper_misses"), 0, "", settings=()),
     Fault(
         "gripper hangs",
         _switch("gripper_hangs"),

@@ -160,7 +160,7 @@ def test_fingers_that_are_blocked_are_opened_above(rig: Rig, robot: Robot) -> No
 
 def test_a_hand_that_hangs_is_waited_for_as_long_as_it_may(rig: Rig, robot: Robot) -> None:
     rig.fault("gripper_hangs")
-    with pytest.raises(RobotFault, match="expected an end within 2 s, got none"):
+    with pytest.raises(RobotFault, match="franka_gripper/grasp: expected an end within 2 s, got none"):
         robot.step(act(0, 0, 0, CLOSE))
     rig.fault("clear")
     robot.recover()
