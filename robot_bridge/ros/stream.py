@@ -18,6 +18,7 @@ from robot_bridge.ros.state import ArmState
 from robot_bridge.safety import Limits
 
 _COMMAND_TIMEOUT_S = 0.2  # without a command for so long the driver holds; its default, said again at every start
+_QUEUE = 5  # commands that may wait for the wire: one that ROS drops makes the step to the next one twice as large
 _ROUNDING = 1 + 1e-6
 _SLACK_M = 0.001  # by which a straight way may bend
 
@@ -36,7 +37,7 @@ class JointStream:
         self._high_m = np.array(limits.workspace_high_m) + config.workspace_margin_m
         self._bound_rad = config.speed_share * SPEED_LIMITS_RAD_S * config.tick_s
         self._command = types["franka_core_msgs/JointCommand"]
-        self._publisher = rospy.Publisher(names.JOINT_COMMANDS, self._command, queue_size=1, tcp_nodelay=True)
+        self._publisher = rospy.Publisher(names.JOINT_COMMANDS, self._command, queue_size=_QUEUE, tcp_nodelay=True)
         self._timeout = rospy.Publisher(names.COMMAND_TIMEOUT, Float64, queue_size=1, latch=True)
         self._timeout.publish(Float64(_COMMAND_TIMEOUT_S))
         self._last: NDArray[np.float64] | None = None
