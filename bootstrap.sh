@@ -40,7 +40,9 @@ set_up_ros() {
     if ! dpkg -s "${packages[@]}" >/dev/null 2>&1; then
         local began=$SECONDS
         need "ROS is missing" "${packages[@]}" || return 1
-        echo "set-up: ROS is there after $((SECONDS - began)) s ($(grep -o 'After this operation, [^,]*' "$log" || true))"
+        local size
+        size=$(grep -oE '[0-9]+ newly installed|Need to get [0-9.,]+ .B|After this operation, [0-9.,]+ .B' "$log" | paste -sd ';' || true)
+        echo "set-up: ROS is there after $((SECONDS - began)) s ($size)"
     fi
     .venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' | while read -r site; do
         echo /usr/lib/python3/dist-packages >"$site/ros.pth"
