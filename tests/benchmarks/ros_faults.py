@@ -30,7 +30,7 @@ _REST_S = 0.1  # so long below it is a rest
 _MOVES_RAD_S = 0.15
 _PATIENCE_S = 90.0  # for a run to begin moving, and to end
 _STREAM_S = 0.2  # two commands further apart belong to two streams
-_ONCE = "collection.max_faults_in_row=1"
+_ONCE, _TWICE = "collection.max_faults_in_row=1", "collection.max_faults_in_row=2"
 _SETTINGS = (*QUICK, "robot.gripper.homes=false")
 
 Process = subprocess.Popen[str]
@@ -122,8 +122,8 @@ def _stop_and_go(_rig: Rig, process: Process) -> None:
 
 FAULTS = (
     Fault("driver killed", lambda rig, _: rig.driver.kill(), 1, "expected a state of the last 0.2 s"),
-    Fault("camera frozen", _switch("camera_frozen"), 1, "a frozen camera"),
-    Fault("camera silent", _switch("camera_silent"), 1, "look at the camera"),
+    Fault("camera frozen", _switch("camera_frozen"), 1, "a frozen camera", settings=(_TWICE,)),
+    Fault("camera silent", _switch("camera_silent"), 1, "look at the camera", settings=(_TWICE,)),
     Fault("joint state stale", _switch("joint_state_stale"), 1, "expected a state of the last 0.2 s"),
     Fault("reflex", _switch("reflex"), 0, "the arm stopped itself", settings=()),
     Fault("reflex storm", _switch("reflex_storm"), 1, "the arm stopped itself", settings=()),
