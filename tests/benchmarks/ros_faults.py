@@ -170,7 +170,7 @@ def _happen(fault: Fault, rig: Rig, wire: Wire, seed: int) -> Result:
             _command(fault, seed, folder), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         try:
-            _wait(wire, process, float(rng.uniform(0.5, 4.0)))
+            _wait(wire, process, float(rng.uniform(0.5, 4.0)) if fault.cause else 0.0)
             began_s = time.monotonic()
             if fault.cause is not None:
                 fault.cause(rig, process)
