@@ -24,7 +24,7 @@ def subject(fault: str, seed: int) -> None:
                 robot.step(action)
                 action[rng.integers(4)] = np.nan
             else:
-                action[:3] = rng.choice([-_FAR_M, _FAR_M], 3)
+                action[:3] = *rng.choice([-_FAR_M, _FAR_M], 2), _FAR_M  # not down, where things lie
             robot.step(action)
     finally:
         robot.close()
