@@ -140,14 +140,14 @@ class JointStream:
 
     def _pace(self) -> None:
         """Sleep until the next tick; a tick that is late is not made up for."""
-        now_s = time.monotonic()
+        time.sleep(max(0.0, self._due_s - time.monotonic()))
+        now_s = time.monotonic()  # after the sleep, in which this process may have been stopped
         if now_s - self._due_s > self._config.stall_s:
             raise StreamFault(
                 f"the stream of commands was interrupted for {now_s - self._due_s:.2f} s, more than "
                 f"{self._config.stall_s:g} s; the driver holds the arm"
             )
-        time.sleep(max(0.0, self._due_s - now_s))
-        self._due_s = max(self._due_s, now_s) + self._config.tick_s
+        self._due_s = now_s + self._config.tick_s
 
     def _publish(self, joints_rad: NDArray[np.float64]) -> None:
         message = self._command(mode=self._command.POSITION_MODE, names=names.JOINTS, position=joints_rad.tolist())

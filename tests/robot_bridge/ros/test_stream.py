@@ -150,6 +150,18 @@ def test_a_stream_that_was_interrupted_is_not_taken_up(stream: JointStream, sent
     assert len(sent) == 1
 
 
+def test_a_stream_that_is_interrupted_as_it_waits_for_its_tick_sends_nothing(
+    stream: JointStream, sent: list[NDArray[np.float64]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream.send(START, state())
+    sleep = time.sleep
+    with monkeypatch.context() as stopped, pytest.raises(StreamFault, match="was interrupted"):
+        stopped.setattr(time, "sleep", lambda s: sleep(s + CONFIG.motion.stall_s + 0.1))
+        stream.send(START, state())
+    time.sleep(0.05)
+    assert len(sent) == 1
+
+
 def test_commands_keep_their_pace(stream: JointStream) -> None:
     began_s = time.monotonic()
     for _ in range(30):
