@@ -19,6 +19,15 @@ RANGES_RAD: Final = (  # Franka data sheet
     (-0.0175, 3.7525),
     (-2.8973, 2.8973),
 )
+FR3_RANGES_RAD: Final = (  # Franka Research 3, its data sheet
+    (-2.7437, 2.7437),
+    (-1.7837, 1.7837),
+    (-2.9007, 2.9007),
+    (-3.0421, -0.1518),
+    (-2.8065, 2.8065),
+    (0.5445, 4.5169),
+    (-3.0159, 3.0159),
+)
 SPEED_LIMITS_RAD_S: Final = np.array([2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61])  # Franka data sheet
 FLANGE_TO_TCP_M: Final = 0.1034  # along the hand's z axis, to between the fingertips; Franka hand
 FLANGE_TO_HAND_RAD: Final = -np.pi / 4  # about it
@@ -70,15 +79,21 @@ def forward(joints_rad: NDArray[np.float64]) -> Pose:
 class Kinematics:
     """Inverse kinematics by damped least squares, with the arm's one free motion drawn towards home."""
 
-    def __init__(self, pose: Forward = forward, margin_rad: float = 0.0) -> None:
+    def __init__(self, pose: Forward = forward, margin_rad: float = 0.0, *, suits_fr3: bool = False) -> None:
         """Solve on a model of the arm.
 
         Args:
             pose: The model; the simulation brings its own.
             margin_rad: Joints stay this far inside their ranges.
+            suits_fr3: The ranges are those that the Panda and its successor, of the same lengths, share.
         """
         self._pose = pose
         low, high = np.array(RANGES_RAD).T
+        if suits_fr3:
+            low, high = (
+                np.maximum(low, np.array(FR3_RANGES_RAD)[:, 0]),
+                np.minimum(high, np.array(FR3_RANGES_RAD)[:, 1]),
+            )
         self.low_rad, self.high_rad = low + margin_rad, high - margin_rad
 
     def solve(self, start_rad: NDArray[np.float64], hand_m: NDArray[np.float64]) -> NDArray[np.float64]:

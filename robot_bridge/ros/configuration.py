@@ -8,11 +8,9 @@ from pydantic import Field, model_validator
 
 from configs.loader import Config
 from robot_bridge.camera import Camera
+from robot_bridge.configuration import ForceConfig, GripperConfig, PictureConfig, RecoveryConfig
 from robot_bridge.ros import names
 from robot_bridge.safety import Limits
-
-_Joints = tuple[float, float, float, float, float, float, float]
-_Axes = tuple[float, float, float, float, float, float]
 
 
 class MotionConfig(Config):
@@ -32,45 +30,10 @@ class MotionConfig(Config):
     rest_timeout_s: float = Field(2.0, gt=0, le=30)  # ours: the longest wait for it
 
 
-class ForceConfig(Config):
-    """From which torque and force on the driver stops the arm by a reflex; set at every start."""
-
-    torques_nm: _Joints = (20.0, 20.0, 18.0, 18.0, 16.0, 14.0, 12.0)  # franka_ros
-    forces: _Axes = (20.0, 20.0, 20.0, 25.0, 25.0, 25.0)  # franka_ros: N along x, y, z and N m about them
-
-
-class FeedConfig(Config):
-    """The camera's topic and what its images must be like."""
+class FeedConfig(PictureConfig):
+    """The camera's topic and what its pictures must be like."""
 
     topic: str = Field(names.CAMERA, pattern=r"^(/[A-Za-z]\w*)+$")  # RealSense's node
-    timeout_s: float = Field(2.0, gt=0, le=30)  # ours: for an image that is newer than the motion
-    age_s: float = Field(0.5, gt=0, le=2)  # LeRobot: an older image is none
-    brightness: tuple[float, float] = (
-        10.0,
-        245.0,
-    )  # ours: mean of 0 to 255; else the lens is covered
-
-
-class GripperConfig(Config):
-    """How the hand opens and closes."""
-
-    width_m: float = Field(0.08, gt=0, le=0.08)  # Franka hand: its stroke
-    speed_m_s: float = Field(0.1, gt=0, le=0.1)  # Franka hand
-    force_n: float = Field(20.0, gt=0, le=70)  # ours; the hand holds 70 N
-    held_m: float = Field(0.003, gt=0, le=0.02)  # ours: closed on less than this, it holds nothing
-    timeout_s: float = Field(5.0, gt=0, le=30)  # ours: for any of its motions; homing may take three times as long
-    homes: bool = True  # at start: without it the hand does not know its width
-
-
-class RecoveryConfig(Config):
-    """How often an arm that stopped itself may be freed without a person."""
-
-    per_episode: int = Field(3, ge=0)  # polymetis: 3 tries
-    per_hour: int = Field(12, ge=0)  # ours
-    back_off_s: float = Field(1.0, gt=0, le=60)  # polymetis: 1 s before the first, twice as long before each other
-    timeout_s: float = Field(5.0, gt=0, le=60)  # ours: for the driver to say that the reflex is gone
-    patience_s: float = Field(10.0, gt=0, le=600)  # ours: for state or pictures to come back
-    alert: tuple[str, ...] = ()  # a command and its arguments, run once, with the reason after them, when parked
 
 
 class FrankaRosConfig(Config):
@@ -91,6 +54,4 @@ class FrankaRosConfig(Config):
     def _check_guard(self) -> FrankaRosConfig:
         if self.motion.contact_limit_n >= min(self.reflex.forces[:3]):
             raise ValueError("motion.contact_limit_n must be below the forces of the reflex, or it stops nothing")
-        if not 0 <= self.images.brightness[0] < self.images.brightness[1] <= 255:
-            raise ValueError("images.brightness must be two rising numbers from 0 to 255")
         return self

@@ -10,6 +10,7 @@ import numpy as np
 import rospy
 from sensor_msgs.msg import JointState
 
+from robot_bridge import modes
 from robot_bridge.finding import Finding, look
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.motion import check_reach
@@ -17,7 +18,7 @@ from robot_bridge.robot import RobotError
 from robot_bridge.ros import names
 from robot_bridge.ros.configuration import FrankaRosConfig
 from robot_bridge.ros.driver import Driver, recognise
-from robot_bridge.ros.gripper import Gripper
+from robot_bridge.ros.fingers import RosFingers
 from robot_bridge.ros.images import ImageFeed
 from robot_bridge.ros.master import Master
 from robot_bridge.ros.messages import RELEASES, Types, expected, load
@@ -28,10 +29,10 @@ _STATE_HZ = 50.0  # ours: fewer, and states are older than a tick of the stream 
 _CAMERA_HZ = 5.0  # ours: fewer, and a step waits for its picture
 _CLOCK_S = 0.1  # ours: pictures are dated by the clock of the machine that the camera is on
 _HELP = {
-    names.USER_STOPPED: "release the user stop, and look why it was pressed",
-    names.GUIDING: "let go of the arm, and close the guiding mode",
-    names.REFLEX: "look at what the arm touches; run_collection and run_task free it at their start",
-    names.RECOVERING: "wait until the arm has recovered",
+    modes.USER_STOPPED: "release the user stop, and look why it was pressed",
+    modes.GUIDING: "let go of the arm, and close the guiding mode",
+    modes.REFLEX: "look at what the arm touches; run_collection and run_task free it at their start",
+    modes.RECOVERING: "wait until the arm has recovered",
 }
 
 
@@ -147,10 +148,10 @@ def _services(drivers: list[Driver], types: Types, timeout_s: float) -> str:
 
 
 def _mode(state: ArmState) -> str:
-    if state.mode not in {names.IDLE, names.MOVING} or state.errors:
+    if state.mode not in {modes.IDLE, modes.MOVING} or state.errors:
         help_ = _HELP.get(state.mode, "look at the driver's own log")
         raise RobotError(f"expected an arm that may move, got mode {state.mode} {', '.join(state.errors)}; {help_}")
-    return f"{'idle' if state.mode == names.IDLE else 'ready to move'}, no error"
+    return f"{'idle' if state.mode == modes.IDLE else 'ready to move'}, no error"
 
 
 def _hand(config: FrankaRosConfig, state: ArmState) -> str:
@@ -170,5 +171,5 @@ def _frame(driver: Driver, feed: StateFeed, kinematics: Kinematics) -> str:
 
 
 def _gripper(config: FrankaRosConfig, types: Types) -> str:
-    with closing(Gripper(config.gripper, types, config.connect_timeout_s)) as gripper:
-        return f"all four actions answer, the fingers are {1000 * gripper.width_m():.0f} mm apart"
+    with closing(RosFingers(config.gripper, types, config.connect_timeout_s)) as fingers:
+        return f"all four actions answer, the fingers are {1000 * fingers.width_m():.0f} mm apart"

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import rospy
 
+from robot_bridge.configuration import ForceConfig
 from robot_bridge.kinematics import FLANGE_TO_HAND_RAD, FLANGE_TO_TCP_M, Kinematics
 from robot_bridge.robot import RobotError
 from robot_bridge.ros import names
 from robot_bridge.ros.action import Action
-from robot_bridge.ros.configuration import ForceConfig
 from robot_bridge.ros.messages import RELEASES, Generation, Types, generation_of
 from robot_bridge.ros.state import ArmState
 

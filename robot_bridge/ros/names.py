@@ -53,12 +53,4 @@ OTHER_CONTROLLERS: Final = (
     "franka_ros_interface/effort_joint_position_controller",
 )
 
-# Robot modes of RobotState.
-IDLE: Final = 1
-MOVING: Final = 2
-GUIDING: Final = 3
-REFLEX: Final = 4
-USER_STOPPED: Final = 5
-RECOVERING: Final = 6
-
 CAMERA: Final = "/camera/color/image_raw"  # sensor_msgs/Image, the name that RealSense's node gives

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from robot_bridge.ros import names
+from robot_bridge import modes
 from robot_bridge.ros.messages import Types
 from robot_bridge.ros.simulated_arm import SimulatedArm
 from robot_bridge.ros.simulated_camera import SimulatedCamera, Trouble
@@ -82,7 +82,7 @@ class Faults:
         with self._lock:
             for name in list(self._ends_s):
                 self._end(name)
-        if self._arm.mode == names.REFLEX:
+        if self._arm.mode == modes.REFLEX:
             self._arm.recover(time.monotonic())
 
     def _end(self, name: str) -> None:

@@ -10,6 +10,7 @@ import actionlib
 import numpy as np
 import rospy
 
+from robot_bridge import modes
 from robot_bridge.kinematics import HOME_RAD, RANGES_RAD, SPEED_LIMITS_RAD_S
 from robot_bridge.ros import names
 from robot_bridge.ros.messages import Types
@@ -123,13 +124,13 @@ class SimulatedServices:
             server.set_aborted(result)
             return
         self._arm.follow(times_s, path, time.monotonic())
-        while not self._arm.has_arrived() and self._arm.mode in {names.IDLE, names.MOVING}:
+        while not self._arm.has_arrived() and self._arm.mode in {modes.IDLE, modes.MOVING}:
             if server.is_preempt_requested():
                 self._arm.cancel()
                 server.set_preempted(result)
                 return
             time.sleep(_POLL_S)
-        if self._arm.mode in {names.IDLE, names.MOVING}:
+        if self._arm.mode in {modes.IDLE, modes.MOVING}:
             server.set_succeeded(result)
         else:
             result.error_code = result.PATH_TOLERANCE_VIOLATED

@@ -14,6 +14,7 @@ pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros in
 
 import rospy
 
+from robot_bridge import modes
 from robot_bridge.kinematics import HOME_RAD, SPEED_LIMITS_RAD_S, Kinematics
 from robot_bridge.robot import RobotFault
 from robot_bridge.ros import names
@@ -34,7 +35,7 @@ BOUND = CONFIG.motion.speed_share * SPEED_LIMITS_RAD_S * CONFIG.motion.tick_s
 
 def state(joints: NDArray[np.float64] = START) -> ArmState:
     hand = KINEMATICS.hand(joints)
-    return ArmState(joints, np.zeros(7), joints, hand, 0.0, np.zeros(3), names.MOVING, (), np.eye(4), time.monotonic())
+    return ArmState(joints, np.zeros(7), joints, hand, 0.0, np.zeros(3), modes.MOVING, (), np.eye(4), time.monotonic())
 
 
 @pytest.fixture

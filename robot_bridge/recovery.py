@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum
 
-from robot_bridge.ros import names
-from robot_bridge.ros.configuration import RecoveryConfig
+from robot_bridge import modes
+from robot_bridge.configuration import RecoveryConfig
 
 _HOUR_S = 3600.0
 
@@ -45,15 +45,15 @@ class Recovery:
         """
         if self.stage in {Stage.PARKED, Stage.STOPPED}:
             return self.stage
-        if mode == names.USER_STOPPED:
+        if mode == modes.USER_STOPPED:
             self.stage = Stage.STOPPED
-        elif self.stage is Stage.LAST and mode == names.REFLEX:
+        elif self.stage is Stage.LAST and mode == modes.REFLEX:
             self.stage = Stage.PARKED
-        elif mode == names.REFLEX and self.stage is Stage.READY:
+        elif mode == modes.REFLEX and self.stage is Stage.READY:
             self._count(now_s)
-        elif mode in {names.IDLE, names.MOVING} and self.stage is Stage.RECOVERING:
+        elif mode in {modes.IDLE, modes.MOVING} and self.stage is Stage.RECOVERING:
             self.stage = Stage.LAST if self._is_used_up() else Stage.READY
-        elif mode in {names.IDLE, names.MOVING} and self.stage is Stage.REFLEX:
+        elif mode in {modes.IDLE, modes.MOVING} and self.stage is Stage.REFLEX:
             self.stage = Stage.READY  # somebody else has freed it
         return self.stage
 
