@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
+from typing import Literal
 
 import av
+import cv2
 import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
@@ -20,6 +22,8 @@ class VideoConfig(Config):
 
     fps: int = Field(default=10, ge=1)  # RoboNet, its writer's default; carries no timing
     crf: int = Field(default=20, ge=0, le=51)  # ours: 39 dB on a RoboNet video; RoboNet's own have about 25
+    # Ours: of `medium`'s time a quarter, for 1.4 times the bytes and the same error.
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"] = "superfast"
 
 
 def encode_video(frames: NDArray[np.uint8], config: VideoConfig) -> bytes:
@@ -40,12 +44,13 @@ def encode_video(frames: NDArray[np.uint8], config: VideoConfig) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         # With mbtree or threads x264's output depends on the CPU and on where memory happens to lie.
-        options = {"crf": str(config.crf), "bf": "0", "x264-params": "mbtree=0"}
+        options = {"crf": str(config.crf), "preset": config.preset, "bf": "0", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=config.fps, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
         for t, image in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(format="yuv420p")
+            # OpenCV's conversion takes a tenth of the time of FFmpeg's, and loses no more.
+            frame = av.VideoFrame.from_ndarray(cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420), format="yuv420p")
             frame.pts, frame.time_base = t, Fraction(1, config.fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

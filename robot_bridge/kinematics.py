@@ -46,7 +46,6 @@ _DAMPING = 1e-4  # of the least squares
 _HOMING = 0.5  # share of the way to the home posture, within what leaves the hand alone, of one iteration
 _ITERATIONS = 8
 _CLOSE_ENOUGH = 1e-4  # metres and radians
-_DOWN = np.diag([1.0, -1.0, -1.0])  # the hand's orientation
 
 
 class Pose(NamedTuple):
@@ -101,19 +100,25 @@ class Kinematics:
         joints = start_rad.copy()
         for _ in range(_ITERATIONS):
             position, axes, jacobian = self._pose(joints)
-            error = np.concatenate([hand_m - position, 0.5 * np.cross(axes.T, _DOWN.T).sum(axis=0)])
+            error = np.concatenate([hand_m - position, 0.5 * _turn_down(axes)])
             if np.abs(error).max() < _CLOSE_ENOUGH:
                 break
             home = _HOMING * (HOME_RAD - joints)  # the elbow ends where no history shows
             step = home + jacobian.T @ np.linalg.solve(
                 jacobian @ jacobian.T + _DAMPING * np.eye(6), error - jacobian @ home
             )
-            joints = np.clip(joints + np.clip(step, -0.3, 0.3), self.low_rad, self.high_rad)
+            step = np.minimum(np.maximum(step, -0.3), 0.3)  # np.clip takes five times as long
+            joints = np.minimum(np.maximum(joints + step, self.low_rad), self.high_rad)
         return joints
 
     def hand(self, joints_rad: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the hand's position (3,) in metres for joints (7,)."""
         return self._pose(joints_rad).position_m
+
+
+def _turn_down(axes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return twice the small turn (3,) in radians that makes the hand (3, 3) point straight down, its x axis ahead."""
+    return np.array([axes[2, 1] - axes[1, 2], axes[2, 0] + axes[0, 2], -axes[1, 0] - axes[0, 1]])
 
 
 def _about_x(angle_rad: float) -> NDArray[np.float64]:

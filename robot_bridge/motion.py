@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,7 @@ class Motion:
     def feel(self, force_n: NDArray[np.float64], joints_rad: NDArray[np.float64], hand_m: NDArray[np.float64]) -> None:
         """Take what pushes the hand now (3,), the joints commanded last (7,) and the measured hand (3,)."""
         self._sideways_n += (force_n[:2] - self._sideways_n) * self._guard.tick_s / _PUSH_S
-        if np.linalg.norm(self._sideways_n) > self._guard.limit_n:
+        if math.hypot(*self._sideways_n) > self._guard.limit_n:
             self._path = self._straight(joints_rad, hand_m, np.zeros(3))[1:].repeat(2, axis=0)
             self._sideways_n[:] = 0.0
         elif force_n[2] > self._guard.limit_n:

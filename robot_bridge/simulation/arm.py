@@ -49,8 +49,8 @@ class Arm:
         self._kinematics = kinematics()
         self._tcp = model.site("tcp").id
         self._fingers = [model.joint(name).qposadr[0] for name in ("slide_left", "slide_right")]
-        self._hand = np.zeros(model.ngeom, dtype=bool)
-        self._hand[[model.geom(name).id for name in panda.HAND_GEOMS]] = True
+        push = model.sensor("push")
+        self._push = slice(push.adr[0], push.adr[0] + push.dim[0])
         self._n_substeps = round(TICK_S / model.opt.timestep)
 
     def place(self, hand_m: NDArray[np.float64]) -> None:
@@ -87,15 +87,7 @@ class Arm:
 
     def contact_n(self) -> NDArray[np.float64]:
         """Return the force (3,) in newtons, base frame, with which contacts push the hand and its fingers."""
-        contact = self._data.contact
-        owned = self._hand[contact.geom]
-        touching = (owned[:, 0] != owned[:, 1]) & (contact.efc_address >= 0)
-        if not touching.any():
-            return np.zeros(3)
-        forces = self._data.efc_force[contact.efc_address[touching, None] + np.arange(3)]  # elliptic cone: as it is
-        on_second = np.einsum("ki,kij->kj", forces, contact.frame[touching].reshape(-1, 3, 3))
-        total: NDArray[np.float64] = np.where(owned[touching, 1:], on_second, -on_second).sum(axis=0)
-        return total
+        return -np.array(self._data.sensordata[self._push])
 
     def _n_ticks(self, step_s: float, finger_m: float) -> tuple[int, int]:
         """Return how many ticks the hand moves, and how many the whole step takes."""

@@ -194,9 +194,10 @@ class SimulatedFranka:
     def _rest(self) -> None:
         """Bring all that is derived from the state up to date with it; a state that is not sane becomes a fault."""
         mujoco.mj_forward(self._model, self._data)
-        warnings = [mujoco.mjtWarning(i).name for i, warning in enumerate(self._data.warning) if warning.number]
-        if not warnings and np.isfinite(self._data.qacc).all():
+        counts = self._data.warning.number
+        if not counts.any() and np.isfinite(self._data.qacc).all():
             return
+        warnings = [mujoco.mjtWarning(i).name for i in np.flatnonzero(counts)]
         self._fault = f"the simulation became unstable ({', '.join(warnings) or 'not finite'})"
         if self._rested is None:
             self._scene = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from robot_bridge.kinematics import N_JOINTS, RANGES_RAD
 
 TRAVEL_M = 0.04  # of one finger; the gap opens to twice this
-HAND_GEOMS = ("palm", "finger_left", "finger_right", "pad_left", "pad_right")  # all that can touch anything
 
 # Servo gains: stiffness as in MuJoCo Menagerie's Panda; damping lower than there, which cuts the mean tracking error
 # of the hand from 12 mm to 1.2 mm.
@@ -76,6 +75,7 @@ _BODY = """
 _GRIPPER = """
 <equality><joint joint1="slide_right" joint2="slide_left" polycoef="0 1 0 0 0" solref="0.008 1"/></equality>
 <contact><exclude body1="left" body2="right"/></contact>
+<sensor><contact name="push" subtree1="hand" reduce="netforce" data="force"/></sensor>
 """
 
 
@@ -90,7 +90,10 @@ def body_xml() -> str:
 
 
 def drive_xml() -> str:
-    """Return actuators (7 joint servos, then the gripper), finger coupling and contact exclusions."""
+    """Return actuators (7 joint servos, then the gripper), finger coupling, contact exclusions and a sensor.
+
+    `push` is the force (3,) in newtons, base frame, with which the hand and its fingers push what they touch.
+    """
     servos = "".join(
         f'<position name="servo{i + 1}" joint="joint{i + 1}" kp="{_STIFFNESS[i]}" kv="{_DAMPING[i]}" '
         f'forcerange="{-_TORQUE[i]} {_TORQUE[i]}"/>'
