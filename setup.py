@@ -11,7 +11,6 @@ SIMULATION = ["mujoco>=3.17,<5"]
 DEVELOPMENT = [
     "hypothesis>=6.100",
     "mypy>=1.14",
-    "psutil>=6.0",
     "pytest>=8.3",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.6",
@@ -43,6 +42,7 @@ setup(
         "numpy>=1.26",
         "opencv-python-headless>=4.10",  # the same cv2 without its windows, which would need libGL everywhere
         "pillow>=11.0",
+        "psutil>=6.0",
         "pydantic>=2.10",
         "pyyaml>=6.0",
         "pyzmq>=26.2",

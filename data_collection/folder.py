@@ -1,36 +1,54 @@
-"""A folder of episode files. The files are the truth; there is no index to lose."""
+"""A folder of episode files. The files are the truth; the index beside them is a copy that can be made anew."""
 
 from __future__ import annotations
 
 import fcntl
-import re
+import json
+import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, ClassVar
 
 import yaml
+from pydantic import ValidationError
 
 from configs.loader import Config, save
+from data_collection.commit import PART, flush_folder, make_folder, move
 from data_collection.episode import EpisodeError
-from data_collection.trajectory import read_trajectory
+from data_collection.index import INDEX_NAME, DamagedError, Row, describe, episodes, write
+from data_collection.journal import JOURNAL_NAME
+from data_collection.robonet import ASIDE
 
 CONFIG_NAME = "collection.yaml"  # the configuration that the folder's episodes were made with
-_FREE_KEYS = ("collection.free_disk_floor_gib", "collection.max_faults_in_row")  # change no episode
+STATUS_NAME = "run.json"  # what the run is doing, or did last
+QUARANTINE_NAME = "quarantine"  # a folder for each reason, in each the episodes that were set aside for it
+DAMAGED = "damaged"  # the reason why a closed episode is set aside at the next start
+# What changes no episode.
+_FREE_KEYS = (
+    "collection.free_disk_floor_gib",
+    "collection.max_faults_in_row",
+    "supervision.",
+    "robot.troubles.",
+    "robot.recovery.",
+)
 _LOCK_NAME = ".lock"
-_HARMLESS = {_LOCK_NAME, f"{CONFIG_NAME}.part"}  # what a first start that failed may leave
+_HARMLESS = {  # what a first start that failed may leave
+    _LOCK_NAME,
+    f"{CONFIG_NAME}{PART}",
+    STATUS_NAME,
+    f"{STATUS_NAME}{PART}",
+    JOURNAL_NAME,
+    INDEX_NAME,
+}
 
 
 class CollectionError(EpisodeError):
     """Collection cannot go on. Every closed episode stands."""
 
     exit_code: ClassVar[int] = 1
-
-    def __init__(self, message: str, dropped: Mapping[str, int] | None = None) -> None:
-        super().__init__(message)
-        self.dropped = dict(dropped or {})  # attempts that failed before it and that no closed episode tells of
 
 
 class EpisodeFolder:
@@ -46,6 +64,10 @@ class EpisodeFolder:
     def episode_path(self, number: int) -> Path:
         """Return the file of an episode."""
         return self.path / f"{self._stem}_traj{number}.hdf5"
+
+    def attempt_path(self, number: int, attempt: int, reason: str) -> Path:
+        """Return a free name in quarantine for a whole attempt that is not to be learned from."""
+        return _quarantine_path(self.path, f"{self._stem}_traj{number}_attempt{attempt}.hdf5", reason)
 
     def check(self, resume: bool) -> None:
         """Refuse a folder that holds something else than what is asked for: nothing, or a collection to go on with.
@@ -76,7 +98,7 @@ class EpisodeFolder:
         """
         with ExitStack() as stack:
             with _refused(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
+                make_folder(self.path)
                 file = stack.enter_context((self.path / _LOCK_NAME).open("a+"))
                 self._acquire(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, timeout_s)
             yield file
@@ -103,47 +125,45 @@ class EpisodeFolder:
         Raises:
             EpisodeError: The episodes were made with another one, or it cannot be read or written.
         """
-        kept, new = self.path / CONFIG_NAME, self.path / f"{CONFIG_NAME}.part"
+        kept, new = self.path / CONFIG_NAME, self.path / f"{CONFIG_NAME}{PART}"
         with _refused(self.path):
             if kept.exists() and any(self.path.glob("*_traj*.hdf5")):
                 _check_same(kept, config)
                 return
             save(config, new)
+            with new.open("rb") as file:
+                os.fsync(file.fileno())
             new.rename(kept)
+            flush_folder(self.path)
 
-    def tidy(self) -> dict[int, float]:
-        """Set damaged episodes aside as `.damaged` and remove unfinished ones; call with the exclusive lock held.
+    def tidy(self) -> list[Row]:
+        """Set damaged episodes aside, remove unfinished ones, and make the index anew; with the exclusive lock held.
 
         Returns:
-            The number of each sound episode, with its recorded time in seconds.
+            A row for each sound episode of this collection, by number.
 
         Raises:
             EpisodeError: A file cannot be read, or is not of this collection. Nothing was changed.
         """
-        sound: dict[int, float] = {}
+        sound: list[Row] = []
         damaged: list[Path] = []
         with _refused(self.path):
-            for number, path in self._episodes():
-                path.read_bytes()  # a disk that fails here says nothing of the file
+            for path in episodes(self.path):
+                if path.name.rpartition("_traj")[0] != self._stem:
+                    continue  # left alone
                 try:
-                    sound[number] = _duration_s(path)
-                except _DamagedError:
+                    sound.append(describe(path))
+                except DamagedError:
                     damaged.append(path)
             for path in damaged:
-                path.rename(path.with_name(path.name + ".damaged"))
-                (self.path / "meta_data.pkl").unlink(missing_ok=True)  # RoboNet's index, now stale
+                set_aside(path, DAMAGED)
             self.discard_unfinished()
-        return sound
-
-    def _episodes(self) -> Iterator[tuple[int, Path]]:
-        pattern = re.compile(re.escape(self._stem) + r"_traj(0|[1-9][0-9]*)\.hdf5")
-        for path in sorted(self.path.iterdir()):
-            if number := pattern.fullmatch(path.name):
-                yield int(number[1]), path
+            write(self.path, sound)
+        return sorted(sound, key=lambda row: row.number)
 
     def discard_unfinished(self) -> None:
         """Remove what a killed writer left behind."""
-        for part in self.path.glob("*_traj*.hdf5.part"):
+        for part in self.path.rglob(f"*_traj*{PART}"):
             part.unlink()
 
     def check_space(self, floor_gib: float) -> None:
@@ -159,31 +179,40 @@ class EpisodeFolder:
             )
 
 
-class _DamagedError(EpisodeError):
-    """An episode that is no longer what was written."""
+def set_aside(path: Path, reason: str) -> Path:
+    """Move a closed episode into quarantine, and return where it is now; its number is free again.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
+    to = _quarantine_path(path.parent, path.name, reason)
+    move(path, to)
+    (path.parent / "meta_data.pkl").unlink(missing_ok=True)  # RoboNet's index, now stale
+    return to
 
 
-def _duration_s(path: Path) -> float:
-    try:
-        own = read_trajectory(path).own
-    except EpisodeError as error:
-        raise _DamagedError(str(error)) from error
-    if own is None:
-        raise EpisodeError(f"{path}: expected an episode of this collection, got a file of others; move it away")
-    return float(own["env/timestamps"][-1] - own["env/timestamps"][0])
+def _quarantine_path(folder: Path, name: str, reason: str) -> Path:
+    """Return a name in quarantine that is not taken."""
+    path, n = folder / QUARANTINE_NAME / reason / f"{name}{ASIDE}", 0
+    while path.exists():
+        n += 1
+        path = path.with_name(f"{name}.{n}{ASIDE}")
+    return path
 
 
 def _check_same(kept: Path, config: Config) -> None:
     """Refuse a configuration that would make other episodes than the kept one."""
     try:
-        before = _flat(yaml.safe_load(kept.read_text(encoding="utf-8")))
+        tree = yaml.safe_load(kept.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
         raise EpisodeError(f"{kept}: expected YAML, got: {' '.join(str(error).split())}") from None
-    now = _flat(config.model_dump(mode="json"))
+    with suppress(ValidationError):  # what an earlier version did not know yet had the value that it now has if unasked
+        tree = type(config).model_validate_json(json.dumps(tree)).model_dump(mode="json")
+    before, now = _flat(tree), _flat(config.model_dump(mode="json"))
     changed = [
         f"'{key}: {before.get(key)}' is now '{key}: {now.get(key)}'"
         for key in {**before, **now}
-        if key not in _FREE_KEYS and before.get(key) != now.get(key)
+        if not key.startswith(_FREE_KEYS) and before.get(key) != now.get(key)
     ]
     if changed:
         raise EpisodeError(

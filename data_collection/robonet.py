@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -14,12 +13,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from data_collection.commit import commit
 from data_collection.episode import Episode, EpisodeError, video_episode
 from data_collection.gripper import closes
 from data_collection.hdf5 import naming, seal
 from data_collection.trajectory import FILE_VERSION, ROBONET_DIM, Trajectory, read_footage, read_trajectory
 from data_collection.video import VideoConfig, encode_video
 from robot_bridge.robot import ACTION_DIM, CLOSE, OPEN, STATE_DIM, RobotSpec
+
+ASIDE = ".aside"  # behind the name of a file in quarantine, which no reader of folders takes for an episode
 
 PSNR_FLOOR_DB = 25.0  # of the worst frame read back; ours: H.264 gives 34 to 40, a wrong or shifted frame less than 20
 
@@ -72,34 +74,23 @@ def read_episode(path: Path, camera: int = 0, action_free: bool = False) -> Epis
 def write_episode(episode: Episode, path: Path, spec: RobotSpec) -> None:
     """Write an episode as one RoboNet file that exists either whole or not at all.
 
-    The file is built in memory, written to `<path>.part`, flushed to disk, read back and compared, then renamed. The
-    gripper command has RoboNet's imputed convention, 1 opens and 0 closes, so that it means the same as the next
-    state and as the autograsp actions of RoboNet's other robots.
+    The file is built in memory, sealed by its SHA-256, and committed as `commit.commit` does, compared with the episode
+    when it is read back. The gripper command has RoboNet's imputed convention, 1 opens and 0 closes, so that it means
+    the same as the next state and as the autograsp actions of RoboNet's other robots.
 
     Args:
         episode: Applied gripper commands must be exactly +1 or -1, frames of the camera's size.
-        path: `<lab>_<robot>_<note>_traj<N>.hdf5`; a name is never written twice.
+        path: `<lab>_<robot>_<note>_traj<N>.hdf5`, or of an episode in quarantine; a name is never written twice.
         spec: The robot that was recorded.
 
     Raises:
         EpisodeError: The episode cannot be represented, the name exists, the disk is full, or what was read back
             differs. No file of that name is left behind.
     """
-    if path.suffix != ".hdf5":
+    if not {".hdf5", ASIDE} & {path.suffix}:
         raise EpisodeError(f"{path}: expected a name that ends in .hdf5, or RoboNet's reader does not see it")
-    if path.exists():
-        raise EpisodeError(f"{path}: exists already; an episode is never overwritten")
     _check(episode, spec)
-    part = path.with_name(path.name + ".part")
-    try:
-        _write_through(part, _build(episode, spec))
-        _compare(episode, read_episode(part))
-        part.rename(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise EpisodeError(f"{path}: could not be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    commit(path, _build(episode, spec), lambda part: _compare(episode, read_episode(part)))
 
 
 def _own_episode(trajectory: Trajectory, own: Mapping[str, NDArray[Any]], camera: int) -> Episode:
@@ -242,19 +233,3 @@ def _compare(written: Episode, found: Episode) -> None:
     worst_db = min(cv2.PSNR(image, again) for image, again in zip(written.frames, found.frames, strict=True))
     if worst_db < PSNR_FLOOR_DB:
         raise EpisodeError(f"expected a video of at least {PSNR_FLOOR_DB:g} dB, got a frame of {worst_db:.1f} dB")
-
-
-def _write_through(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable: the name itself lives in the folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,7 @@ from configs.command import run
 from data_collection.episode import EpisodeError
 
 if TYPE_CHECKING:
-    from data_collection.supervisor import RunConfig
+    from data_collection.configuration import RunConfig
 
 
 def collect_episodes(  # noqa: PLR0917 - the parameters are the options of the command line
@@ -40,34 +40,37 @@ def collect_episodes(  # noqa: PLR0917 - the parameters are the options of the c
     Each episode is closed whole or not at all; stop at any time with Ctrl-C and go on with --resume.
     The last line of the output is a JSON summary.
     """
-    from data_collection.folder import EpisodeFolder  # noqa: PLC0415 - MuJoCo and HDF5 would make --help slow
-    from data_collection.supervisor import RunConfig, collect  # noqa: PLC0415
+    from data_collection.account import Account  # noqa: PLC0415 - MuJoCo and HDF5 would make --help slow
+    from data_collection.configuration import RunConfig  # noqa: PLC0415
+    from data_collection.folder import EpisodeFolder  # noqa: PLC0415
+    from data_collection.logbook import Logbook  # noqa: PLC0415
+    from data_collection.numbers import Numbers  # noqa: PLC0415
+    from data_collection.supervisor import Supervisor  # noqa: PLC0415
     from data_collection.tally import Tally  # noqa: PLC0415
-    from robot_bridge.robots import open_robot  # noqa: PLC0415
 
     _check_arguments(hours, episodes, robot, workers)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     config = RunConfig.load(seed, settings or [], robot)
     with ExitStack() as stack:
         stack.enter_context(_terminable())
-        arm = stack.enter_context(
-            closing(open_robot(config.robot))
-        )  # one that cannot be had is refused before any file
-        folder = EpisodeFolder(out, f"{config.collection.lab}_{arm.spec.name}_{config.collection.note}")
-        folder.check(resume)
+        EpisodeFolder(out, "").check(resume)
+        supervisor = stack.enter_context(Supervisor(config, out, workers))  # an arm that cannot be had: nothing written
+        folder = EpisodeFolder(out, config.stem(supervisor.robot))
         lock = stack.enter_context(folder.lock(exclusive=True))
         folder.check(resume)  # a second time, now that nobody else can write
         folder.keep_config(config)
-        recorded_s = folder.tidy()
+        rows = folder.tidy()
         folder.share(lock)
-        numbers = _missing(recorded_s, hours, episodes, config)
-        tally = stack.enter_context(Tally(out, len(recorded_s)))
-        tally.expect(len(recorded_s) + len(numbers))
-        closed_episodes = stack.enter_context(closing(collect(config, folder, numbers, workers, arm)))
-        for closed in closed_episodes:
-            recorded_s[closed.number] = closed.recorded_s
-            tally.add(closed)
-            if hours is not None and sum(recorded_s.values()) >= hours * 3600:
+        present_s = sum(row.recorded_s for row in rows)
+        count = _missing(len(rows), present_s, hours, episodes, config)
+        account = Account(len(rows), present_s, len(rows) + count, None if hours is None else hours * 3600)
+        tally = stack.enter_context(Tally(out, account))
+        logbook = stack.enter_context(Logbook(folder, account, config))
+        events = supervisor.run(folder, Numbers({row.number for row in rows}, count))
+        for event in stack.enter_context(closing(events)):
+            logbook.take(event)
+            tally.show(event)
+            if account.is_done():
                 break
 
 
@@ -82,20 +85,12 @@ def _check_arguments(hours: float | None, episodes: int | None, robot: str, work
         raise EpisodeError(f"--workers: expected 1, as there is one arm, got {workers}; leave it out")
 
 
-def _missing(recorded_s: dict[int, float], hours: float | None, episodes: int | None, config: RunConfig) -> list[int]:
-    """Return the lowest free episode numbers that reach the target; of hours, at the shortest a step can last."""
-    if episodes is None:
-        left_s = (hours or 0.0) * 3600 - sum(recorded_s.values())
-        count = math.ceil(left_s / (config.collection.n_steps * config.robot.step_s) - 1e-6)
-    else:
-        count = episodes - len(recorded_s)
-    numbers: list[int] = []
-    number = 0
-    while len(numbers) < count:
-        if number not in recorded_s:
-            numbers.append(number)
-        number += 1
-    return numbers
+def _missing(n: int, present_s: float, hours: float | None, episodes: int | None, config: RunConfig) -> int:
+    """Return how many episodes are wanted beside `n` of `present_s`; of hours, at the shortest a step can last."""
+    if episodes is not None:
+        return max(0, episodes - n)
+    left_s = (hours or 0.0) * 3600 - present_s
+    return max(0, math.ceil(left_s / (config.collection.n_steps * config.robot.step_s) - 1e-6))
 
 
 @contextmanager

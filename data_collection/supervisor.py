@@ -1,210 +1,220 @@
-"""The supervisor of a collection: episodes by number, in this process or in several, each closed or dropped whole."""
+"""The supervisor of a collection: keeps processes at work, and starts others in place of those that die or hang."""
 
 from __future__ import annotations
 
-import multiprocessing
 import multiprocessing.connection
-import signal
-from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
-from typing import cast
+from pathlib import Path
+from typing import TypeAlias
 
-from pydantic import Field
-
-from configs.command import ReportedError
-from configs.loader import Config, load
-from data_collection.collector import CollectionConfig, Collector
-from data_collection.episode import EpisodeError
+from data_collection.configuration import RunConfig
 from data_collection.folder import CollectionError, EpisodeFolder
-from data_collection.policy import RandomPolicy
-from data_collection.robonet import write_episode
-from robot_bridge.robot import Robot, RobotError
-from robot_bridge.robots import FILES, RobotConfig, RobotName, open_robot, settled
+from data_collection.numbers import Numbers
+from data_collection.process import Process
+from data_collection.worker import Closed, Failed, GaveUp, Ready, Told
 
-
-class _Sections(Config):
-    robot: RobotConfig
-    collection: CollectionConfig
-
-
-class RunConfig(_Sections):
-    """All that decides what a collection contains."""
-
-    seed: int = Field(ge=0)
-
-    @classmethod
-    def load(cls, seed: int, overrides: Sequence[str], robot: RobotName = "simulation") -> RunConfig:
-        """Read the shipped configuration, changed by `overrides` of its sections `robot` and `collection`.
-
-        Of renderers it names the one that works here, never `auto`, for other renderers make other episodes.
-
-        Raises:
-            EpisodeError: The renderer asked for does not work here.
-        """
-        files = {"robot": FILES[robot], "collection": "collection/random.yaml"}
-        sections = load(_Sections, files, overrides)
-        try:
-            chosen = settled(sections.robot)
-        except RobotError as error:
-            raise EpisodeError(str(error)) from error
-        return cls(seed=seed, robot=chosen, collection=sections.collection)
+_TICK_S = 1.0  # between two looks at processes that say nothing
+_HOUR_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Closed:
-    """One episode that is safely on disk."""
+class Lost:
+    """A process died or hung; the episode that it had begun is made anew."""
 
-    number: int
-    recorded_s: float
-    families: list[str]
-    dropped: dict[str, int]  # attempts that failed before it, by reason
-    n_bytes: int
+    number: int | None
+    reason: str
+    is_given_up: bool  # another episode takes its place
 
 
-class _Producer:
-    """Makes episodes and closes them: one arm, one process."""
+@dataclass(frozen=True)
+class Waiting:
+    """Nothing succeeds for now."""
 
-    def __init__(self, config: RunConfig, folder: EpisodeFolder, robot: Robot) -> None:
-        self._config = config
-        self._folder = folder
-        self._robot = robot
-        policy = RandomPolicy(config.collection.policy, self._robot.spec)
-        self._collector = Collector(self._robot, policy, config.collection)
+    reason: str
+    pause_s: float
 
-    def produce(self, number: int) -> Closed:
-        """Collect and close one episode.
+
+@dataclass(frozen=True)
+class Renewed:
+    """A process was replaced between two episodes, before it became a burden."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """All is looked after; comes at least every few seconds."""
+
+    rss_gib: float  # of all processes
+    descriptors: int  # of all processes
+
+
+Event: TypeAlias = Closed | Failed | Lost | Waiting | Renewed | Tick
+
+
+class Supervisor:
+    """Runs the processes of one collection, as a context: on the way out all have stopped their arms and ended."""
+
+    def __init__(self, config: RunConfig, out: Path, n_workers: int) -> None:
+        self._config, self._out, self._n_workers = config, out, n_workers
+        self._limits = config.supervision
+        self._processes: list[Process] = []
+        self._due_s: list[float] = []  # when those that are missing may start
+        self._pause_s = 0.0  # after the last episode without success
+        self._closed_s = 0.0  # when something was last closed
+        self._restarts: deque[float] = deque()  # of the last hour
+        self._losses: Counter[int] = Counter()  # processes, by the number that they were at
+        self._final: str | None = None  # why no further episode is begun
+        self.robot = ""  # its name, once one is there
+
+    def __enter__(self) -> Supervisor:
+        """Start the processes and wait until each has its arm.
 
         Raises:
-            CollectionError: The disk is full or gone, or too many attempts failed. No part of a file is left.
+            CollectionError: An arm cannot be had. Nothing was written.
         """
         try:
-            self._folder.check_space(self._config.collection.free_disk_floor_gib)
-            episode = self._collector.collect_episode(self._config.seed, number)
-            path = self._folder.episode_path(number)
-            write_episode(episode, path, self._robot.spec)
-            n_bytes = path.stat().st_size
-        except (EpisodeError, RobotError, OSError) as error:
-            raise CollectionError(str(error), self._take_dropped()) from error
-        return Closed(
-            number,
-            float(episode.times_s[-1] - episode.times_s[0]),
-            str(episode.info["families"]).split(","),
-            self._take_dropped(),
-            n_bytes,
-        )
+            self._processes = [Process(self._config, self._out) for _ in range(self._n_workers)]
+            for process in self._processes:
+                self.robot = process.meet(self._limits.hang_s)
+        except BaseException:
+            self._stop_all()
+            raise
+        return self
 
-    def _take_dropped(self) -> dict[str, int]:
-        dropped = dict(self._collector.dropped)
-        self._collector.dropped.clear()
-        return dropped
+    def __exit__(self, *_: object) -> None:
+        self._stop_all()
+        EpisodeFolder(self._out, self._config.stem(self.robot)).discard_unfinished()
 
+    def run(self, folder: EpisodeFolder, numbers: Numbers) -> Generator[Event, None, None]:
+        """Have the episodes made, and tell what happens. What they contain does not depend on how many work on it.
 
-def collect(
-    config: RunConfig, folder: EpisodeFolder, numbers: Sequence[int], n_workers: int, robot: Robot
-) -> Generator[Closed, None, None]:
-    """Collect the episodes of these numbers, yielding each as it is closed. Their content does not depend on workers.
+        Raises:
+            CollectionError: A person must look. Every episode that was closed stands.
+        """
+        self._closed_s = time.monotonic()
+        while numbers.left or self._is_busy():
+            self._hand_out(folder, numbers)
+            if self._final is not None and not self._is_busy():
+                raise CollectionError(self._final)
+            yield from self._listen(numbers)
+            for process in [each for each in self._processes if each.silent_s > self._limits.hang_s]:
+                silent_s = process.silent_s
+                process.kill()
+                yield from self._lose(process, numbers, f"hung without a sign of life for {silent_s:.0f} s")
+            yield self._tick()
 
-    A single worker is this process, with `robot`; several have an arm of `config.robot` each.
+    def _is_busy(self) -> bool:
+        return any(process.number is not None for process in self._processes)
 
-    When the caller stops early (closes the iterator, or an exception passes through it), open episodes are dropped.
+    def _hand_out(self, folder: EpisodeFolder, numbers: Numbers) -> None:
+        """Start the processes that are due, and give every idle one something to do."""
+        due = [due_s for due_s in self._due_s if time.monotonic() >= due_s and self._final is None]
+        for due_s in due:
+            self._due_s.remove(due_s)
+            self._processes.append(Process(self._config, self._out))
+        for process in [each for each in self._processes if each.is_ready and each.number is None]:
+            if self._final is not None or not numbers.left:
+                return
+            try:
+                folder.check_space(self._config.collection.free_disk_floor_gib)
+            except (CollectionError, OSError) as error:
+                self._final = str(error)
+                return
+            process.number = numbers.take()
+            with suppress(ConnectionError):  # one that is gone is found later
+                process.connection.send(process.number)
 
-    Raises:
-        CollectionError: A worker failed. Every episode that was closed stands.
-    """
-    if n_workers > 1:
-        yield from _collect_apart(config, folder, numbers, min(n_workers, len(numbers)))
-        return
-    producer = _Producer(config, folder, robot)
-    for number in numbers:
-        yield producer.produce(number)
+    def _listen(self, numbers: Numbers) -> Iterator[Event]:
+        """Take what processes have to say; wait a moment where that is nothing."""
+        processes = {process.connection: process for process in self._processes}
+        if not processes:
+            time.sleep(_TICK_S)
+            return
+        for connection in multiprocessing.connection.wait(list(processes), _TICK_S):
+            process = next(each for each in self._processes if each.connection is connection)
+            try:
+                told: Told = process.connection.recv()
+            except (EOFError, ConnectionError):
+                yield from self._lose(process, numbers, "died")
+            else:
+                yield from self._take(process, told, numbers)
 
+    def _take(self, process: Process, told: Told, numbers: Numbers) -> Iterator[Event]:
+        if isinstance(told, Ready):
+            process.is_ready = True
+        elif isinstance(told, GaveUp):
+            yield from self._pause(process, told, numbers)
+        else:
+            yield told
+        if isinstance(told, Closed):
+            process.number = None
+            self._pause_s, self._closed_s = 0.0, time.monotonic()
+            yield from self._renew(process)
 
-def _collect_apart(
-    config: RunConfig, folder: EpisodeFolder, numbers: Sequence[int], n_workers: int
-) -> Generator[Closed, None, None]:
-    waiting = list(reversed(numbers))
-    failures: list[CollectionError] = []
-    with _workers(config, folder, n_workers) as connections:
-        for connection in connections:
-            _ask(connection, waiting.pop())
-        busy = set(connections)
-        while busy:
-            for connection in cast("list[Connection]", multiprocessing.connection.wait(list(busy))):
-                answer = _receive(connection)
-                if isinstance(answer, CollectionError):
-                    failures.append(answer)
-                    waiting.clear()  # the others end what they have begun
-                if waiting:
-                    _ask(connection, waiting.pop())
-                else:
-                    busy.remove(connection)
-                if isinstance(answer, Closed):
-                    yield answer
-    if failures:
-        dropped: Counter[str] = Counter()
-        for failure in failures:
-            dropped.update(failure.dropped)
-        raise CollectionError(str(failures[0]), dropped)
+    def _pause(self, process: Process, told: GaveUp, numbers: Numbers) -> Iterator[Event]:
+        """End a process that cannot go on, and let another try later; or let a person look."""
+        shortest_s, longest_s = self._limits.back_off_s
+        self._pause_s = min(max(2 * self._pause_s, shortest_s), longest_s)
+        self._end(process, numbers, self._pause_s)
+        if told.needs_person or time.monotonic() - self._closed_s > self._limits.give_up_s:
+            self._final = self._final or told.reason
+        else:
+            yield Waiting(told.reason, self._pause_s)
 
+    def _renew(self, process: Process) -> Iterator[Event]:
+        """Replace a process that is old or takes too much."""
+        rss_gib, descriptors = process.burden()
+        reasons = {
+            f"it took {rss_gib:.2f} GiB of memory": rss_gib > self._limits.memory_gib,
+            f"it had {descriptors} files open": descriptors > self._limits.descriptors,
+            f"it was {process.age_s / _HOUR_S:.1f} h old": process.age_s > self._limits.renew_after_s,
+        }
+        for reason in [reason for reason, holds in reasons.items() if holds][:1]:
+            self._drop(process, 0.0)
+            yield Renewed(reason)
 
-def _ask(connection: Connection, number: int) -> None:
-    with suppress(ConnectionError):  # a worker that is gone has left its reason for `_receive`
-        connection.send(number)
+    def _lose(self, process: Process, numbers: Numbers, how: str) -> Iterator[Event]:
+        """Count a process that died or hung, and have its episode made again."""
+        number, is_given_up = process.number, False
+        if number is not None:
+            self._losses[number] += 1
+            is_given_up = self._losses[number] >= self._limits.losses_per_episode
+        exit_code = self._end(process, numbers, 0.0, is_given_up)
+        reason = f"a process {how} (exit code {exit_code})"
+        now_s = time.monotonic()
+        self._restarts.append(now_s)
+        while now_s - self._restarts[0] > _HOUR_S:
+            self._restarts.popleft()
+        if (n := len(self._restarts)) > self._limits.restarts_per_hour:
+            self._final = self._final or f"{reason}, the last of {n} within an hour; look at the machine, then --resume"
+        yield Lost(number, reason, is_given_up)
 
+    def _end(self, process: Process, numbers: Numbers, pause_s: float, is_given_up: bool = False) -> int | None:
+        """Let go of a process, and of the number that it was at; return its exit code."""
+        if is_given_up:
+            numbers.give_up()
+        elif process.number is not None:
+            numbers.give_back(process.number)
+        return self._drop(process, pause_s)
 
-def _receive(connection: Connection) -> Closed | CollectionError:
-    try:
-        answer: Closed | CollectionError = connection.recv()
-    except (EOFError, ConnectionError):
-        return CollectionError("a worker process ended; go on with --resume")
-    return answer
+    def _drop(self, process: Process, pause_s: float) -> int | None:
+        """See a process end, and let another take its place after a pause; return its exit code."""
+        self._processes.remove(process)
+        self._due_s.append(time.monotonic() + pause_s)
+        return process.stop()
 
+    def _tick(self) -> Tick:
+        burdens = [process.burden() for process in self._processes]
+        return Tick(sum(rss for rss, _ in burdens), sum(n for _, n in burdens))
 
-@contextmanager
-def _workers(config: RunConfig, folder: EpisodeFolder, n_workers: int) -> Iterator[list[Connection]]:
-    """Start processes that make episodes on demand; on the way out all are ended and what they left is removed."""
-    context = multiprocessing.get_context("spawn")
-    processes: list[SpawnProcess] = []
-    connections: list[Connection] = []
-    try:
-        for _ in range(n_workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, config, folder), daemon=True)
-            _start_deaf(process)
-            theirs.close()
-            processes.append(process)
-            connections.append(ours)
-        yield connections
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
-        folder.discard_unfinished()
-
-
-def _start_deaf(process: SpawnProcess) -> None:
-    """Start a process that ignores Ctrl-C from its first moment: a terminal sends it to all, the supervisor decides."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        process.start()
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _work(connection: Connection, config: RunConfig, folder: EpisodeFolder) -> None:
-    """Make the episodes that are asked for until the other side is gone, holding the folder all the while."""
-    with suppress(EOFError, ConnectionError):
-        try:
-            with folder.lock(exclusive=False), closing(open_robot(config.robot)) as robot:
-                producer = _Producer(config, folder, robot)
-                while True:
-                    connection.send(producer.produce(connection.recv()))
-        except CollectionError as error:
-            connection.send(error)
-        except ReportedError as error:
-            connection.send(CollectionError(str(error)))
+    def _stop_all(self) -> None:
+        for process in self._processes:
+            process.bid_stop()
+        for process in self._processes:
+            process.stop()
+        self._processes.clear()

@@ -4,78 +4,90 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from data_collection.folder import CollectionError
-from data_collection.supervisor import Closed
+from data_collection.account import Account
+from data_collection.supervisor import Event, Lost, Renewed, Waiting
+from data_collection.worker import Closed, Failed
 
 _LINE_INTERVAL_S = 10.0  # between lines of progress where there is no terminal
 
 
 class Tally:
-    """Counts what was closed, shows it on stderr as it goes, and prints the summary at the end."""
+    """Shows a run on stderr as it goes, and prints the summary at the end, whatever ends it."""
 
-    def __init__(self, folder: Path, n_present: int) -> None:
+    def __init__(self, folder: Path, account: Account) -> None:
         console = Console(stderr=True)
-        columns = (
-            *Progress.get_default_columns()[:2],
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+        columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Progress(
+            *columns, TextColumn("{task.fields[more]}"), console=console, disable=not console.is_terminal
         )
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._bar.add_task("episodes", total=None, completed=n_present)
+        self._task = self._bar.add_task("episodes", total=account.n_wanted, completed=account.n_present, more="")
         self._console = console
         self._folder = folder
-        self._n_present = n_present
-        self._total = n_present
-        self._began_s = self._line_s = time.monotonic()
-        self._closed = 0
-        self._recorded_s = 0.0
-        self._n_bytes = 0
-        self._families: Counter[str] = Counter()
-        self._dropped: Counter[str] = Counter()
+        self._account = account
+        self._line_s = time.monotonic()
 
     def __enter__(self) -> Tally:
         self._bar.start()
         return self
 
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, CollectionError):
-            self._dropped.update(error.dropped)
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        summary = {
-            "folder": str(self._folder),
-            "episodes": self._closed,
-            "episodes_in_folder": self._n_present + self._closed,
-            "recorded_s": round(self._recorded_s, 3),
-            "seconds": round(time.monotonic() - self._began_s, 1),
-            "families": dict(sorted(self._families.items())),
-            "dropped": dict(sorted(self._dropped.items())),
-            "bytes": self._n_bytes,
-        }
-        print(json.dumps(summary), flush=True)
+        print(json.dumps({"folder": str(self._folder), **self._account.summary()}), flush=True)
 
-    def expect(self, total: int) -> None:
-        """Set how many episodes the folder will hold at the end."""
-        self._total = total
-        self._bar.update(self._task, total=total)
+    def show(self, event: Event) -> None:
+        """Tell of an event that the account has taken."""
+        if isinstance(event, Failed):
+            where = f" (kept as {event.file})" if event.file else ""
+            self._say(f"episode {event.number}, attempt {event.attempt} dropped: {event.kind}: {event.reason}{where}")
+        elif isinstance(event, Lost):
+            what = "" if event.number is None else f"episode {event.number} lost: "
+            self._say(f"{what}{event.reason}; another process takes over")
+        elif isinstance(event, Waiting):
+            self._say(f"waiting for {event.pause_s:.0f} s, then trying again: {event.reason}")
+        elif isinstance(event, Renewed):
+            self._say(f"a process was renewed: {event.reason}")
+        elif isinstance(event, Closed):
+            self._progress()
 
-    def add(self, closed: Closed) -> None:
-        """Count one closed episode."""
-        self._closed += 1
-        self._recorded_s += closed.recorded_s
-        self._n_bytes += closed.n_bytes
-        self._families.update(closed.families)
-        self._dropped.update(closed.dropped)
-        self._bar.update(self._task, advance=1)
-        now_s = time.monotonic()
+    def _progress(self) -> None:
+        account, now_s = self._account, time.monotonic()
+        more = _more(account)
+        self._bar.update(self._task, completed=account.n_present + account.closed, more=more)
         if self._bar.disable and now_s - self._line_s >= _LINE_INTERVAL_S:
             self._line_s = now_s
-            done = self._n_present + self._closed
-            left_s = (now_s - self._began_s) / self._closed * (self._total - done)
-            self._console.print(f"{done} of {self._total} episodes, about {left_s:.0f} s left", highlight=False)
+            done = account.n_present + account.closed
+            self._say(f"{done} of {account.n_wanted} episodes, {more}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _more(account: Account) -> str:
+    hours = (account.present_s + account.recorded_s) / 3600
+    wanted = "" if account.wanted_s is None else f" of {account.wanted_s / 3600:g}"
+    left_s = account.left_s()
+    parts = [f"{hours:.2f}{wanted} h recorded", f"about {duration(left_s)} left" if left_s is not None else ""]
+    parts += _counts("dropped", account.dropped) + _counts("set aside", account.quarantined)
+    return ", ".join([part for part in parts if part] + ([f"{account.lost} lost"] if account.lost else []))
+
+
+def _counts(what: str, counts: Mapping[str, int]) -> list[str]:
+    return [f"{sum(counts.values())} {what}"] if counts else []
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the two largest units that people use."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min"
+    if seconds < 86400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"

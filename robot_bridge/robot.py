@@ -56,6 +56,7 @@ class RobotSpec:
     limits: Limits
     camera: Camera
     step_s: float  # duration of one step
+    renews_scene: bool = False  # every reset draws new objects at new places; else they stay where the arm left them
 
     def state_bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the low and high bound of a state, each (5,): the workspace in metres, yaw +-pi, opening 0 to 1."""

@@ -76,8 +76,9 @@ def open_robot(config: SimulationConfig | FrankaRosConfig) -> Robot:
 
             return FrankaRos(config)
         from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415 - MuJoCo, which only this one needs
+        from robot_bridge.simulation.troubled import TroubledFranka  # noqa: PLC0415
 
-        return SimulatedFranka(config)
+        return TroubledFranka(config) if config.troubles.any else SimulatedFranka(config)
 
 
 @contextmanager

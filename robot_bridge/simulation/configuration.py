@@ -15,6 +15,22 @@ from robot_bridge.simulation.scene import Kind
 RendererName = Literal["auto", "egl", "osmesa", "ray"]
 
 
+class TroubleConfig(Config):
+    """What goes wrong in a rehearsal, by chance, and never the same way twice. None of it changes what is recorded."""
+
+    reflexes_per_reset: float = Field(default=0.0, ge=0, le=1)  # the arm stops itself in a later step
+    freezes_per_reset: float = Field(default=0.0, ge=0, le=1)  # the camera shows one picture from then on
+    deaths_per_reset: float = Field(default=0.0, ge=0, le=1)  # the process is killed in a later step
+    hangs_per_reset: float = Field(default=0.0, ge=0, le=1)  # a later step never returns
+    log: str = ""  # a file to which each is written as it happens
+
+    @property
+    def any(self) -> bool:
+        """Whether anything goes wrong at all."""
+        shares = (self.reflexes_per_reset, self.freezes_per_reset, self.deaths_per_reset, self.hangs_per_reset)
+        return max(shares) > 0
+
+
 class SimulationConfig(Config):
     """The simulated Franka."""
 
@@ -27,3 +43,5 @@ class SimulationConfig(Config):
     contact_limit_n: float = Field(20, gt=0)  # ours: what a descent may press before it stops, as a Franka's reflex
     camera_jitter: float = Field(1.0, ge=0, le=5)  # ours: 1.0 moves the camera by up to 1 cm and 1 degree a scene
     renderer: RendererName = "auto"
+    resets_per_scene: int = Field(default=1, ge=0)  # ours: 1: every reset draws new objects; 0: they stay for ever
+    troubles: TroubleConfig = TroubleConfig()

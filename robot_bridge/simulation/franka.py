@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.motion import draw_start
-from robot_bridge.robot import Observation, RobotError, RobotFault, RobotSpec, Step
+from robot_bridge.robot import OPEN, Observation, RobotError, RobotFault, RobotSpec, Step
 from robot_bridge.safety import limit_action
 from robot_bridge.simulation import render
 from robot_bridge.simulation.arm import TICK_S, Arm
@@ -21,6 +21,8 @@ from robot_bridge.simulation.scene import Scene, build
 _SETTLE_S = 0.6  # objects come to rest before the first observation
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _MAX_DRAWS = 20  # scenes drawn until one does not begin with its task done
+_NEAR_M = 0.005  # to where a reset brings the hand
+_MAX_RETURNS = 8  # steps of each part of the way there
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class SimulatedFranka:
     def __init__(self, config: SimulationConfig) -> None:
         self._config = config
         self._renderer_name = render.choose(config.renderer)
-        self._spec = RobotSpec("franka", config.limits, config.camera, config.step_s)
+        self._spec = RobotSpec(
+            "franka", config.limits, config.camera, config.step_s, renews_scene=config.resets_per_scene == 1
+        )
         self._scene: Scene | None = None
         self._renderer: render.Renderer | None = None
         self._judge: Judge | None = None
@@ -46,6 +50,7 @@ class SimulatedFranka:
         self._fault: str | None = None
         self._closed = False
         self._simulated_s = 0.0
+        self._n_resets = 0  # of the present scene
 
     @property
     def spec(self) -> RobotSpec:
@@ -65,12 +70,19 @@ class SimulatedFranka:
     def reset(self, rng: np.random.Generator) -> Observation:
         """Make a new scene drawn from `rng`, open the gripper, go to a start pose above the bin, and look.
 
+        A scene that is to last for several resets is kept, and the hand goes to its start as a real one does.
+
         Raises:
             RobotFault: A fault has not been cleared, or no sane scene was found.
             RobotError: The robot was closed.
         """
         self._check_open()
         self._check_fault()
+        lasts = self._config.resets_per_scene
+        if self._scene is not None and (lasts == 0 or self._n_resets < lasts):
+            self._n_resets += 1
+            self._return(draw_start(rng, self._config.limits))
+            return self.observe()
         for _ in range(_MAX_DRAWS):
             self._make_scene(rng)
             if self._judge is None or not self._judge.outcome().goal_now:
@@ -184,6 +196,17 @@ class SimulatedFranka:
             self._simulated_s += TICK_S
         self._rest()
         self._rested = self.snapshot()
+        self._n_resets = 1
+
+    def _return(self, start: NDArray[np.float64]) -> None:
+        """Open the gripper, rise, and bring the hand above a start (3,), then to it."""
+        high_m = self._config.limits.workspace_high_m[2]
+        self.advance(np.array([0.0, 0.0, 0.0, OPEN], np.float32))
+        for place in (np.array([*self.hand()[:2], high_m]), np.array([*start[:2], high_m]), start):
+            for _ in range(_MAX_RETURNS):
+                if np.linalg.norm(place - self.hand()) < _NEAR_M:
+                    break
+                self.advance(np.array([*(place - self.hand()), OPEN], np.float32))
 
     def _attach(self, scene: Scene, model: mujoco.MjModel) -> None:
         self._scene, self._model = scene, model

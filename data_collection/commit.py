@@ -1,0 +1,100 @@
+"""How a file comes to be: under its name it is whole, on the disk and read back, or it is not there at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from data_collection.episode import EpisodeError
+
+PART = ".part"  # behind the name of a file that is being written
+
+
+def commit(path: Path, data: bytes, check: Callable[[Path], None]) -> None:
+    """Write a file that survives whatever happens next, once this has returned.
+
+    The bytes are written beside, flushed to the disk, dropped from memory, read back from the disk and checked; then
+    the file gets its name, and the name is flushed, too. A crash on the way leaves at most a `.part`.
+
+    Args:
+        path: A name that is not taken; its folder exists.
+        data: The whole file.
+        check: Refuses what it reads at a path by an `EpisodeError`.
+
+    Raises:
+        EpisodeError: The name is taken, the disk is full or at fault, or the check refused what was read back. No file
+            of that name is left behind.
+    """
+    if path.exists():
+        raise EpisodeError(f"{path}: exists already; an episode is never overwritten")
+    part = path.with_name(path.name + PART)
+    try:
+        _write(part, data)
+        check(part)
+        os.rename(part, path)  # noqa: PTH104 - one system call a line, as the test of crashes counts them
+        flush_folder(path.parent)
+    except OSError as error:
+        raise EpisodeError(f"{path}: could not be written: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that survives a crash, with those above it.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        flush_folder(path.parent)
+
+
+def move(path: Path, to: Path) -> None:
+    """Give a file another name, for good; what has that name is replaced.
+
+    Raises:
+        OSError: It cannot be moved.
+    """
+    make_folder(to.parent)
+    os.rename(path, to)  # noqa: PTH104 - as above
+    flush_folder(to.parent)
+    flush_folder(path.parent)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file in place of the one that has its name: a crash leaves the one or the other, and both whole.
+
+    Raises:
+        OSError: The disk is full or at fault; the file that was there still is.
+    """
+    part = path.with_name(path.name + PART)
+    try:
+        _write(part, data)
+        os.rename(part, path)  # noqa: PTH104 - as above
+        flush_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make names durable: they live in the folder, not in the file."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # what is read back comes from the disk
+    finally:
+        os.close(descriptor)

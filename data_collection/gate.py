@@ -1,0 +1,168 @@
+"""What a whole episode must be like to be kept: the same for every arm, judged by what was recorded alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from configs.loader import Config
+from data_collection.episode import Episode, EpisodeError
+from robot_bridge.robot import CLOSE, OPEN, RobotSpec
+
+_ROUNDING_M = 1e-5  # of actions, which are float32
+
+
+class GateConfig(Config):
+    """How an episode may differ from a perfect one."""
+
+    frozen_frames: int = Field(
+        default=2, ge=1
+    )  # ours: as many equal pictures in a row while the hand moves are a freeze
+    seen_motion_m: float = Field(default=0.01, gt=0)  # ours: a hand that moves so far in a step changes every picture
+    brightness: tuple[float, float] = (10.0, 245.0)  # ours: mean of 0 to 255 of each frame
+    contrast: float = Field(default=2.0, ge=0)  # ours: least deviation of each frame, of 255
+    moved_m: float = Field(default=0.005, gt=0)  # ours: a hand that stays within such a box has not played
+    outside_m: float = Field(default=0.03, ge=0)  # ours: how far out of the workspace the hand may be measured
+    off_command_m: float = Field(default=0.02, gt=0)  # ours: a step that ends so far from its target has been hindered
+    off_command_share: float = Field(default=0.5, ge=0, le=1)  # ours: of the steps; in simulation at most 17 % are
+    step_share: tuple[float, float] = (0.5, 4.0)  # ours: what a step may last, in units of the robot's `step_s`
+    clock_jump_s: float = Field(default=0.05, gt=0)  # between wall clock and monotonic clock over an episode; ours
+
+    @model_validator(mode="after")
+    def _check_ranges(self) -> GateConfig:
+        for name in ("brightness", "step_share"):
+            low, high = getattr(self, name)
+            if not 0 <= low < high:
+                raise ValueError(f"{name} must be two rising numbers from 0 on")
+        return self
+
+
+class Rejected(EpisodeError):
+    """A whole episode that is not to be learned from."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind  # one word or two, for counts and folder names
+
+
+class Taken(NamedTuple):
+    """An episode as it came, with what its file does not tell."""
+
+    episode: Episode
+    n_steps: int  # as many were asked for
+    clock_shift_s: float  # how far the wall clock ran away from the monotonic one meanwhile
+
+
+def check(taken: Taken, spec: RobotSpec, config: GateConfig) -> None:
+    """Refuse an episode that is short, damaged, blind, idle, or out of step with its clock.
+
+    Raises:
+        Rejected: The first reason, in the order of what is most basic.
+    """
+    for kind, judge in _JUDGES:
+        for message in judge(taken, spec, config):
+            raise Rejected(kind, message)
+
+
+def _count(taken: Taken, spec: RobotSpec, _: GateConfig) -> Iterator[str]:
+    frames, expected = taken.episode.frames, (taken.n_steps + 1, spec.camera.height_px, spec.camera.width_px, 3)
+    if frames.shape != expected:
+        yield f"expected frames {expected}, got {frames.shape}"
+
+
+def _stamps(taken: Taken, spec: RobotSpec, config: GateConfig) -> Iterator[str]:
+    low, high = (share * spec.step_s for share in config.step_share)
+    lasted_s = np.diff(taken.episode.times_s)
+    wrong = ~((lasted_s >= low) & (lasted_s <= high))
+    if wrong.any():
+        t = int(np.argmax(wrong))
+        yield f"expected steps of {low:g} to {high:g} s, got {lasted_s[t]:.3f} s for step {t}"
+
+
+def _clock(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
+    if not abs(taken.clock_shift_s) <= config.clock_jump_s:
+        yield f"the computer's clock jumped by {taken.clock_shift_s:.3f} s during the episode; let it slew (chrony)"
+
+
+def _actions(taken: Taken, spec: RobotSpec, _: GateConfig) -> Iterator[str]:
+    actions = taken.episode.actions
+    longest_m = float(np.linalg.norm(actions[:, :3], axis=1).max())
+    if not longest_m <= spec.limits.step_limit_m + _ROUNDING_M:
+        yield f"expected applied steps of at most {spec.limits.step_limit_m:g} m, got {longest_m:.4f} m"
+    if not np.isin(actions[:, 3], (OPEN, CLOSE)).all():
+        yield f"expected applied gripper commands of {OPEN:+g} or {CLOSE:+g}, got others"
+
+
+def _bounds(taken: Taken, spec: RobotSpec, config: GateConfig) -> Iterator[str]:
+    low, high = spec.state_bounds()
+    states = taken.episode.states
+    beyond_m = np.maximum(low[:3] - states[:, :3], states[:, :3] - high[:3]).max()
+    if not beyond_m <= config.outside_m:
+        yield f"expected a hand at most {config.outside_m:g} m outside the workspace, got {beyond_m:.3f} m"
+
+
+def _moved(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
+    reach_m = float(np.ptp(taken.episode.states[:, :3], axis=0).max())
+    if not reach_m >= config.moved_m:
+        yield f"expected a hand that moves {config.moved_m:g} m or more, got {reach_m:.4f} m in a whole episode"
+
+
+def _obeyed(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
+    share = float((_errors_m(taken.episode) > config.off_command_m).mean())
+    if not share <= config.off_command_share:
+        yield (
+            f"expected a hand within {config.off_command_m:g} m of where it was sent but for "
+            f"{100 * config.off_command_share:g} % of the steps, got {100 * share:.0f} %"
+        )
+
+
+def _light(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
+    frames = taken.episode.frames
+    means, contrasts = frames.mean(axis=(1, 2, 3)), frames[:, ::4, ::4].std(axis=(1, 2, 3))
+    low, high = config.brightness
+    if not (low <= means.min() and means.max() <= high):
+        yield f"expected frames of brightness {low:g} to {high:g}, got {means.min():.1f} to {means.max():.1f}"
+    if not contrasts.min() >= config.contrast:
+        yield f"expected frames with a deviation of {config.contrast:g} or more, got {contrasts.min():.2f}: no picture"
+
+
+def _alive(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
+    frames, hands = taken.episode.frames, taken.episode.states[:, :3]
+    moves = np.linalg.norm(np.diff(hands, axis=0), axis=1) > config.seen_motion_m
+    same = np.array([np.array_equal(a, b) for a, b in pairwise(frames)])
+    longest = _longest_run(same & moves)
+    if longest >= config.frozen_frames:
+        yield f"a frozen camera: {longest + 1} equal frames in a row while the hand moved"
+
+
+def _errors_m(episode: Episode) -> NDArray[np.float64]:
+    """Return how far (T,) each step ended from where its applied action leads."""
+    reached = np.diff(episode.states[:, :3], axis=0)
+    errors: NDArray[np.float64] = np.linalg.norm(reached - episode.actions[:, :3], axis=1)
+    return errors
+
+
+def _longest_run(flags: NDArray[np.bool_]) -> int:
+    longest = run = 0
+    for flag in flags:
+        run = run + 1 if flag else 0
+        longest = max(longest, run)
+    return longest
+
+
+_JUDGES: tuple[tuple[str, Callable[[Taken, RobotSpec, GateConfig], Iterator[str]]], ...] = (
+    ("wrong_count", _count),
+    ("clock_jump", _clock),
+    ("wrong_stamps", _stamps),
+    ("wrong_actions", _actions),
+    ("out_of_bounds", _bounds),
+    ("bad_light", _light),
+    ("frozen_camera", _alive),
+    ("idle_arm", _moved),
+    ("off_command", _obeyed),
+)

@@ -1,0 +1,202 @@
+"""A process with one arm that collects the episodes it is asked for, and tells of each attempt."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.command import ReportedError
+from data_collection.collector import Collected, Collector, Dropped
+from data_collection.commit import make_folder
+from data_collection.configuration import RunConfig
+from data_collection.episode import EpisodeError
+from data_collection.folder import EpisodeFolder
+from data_collection.index import Row, describe
+from data_collection.robonet import write_episode
+from robot_bridge.robot import Observation, Robot, RobotError, RobotFault, RobotSpec, Step
+from robot_bridge.robots import open_robot
+
+_LOG = logging.getLogger(__name__)
+_ORPHAN_S = 10.0  # after which a process whose supervisor is gone ends, whatever it is doing
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The arm is there."""
+
+    robot: str  # its name
+
+
+@dataclass(frozen=True)
+class Closed:
+    """One episode that is safely on disk."""
+
+    row: Row
+    swept: bool
+    dull_for: int  # see `Collected`
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An attempt that gave no episode."""
+
+    number: int
+    attempt: int
+    kind: str
+    reason: str
+    file: str | None  # in quarantine; None where nothing whole was recorded
+
+
+@dataclass(frozen=True)
+class GaveUp:
+    """No attempt at an episode succeeded, or something else keeps this process from going on."""
+
+    reason: str
+    needs_person: bool  # else another process may fare better, now or later
+
+
+Told: TypeAlias = Ready | Closed | Failed | GaveUp
+
+
+class Pulse(Protocol):
+    """Where a process leaves the time at which it was last seen to go on."""
+
+    value: float  # monotonic seconds, which all processes of a machine share
+
+
+class Watched:
+    """A robot every call of which is a sign of life."""
+
+    def __init__(self, robot: Robot, pulse: Pulse) -> None:
+        self._robot, self._pulse = robot, pulse
+
+    @property
+    def spec(self) -> RobotSpec:
+        """What this robot is."""
+        return self._robot.spec
+
+    def reset(self, rng: np.random.Generator) -> Observation:
+        """See `Robot.reset`."""
+        self._beat()
+        return self._robot.reset(rng)
+
+    def observe(self) -> Observation:
+        """See `Robot.observe`."""
+        self._beat()
+        return self._robot.observe()
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        """See `Robot.step`."""
+        self._beat()
+        return self._robot.step(action)
+
+    def recover(self) -> None:
+        """See `Robot.recover`."""
+        self._beat()
+        self._robot.recover()
+
+    def close(self) -> None:
+        """See `Robot.close`."""
+        self._robot.close()
+
+    def _beat(self) -> None:
+        self._pulse.value = time.monotonic()
+
+
+class Producer:
+    """Collects episodes and closes them."""
+
+    def __init__(self, config: RunConfig, folder: EpisodeFolder, robot: Robot) -> None:
+        self._config, self._folder, self._robot = config, folder, robot
+        self._collector = Collector(robot, config.collection)
+
+    def produce(self, number: int) -> Iterator[Told]:
+        """Tell of each attempt at an episode; the last word is `Closed` or `GaveUp`."""
+        last: Dropped | None = None
+        try:
+            for taken in self._collector.attempts(self._config.seed, number):
+                if isinstance(taken, Collected):
+                    yield self._close(number, taken)
+                    return
+                last = taken
+                yield self._set_aside(number, taken)
+        except RobotFault as fault:
+            yield GaveUp(str(fault), needs_person=True)
+        except (EpisodeError, RobotError, OSError) as error:
+            yield GaveUp(str(error), needs_person=not isinstance(error, RobotError))
+        else:
+            n = self._config.collection.max_faults_in_row
+            words = f", the last with {last.kind}: {last.reason}" if last else ""
+            yield GaveUp(f"episode {number}: {n} attempts failed in a row{words}", bool(last and last.is_fault))
+
+    def _close(self, number: int, taken: Collected) -> Closed:
+        path = self._folder.episode_path(number)
+        write_episode(taken.episode, path, self._robot.spec)
+        return Closed(describe(path), taken.swept, taken.dull_for)
+
+    def _set_aside(self, number: int, dropped: Dropped) -> Failed:
+        """Keep a whole attempt in quarantine, where a file can hold it."""
+        file: str | None = None
+        if dropped.rejected is not None:
+            path = self._folder.attempt_path(number, dropped.attempt, dropped.kind)
+            make_folder(path.parent)
+            with suppress(EpisodeError):  # no file can hold times that go back, or frames of another size
+                write_episode(dropped.rejected, path, self._robot.spec)
+                file = str(path.relative_to(self._folder.path))
+        return Failed(number, dropped.attempt, dropped.kind, dropped.reason, file)
+
+
+def work(connection: Connection, config: RunConfig, out: Path, pulse: Pulse) -> None:
+    """Make the episodes that are asked for until the other side is gone; SIGTERM stops the arm first, then this."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor decides
+    signal.signal(signal.SIGTERM, _interrupt)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    pulse.value = time.monotonic()
+    with suppress(EOFError, ConnectionError, KeyboardInterrupt):
+        try:
+            with closing(open_robot(config.robot)) as robot:
+                connection.send(Ready(robot.spec.name))
+                folder = EpisodeFolder(out, config.stem(robot.spec.name))
+                _serve(connection, Producer(config, folder, Watched(robot, pulse)), folder, pulse)
+        except ReportedError as error:
+            connection.send(GaveUp(str(error), needs_person=False))
+
+
+def _serve(connection: Connection, producer: Producer, folder: EpisodeFolder, pulse: Pulse) -> None:
+    number: int | None = connection.recv()
+    with folder.lock(exclusive=False):
+        while number is not None:
+            pulse.value = time.monotonic()
+            for told in producer.produce(number):
+                connection.send(told)
+            number = connection.recv()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever asks again is told nothing new
+    raise KeyboardInterrupt
+
+
+def _follow_parent() -> None:
+    """End with the supervisor, however it ended: the arm stops first, where that still goes."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        _thread.interrupt_main(signal.SIGTERM)
+        time.sleep(_ORPHAN_S)
+        os._exit(1)
