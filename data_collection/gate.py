@@ -27,7 +27,7 @@ class GateConfig(Config):
     brightness: tuple[float, float] = (10.0, 245.0)  # ours: mean of 0 to 255 of each frame
     contrast: float = Field(default=2.0, ge=0)  # ours: least deviation of each frame, of 255
     moved_m: float = Field(default=0.005, gt=0)  # ours: a hand that stays within such a box has not played
-    outside_m: float = Field(default=0.03, ge=0)  # ours: how far out of the workspace the hand may be measured
+    outside_m: float = Field(default=0.05, ge=0)  # ours: how far out of the workspace the hand may be pushed
     off_command_m: float = Field(default=0.02, gt=0)  # ours: a step that ends so far from its target has been hindered
     off_command_share: float = Field(default=0.5, ge=0, le=1)  # ours: of the steps; in simulation at most 17 % are
     step_share: tuple[float, float] = (0.5, 4.0)  # ours: what a step may last, in units of the robot's `step_s`

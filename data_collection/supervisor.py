@@ -6,7 +6,7 @@ import multiprocessing.connection
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -77,13 +77,13 @@ class Supervisor:
         Raises:
             CollectionError: An arm cannot be had. Nothing was written.
         """
-        try:
-            self._processes = [Process(self._config, self._out) for _ in range(self._n_workers)]
+        with ExitStack() as started:
+            started.callback(self._stop_all)
+            for _ in range(self._n_workers):
+                self._processes.append(Process(self._config, self._out))
             for process in self._processes:
                 self.robot = process.meet(self._limits.hang_s)
-        except BaseException:
-            self._stop_all()
-            raise
+            started.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:

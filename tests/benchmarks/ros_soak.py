@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, NoReturn
 
 import numpy as np
-import psutil  # type: ignore[import-untyped]
+import psutil
 import typer
 
 from configs.command import ReportedError, run

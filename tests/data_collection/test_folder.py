@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from configs.loader import Config
+from data_collection import index
 from data_collection.episode import EpisodeError
-from data_collection.folder import CollectionError, EpisodeFolder
+from data_collection.folder import CollectionError, EpisodeFolder, set_aside
 from data_collection.robonet import write_episode
 from tests.data_collection.episodes import GENUINE, SPEC, make_episode
 
@@ -21,6 +22,7 @@ class _Limits(Config):
 
 class _Colour(Config):
     hue: int
+    shade: int = 0
     collection: _Limits = _Limits()
 
 
@@ -37,11 +39,31 @@ def test_tidying_keeps_sound_files_and_sets_the_rest_aside(tmp_path: Path) -> No
     (tmp_path / "lab_franka_play_traj3.hdf5.part").write_bytes(b"half")
     (tmp_path / "meta_data.pkl").write_bytes(b"index")
     (tmp_path / "notes.txt").write_text("mine")
-    sound = folder.tidy()
+    rows = folder.tidy()
     times_s = make_episode(seed=5).times_s
-    assert set(sound) == {0, 5} and sound[5] == pytest.approx(times_s[-1] - times_s[0])
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"lab_franka_play_traj0.hdf5", "lab_franka_play_traj5.hdf5", f"{damaged.name}.damaged", "notes.txt"}
+    assert [row.number for row in rows] == [0, 5]
+    assert rows[1].recorded_s == pytest.approx(times_s[-1] - times_s[0], abs=1e-6)
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert names == {
+        "lab_franka_play_traj0.hdf5",
+        "lab_franka_play_traj5.hdf5",
+        f"quarantine/damaged/{damaged.name}.aside",
+        "index.jsonl",
+        "notes.txt",
+    }
+    assert index.read(tmp_path) == rows
+
+
+def test_a_number_may_be_set_aside_again_and_again(tmp_path: Path) -> None:
+    folder = EpisodeFolder(tmp_path, STEM)
+    for i in range(3):
+        write_episode(make_episode(seed=i), folder.episode_path(7), SPEC)
+        assert set_aside(folder.episode_path(7), "by_hand").exists()
+    assert len(list((tmp_path / "quarantine/by_hand").iterdir())) == 3 and not folder.episode_path(7).exists()
+    first = folder.attempt_path(7, 0, "bad_light")
+    first.parent.mkdir(parents=True)
+    first.touch()
+    assert folder.attempt_path(7, 0, "bad_light") not in {first, folder.attempt_path(7, 1, "bad_light")}
 
 
 def test_tidying_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
@@ -50,8 +72,9 @@ def test_tidying_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"not an episode")
     (tmp_path / "meta_data.pkl").write_bytes(b"index")
     before = contents(tmp_path)
-    assert set(EpisodeFolder(tmp_path, STEM).tidy()) == {0}
-    assert contents(tmp_path) == before
+    assert [row.number for row in EpisodeFolder(tmp_path, STEM).tidy()] == [0]
+    after = contents(tmp_path)
+    assert after.pop("index.jsonl") and after == before
 
 
 def test_a_sound_file_of_others_under_our_name_is_refused_untouched(tmp_path: Path) -> None:
@@ -119,7 +142,7 @@ def test_a_folder_that_cannot_be_made_or_written_is_refused(tmp_path: Path) -> N
     folder = EpisodeFolder(tmp_path / "file/new", STEM)
     folder.check(resume=False)
     with (
-        pytest.raises(EpisodeError, match=r"file/new: .* got: Not a directory") as refused,
+        pytest.raises(EpisodeError, match=r"file: .* got: Not a directory") as refused,
         folder.lock(exclusive=True),
     ):
         pass
@@ -142,6 +165,16 @@ def test_another_configuration_is_refused_by_the_line_that_changed(tmp_path: Pat
     (tmp_path / "collection.yaml").write_text("hue: [1")
     with pytest.raises(EpisodeError, match=r"collection\.yaml: expected YAML"):
         folder.keep_config(_Colour(hue=1))
+
+
+def test_what_an_earlier_version_did_not_know_had_its_default(tmp_path: Path) -> None:
+    folder = EpisodeFolder(tmp_path, STEM)
+    folder.keep_config(_Colour(hue=1))
+    (tmp_path / f"{STEM}_traj0.hdf5").touch()
+    (tmp_path / "collection.yaml").write_text("hue: 1\n")  # as before `collection` and `shade` came
+    folder.keep_config(_Colour(hue=1))
+    with pytest.raises(EpisodeError, match="'shade: 0' is now 'shade: 3'"):
+        folder.keep_config(_Colour(hue=1, shade=3))
 
 
 def test_a_configuration_without_episodes_binds_nobody(tmp_path: Path) -> None:

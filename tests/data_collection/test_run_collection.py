@@ -86,7 +86,7 @@ def test_resuming_fills_gaps_and_goes_on(three: tuple[Path, dict[str, Any]], tmp
     assert told["episodes"] == 3 and told["episodes_in_folder"] == 4
     after = closed(tmp_path)
     assert {name: after[name] for name in before} == before and len(after) == 4
-    assert not list(tmp_path.glob("*.part")) and (tmp_path / f"{damaged.name}.damaged").exists()
+    assert not list(tmp_path.glob("*.part")) and (tmp_path / f"quarantine/damaged/{damaged.name}.aside").exists()
     assert summary(collect(tmp_path, "--episodes", "4", "--resume", *TINY))["episodes"] == 0
     floor = [*TINY[:-1], "collection.free_disk_floor_gib=0.001"]  # changes no episode
     assert summary(collect(tmp_path, "--episodes", "4", "--resume", *floor))["episodes"] == 0
@@ -222,13 +222,13 @@ def test_kill_9_at_any_moment_loses_no_closed_episode(tmp_path: Path, n_kills: i
     told = summary(collect(tmp_path, "--episodes", str(len(seen) + 1), "--resume", *TINY))
     names = set(closed(tmp_path))
     assert set(seen) <= names and told["episodes_in_folder"] == len(names)
-    assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob("*.damaged"))
+    assert not list(tmp_path.glob("*.part")) and not (tmp_path / "quarantine").exists()
     for path in tmp_path.glob("*.hdf5"):
         read_episode(path)
 
 
-def test_a_lost_worker_is_reported(tmp_path: Path) -> None:
-    process = start(tmp_path, "--episodes", "10000", "--workers", "2")
+def test_a_lost_worker_is_replaced_and_told_of(tmp_path: Path) -> None:
+    process = start(tmp_path, "--episodes", "40", "--workers", "2")
     wait_for(tmp_path, 1)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
@@ -236,8 +236,13 @@ def test_a_lost_worker_is_reported(tmp_path: Path) -> None:
         process.communicate(timeout=60)
         pytest.skip("needs /proc to find the workers")
     os.kill(_workers(children)[-1], signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1 and "a worker process ended" in err
+    out, err = process.communicate(timeout=120)
+    told = json.loads(out.splitlines()[-1])
+    assert process.returncode == 0 and "died (exit code -9); another process takes over" in err
+    assert told["episodes"] == 40 == len(closed(tmp_path)) and told["restarts"] == 1
+    assert told["attempts"] == told["episodes"] + told["lost"] + sum(told["dropped"].values()) + sum(
+        told["quarantined"].values()
+    )
     assert not list(tmp_path.glob("*.part"))
 
 

@@ -1,92 +1,136 @@
-"""The supervisor: whatever ends a run, each attempt is counted and the reason is one line."""
+"""The supervisor: whatever ends a process, its episode is made again, and what needs a person ends the run."""
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-from contextlib import closing
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from data_collection.configuration import RunConfig
 from data_collection.folder import CollectionError, EpisodeFolder
-from data_collection.supervisor import RunConfig, _ask, _receive, collect
-from data_collection.tally import Tally
-from robot_bridge.robot import RobotFault
-from robot_bridge.robots import open_robot
-from robot_bridge.simulation.franka import SimulatedFranka
+from data_collection.numbers import Numbers
+from data_collection.supervisor import Event, Lost, Renewed, Supervisor, Tick, Waiting
+from data_collection.worker import Closed, Failed
 
-CONFIG = RunConfig.load(
-    0,
-    [
-        "robot.renderer=ray",
-        "collection.n_steps=2",
-        "collection.steps_per_draw=[1, 2]",
-        "collection.free_disk_floor_gib=0",
-        "collection.max_faults_in_row=2",
-    ],
+SETTINGS = (
+    "robot.renderer=ray",
+    "collection.n_steps=5",
+    "collection.steps_per_draw=[1, 2]",
+    "collection.free_disk_floor_gib=0",
+    "collection.max_faults_in_row=2",
+    "supervision.back_off_s=[0.1, 0.2]",
 )
 
 
-def fail(*_: object) -> None:
-    raise RobotFault("reflex")
+class Run:
+    """What became of a run."""
+
+    def __init__(self, out: Path, n: int, changes: Sequence[str], n_workers: int = 1) -> None:
+        config = RunConfig.load(0, [*SETTINGS, *changes])
+        self.events: list[Event] = []
+        self.error: CollectionError | None = None
+        out.mkdir(exist_ok=True)
+        with Supervisor(config, out, n_workers) as supervisor:
+            folder = EpisodeFolder(out, config.stem(supervisor.robot))
+            try:
+                for event in supervisor.run(folder, Numbers(set(), n)):
+                    self.events.append(event)
+            except CollectionError as error:
+                self.error = error
+        self.files = sorted(path.name for path in out.glob("*_traj*"))
+
+    def of(self, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def closed(self) -> list[int]:
+        return [event.row.number for event in self.events if isinstance(event, Closed)]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> EpisodeFolder:
-    return EpisodeFolder(tmp_path, "lab_franka_play")
+def test_a_process_that_dies_costs_its_episode_and_nothing_else(tmp_path: Path) -> None:
+    run = Run(tmp_path, 4, ["robot.troubles.deaths_per_reset=0.5", "supervision.restarts_per_hour=1000"])
+    losses = [event for event in run.events if isinstance(event, Lost)]
+    assert run.error is None and losses and all("died" in loss.reason for loss in losses)
+    assert len(run.closed()) == len(set(run.closed())) == 4
+    assert run.files == sorted(f"lab_franka_play_traj{n}.hdf5" for n in run.closed())
 
 
-def summary(folder: EpisodeFolder, capsys: pytest.CaptureFixture[str], message: str) -> dict[str, object]:
-    """Return the summary of a run of one worker that must end with an error of this message."""
-    robot = open_robot(CONFIG.robot)
-    with closing(robot), pytest.raises(CollectionError, match=message), Tally(folder.path, 0) as tally:
-        for closed in collect(CONFIG, folder, [0, 1], 1, robot):
-            tally.add(closed)
-    told: dict[str, object] = json.loads(capsys.readouterr().out)
-    return told
+def test_a_process_that_hangs_is_killed(tmp_path: Path) -> None:
+    changes = ["robot.troubles.hangs_per_reset=1", "supervision.hang_s=5", "supervision.restarts_per_hour=0"]
+    run = Run(tmp_path, 3, changes)
+    (loss,) = [event for event in run.events if isinstance(event, Lost)]
+    assert loss.number == 0 and re.search(r"hung without a sign of life for \d+ s \(exit code -9\)", loss.reason)
+    assert run.error is not None and "look at the machine" in str(run.error)
 
 
-def test_the_attempts_of_the_last_episode_are_counted_too(
-    folder: EpisodeFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(SimulatedFranka, "step", fail)
-    assert summary(folder, capsys, "2 attempts failed in a row")["dropped"] == {"RobotFault": 2}
+def test_an_episode_that_kills_every_process_is_given_up_for_another(tmp_path: Path) -> None:
+    changes = [
+        "robot.troubles.deaths_per_reset=1",
+        "supervision.losses_per_episode=2",
+        "supervision.restarts_per_hour=4",
+    ]
+    run = Run(tmp_path, 1, changes)
+    losses = [event for event in run.events if isinstance(event, Lost)]
+    assert [(loss.number, loss.is_given_up) for loss in losses[:4]] == [(0, False), (0, True), (1, False), (1, True)]
+    assert run.error is not None and "the last of 5 within an hour" in str(run.error) and not run.files
 
 
-def test_an_arm_that_cannot_recover_ends_the_run_with_its_counts(
-    folder: EpisodeFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(SimulatedFranka, "step", fail)
-    monkeypatch.setattr(SimulatedFranka, "recover", fail)
-    assert summary(folder, capsys, "reflex")["dropped"] == {"RobotFault": 1}
+def test_an_arm_that_keeps_stopping_itself_needs_a_person(tmp_path: Path) -> None:
+    run = Run(tmp_path, 2, ["robot.troubles.reflexes_per_reset=1"])
+    failures = [event for event in run.events if isinstance(event, Failed)]
+    assert [(f.number, f.attempt, f.kind, f.file) for f in failures] == [
+        (0, 0, "RobotFault", None),
+        (0, 1, "RobotFault", None),
+    ]
+    assert run.error is not None and "episode 0: 2 attempts failed in a row, the last with RobotFault" in str(run.error)
+    assert not run.of(Waiting)
 
 
-def test_a_disk_that_is_gone_ends_the_run_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gone = EpisodeFolder(tmp_path / "unmounted", "lab_franka_play")
-    assert summary(gone, capsys, "No such file or directory.*unmounted")["episodes"] == 0
+def test_a_camera_that_freezes_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path,
+        1,
+        ["robot.troubles.freezes_per_reset=1", "collection.gate.frozen_frames=1", "supervision.give_up_s=4"],
+    )
+    waits = [event for event in run.events if isinstance(event, Waiting)]
+    failures = [event for event in run.events if isinstance(event, Failed)]
+    assert waits and waits[0].pause_s == 0.1 and all(wait.pause_s == 0.2 for wait in waits[1:])
+    assert run.error is not None and "frozen_camera" in str(run.error)
+    files = [failure.file for failure in failures if failure.file]
+    assert files and all((tmp_path / file).exists() for file in files)
 
 
-def test_when_a_worker_fails_the_others_end_what_they_have_begun(folder: EpisodeFolder) -> None:
-    folder.episode_path(0).touch()  # an episode is never overwritten, so the worker that is asked for it fails
-    closed = []
-    robot = open_robot(CONFIG.robot)
-    with closing(robot), pytest.raises(CollectionError, match=r"traj0\.hdf5: exists already"):
-        for episode in collect(CONFIG, folder, [0, 1, *range(2, 1000)], 2, robot):
-            closed.append(episode)  # noqa: PERF402 - what came before the error is wanted
-    numbers = {episode.number for episode in closed}
-    assert 1 in numbers and len(numbers) < 998
-    assert set(folder.path.glob("*.hdf5")) == {folder.episode_path(n) for n in {0, *numbers}}
+def test_a_process_that_is_old_is_renewed_between_episodes(tmp_path: Path) -> None:
+    run = Run(tmp_path, 3, ["supervision.renew_after_s=0.001"])
+    assert run.error is None and sorted(run.closed()) == [0, 1, 2]
+    assert len(run.of(Renewed)) == 3 and "h old" in str(run.of(Renewed)[0])
 
 
-def test_a_worker_that_is_gone_tells_its_reason_or_none() -> None:
-    for reason, message in ((CollectionError("disk full", {"RobotFault": 2}), "disk full"), (None, "a worker process")):
-        ours, theirs = multiprocessing.Pipe()
-        if reason:
-            theirs.send(reason)
-        theirs.close()
-        _ask(ours, 3)
-        answer = _receive(ours)
-        ours.close()
-        assert isinstance(answer, CollectionError) and message in str(answer)
-        assert answer.dropped == (reason.dropped if reason else {})
+def test_the_burden_of_processes_is_told(tmp_path: Path) -> None:
+    run = Run(tmp_path, 1, [])
+    ticks = [event for event in run.events if isinstance(event, Tick)]
+    assert max(tick.rss_gib for tick in ticks) > 0.02 and max(tick.descriptors for tick in ticks) > 3
+
+
+def test_a_name_that_is_taken_ends_the_run_and_others_end_what_they_have_begun(tmp_path: Path) -> None:
+    (tmp_path / "lab_franka_play_traj0.hdf5").touch()  # an episode is never overwritten
+    run = Run(tmp_path, 1000, [], n_workers=2)
+    assert run.error is not None and "traj0.hdf5: exists already" in str(run.error)
+    assert 1 in run.closed() and len(run.closed()) < 900
+    assert run.files == sorted({"lab_franka_play_traj0.hdf5", *(f"lab_franka_play_traj{n}.hdf5" for n in run.closed())})
+
+
+def test_a_disk_that_is_gone_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    config = RunConfig.load(0, SETTINGS)
+    with Supervisor(config, tmp_path, 1) as supervisor:
+        gone = EpisodeFolder(tmp_path / "unmounted", config.stem(supervisor.robot))
+        with pytest.raises(CollectionError, match="unmounted"):
+            list(supervisor.run(gone, Numbers(set(), 1)))
+
+
+def test_an_arm_that_cannot_be_had_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    config = RunConfig.load(0, ["robot.connect_timeout_s=0.1"], "franka_ros")
+    with pytest.raises(CollectionError, match=r"ROS master|bootstrap"), Supervisor(config, tmp_path / "new", 1):
+        pass
+    assert not (tmp_path / "new").exists()

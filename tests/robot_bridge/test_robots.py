@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -32,12 +34,17 @@ def test_a_robot_machine_needs_no_simulator_and_a_training_machine_no_ros(module
     ("missing", "robot", "how"),
     [("mujoco", "simulation", "pip install '.[simulation]'"), ("rospy", "franka_ros", "./bootstrap.sh ros")],
 )
-def test_what_is_missing_is_named_with_how_to_get_it(missing: str, robot: str, how: str) -> None:
-    code = f"import sys; sys.modules['{missing}'] = None\nfrom data_collection.run_collection import main\n"
-    code += (
-        f"sys.argv = ['run_collection', '--episodes', '1', '--robot', '{robot}', '--out', '/nowhere/at/all']\nmain()"
+def test_what_is_missing_is_named_with_how_to_get_it(missing: str, robot: str, how: str, tmp_path: Path) -> None:
+    (tmp_path / f"{missing}.py").write_text(f'raise ModuleNotFoundError("No module named {missing!r}")')
+    arguments = ["--episodes", "1", "--robot", robot, "--out", "/nowhere/at/all"]
+    done = subprocess.run(
+        [sys.executable, "-m", "data_collection.run_collection", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
     )
-    done = run(code)
     assert done.returncode in {1, 2}
     assert done.stderr.startswith("error: ") and how in done.stderr and done.stderr.count("\n") == 1
 

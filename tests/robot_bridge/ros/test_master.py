@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pytest
 
 pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros installs it")
