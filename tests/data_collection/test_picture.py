@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from ghvae_core.picture import enlarge, filmstrip, gif_bytes, png_bytes
+from data_collection.picture import enlarge, filmstrip, gif_bytes, png_bytes
 
 Video = NDArray[np.uint8]
 

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from planner import chart
+from data_collection import chart
 
 
 def _svg(markup: str) -> ElementTree.Element:
