@@ -175,9 +175,9 @@ def _motion(census: Census) -> list[_Drawing]:
             chart.histogram(axes, _around_zero(chart.round_edges(moves_cm)), "cm a step"),
             "Deviation " + ", ".join(f"{name} {values.std():.1f} cm" for name, values in axes.items()) + ".",
         ),
-        _long_tailed("Length of the applied step", {"Steps": length_cm}, "cm"),
-        _long_tailed("Off the target", {"From the applied": off_mm, "from the commanded": asked_mm}, "mm, measured"),
-        _long_tailed("Duration of a step", {"Steps": lasted_s}, "s"),
+        _long_tailed("Length of the applied step", {"steps": length_cm}, "cm"),
+        _long_tailed("Off the target", {"from the applied": off_mm, "from the commanded": asked_mm}, "mm"),
+        _long_tailed("Duration of a step", {"steps": lasted_s}, "s"),
         _Drawing(
             "Gripper",
             chart.histogram({"opening": census.openings}, [i / 20 for i in range(21)], "opening after the step"),
@@ -202,8 +202,10 @@ def _long_tailed(title: str, series: dict[str, NDArray[np.float32]], unit: str) 
     """Return a distribution whose largest values do not squeeze the others."""
     bounds = [np.percentile(values, 100 - _TAIL) for values in series.values()]
     edges = chart.round_edges(np.array([*(values.min() for values in series.values()), *bounds]))
-    words = [f"{name}: median {np.median(values):.3g}, at most {values.max():.3g}" for name, values in series.items()]
-    return _Drawing(title, chart.histogram(series, edges, unit), "; ".join(words) + ". The last bar holds all beyond.")
+    words = [
+        f"{name}: median {np.median(values):.3g} {unit}, at most {values.max():.3g}" for name, values in series.items()
+    ]
+    return _Drawing(title, chart.histogram(series, edges, unit), f"{'; '.join(words)}; the last bar holds all beyond.")
 
 
 def _map(census: Census) -> _Drawing:
