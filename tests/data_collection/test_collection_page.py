@@ -15,6 +15,8 @@ from data_collection.collection_page import collection_page
 from data_collection.commit import make_folder
 from data_collection.episode import EpisodeError
 from data_collection.folder import QUARANTINE_NAME
+from data_collection.robonet import write_episode
+from tests.data_collection.episodes import SPEC, make_episode
 from tests.data_collection.folders import episode_path, make_collection, write_journal
 
 
@@ -138,3 +140,28 @@ def test_a_folder_of_damaged_or_foreign_files_is_refused_by_name(tmp_path: Path)
 def test_the_name_of_a_folder_is_escaped(tmp_path: Path) -> None:
     html = collection_page(make_collection(tmp_path / "<b>&", 1), 0, 0)
     assert "<b>" not in html and "Collection &lt;b&gt;&amp;" in html
+
+
+def _chart(html: str, title: str) -> str:
+    """Return the chart below a title."""
+    found = re.search(rf"<h3>{title}</h3>(<svg.*?</svg>)", html)
+    assert found is not None
+    return found[1]
+
+
+def test_the_episodes_of_each_minute_are_counted(tmp_path: Path) -> None:
+    html = collection_page(make_collection(tmp_path, 5, every_s=25.0), 0, 0)  # from 40 s after a full minute on
+    counts = re.findall(r"<title>\d\d:\d\d: (\d)</title>", _chart(html, "Episodes closed in each minute"))
+    assert counts == ["1", "3", "1"]
+
+
+def test_the_map_shows_what_is_left_of_the_arm_on_the_left_and_what_is_near_below(tmp_path: Path) -> None:
+    states = make_episode(3).states.copy()
+    states[:, :2] = [[0.5, 0.0], [0.35, 0.15], [0.35, 0.15], [0.65, -0.15]]  # twice near and to the left, then far
+    write_episode(make_episode(3, states=states), episode_path(tmp_path, 0), SPEC)
+    svg = _chart(collection_page(tmp_path, 0, 0), "Where the hand was")
+    cells = re.findall(r'<rect x="([\d.]+)" y="([\d.]+)"[^>]*fill-opacity="([\d.]+)"', svg)
+    places = {opacity: (float(x), float(y)) for x, y, opacity in cells}
+    assert set(places) == {"1.00", "0.71"}
+    (near_x, near_y), (far_x, far_y) = places["1.00"], places["0.71"]
+    assert near_x < far_x and near_y > far_y
