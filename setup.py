@@ -30,6 +30,7 @@ setup(
     packages=find_packages(include=[p for name in PACKAGES for p in (name, f"{name}.*")]),
     package_data={
         "configs": ["**/*.yaml", "goals/*.png"],
+        "data_collection": ["*.html.j2"],
         "ghvae_core": ["checkpoints/*/*"],
         "planner": ["*.html.j2"],
         "robot_bridge": ["ros/definitions/**/*"],

@@ -6,10 +6,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from data_collection.scenery import MOVED_M
 from data_collection.supervisor import Event, Lost, Renewed, Tick, Waiting
 from data_collection.worker import Closed, Failed
 
-_MOVED_M = 0.03  # an object that was seen to go so far was moved; ours
 _RECENT = 200  # episodes from which the rest is estimated
 
 
@@ -104,7 +104,7 @@ class Account:
         self.recorded_s += event.row.recorded_s
         self.n_bytes += event.row.n_bytes
         self.lifted += event.row.lifted
-        self.moved += event.row.objects_moved_m >= _MOVED_M
+        self.moved += event.row.objects_moved_m >= MOVED_M
         self.swept += event.swept
         self.dull_for = event.dull_for
         self.families.update(event.row.families.split(","))

@@ -12,6 +12,8 @@ from data_collection.blobs import BlobConfig, Blobs, find_blobs, within_reach
 from data_collection.policy import holds
 from robot_bridge.robot import Observation, RobotSpec
 
+MOVED_M = 0.03  # an object that was seen to go so far was moved; ours
+
 _SAME_HUE = 8.0  # of OpenCV's 180: less far apart is the same thing; ours
 _LIFTED_M = 0.06  # above the floor of the workspace, what is held touches nothing; ours
 _SAME_SIZE = 0.6  # share of its area that a thing shows at least, else the arm covers it and its centre lies; ours

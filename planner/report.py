@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ghvae_core.picture import enlarge, filmstrip, gif_bytes, png_bytes
-from planner import chart, page
+from data_collection import chart, page
+from data_collection.picture import enlarge, filmstrip, gif_bytes, png_bytes
 from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History
 from planner.plan import HOLD
 from planner.result import Result
@@ -78,7 +78,7 @@ def _page(history: History, result: Result, config_yaml: str) -> str:
         "plans": [_plan_view(history, index) for index in range(len(history.plans))],
         "config_yaml": config_yaml,
     }
-    return page.render(_TEMPLATE, view)
+    return page.render("planner", _TEMPLATE, view)
 
 
 def _verdict(result: Result) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from planner import page
+from data_collection import page
 from planner.trial import Trial
 from planner.trials_summary import MEASURES, Group, by_task, notes, paired_table, rates_table
 from planner.variant import VariantName
@@ -56,7 +56,7 @@ def trials_page(
         "measures": MEASURES,
         "trials": [(trial, _link(folder, trial)) for group in groups for trial in group.trials],
     }
-    return page.render("trials.html.j2", view)
+    return page.render("planner", "trials.html.j2", view)
 
 
 def _extremes(folder: Path, group: Group) -> list[_Extremes]:

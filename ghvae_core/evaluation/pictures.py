@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from data_collection.picture import filmstrip, gif_bytes, png_bytes
 from ghvae_core.evaluation.clips import Clips
 from ghvae_core.evaluation.judged import MEAN, Judged
 from ghvae_core.evaluation.summary import Evaluation, ranked
-from ghvae_core.picture import filmstrip, gif_bytes, png_bytes
 
 FILMSTRIP, GIF, SHEET = "filmstrip.png", "rollouts.gif", "sheet.gif"
 ERROR_GAIN = 4  # by which differences are brightened in the filmstrip; ours

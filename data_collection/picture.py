@@ -1,4 +1,4 @@
-"""Frames side by side as one labelled picture, and as PNG or GIF bytes."""
+"""Frames side by side as one labelled picture, and as PNG, JPEG or GIF bytes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 _READABLE_PX = 128  # frames narrower than this are enlarged by a whole factor; ours
+_JPEG_QUALITY = 80  # ours: no loss that one sees in a thumbnail
 _GAP_PX = 2
 _FONT_PX = 16
 _PAPER = 255
@@ -54,10 +55,32 @@ def enlarge(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
+def shrink(frames: NDArray[np.uint8], width_px: int) -> NDArray[np.uint8]:
+    """Return frames (T, H, W, 3) smaller by the whole factor that leaves them at least `width_px` wide: block means."""
+    n, height, width, channels = frames.shape
+    factor = max(1, width // width_px)
+    rows, columns = height // factor, width // factor
+    blocks = frames[:, : rows * factor, : columns * factor].reshape(n, rows, factor, columns, factor, channels)
+    smaller: NDArray[np.uint8] = blocks.mean(axis=(2, 4)).round().astype(np.uint8)
+    return smaller
+
+
+def spread(n: int, n_wanted: int) -> NDArray[np.intp]:
+    """Return which `n_wanted` of `n` frames lie evenly from the first to the last; all where there are not so many."""
+    return np.linspace(0, n - 1, min(n, n_wanted)).round().astype(np.intp)
+
+
 def png_bytes(image: NDArray[np.uint8]) -> bytes:
     """Return an image (H, W, 3) uint8 RGB as the bytes of a PNG file."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="PNG")
+    return file.getvalue()
+
+
+def jpeg_bytes(image: NDArray[np.uint8]) -> bytes:
+    """Return an image (H, W, 3) uint8 RGB as the bytes of a JPEG file: a sixth of a PNG, for a page of many."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="JPEG", quality=_JPEG_QUALITY)
     return file.getvalue()
 
 

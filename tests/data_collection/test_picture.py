@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from ghvae_core.picture import enlarge, filmstrip, gif_bytes, png_bytes
+from data_collection.picture import enlarge, filmstrip, gif_bytes, jpeg_bytes, png_bytes, shrink, spread
 
 Video = NDArray[np.uint8]
 
@@ -98,3 +98,30 @@ def test_gif_keeps_equal_frames() -> None:
 def test_gif_refuses_a_duration_that_it_cannot_hold(frame_s: float) -> None:
     with pytest.raises(ValueError, match="seconds a frame"):
         gif_bytes(video(2), frame_s)
+
+
+def test_shrinking_takes_the_mean_of_whole_blocks() -> None:
+    frames = video(2, px=67)
+    small = shrink(frames, 30)
+    assert small.shape == (2, 33, 33, 3)
+    np.testing.assert_allclose(small[1, 4, 7], frames[1, 8:10, 14:16].mean(axis=(0, 1)), atol=0.51)
+
+
+@pytest.mark.parametrize("width_px", [64, 40, 1000])
+def test_what_is_narrow_enough_is_not_shrunk(width_px: int) -> None:
+    np.testing.assert_array_equal(shrink(video(1), width_px), video(1))
+
+
+def test_moments_are_spread_from_the_first_to_the_last_without_repetition() -> None:
+    assert spread(31, 4).tolist() == [0, 10, 20, 30]
+    assert spread(3, 8).tolist() == [0, 1, 2] and spread(5, 1).tolist() == [0]
+
+
+def test_jpeg_is_close_to_the_image_and_smaller_than_png() -> None:
+    ramp = np.linspace(0, 255, 128).astype(np.uint8)
+    image = np.stack([np.tile(ramp, (96, 1)), np.full((96, 128), 40, np.uint8), np.tile(ramp[::-1], (96, 1))], axis=-1)
+    with Image.open(io.BytesIO(jpeg_bytes(image))) as opened:
+        assert opened.format == "JPEG"
+        assert np.abs(np.asarray(opened).astype(int) - image).mean() < 4
+    noisy = np.clip(image + np.random.default_rng(0).normal(0, 4, image.shape), 0, 255).astype(np.uint8)
+    assert len(jpeg_bytes(noisy)) < len(png_bytes(noisy)) / 3
