@@ -8,6 +8,7 @@ PACKAGES = ["configs", "robot_bridge", "data_collection", "ghvae_core", "planner
 
 MODEL = ["torch>=2.10", "safetensors>=0.5", "tensorboard>=2.18", "matplotlib>=3.9"]
 SIMULATION = ["mujoco>=3.17,<5"]
+LEROBOT = ["pyarrow>=15"]  # for writing LeRobot's files; LeRobot itself is not needed
 DEVELOPMENT = [
     "hypothesis>=6.100",
     "mypy>=1.14",
@@ -17,6 +18,7 @@ DEVELOPMENT = [
     "ruff>=0.9",
     "scikit-image>=0.24",
     "types-PyYAML>=6.0",
+    "webdataset>=1.0",  # reads what was written for it
 ]
 
 setup(
@@ -54,8 +56,9 @@ setup(
     extras_require={
         "model": MODEL,
         "simulation": SIMULATION,
-        "all": MODEL + SIMULATION,
-        "dev": MODEL + SIMULATION + DEVELOPMENT,
+        "lerobot": LEROBOT,
+        "all": MODEL + SIMULATION + LEROBOT,
+        "dev": MODEL + SIMULATION + LEROBOT + DEVELOPMENT,
     },
     entry_points={
         "console_scripts": [

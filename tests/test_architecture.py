@@ -18,6 +18,7 @@ ROOMS = {  # library: where it may be imported
     "actionlib": ["robot_bridge/ros/"],
     "h5py": ["data_collection/"],
     "av": ["data_collection/"],
+    "pyarrow": ["data_collection/export/"],
     "zmq": ["ghvae_core/serving/"],
     "matplotlib": ["ghvae_core/"],
 }

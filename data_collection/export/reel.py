@@ -1,0 +1,86 @@
+"""Videos one after another in mp4 files of bounded size; their packets are copied, not encoded again."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+
+from data_collection.export.place import Place
+
+
+class Span(NamedTuple):
+    """Where a video went."""
+
+    place: Place
+    from_s: float  # in the file
+    to_s: float
+
+
+def is_copyable(data: bytes) -> bool:
+    """Tell whether a sound mp4 file is H.264 whose packets are its frames in their order, so that its end can go."""
+    with av.open(io.BytesIO(data), "r", format="mp4") as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        if context.name != "h264" or context.pix_fmt != "yuv420p" or context.has_b_frames:
+            return False
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        return bool(packets) and packets[0].is_keyframe and all(packet.pts == packet.dts for packet in packets)
+
+
+class Reel:
+    """What one camera saw in all episodes, at a steady rate."""
+
+    def __init__(self, folder: Path, step: Fraction, limit_bytes: int) -> None:
+        """Take a folder that is new, the time from frame to frame in seconds, and the size of a file."""
+        self._folder, self._step, self._limit_bytes = folder, step, limit_bytes
+        self._place = Place()
+        self._file: av.container.OutputContainer | None = None
+        self._header = b""  # of the open file's codec; packets under another one cannot stand in it
+        self._n_frames = self._n_bytes = 0  # that went into the open file
+
+    def append(self, data: bytes, n_frames: int) -> Span:
+        """Copy the first frames of a video.
+
+        Args:
+            data: A whole mp4 file that `is_copyable`.
+            n_frames: How many of its frames; at most as many as it has.
+        """
+        with av.open(io.BytesIO(data), "r", format="mp4") as source:
+            stream = source.streams.video[0]
+            file = self._file_for(stream, len(data))
+            to = file.streams.video[0]
+            first = self._n_frames
+            self._n_bytes += len(data)
+            for packet in islice((packet for packet in source.demux(stream) if packet.size), n_frames):
+                packet.stream, packet.time_base = to, self._step
+                packet.pts = packet.dts = self._n_frames
+                packet.duration = 1
+                self._n_frames += 1
+                file.mux(packet)
+        return Span(self._place, float(first * self._step), float(self._n_frames * self._step))
+
+    def close(self) -> None:
+        """End the open file, if there is one."""
+        file, self._file = self._file, None
+        self._n_frames = self._n_bytes = 0
+        if file is not None:
+            file.close()
+
+    def _file_for(self, stream: av.VideoStream, n_bytes: int) -> av.container.OutputContainer:
+        """Return the open file, or the next one where it would grow too large or holds another kind of video."""
+        header = bytes(stream.codec_context.extradata or b"")
+        if self._file is not None and (self._n_bytes + n_bytes > self._limit_bytes or header != self._header):
+            self.close()
+            self._place = self._place.next()
+        if self._file is None:
+            path = self._place.path(self._folder, ".mp4")
+            self._file = av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact", "movflags": "faststart"})
+            to = self._file.add_stream_from_template(stream)
+            to.time_base = self._step
+            self._header = header
+        return self._file

@@ -1,0 +1,69 @@
+"""What LeRobot keeps of every feature: least, greatest, mean, standard deviation, count and quantiles."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+QUANTILES: Final = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}  # LeRobot 0.4
+
+
+def summarize(values: NDArray[Any]) -> dict[str, list[Any]]:
+    """Return the summary of N rows of numbers (N,) or (N, D), each part a list of D numbers; `count` is [N].
+
+    All is exact, and so it is of a whole dataset, where LeRobot itself takes means of its episodes' quantiles.
+    """
+    rows = values.reshape(len(values), -1)
+    exact = rows.astype(np.float64)
+    quantiles = np.quantile(exact, list(QUANTILES.values()), axis=0)
+    return {
+        "min": rows.min(axis=0).tolist(),
+        "max": rows.max(axis=0).tolist(),
+        "mean": exact.mean(axis=0).tolist(),
+        "std": exact.std(axis=0).tolist(),
+        "count": [len(rows)],
+        **{name: quantile.tolist() for name, quantile in zip(QUANTILES, quantiles, strict=True)},
+    }
+
+
+class Pixels(NamedTuple):
+    """How often each value occurs in each channel of some frames: all that a summary of images needs, and it adds."""
+
+    counts: NDArray[np.int64]  # (3, 256)
+    n_frames: int
+
+    @classmethod
+    def none(cls) -> Pixels:
+        """Return the pixels of no frames."""
+        return cls(np.zeros((3, 256), np.int64), 0)
+
+    @classmethod
+    def of(cls, frames: NDArray[np.uint8]) -> Pixels:
+        """Count the pixels of frames (N, H, W, 3)."""
+        counts = [np.bincount(frames[..., channel].ravel(), minlength=256) for channel in range(3)]
+        return cls(np.array(counts, np.int64), len(frames))
+
+    def plus(self, other: Pixels) -> Pixels:
+        """Return the pixels of both."""
+        return Pixels(self.counts + other.counts, self.n_frames + other.n_frames)
+
+    def summarize(self) -> dict[str, list[Any]]:
+        """Return the summary over all pixels, values in [0, 1], each part (3, 1, 1) as LeRobot has it of images.
+
+        `count` is that of the frames.
+        """
+        values = np.arange(256) / 255
+        total = self.counts.sum(axis=1)
+        mean = self.counts @ values / total
+        below = self.counts.cumsum(axis=1)
+        parts = {
+            "min": values[(below > 0).argmax(axis=1)],
+            "max": values[(below == total[:, None]).argmax(axis=1)],
+            "mean": mean,
+            "std": np.sqrt((self.counts * (values - mean[:, None]) ** 2).sum(axis=1) / total),
+        }
+        for name, share in QUANTILES.items():
+            parts[name] = values[(below >= share * total[:, None]).argmax(axis=1)]
+        return {**{name: part.reshape(3, 1, 1).tolist() for name, part in parts.items()}, "count": [self.n_frames]}
