@@ -63,6 +63,7 @@ setup(
     entry_points={
         "console_scripts": [
             "run_collection=data_collection.run_collection:main",
+            "run_data=data_collection.run_data:main",
             "run_finetune=ghvae_core.run_finetune:main",
             "run_distance=ghvae_core.run_distance:main",
             "run_evaluation=ghvae_core.run_evaluation:main",

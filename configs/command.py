@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn
 
 import typer
@@ -19,13 +19,23 @@ class ReportedError(Exception):
     exit_code: ClassVar[int] = 2  # 2: the input was refused and nothing was written; 1: the work failed on the way
 
 
-def run(function: Callable[..., Any]) -> NoReturn:
+def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: str | None = None) -> NoReturn:
     """Run `function` as a command: its signature is the command line, its docstring the help.
+
+    Several are words that follow the command, by name, and `about` is what they have in common.
 
     Exits with 0 when it returns, 2 on refused input, 1 on a failure on the way, 130 after Ctrl-C.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
-    app.command()(function)
+    words = {None: function} if callable(function) else function
+    app = typer.Typer(
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        help=about,
+        no_args_is_help=not callable(function),
+    )
+    for word, each in words.items():
+        app.command(word)(each)
     try:
         app()
     except ReportedError as error:

@@ -105,7 +105,7 @@ def read(folder: Path) -> list[Row]:
         EpisodeError: A file that the index lacks is damaged or of others.
         OSError: The folder or a file cannot be read.
     """
-    known = {row.file: row for row in _lines(folder / INDEX_NAME)}
+    known = {row.file: row for row in listed(folder)}
     rows = []
     for path in episodes(folder):
         row, now = known.get(path.name), path.stat()
@@ -123,8 +123,13 @@ def episodes(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if EPISODE_NAME.fullmatch(path.name))
 
 
-def _lines(path: Path) -> list[Row]:
-    """Return what an index holds; a line that a crash has torn, or another version wrote, is not there."""
+def listed(folder: Path) -> list[Row]:
+    """Return what the index itself says; a line that a crash has torn, or another version wrote, is not there.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    path = folder / INDEX_NAME
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
     return [row for row in map(_row, lines) if row is not None]
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 JOURNAL_NAME = "journal.jsonl"
+DONE, STOPPED = "done", "stopped"  # why a run ended; else the reason in words
 _DAY_S = 86400.0
 
 Value = str | int | float | bool | None
@@ -78,13 +79,13 @@ def tell(events: list[dict[str, Value]]) -> History:
     """Add up a journal. A run without an end lasted until the last thing that was heard of it."""
     history = History()
     began_s = heard_s = 0.0
-    ended: Value = "done"
+    ended: Value = DONE
     for event in events:
         name, now_s = event["event"], float(event["time_s"] or 0.0)
         if name == "started":
             history.running_s += max(0.0, heard_s - began_s)
             history.runs += 1
-            history.interventions += ended != "done"
+            history.interventions += ended != DONE
             began_s, ended = now_s, None
         elif name == "ended":
             ended = event.get("why")

@@ -10,13 +10,12 @@ from data_collection.account import Account
 from data_collection.alerts import Alerts
 from data_collection.configuration import RunConfig
 from data_collection.folder import EpisodeFolder
-from data_collection.journal import Journal, Value
+from data_collection.journal import DONE, STOPPED, Journal, Value
 from data_collection.status import Status
 from data_collection.supervisor import Event, Lost, Renewed, Waiting
 from data_collection.worker import Closed, Failed
 
 _LOG = logging.getLogger(__name__)
-DONE, STOPPED = "done", "stopped"  # why a run ended; else the reason in words
 
 
 class Logbook:

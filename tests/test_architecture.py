@@ -130,6 +130,7 @@ def test_commands_live_in_files_of_their_names() -> None:
     commands = {str(path.relative_to(ROOT)) for stage in STREET for path in (ROOT / stage).rglob("run_*.py")}
     assert commands == {
         "data_collection/run_collection.py",
+        "data_collection/run_data.py",
         "ghvae_core/run_finetune.py",
         "ghvae_core/run_distance.py",
         "ghvae_core/run_evaluation.py",
