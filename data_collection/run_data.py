@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.table import Table
 
 from configs.command import run
 from data_collection.episode import EpisodeError
+
+if TYPE_CHECKING:
+    from data_collection.journal import Value
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a collection.", show_default=False)]
 
@@ -40,11 +43,11 @@ def list_episodes(
     if as_json:
         print("".join(row.line() for row in shown), end="")
         return
-    table = Table(
-        *("number", "steps", "seconds", "KB", "closed", "seen", "moved cm", "lifted", "tries", "families"), box=None
-    )
+    table = Table(box=None)
+    for name in ("number", "steps", "seconds", "KB", "closed", "seen", "moved cm", "lifted", "tries", "families"):
+        table.add_column(name, no_wrap=True)
     for row in shown:
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.closed_s))
+        when = time.strftime("%m-%d %H:%M", time.localtime(row.closed_s))
         table.add_row(
             *(str(row.number), str(row.n_steps), f"{row.recorded_s:.1f}", f"{row.n_bytes / 1000:.0f}", when),
             *(str(row.objects_seen), f"{100 * row.objects_moved_m:.0f}", "yes" if row.lifted else ""),
@@ -114,13 +117,8 @@ def quarantine(
         raise EpisodeError(f"{folder}: expected episodes of these numbers, got none of {missing}; nothing was moved")
     for number in sorted(set(numbers)):
         to = set_aside(paths[number], reason)
-        told = {
-            "number": number,
-            "kind": reason,
-            "file": str(to.relative_to(folder)),
-            "reason": "set aside by a person",
-        }
-        Journal(folder).note("quarantined", told)
+        told: dict[str, Value] = {"number": number, "kind": reason, "reason": "set aside by a person"}
+        Journal(folder).note("quarantined", {**told, "file": str(to.relative_to(folder))})
         print(to)
 
 
