@@ -30,15 +30,14 @@ class GateConfig(Config):
     outside_m: float = Field(default=0.05, ge=0)  # ours: how far out of the workspace the hand may be pushed
     off_command_m: float = Field(default=0.02, gt=0)  # ours: a step that ends so far from its target has been hindered
     off_command_share: float = Field(default=0.5, ge=0, le=1)  # ours: of the steps; in simulation at most 17 % are
-    step_share: tuple[float, float] = (0.5, 4.0)  # ours: what a step may last, in units of the robot's `step_s`
+    shortest_step_share: float = Field(default=0.5, ge=0, le=1)  # ours: of the robot's `step_s`
+    longest_step_s: float = Field(default=15.0, gt=0)  # ours: a slow descent and a gripper that closes take 8 s
     clock_jump_s: float = Field(default=0.05, gt=0)  # between wall clock and monotonic clock over an episode; ours
 
     @model_validator(mode="after")
-    def _check_ranges(self) -> GateConfig:
-        for name in ("brightness", "step_share"):
-            low, high = getattr(self, name)
-            if not 0 <= low < high:
-                raise ValueError(f"{name} must be two rising numbers from 0 on")
+    def _check_brightness(self) -> GateConfig:
+        if not 0 <= self.brightness[0] < self.brightness[1] <= 255:
+            raise ValueError("brightness must be two rising numbers from 0 to 255")
         return self
 
 
@@ -76,7 +75,7 @@ def _count(taken: Taken, spec: RobotSpec, _: GateConfig) -> Iterator[str]:
 
 
 def _stamps(taken: Taken, spec: RobotSpec, config: GateConfig) -> Iterator[str]:
-    low, high = (share * spec.step_s for share in config.step_share)
+    low, high = config.shortest_step_share * spec.step_s, config.longest_step_s
     lasted_s = np.diff(taken.episode.times_s)
     wrong = ~((lasted_s >= low) & (lasted_s <= high))
     if wrong.any():

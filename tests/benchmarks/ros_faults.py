@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NoReturn
 
 import numpy as np
+import psutil
 import typer
 from numpy.typing import NDArray
 
@@ -32,7 +33,7 @@ _MOVES_RAD_S = 0.15
 _PATIENCE_S = 90.0  # for a run to begin moving, and to end
 _STREAM_S = 0.2  # two commands further apart belong to two streams
 _ONCE, _TWICE = "collection.max_faults_in_row=1", "collection.max_faults_in_row=2"
-_SETTINGS = (*QUICK, "robot.gripper.homes=false")
+_SETTINGS = (*QUICK, "robot.gripper.homes=false", "supervision.give_up_s=0")  # what cannot go on ends at once
 
 Process = subprocess.Popen[str]
 
@@ -116,9 +117,11 @@ def _switch(name: str) -> Callable[[Rig, Process], None]:
 
 
 def _stop_and_go(_rig: Rig, process: Process) -> None:
-    process.send_signal(signal.SIGSTOP)
+    """Suspend the process that drives the arm, which is the collector's child."""
+    (driving,) = [each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline())]
+    driving.suspend()
     time.sleep(1.0)
-    process.send_signal(signal.SIGCONT)
+    driving.resume()
 
 
 FAULTS = (
@@ -142,6 +145,7 @@ FAULTS = (
     Fault("NaN action", None, 1, "finite"),
     Fault("target outside the box", None, 0, ""),
     Fault("planner stopped (SIGSTOP)", _stop_and_go, 0, "was interrupted|a state of the last 0.2 s", settings=()),
+    Fault("supervisor killed (kill -9)", lambda _, process: process.kill(), -signal.SIGKILL, ""),
     Fault("Ctrl-C", lambda _, process: process.send_signal(signal.SIGINT), 130, ""),
 )
 
