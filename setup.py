@@ -31,7 +31,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=[p for name in PACKAGES for p in (name, f"{name}.*")]),
     package_data={
-        "configs": ["**/*.yaml", "goals/*.png"],
+        "configs": ["**/*.yaml", "goals/*.png", "systemd/*.service"],
         "data_collection": ["*.html.j2"],
         "ghvae_core": ["checkpoints/*/*"],
         "planner": ["*.html.j2"],
