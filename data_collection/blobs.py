@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.signal import find_peaks
 
 from configs.loader import Config
 from robot_bridge.camera import Camera
@@ -99,6 +98,8 @@ def _hue_bands(hues: NDArray[np.uint8], min_area_px: int) -> list[NDArray[np.int
     A peak is clear when it has `min_area_px` pixels and the valleys beside it have less than a quarter of its height;
     the few blended pixels along the edge of two colours fill those valleys but make no peak.
     """
+    from scipy.signal import find_peaks  # noqa: PLC0415 - takes longer to import than all else together
+
     counts = np.bincount(hues, minlength=_HUES)
     smooth = counts + np.roll(counts, 1) + np.roll(counts, -1)
     around = np.tile(smooth, 3)
