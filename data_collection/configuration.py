@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pydantic import Field, model_validator
@@ -11,6 +12,7 @@ from data_collection.collector import CollectionConfig
 from data_collection.episode import EpisodeError
 from robot_bridge.robot import RobotError
 from robot_bridge.robots import FILES, RobotConfig, RobotName, settled
+from robot_bridge.ros.configuration import FrankaRosConfig
 
 
 class SupervisionConfig(Config):
@@ -69,6 +71,11 @@ class RunConfig(_Sections):
         except RobotError as error:
             raise EpisodeError(str(error)) from error
         return cls(seed=seed, robot=chosen, collection=sections.collection, supervision=sections.supervision)
+
+    @property
+    def faults_per_hour(self) -> float:
+        """How often an arm may stop itself before a person must look; a simulated one as often as it likes."""
+        return self.robot.recovery.per_hour if isinstance(self.robot, FrankaRosConfig) else math.inf
 
     def stem(self, robot: str) -> str:
         """Return what the names of all episode files begin with, for a robot of this name."""

@@ -67,6 +67,9 @@ class Supervisor:
         self._pause_s = 0.0  # after the last episode without success
         self._closed_s = 0.0  # when something was last closed
         self._restarts: deque[float] = deque()  # of the last hour
+        self._faults: deque[float] = (
+            deque()
+        )  # of the last hour, of all processes: a new one has a new budget of its own
         self._losses: Counter[int] = Counter()  # processes, by the number that they were at
         self._final: str | None = None  # why no further episode is begun
         self.robot = ""  # its name, once one is there
@@ -151,6 +154,10 @@ class Supervisor:
             yield from self._pause(process, told, numbers)
         else:
             yield told
+        if isinstance(told, Failed) and told.is_fault and _in_an_hour(self._faults) > self._config.faults_per_hour:
+            n = len(self._faults)
+            self._final = self._final or f"the arm stopped itself {n} times within an hour; look at it, then --resume"
+            self._end(process, numbers, 0.0)
         if isinstance(told, Closed):
             process.number = None
             self._pause_s, self._closed_s = 0.0, time.monotonic()
@@ -186,11 +193,7 @@ class Supervisor:
             is_given_up = self._losses[number] >= self._limits.losses_per_episode
         exit_code = self._end(process, numbers, 0.0, is_given_up)
         reason = f"a process {how} (exit code {exit_code})"
-        now_s = time.monotonic()
-        self._restarts.append(now_s)
-        while now_s - self._restarts[0] > _HOUR_S:
-            self._restarts.popleft()
-        if (n := len(self._restarts)) > self._limits.restarts_per_hour:
+        if (n := _in_an_hour(self._restarts)) > self._limits.restarts_per_hour:
             self._final = self._final or f"{reason}, the last of {n} within an hour; look at the machine, then --resume"
         yield Lost(number, reason, is_given_up)
 
@@ -218,3 +221,12 @@ class Supervisor:
         for process in self._processes:
             process.stop()
         self._processes.clear()
+
+
+def _in_an_hour(times_s: deque[float]) -> int:
+    """Add the present to monotonic times, forget what is older than an hour, and return how many are left."""
+    now_s = time.monotonic()
+    times_s.append(now_s)
+    while now_s - times_s[0] > _HOUR_S:
+        times_s.popleft()
+    return len(times_s)

@@ -60,6 +60,7 @@ class Failed:
     kind: str
     reason: str
     file: str | None  # in quarantine; None where nothing whole was recorded
+    is_fault: bool  # the arm stopped itself
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ class Producer:
             with suppress(EpisodeError):  # no file can hold times that go back, or frames of another size
                 write_episode(dropped.rejected, path, self._robot.spec)
                 file = str(path.relative_to(self._folder.path))
-        return Failed(number, dropped.attempt, dropped.kind, dropped.reason, file)
+        return Failed(number, dropped.attempt, dropped.kind, dropped.reason, file, dropped.is_fault)
 
 
 def work(connection: Connection, config: RunConfig, out: Path, pulse: Pulse) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -13,6 +15,7 @@ from data_collection.folder import CollectionError, EpisodeFolder
 from data_collection.numbers import Numbers
 from data_collection.supervisor import Event, Lost, Renewed, Supervisor, Tick, Waiting
 from data_collection.worker import Closed, Failed
+from robot_bridge.ros.configuration import FrankaRosConfig
 
 SETTINGS = (
     "robot.renderer=ray",
@@ -22,6 +25,9 @@ SETTINGS = (
     "collection.max_faults_in_row=2",
     "supervision.back_off_s=[0.1, 0.2]",
 )
+
+
+T = TypeVar("T")
 
 
 class Run:
@@ -41,7 +47,7 @@ class Run:
                 self.error = error
         self.files = sorted(path.name for path in out.glob("*_traj*"))
 
-    def of(self, kind: type[Event]) -> list[Event]:
+    def of(self, kind: type[T]) -> list[T]:
         return [event for event in self.events if isinstance(event, kind)]
 
     def closed(self) -> list[int]:
@@ -62,6 +68,12 @@ def test_a_process_that_hangs_is_killed(tmp_path: Path) -> None:
     (loss,) = [event for event in run.events if isinstance(event, Lost)]
     assert loss.number == 0 and re.search(r"hung without a sign of life for \d+ s \(exit code -9\)", loss.reason)
     assert run.error is not None and "look at the machine" in str(run.error)
+
+
+def test_only_a_real_arm_may_not_stop_itself_as_often_as_it_likes() -> None:
+    real = RunConfig.load(0, [], "franka_ros")
+    assert isinstance(real.robot, FrankaRosConfig) and real.faults_per_hour == real.robot.recovery.per_hour
+    assert RunConfig.load(0, SETTINGS).faults_per_hour == math.inf
 
 
 def test_an_episode_that_kills_every_process_is_given_up_for_another(tmp_path: Path) -> None:
@@ -85,6 +97,13 @@ def test_an_arm_that_keeps_stopping_itself_needs_a_person(tmp_path: Path) -> Non
     ]
     assert run.error is not None and "episode 0: 2 attempts failed in a row, the last with RobotFault" in str(run.error)
     assert not run.of(Waiting)
+
+
+def test_reflexes_are_counted_over_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunConfig, "faults_per_hour", 2)
+    run = Run(tmp_path, 50, ["robot.troubles.reflexes_per_reset=0.5", "supervision.renew_after_s=0.001"])
+    assert run.error is not None and str(run.error).startswith(("the arm stopped itself 3 times", "episode"))
+    assert sum(failure.is_fault for failure in run.of(Failed)) <= 4
 
 
 def test_a_camera_that_freezes_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
