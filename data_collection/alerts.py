@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -47,7 +49,11 @@ class Alerts:
         if not self._command:
             return
         try:
-            process = subprocess.Popen([*self._command, text], stdin=subprocess.DEVNULL)  # noqa: S603 - the user's own
+            process = subprocess.Popen(  # noqa: S603 - the user's own
+                [*self._command, text],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # so that a terminal's Ctrl-C, of which it may tell, does not end it
+            )
         except OSError as error:
             _LOG.warning("nobody could be told: %s", error)
             return
@@ -58,7 +64,7 @@ class Alerts:
             began_s, process = running
             late = time.monotonic() - began_s > _LIMIT_S
             if late:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # with whatever it has started
                 process.wait()
             if late or process.poll() is not None:
                 self._running.remove(running)

@@ -22,10 +22,12 @@ class GateConfig(Config):
 
     frozen_frames: int = Field(
         default=2, ge=1
-    )  # ours: as many equal pictures in a row while the hand moves are a freeze
+    )  # ours: a picture that comes again so often in a row while the hand moves is a freeze
     seen_motion_m: float = Field(default=0.01, gt=0)  # ours: a hand that moves so far in a step changes every picture
     brightness: tuple[float, float] = (10.0, 245.0)  # ours: mean of 0 to 255 of each frame
-    contrast: float = Field(default=2.0, ge=0)  # ours: least deviation of each frame, of 255
+    contrast: float = Field(
+        default=2.0, ge=0
+    )  # ours: least deviation over each frame, of 255, in the colour that varies most
     moved_m: float = Field(default=0.005, gt=0)  # ours: a hand that stays within such a box has not played
     outside_m: float = Field(default=0.05, ge=0)  # ours: how far out of the workspace the hand may be pushed
     off_command_m: float = Field(default=0.02, gt=0)  # ours: a step that ends so far from its target has been hindered
@@ -85,7 +87,10 @@ def _stamps(taken: Taken, spec: RobotSpec, config: GateConfig) -> Iterator[str]:
 
 def _clock(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
     if not abs(taken.clock_shift_s) <= config.clock_jump_s:
-        yield f"the computer's clock jumped by {taken.clock_shift_s:.3f} s during the episode; let it slew (chrony)"
+        yield (
+            f"expected a computer's clock that stays within {config.clock_jump_s:g} s, got one that jumped by "
+            f"{taken.clock_shift_s:.3f} s during the episode; let it slew (chrony)"
+        )
 
 
 def _actions(taken: Taken, spec: RobotSpec, _: GateConfig) -> Iterator[str]:
@@ -122,7 +127,7 @@ def _obeyed(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
 
 def _light(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
     frames = taken.episode.frames
-    means, contrasts = frames.mean(axis=(1, 2, 3)), frames[:, ::4, ::4].std(axis=(1, 2, 3))
+    means, contrasts = frames.mean(axis=(1, 2, 3)), frames[:, ::4, ::4].std(axis=(1, 2)).max(axis=1)
     low, high = config.brightness
     if not (low <= means.min() and means.max() <= high):
         yield f"expected frames of brightness {low:g} to {high:g}, got {means.min():.1f} to {means.max():.1f}"
@@ -136,7 +141,10 @@ def _alive(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
     same = np.array([np.array_equal(a, b) for a, b in pairwise(frames)])
     longest = _longest_run(same & moves)
     if longest >= config.frozen_frames:
-        yield f"a frozen camera: {longest + 1} equal frames in a row while the hand moved"
+        yield (
+            f"expected at most {config.frozen_frames} equal frames in a row while the hand moves, got {longest + 1}: "
+            "a frozen camera"
+        )
 
 
 def _errors_m(episode: Episode) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -50,12 +51,20 @@ class Journal:
             OSError: The disk is full or at fault.
         """
         line = json.dumps({"time_s": round(time.time(), 3), "event": event, **(details or {})}, separators=(",", ":"))
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(descriptor, f"{line}\n".encode())
+            data = f"{_line_end(descriptor)}{line}\n".encode()
+            if os.write(descriptor, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _line_end(descriptor: int) -> str:
+    """Return what ends the last line of a file, where a crash has torn it, so that it takes no other with it."""
+    n_bytes = os.fstat(descriptor).st_size
+    return "\n" if n_bytes and os.pread(descriptor, 1, n_bytes - 1) != b"\n" else ""
 
 
 def read(folder: Path) -> list[dict[str, Value]]:
@@ -79,20 +88,26 @@ def tell(events: list[dict[str, Value]]) -> History:
     """Add up a journal. A run without an end lasted until the last thing that was heard of it."""
     history = History()
     began_s = heard_s = 0.0
-    ended: Value = DONE
+    ended: str | None = DONE  # why; None while a run goes on
     for event in events:
-        name, now_s = event["event"], float(event["time_s"] or 0.0)
+        name, now_s = str(event["event"]), float(event["time_s"] or 0.0)
         if name == "started":
-            history.running_s += max(0.0, heard_s - began_s)
+            history.running_s += heard_s - began_s
             history.runs += 1
             history.interventions += ended != DONE
-            began_s, ended = now_s, None
-        elif name == "ended":
-            ended = event.get("why")
-        _count(history, str(name), event)
-        heard_s = now_s
-    history.running_s += max(0.0, heard_s - began_s)
+            began_s, heard_s, ended = now_s, now_s, None
+        elif ended is None and not _is_by_hand(name, event):
+            heard_s = max(heard_s, now_s)  # a clock may be set back
+        if name == "ended":
+            ended = str(event.get("why"))
+        _count(history, name, event)
+    history.running_s += heard_s - began_s
     return history
+
+
+def _is_by_hand(name: str, event: Mapping[str, Value]) -> bool:
+    """Tell whether a person set a file aside, who may do so long after a run; a run tells of an attempt."""
+    return name == "quarantined" and "attempt" not in event
 
 
 def _count(history: History, name: str, event: Mapping[str, Value]) -> None:

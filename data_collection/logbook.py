@@ -35,7 +35,7 @@ class Logbook:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        why = DONE if error is None else STOPPED if isinstance(error, KeyboardInterrupt) else str(error)
+        why = DONE if error is None else STOPPED if isinstance(error, KeyboardInterrupt) else _words_of(error)
         try:
             self._journal.note(
                 "ended", {"why": why, "closed": self._account.closed, "attempts": self._account.attempts}
@@ -89,6 +89,10 @@ class Logbook:
         return ", ".join(
             [f"{account.n_present + account.closed} of {account.n_wanted} episodes", f"{hours:.2f} h", *troubles]
         )
+
+
+def _words_of(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _notes(event: Event) -> list[tuple[str, dict[str, Value]]]:

@@ -43,9 +43,10 @@ def list_episodes(
     if as_json:
         print("".join(row.line() for row in shown), end="")
         return
-    table = Table(box=None)
-    for name in ("number", "steps", "seconds", "KB", "closed", "seen", "moved cm", "lifted", "tries", "families"):
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in ("number", "steps", "seconds", "KB", "closed", "seen", "moved cm", "lifted", "tries"):
         table.add_column(name, no_wrap=True)
+    table.add_column("families", overflow="fold")
     for row in shown:
         when = time.strftime("%m-%d %H:%M", time.localtime(row.closed_s))
         table.add_row(
@@ -70,6 +71,7 @@ def show(
     target = out or Path(f"episode_{number}.png")
     if target.suffix not in {".png", ".gif"}:
         raise EpisodeError(f"--out: expected a name that ends in .png or .gif, got {target}")
+    _check_free(target)
     names = [path for path in index.episodes(_folder(folder)) if path.name.endswith(f"_traj{number}.hdf5")]
     if not names:
         raise EpisodeError(f"{folder}: expected an episode of number {number}, got none; see run_data list")
@@ -127,7 +129,9 @@ def reindex(folder: Folder) -> None:
     from data_collection import index, verification  # noqa: PLC0415
     from data_collection.folder import EpisodeFolder  # noqa: PLC0415
 
-    with EpisodeFolder(_folder(folder), "").lock(exclusive=True, timeout_s=1.0):
+    if not index.episodes(_folder(folder)):
+        raise EpisodeError(f"{folder}: expected a folder of closed episodes, got none")
+    with EpisodeFolder(folder, "").lock(exclusive=True, timeout_s=1.0):
         verdict = verification.Verdict()
         with _progress("reading", len(index.episodes(folder))) as steps:
             for _ in verification.verify(folder, False, verdict):
@@ -170,7 +174,8 @@ def page(
     """Write one HTML page: what the collection holds, how it came about, and episodes to look at."""
     from data_collection.collection_page import collection_page  # noqa: PLC0415
 
-    target = out or folder.resolve().with_suffix(".html")
+    target = out or folder.resolve().with_name(f"{folder.resolve().name}.html")
+    _check_free(target)
     text = collection_page(_folder(folder), shown, seed)
     _write_new(target, text.encode())
 
@@ -207,10 +212,16 @@ def _folder(folder: Path) -> Path:
     return folder
 
 
-def _write_new(path: Path, data: bytes) -> None:
+def _check_free(path: Path) -> None:
     if path.exists():
         raise EpisodeError(f"{path}: exists already; name another with --out")
-    path.write_bytes(data)
+    if not path.parent.is_dir():
+        raise EpisodeError(f"{path}: expected a name in a folder that exists; name another with --out")
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:  # a name that was free before the work is not taken since
+        file.write(data)
     print(path)
 
 

@@ -78,12 +78,17 @@ class _Service:
     """Systemd's notification socket, where there is one (sd_notify(3))."""
 
     def __init__(self) -> None:
-        self._address = os.environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
+        address = os.environ.get("NOTIFY_SOCKET", "")
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        self._is_deaf = False
 
     def tell(self, text: str) -> None:
         if self._address:
             try:
                 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-                    channel.sendto(text.encode(), self._address)
+                    channel.sendto(text.encode(), socket.MSG_DONTWAIT, self._address)
+                self._is_deaf = False
             except OSError as error:  # systemd notices the silence
-                _LOG.warning("%s: systemd could not be told: %s", self._address, error)
+                if not self._is_deaf:
+                    _LOG.warning("systemd could not be told at %s: %s", self._address.replace("\0", "@"), error)
+                self._is_deaf = True

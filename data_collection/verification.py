@@ -67,8 +67,10 @@ def _read(path: Path, row: Row) -> None:
     """Read a file as training does.
 
     Raises:
-        EpisodeError: It cannot be, or has another length than its row says.
+        EpisodeError: It cannot be, has another length than its row says, or times that do not rise.
     """
     episode = read_episode(path)
-    if len(episode.actions) != row.n_steps or not (np.diff(episode.times_s) > 0).all():
-        raise EpisodeError(f"{path}: expected {row.n_steps} steps at rising times, got {len(episode.actions)}")
+    if len(episode.actions) != row.n_steps:
+        raise EpisodeError(f"{path}: expected {row.n_steps} steps, got {len(episode.actions)}")
+    if not (np.diff(episode.times_s) > 0).all():
+        raise EpisodeError(f"{path}: expected rising times, got a step back or a repetition")
