@@ -67,3 +67,74 @@ def test_an_unknown_option_exits_with_2(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(SystemExit) as stop:
         run(_succeed)
     assert stop.value.code == 2
+
+
+def _greet(name: str, loud: bool = False) -> None:
+    """Say hello."""
+    print(f"HELLO {name}" if loud else f"hello {name}")
+
+
+WORDS: dict[str, Callable[..., None]] = {"greet": _greet, "refuse": _refuse, "fail": _fail, "stop": _interrupt}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["greet", "you"], 0, ("hello you\n", "")),
+        (["greet", "you", "--loud"], 0, ("HELLO you\n", "")),
+        (["refuse"], 2, ("", "error: expected a, got b\n")),
+        (["fail"], 1, ("", "error: lost the server\n")),
+    ],
+    ids=str,
+)
+def test_a_word_chooses_what_is_run(
+    arguments: list[str],
+    code: int,
+    told: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run(WORDS, "About words.")
+    assert stop.value.code == code
+    assert capsys.readouterr() == told
+
+
+def test_ctrl_c_exits_with_130_from_a_word_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", "stop"])
+    with pytest.raises(SystemExit) as stop:
+        run(WORDS)
+    assert stop.value.code == 130
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nonsense"], ["greet"], ["greet", "you", "--nonsense"], ["greet", "you", "me"], ["--loud"]], ids=str
+)
+def test_words_that_are_not_understood_exit_with_2(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run(WORDS)
+    told = capsys.readouterr()
+    assert stop.value.code == 2 and told.err and not told.out
+
+
+@pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0)], ids=str)
+def test_without_a_word_all_are_told_and_nothing_is_run(
+    arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run(WORDS, "About words.")
+    told = "".join(capsys.readouterr())
+    assert stop.value.code == code
+    assert all(words in told for words in ("About words.", "greet", "Say hello.", "refuse", "fail", "stop"))
+
+
+def test_a_function_alone_needs_no_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", "you"])
+    with pytest.raises(SystemExit) as stop:
+        run(_greet)
+    assert stop.value.code == 0 and capsys.readouterr().out == "hello you\n"
