@@ -16,7 +16,7 @@ from data_collection.gate import GateConfig, Rejected, Taken, check
 from data_collection.policy import PolicyConfig, RandomPolicy
 from data_collection.scenery import survey
 from data_collection.tidying import Tidier, TidyingConfig
-from robot_bridge.robot import CameraFault, Observation, Robot, RobotFault
+from robot_bridge.robot import CameraFault, Observation, Robot, RobotError, RobotFault
 from robot_bridge.safety import UnsafeActionError
 
 
@@ -112,6 +112,9 @@ class Collector:
                 yield Dropped(attempt, refusal.kind, str(refusal), taken.episode if taken else None, False)
             except (RobotFault, CameraFault, UnsafeActionError, EpisodeError) as fault:
                 yield Dropped(attempt, type(fault).__name__, str(fault), None, isinstance(fault, RobotFault))
+            except RobotError as lost:
+                yield Dropped(attempt, type(lost).__name__, str(lost), None, False)
+                raise
             else:
                 yield Collected(taken.episode, swept, self._tidier.dull_for)
                 return

@@ -19,7 +19,7 @@ from configs.loader import Config, save
 from data_collection.commit import PART, flush_folder, make_folder, move
 from data_collection.episode import EpisodeError
 from data_collection.index import INDEX_NAME, DamagedError, Row, describe, episodes, write
-from data_collection.journal import JOURNAL_NAME
+from data_collection.journal import JOURNAL_NAME, Journal
 from data_collection.robonet import ASIDE
 
 CONFIG_NAME = "collection.yaml"  # the configuration that the folder's episodes were made with
@@ -146,17 +146,18 @@ class EpisodeFolder:
             EpisodeError: A file cannot be read, or is not of this collection. Nothing was changed.
         """
         sound: list[Row] = []
-        damaged: list[Path] = []
+        damaged: dict[Path, str] = {}
         with _refused(self.path):
             for path in episodes(self.path):
                 if path.name.rpartition("_traj")[0] != self._stem:
                     continue  # left alone
                 try:
                     sound.append(describe(path))
-                except DamagedError:
-                    damaged.append(path)
-            for path in damaged:
-                set_aside(path, DAMAGED)
+                except DamagedError as error:
+                    damaged[path] = str(error)
+            for path, reason in damaged.items():
+                file = str(set_aside(path, DAMAGED).relative_to(self.path))
+                Journal(self.path).note("quarantined", {"kind": DAMAGED, "reason": reason, "file": file})
             self.discard_unfinished()
             write(self.path, sound)
         return sorted(sound, key=lambda row: row.number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from types import TracebackType
 
 from data_collection import index
@@ -16,6 +17,7 @@ from data_collection.supervisor import Event, Lost, Renewed, Waiting
 from data_collection.worker import Closed, Failed
 
 _LOG = logging.getLogger(__name__)
+_ALIVE_S = 3600.0  # between two signs of life in the journal, so that a run that is killed has lasted
 
 
 class Logbook:
@@ -25,6 +27,7 @@ class Logbook:
         self._folder, self._account, self._config = folder.path, account, config
         self._journal = Journal(folder.path)
         self._status = Status(folder.path, account)
+        self._alive_s = time.monotonic()
         self._alerts = Alerts(config.supervision.alert, config.supervision.digest_s)
 
     def __enter__(self) -> Logbook:
@@ -57,6 +60,9 @@ class Logbook:
             index.append(self._folder, event.row)
         for name, details in _notes(event):
             self._journal.note(name, details)
+        if time.monotonic() - self._alive_s > _ALIVE_S:
+            self._alive_s = time.monotonic()
+            self._journal.note("alive", {"closed": self._account.closed})
         self._status.beat()
         self._tell(event)
 

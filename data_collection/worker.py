@@ -132,7 +132,7 @@ class Producer:
         try:
             for taken in self._collector.attempts(self._config.seed, number):
                 if isinstance(taken, Collected):
-                    yield self._close(number, taken)
+                    yield from self._close(number, taken)
                     return
                 last = taken
                 yield self._set_aside(number, taken)
@@ -145,10 +145,15 @@ class Producer:
             words = f", the last with {last.kind}: {last.reason}" if last else ""
             yield GaveUp(f"episode {number}: {n} attempts failed in a row{words}", bool(last and last.is_fault))
 
-    def _close(self, number: int, taken: Collected) -> Closed:
+    def _close(self, number: int, taken: Collected) -> Iterator[Told]:
+        """Write an episode; one that the disk does not take is told of, and ends this."""
         path = self._folder.episode_path(number)
-        write_episode(taken.episode, path, self._robot.spec)
-        return Closed(describe(path), taken.swept, taken.dull_for)
+        try:
+            write_episode(taken.episode, path, self._robot.spec)
+        except EpisodeError as error:
+            yield Failed(number, int(taken.episode.info["attempt"]), "not_written", str(error), None, False)
+            raise
+        yield Closed(describe(path), taken.swept, taken.dull_for)
 
     def _set_aside(self, number: int, dropped: Dropped) -> Failed:
         """Keep a whole attempt in quarantine, where a file can hold it."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.loader import Config
-from data_collection import index
+from data_collection import index, journal
 from data_collection.episode import EpisodeError
 from data_collection.folder import CollectionError, EpisodeFolder, set_aside
 from data_collection.robonet import write_episode
@@ -49,9 +49,12 @@ def test_tidying_keeps_sound_files_and_sets_the_rest_aside(tmp_path: Path) -> No
         "lab_franka_play_traj5.hdf5",
         f"quarantine/damaged/{damaged.name}.aside",
         "index.jsonl",
+        "journal.jsonl",
         "notes.txt",
     }
     assert index.read(tmp_path) == rows
+    (event,) = journal.read(tmp_path)
+    assert (event["event"], event["kind"]) == ("quarantined", "damaged") and damaged.name in str(event["file"])
 
 
 def test_a_number_may_be_set_aside_again_and_again(tmp_path: Path) -> None:

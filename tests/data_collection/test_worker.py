@@ -107,7 +107,8 @@ def test_an_episode_is_closed_and_told_of(robot: Double, config: RunConfig, tmp_
 def test_a_link_that_is_lost_needs_no_person(robot: Double, config: RunConfig, tmp_path: Path) -> None:
     robot.at_step = RobotError("the driver is gone")
     told = produce(robot, config, tmp_path)
-    assert told == [GaveUp("the driver is gone", needs_person=False)]
+    failed = Failed(7, 0, "RobotError", "the driver is gone", None, False)
+    assert told == [failed, GaveUp("the driver is gone", needs_person=False)]
     assert not list(tmp_path.iterdir())
 
 
