@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -80,11 +81,17 @@ class Pulse(Protocol):
     value: float  # monotonic seconds, which all processes of a machine share
 
 
-class Watched:
-    """A robot every call of which is a sign of life."""
+class Stop(Protocol):
+    """Whether the process is to end."""
 
-    def __init__(self, robot: Robot, pulse: Pulse) -> None:
-        self._robot, self._pulse = robot, pulse
+    is_asked: bool
+
+
+class Watched:
+    """A robot every call of which is a sign of life, and the last moment to end."""
+
+    def __init__(self, robot: Robot, pulse: Pulse, stop: Stop) -> None:
+        self._robot, self._pulse, self._stop = robot, pulse, stop
 
     @property
     def spec(self) -> RobotSpec:
@@ -117,6 +124,8 @@ class Watched:
 
     def _beat(self) -> None:
         self._pulse.value = time.monotonic()
+        if self._stop.is_asked:
+            raise KeyboardInterrupt
 
 
 class Producer:
@@ -170,7 +179,7 @@ class Producer:
 def work(connection: Connection, config: RunConfig, out: Path, pulse: Pulse) -> None:
     """Make the episodes that are asked for until the other side is gone; SIGTERM stops the arm first, then this."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor decides
-    signal.signal(signal.SIGTERM, _interrupt)
+    stop = _Sigterm()
     threading.Thread(target=_follow_parent, daemon=True).start()
     pulse.value = time.monotonic()
     with suppress(EOFError, ConnectionError, KeyboardInterrupt):
@@ -178,7 +187,7 @@ def work(connection: Connection, config: RunConfig, out: Path, pulse: Pulse) -> 
             with closing(open_robot(config.robot)) as robot:
                 connection.send(Ready(robot.spec.name))
                 folder = EpisodeFolder(out, config.stem(robot.spec.name))
-                _serve(connection, Producer(config, folder, Watched(robot, pulse)), folder, pulse)
+                _serve(connection, Producer(config, folder, Watched(robot, pulse, stop)), folder, pulse)
         except ReportedError as error:
             connection.send(GaveUp(str(error), needs_person=False))
 
@@ -193,9 +202,23 @@ def _serve(connection: Connection, producer: Producer, folder: EpisodeFolder, pu
             number = connection.recv()
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever asks again is told nothing new
-    raise KeyboardInterrupt
+class _Sigterm:
+    """What SIGTERM asks for: at once, and where that fell on deaf ears, with the next call of the robot."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+        sys.unraisablehook = self._overhear
+
+    def _ask(self, _signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever asks again is told nothing new
+        self.is_asked = True
+        raise KeyboardInterrupt
+
+    def _overhear(self, lost: sys.UnraisableHookArgs) -> None:
+        """Pass over an interrupt that came while Python was cleaning up, which lets nothing through."""
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            sys.__unraisablehook__(lost)
 
 
 def _follow_parent() -> None:

@@ -110,7 +110,7 @@ def test_a_camera_that_freezes_is_waited_for_and_then_given_up(tmp_path: Path) -
     run = Run(
         tmp_path,
         1,
-        ["robot.troubles.freezes_per_reset=1", "collection.gate.frozen_frames=1", "supervision.give_up_s=4"],
+        ["robot.troubles.freezes_per_reset=1", "collection.gate.frozen_frames=1", "supervision.give_up_s=8"],
     )
     waits = [event for event in run.events if isinstance(event, Waiting)]
     failures = [event for event in run.events if isinstance(event, Failed)]

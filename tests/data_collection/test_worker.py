@@ -211,9 +211,13 @@ class Pulse:
     value = 0.0
 
 
+class Stop:
+    is_asked = False
+
+
 def test_every_call_of_a_watched_arm_is_a_sign_of_life(robot: Double) -> None:
-    pulse = Pulse()
-    watched = Watched(robot, pulse)
+    pulse, stop = Pulse(), Stop()
+    watched = Watched(robot, pulse, stop)
     calls: dict[str, Callable[[], object]] = {
         "reset": lambda: watched.reset(np.random.default_rng(0)),
         "observe": watched.observe,
@@ -224,5 +228,9 @@ def test_every_call_of_a_watched_arm_is_a_sign_of_life(robot: Double) -> None:
         pulse.value = 0.0
         call()
         assert pulse.value > 0
+    stop.is_asked = True
+    for call in calls.values():
+        with pytest.raises(KeyboardInterrupt):
+            call()
     watched.close()
     assert robot.calls == [*calls, "close"] and watched.spec is SPEC
