@@ -19,10 +19,11 @@ lint:
 ros:
 	./bootstrap.sh ros
 
-# Those of ROS share one master and keep real time, so they run alone, one after another.
+# Those of ROS share one master and keep real time, so they run alone, one after another; so do those of libfranka.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not ros" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not ros and not libfranka" -n 2 --dist worksteal
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "ros and not slow" tests/robot_bridge/ros || [ $$? = 5 ]  # 5: without ROS, none
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m libfranka tests/robot_bridge/libfranka
 
 test-slow: lint
 	$(BIN)/pytest -m slow

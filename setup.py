@@ -9,6 +9,7 @@ PACKAGES = ["configs", "robot_bridge", "data_collection", "ghvae_core", "planner
 MODEL = ["torch>=2.10", "safetensors>=0.5", "tensorboard>=2.18", "matplotlib>=3.9"]
 SIMULATION = ["mujoco>=3.17,<5"]
 LEROBOT = ["pyarrow>=15"]  # for writing LeRobot's files; LeRobot itself is not needed
+FRANKY = ["franky-control>=2.0"]  # --robot franka_direct
 DEVELOPMENT = [
     "hypothesis>=6.100",
     "mypy>=1.14",
@@ -59,6 +60,7 @@ setup(
         "lerobot": LEROBOT,
         "all": MODEL + SIMULATION + LEROBOT,
         "dev": MODEL + SIMULATION + LEROBOT + DEVELOPMENT,
+        "franky": FRANKY,
     },
     entry_points={
         "console_scripts": [

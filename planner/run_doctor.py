@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def run_doctor(  # noqa: PLR0917 - typer calls it by name
-    robot: Annotated[Literal["simulation", "franka_ros"], typer.Option(help="which arm")] = "franka_ros",
+    robot: Annotated[
+        Literal["simulation", "franka_ros", "franka_direct"], typer.Option(help="which arm")
+    ] = "franka_ros",
     task: Annotated[str, typer.Option(help="whose planning must fit the server")] = "pick_wipe",
     server: Annotated[str | None, typer.Option(help="address of a server, to shake hands with")] = None,
     checkpoint: Annotated[Path, typer.Option(help="folder of the model, where --server is not given")] = SHIPPED,
@@ -29,7 +31,8 @@ def run_doctor(  # noqa: PLR0917 - typer calls it by name
     """Look at the arm, its driver, the camera, the clock, the disk and the server; nothing is commanded or moved.
 
     Of franka_ros: the ROS master, the driver's release by md5, its topics, services and controllers, rate and age of
-    state and pictures, the robot mode, the hand's frame and place, the fingers, and the clocks.
+    state and pictures, the robot mode, the hand's frame and place, the fingers, and the clocks. Of franka_direct: the
+    arm's answer, rate of state and pictures, the robot mode, the hand's frame and place, and the fingers.
 
     Exits with 0 where all is ready, 1 where something is not, 2 when the input was refused.
     """

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from planner.configuration import RunConfig
-    from robot_bridge.ros.configuration import FrankaRosConfig
+    from robot_bridge.robots import RealConfig
 
 
 def run_goal(  # noqa: PLR0917 - typer calls it by name
     goal: Annotated[Path, typer.Argument(help="the PNG to write, 64x64; beside it GOAL.preview.png, for people")],
-    robot: Annotated[Literal["simulation", "franka_ros"], typer.Option(help="whose camera")] = "franka_ros",
+    robot: Annotated[
+        Literal["simulation", "franka_ros", "franka_direct"], typer.Option(help="whose camera")
+    ] = "franka_ros",
     task: Annotated[str, typer.Option(help="in simulation: whose scene the scripted arm finishes")] = "pick_wipe",
     seed: Annotated[int, typer.Option(min=0, help="in simulation: draws the scene, as run_task --seed does")] = 0,
     start: Annotated[
@@ -51,13 +53,13 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
         raise GoalError(f"{goal}: expected a new PNG in a folder that exists; name another, or replace it with --force")
     config = load_run(task if task.endswith(".yaml") else f"tasks/{task}.yaml", set_ or (), robot)
     camera = config.robot.camera
-    picture = _live(config.robot, start, patience_s) if config.robot.kind == "franka_ros" else _scripted(config, seed)
+    picture = _scripted(config, seed) if config.robot.kind == "simulation" else _live(config.robot, start, patience_s)
     shown.write_bytes(preview(picture, camera))
     goal.write_bytes(png_bytes(model_image(picture, camera.crop)))
     print(json.dumps({"goal": str(goal), "preview": str(shown)}))
 
 
-def _live(robot: FrankaRosConfig, start: Path | None, patience_s: float) -> NDArray[np.uint8]:
+def _live(robot: RealConfig, start: Path | None, patience_s: float) -> NDArray[np.uint8]:
     from planner.capture import Sitting, sit  # noqa: PLC0415
     from planner.goal import load_goal  # noqa: PLC0415
     from robot_bridge.robots import watch  # noqa: PLC0415

@@ -17,7 +17,9 @@ def run_task(  # noqa: PLR0917 - typer calls it by name
     goal: Annotated[
         Path | None, typer.Option(help="goal picture, 64x64 or camera size; without one the scripted arm makes it")
     ] = None,
-    robot: Annotated[Literal["simulation", "franka_ros"], typer.Option(help="which arm")] = "simulation",
+    robot: Annotated[
+        Literal["simulation", "franka_ros", "franka_direct"], typer.Option(help="which arm")
+    ] = "simulation",
     predictor: Annotated[
         PredictorName,
         typer.Option(help="who imagines: a server, the model in this process, the simulator itself, or nobody"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from configs.loader import Config
+from robot_bridge.camera import Camera
+from robot_bridge.safety import Limits
 
 _Joints = tuple[float, float, float, float, float, float, float]
 _Axes = tuple[float, float, float, float, float, float]
@@ -54,3 +56,39 @@ class RecoveryConfig(Config):
     timeout_s: float = Field(5.0, gt=0, le=60)  # ours: for the arm to say that the reflex is gone
     patience_s: float = Field(10.0, gt=0, le=600)  # ours: for state or pictures to come back
     alert: tuple[str, ...] = ()  # a command and its arguments, run once, with the reason after them, when parked
+
+
+class MotionConfig(Config):
+    """What the stream of joint commands may contain."""
+
+    tick_s: float = Field(0.01, ge=0.002, le=0.05)  # ours: between two commands; franka_ros holds after 0.2 s without
+    speed_share: float = Field(0.25, gt=0, le=0.5)  # ours: of the joints' speed limits (Franka data sheet)
+    joint_margin_rad: float = Field(0.1, ge=0.02, le=0.5)  # polymetis: kept from the end of every joint's range
+    workspace_margin_m: float = Field(0.02, ge=0, le=0.1)  # ours: what the hand may be measured outside the workspace
+    tracking_limit_rad: float = Field(0.1, gt=0, le=0.5)  # ours: between commanded and measured joints; more: hold
+    descent_m_s: float = Field(0.08, gt=0, le=0.25)  # ours: downwards, onto whatever lies there
+    contact_limit_n: float = Field(10.0, gt=0, le=40)  # ours: a descent that presses more stops, before the reflex
+    retreat_m: float = Field(0.002, ge=0, le=0.005)  # ours: up, with every tick that presses more
+    state_age_s: float = Field(0.2, gt=0, le=0.2)  # ours: nothing moves on an older state; the driver's own timeout
+    stall_s: float = Field(0.2, gt=0, le=0.2)  # ours: a stream interrupted for longer is not taken up again
+    rest_rad_s: float = Field(0.03, gt=0, le=0.2)  # ours: slower than this the arm rests
+    rest_timeout_s: float = Field(2.0, gt=0, le=30)  # ours: the longest wait for it
+
+
+class FrankaConfig(Config):
+    """A real Franka, whatever leads to it."""
+
+    limits: Limits
+    camera: Camera
+    step_s: float = Field(2.5, ge=0.1, le=30)  # ours: 20 cm at a quarter of the joints' speed limits
+    motion: MotionConfig = MotionConfig()
+    reflex: ForceConfig = ForceConfig()
+    gripper: GripperConfig = GripperConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
+    connect_timeout_s: float = Field(5.0, gt=0, le=60)  # ours: for each part that leads to the arm
+
+    @model_validator(mode="after")
+    def _check_guard(self) -> FrankaConfig:
+        if self.motion.contact_limit_n >= min(self.reflex.forces[:3]):
+            raise ValueError("motion.contact_limit_n must be below the forces of the reflex, or it stops nothing")
+        return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,14 @@ from robot_bridge.robot import CameraFault
 _CLOCK_S = 0.05  # by which a stamp may be in the future: two clocks that agree differ by this much
 
 Content = NDArray[np.uint8] | str | CameraFault  # (H, W, 3) RGB; or why it is no picture; or why none will ever be
+
+
+class Images(Protocol):
+    """Where the pictures come from."""
+
+    def newer(self, than_s: float) -> tuple[NDArray[np.uint8], float]:
+        """Wait for a picture that was taken after a moment; see `Pictures.newer`."""
+        ...
 
 
 @dataclass(frozen=True)

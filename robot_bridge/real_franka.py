@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_bridge.arm_state import ArmState, States
+from robot_bridge.configuration import FrankaConfig
+from robot_bridge.drive import Drive
 from robot_bridge.gripper import BlockedFault, Gripper
 from robot_bridge.kinematics import HOME_RAD, Kinematics
-from robot_bridge.motion import draw_start
+from robot_bridge.motion import check_reach, draw_start
+from robot_bridge.pictures import Images
 from robot_bridge.rescue import Rescue
 from robot_bridge.robot import CLOSE, Observation, RobotFault, RobotSpec, Step
 from robot_bridge.safety import limit_action
@@ -20,36 +23,25 @@ from robot_bridge.safety import limit_action
 _LOG = logging.getLogger(__name__)
 
 
-class State(Protocol):
-    """What is known of an arm at one moment."""
+class RealFranka(ABC):
+    """Keeps the `Robot` protocol by what a subclass opens. Every call that moves the arm blocks until it rests."""
 
-    @property
-    def hand_m(self) -> NDArray[np.float64]:
-        """(3,) between the fingertips, in the base frame."""
-        ...
+    _states: States  # these four a subclass sets as it opens
+    _images: Images
+    _drive: Drive
+    _gripper: Gripper
 
-    @property
-    def mode(self) -> int:
-        """See `modes`."""
-        ...
+    def __init__(self, config: FrankaConfig, kinematics: Kinematics) -> None:
+        """Know the arm.
 
-    @property
-    def errors(self) -> Sequence[str]:
-        """Libfranka's names of what stopped it."""
-        ...
-
-
-S = TypeVar("S", bound=State)
-
-
-class RealFranka(ABC, Generic[S]):
-    """Keeps the `Robot` protocol by what a subclass can do. Every call that moves the arm blocks until it rests."""
-
-    _gripper: Gripper  # which a subclass meets as it opens
-
-    def __init__(self, spec: RobotSpec, kinematics: Kinematics, rescue: Rescue, margin_m: float) -> None:
-        """Know the arm; `margin_m` is how far outside the workspace the hand may be measured."""
-        self._spec, self._kinematics, self._rescue, self._margin_m = spec, kinematics, rescue, margin_m
+        Raises:
+            RobotError: A corner of the workspace is out of reach.
+        """
+        check_reach(kinematics, config.limits)
+        self._config, self._kinematics = config, kinematics
+        self._spec = RobotSpec("franka", config.limits, config.camera, config.step_s)
+        self._rescue = Rescue(config.recovery, self)
+        self._margin_m = config.motion.workspace_margin_m
 
     @property
     def spec(self) -> RobotSpec:
@@ -68,9 +60,9 @@ class RealFranka(ABC, Generic[S]):
         start = draw_start(rng, self._spec.limits)
         self._open_and_rise()
         above = np.array([*start[:2], self._spec.limits.workspace_high_m[2]])
-        self._go(self._kinematics.solve(HOME_RAD, above))
+        self._drive.go(self._rested(), self._kinematics.solve(HOME_RAD, above))
         state = self._rested()
-        self._move(state, start - state.hand_m)
+        self._drive.move(state, start - state.hand_m)
         return self._look()
 
     def observe(self) -> Observation:
@@ -85,7 +77,7 @@ class RealFranka(ABC, Generic[S]):
         state = self._rested()
         applied = limit_action(action, state.hand_m, self._spec.limits)
         self._check_inside(state)
-        self._move(state, applied[:3])
+        self._drive.move(state, applied[:3])
         self._gripper.command(closes=bool(applied[3] == CLOSE))
         return Step(applied, self._look())
 
@@ -109,7 +101,7 @@ class RealFranka(ABC, Generic[S]):
     def park(self) -> None:
         """Go up and home; see `rescue.Arm`."""
         self._rise(self._patient())
-        self._go(HOME_RAD)
+        self._drive.go(self._rested(), HOME_RAD)
 
     @abstractmethod
     def close(self) -> None:
@@ -119,31 +111,29 @@ class RealFranka(ABC, Generic[S]):
     def _check_link(self) -> None:
         """Refuse to go on where whatever leads to the arm is not the same any more."""
 
-    @abstractmethod
-    def _rested(self) -> S:
+    def _rested(self) -> ArmState:
         """Return a state of after this call, of an arm that may be moved.
 
         Raises:
             RobotFault: It may not.
         """
+        state = self._states.newer(time.monotonic(), self._config.motion.state_age_s)
+        self._check_mode(state)
+        return state
 
-    @abstractmethod
-    def _patient(self) -> S:
+    def _patient(self) -> ArmState:
         """Wait for a state of after this call as long as patience lasts."""
+        return self._states.newer(time.monotonic(), self._config.recovery.patience_s)
 
-    @abstractmethod
-    def _move(self, state: S, delta_m: NDArray[np.float64] | NDArray[np.float32]) -> None:
-        """Move the hand straight by `delta_m`, no deeper or further than what pushes back allows."""
-
-    @abstractmethod
-    def _go(self, joints_rad: NDArray[np.float64]) -> None:
-        """Move the joints to `joints_rad` (7,)."""
-
-    @abstractmethod
     def _look(self) -> Observation:
         """Return what is seen and measured from now on."""
+        rested_s = time.monotonic()
+        image, came_s = self._images.newer(rested_s)
+        state = self._states.newer(rested_s, self._config.motion.state_age_s)
+        self._check_mode(state)
+        return Observation(image, np.array([*state.hand_m, state.yaw_rad, self._gripper.opening]), came_s)
 
-    def _check_mode(self, state: S) -> bool:
+    def _check_mode(self, state: ArmState) -> bool:
         """Return True where the arm may be moved; see `Rescue.check`."""
         return self._rescue.check(state.mode, state.errors)
 
@@ -158,7 +148,7 @@ class RealFranka(ABC, Generic[S]):
             self._gripper.command(closes=False)
         self._rise(self._rested())
 
-    def _rise(self, state: S) -> None:
+    def _rise(self, state: ArmState) -> None:
         """Go straight up to the top of the workspace."""
         low, high = self._spec.limits.workspace_low_m[2], self._spec.limits.workspace_high_m[2]
         if state.hand_m[2] < low - self._margin_m:
@@ -166,9 +156,9 @@ class RealFranka(ABC, Generic[S]):
                 f"expected the hand above {low:g} m, got {state.hand_m[2]:.3f} m; guide it above the bin by hand"
             )
         if state.hand_m[2] < high:
-            self._move(state, np.array([0.0, 0.0, high - state.hand_m[2]]))
+            self._drive.move(state, np.array([0.0, 0.0, high - state.hand_m[2]]))
 
-    def _check_inside(self, state: S) -> None:
+    def _check_inside(self, state: ArmState) -> None:
         low, high = (bound[:3] for bound in self._spec.state_bounds())
         if (state.hand_m < low - self._margin_m).any() or (state.hand_m > high + self._margin_m).any():
             raise RobotFault(

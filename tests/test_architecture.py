@@ -16,6 +16,8 @@ ROOMS = {  # library: where it may be imported
     "rospy": ["robot_bridge/ros/"],
     "genpy": ["robot_bridge/ros/"],
     "actionlib": ["robot_bridge/ros/"],
+    "franky": ["robot_bridge/libfranka/"],
+    "franky_sim": ["robot_bridge/libfranka/"],
     "h5py": ["data_collection/"],
     "av": ["data_collection/"],
     "pyarrow": ["data_collection/export/"],

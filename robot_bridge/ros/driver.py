@@ -5,19 +5,15 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import numpy as np
 import rospy
 
+from robot_bridge.arm_state import ArmState, wrong_frame, wrong_pose
 from robot_bridge.configuration import ForceConfig
-from robot_bridge.kinematics import FLANGE_TO_HAND_RAD, FLANGE_TO_TCP_M, Kinematics
+from robot_bridge.kinematics import Kinematics
 from robot_bridge.robot import RobotError
 from robot_bridge.ros import names
 from robot_bridge.ros.action import Action
 from robot_bridge.ros.messages import RELEASES, Generation, Types, generation_of
-from robot_bridge.ros.state import ArmState
-
-_FRAME_TOLERANCE = 1e-3  # of the tip's frame, metres and direction cosines: what five decimals of an angle leave
-_POSE_TOLERANCE_M = 0.005  # between the driver's hand and ours
 
 
 class DriverError(RobotError):
@@ -91,19 +87,10 @@ class Driver:
         Raises:
             DriverError: Its tip has another frame, or its pose disagrees with the joints.
         """
-        c, s = np.cos(FLANGE_TO_HAND_RAD), np.sin(FLANGE_TO_HAND_RAD)
-        hand = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, FLANGE_TO_TCP_M], [0, 0, 0, 1]])
-        if not np.allclose(state.flange_to_tip, hand, rtol=0, atol=_FRAME_TOLERANCE):
-            raise DriverError(
-                f"F_T_EE: expected the Franka hand, {FLANGE_TO_TCP_M:g} m along z, turned by {FLANGE_TO_HAND_RAD:.4f} "
-                f"rad, got {state.flange_to_tip.tolist()}; set it in Desk, or through {names.SET_EE_FRAME}"
-            )
-        off_m = float(np.linalg.norm(kinematics.hand(state.joints_rad) - state.hand_m))
-        if off_m > _POSE_TOLERANCE_M:
-            raise DriverError(
-                f"{names.TIP_STATE}: expected the hand within {_POSE_TOLERANCE_M:g} m of where the joints put it, got "
-                f"{off_m:.3f} m; is this another arm than a Panda?"
-            )
+        if wrong := wrong_frame(state):
+            raise DriverError(f"{wrong}; set it in Desk, or through {names.SET_EE_FRAME}")
+        if wrong := wrong_pose(state, kinematics):
+            raise DriverError(f"{names.TIP_STATE}: {wrong}; is this another arm than a Panda?")
 
     def set_reflex(self, config: ForceConfig) -> None:
         """Tell the driver from which force on it must stop.

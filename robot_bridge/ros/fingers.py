@@ -9,13 +9,13 @@ from typing import Any
 import rospy
 from sensor_msgs.msg import JointState
 
+from robot_bridge.arm_state import StaleState
 from robot_bridge.configuration import GripperConfig
 from robot_bridge.gripper import HOMING
 from robot_bridge.robot import RobotFault
 from robot_bridge.ros import names
 from robot_bridge.ros.action import Action
 from robot_bridge.ros.messages import Types
-from robot_bridge.ros.state import StaleState
 
 _AGE_S = 0.5  # of the finger states, which come 30 times a second
 

@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import rospy
-from numpy.typing import NDArray
 from sensor_msgs.msg import JointState
 
+from robot_bridge.arm_state import ArmState, StaleState
 from robot_bridge.kinematics import N_JOINTS
-from robot_bridge.robot import RobotFault
 from robot_bridge.ros import names
 from robot_bridge.ros.messages import Types
-
-
-class StaleState(RobotFault):
-    """The driver has fallen silent, or says what cannot be. Nothing is commanded."""
-
-
-@dataclass(frozen=True)
-class ArmState:
-    """The arm at one moment, in the base frame."""
-
-    joints_rad: NDArray[np.float64]  # (7,) measured
-    speeds_rad_s: NDArray[np.float64]  # (7,) measured
-    desired_rad: NDArray[np.float64]  # (7,) what the driver's controller wants now
-    hand_m: NDArray[np.float64]  # (3,) between the fingertips
-    yaw_rad: float
-    force_n: NDArray[np.float64]  # (3,) external, on the hand
-    mode: int  # see `names`
-    errors: tuple[str, ...]  # libfranka's names of what stopped it
-    flange_to_tip: NDArray[np.float64]  # (4, 4), as the driver was told
-    time_s: float  # monotonic, of the oldest part
 
 
 class StateFeed:
@@ -120,8 +98,7 @@ def _put_together(robot: tuple[float, Any], tip: tuple[float, Any], joints: tupl
         flange_to_tip=np.array(robot[1].F_T_EE).reshape(4, 4).T,
         time_s=min(robot[0], tip[0], joints[0]),
     )
-    numbers = np.concatenate([measured.ravel(), state.desired_rad, pose.ravel(), state.force_n])
-    if not np.isfinite(numbers).all() or len(state.desired_rad) != N_JOINTS:
+    if not state.is_finite() or len(state.desired_rad) != N_JOINTS:
         raise StaleState(
             f"{names.ROBOT_STATE}: expected a finite state, got {measured[:, 0].tolist()}; restart the driver"
         )

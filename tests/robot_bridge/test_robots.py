@@ -26,7 +26,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
                "planner.task", "planner.doctor", "planner.capture", "data_collection.collector", "robot_bridge.robots"],
 )  # fmt: skip
 def test_a_robot_machine_needs_no_simulator_and_a_training_machine_no_ros(module: str) -> None:
-    done = run(f"import {module}, sys; assert not {{'mujoco', 'rospy', 'torch'}} & sys.modules.keys()")
+    done = run(f"import {module}, sys; assert not {{'mujoco', 'rospy', 'torch', 'franky'}} & sys.modules.keys()")
     assert done.returncode == 0, done.stderr
 
 
@@ -47,6 +47,14 @@ def test_what_is_missing_is_named_with_how_to_get_it(missing: str, robot: str, h
     )
     assert done.returncode in {1, 2}
     assert done.stderr.startswith("error: ") and how in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_arm_without_franky_says_how_to_get_it() -> None:
+    code = "import sys; sys.modules['franky'] = None\nfrom planner.run_task import main\n"
+    code += "sys.argv = ['t', 'pick_wipe', '--robot', 'franka_direct', '--goal', 'configs/goals/pick_wipe.png']\nmain()"
+    done = run(code)
+    assert done.returncode == 1
+    assert "--robot franka_direct" in done.stderr and "pip install '.[franky]'" in done.stderr
 
 
 def test_several_workers_have_no_arm_each() -> None:

@@ -15,13 +15,14 @@ pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros in
 import rospy
 
 from robot_bridge import modes
+from robot_bridge.arm_state import ArmState
+from robot_bridge.gate import StreamFault
 from robot_bridge.kinematics import HOME_RAD, SPEED_LIMITS_RAD_S, Kinematics
 from robot_bridge.robot import RobotFault
 from robot_bridge.ros import names
 from robot_bridge.ros.master import Master
 from robot_bridge.ros.messages import load
-from robot_bridge.ros.state import ArmState
-from robot_bridge.ros.stream import JointStream, StreamFault
+from robot_bridge.ros.stream import JointStream
 from tests.robot_bridge.ros.bridge import config
 from tests.robot_bridge.ros.rig import Rig
 

@@ -1,0 +1,60 @@
+"""The Franka without ROS: the `Robot` protocol over libfranka's own, through franky."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+
+from robot_bridge.arm_state import wrong_frame, wrong_pose
+from robot_bridge.gripper import Gripper
+from robot_bridge.kinematics import Kinematics
+from robot_bridge.libfranka.configuration import FrankaDirectConfig
+from robot_bridge.libfranka.drive import WaypointDrive
+from robot_bridge.libfranka.fingers import DirectFingers
+from robot_bridge.libfranka.images import VideoFeed
+from robot_bridge.libfranka.link import Link, LinkError
+from robot_bridge.libfranka.state import StateFeed
+from robot_bridge.real_franka import RealFranka
+
+
+class FrankaDirect(RealFranka):
+    """A Franka that this process controls alone. Every call that moves it blocks until it rests."""
+
+    def __init__(self, config: FrankaDirectConfig) -> None:
+        """Connect, check the hand, set the thresholds of the reflex, and home the hand.
+
+        Raises:
+            RobotError: Something is missing or not as it must be; the message says what to do. The arm has not moved.
+        """
+        super().__init__(config, Kinematics(margin_rad=config.motion.joint_margin_rad, suits_fr3=True))
+        with ExitStack() as opened:
+            self._images = images = VideoFeed(config.images, config.camera)
+            opened.callback(images.close)
+            self._link = Link(config)
+            opened.callback(self._link.close)
+            self._states = states = StateFeed(self._link, config.motion.state_age_s)
+            self._drive = WaypointDrive(config, self._kinematics, states, self._link, self._check_mode)
+            fingers = DirectFingers(config.gripper, config.host, config.connect_timeout_s)
+            opened.callback(fingers.close)
+            self._gripper = Gripper(config.gripper, fingers)
+            self._check_hand(config.connect_timeout_s)
+            self._link.set_reflex(config.reflex)
+            if config.gripper.homes and self._check_mode(states.fresh()):
+                self._gripper.home()
+            self._opened = opened.pop_all()
+
+    def free(self) -> None:
+        """Ask the arm once to leave its reflex; see `rescue.Arm`."""
+        self._link.free()
+
+    def close(self) -> None:
+        """Stop, and let go of the arm, which holds. Safe to call twice."""
+        self._opened.close()
+
+    def _check_link(self) -> None:
+        """Nothing stands between this process and the arm; a connection that breaks is told by the next state."""
+
+    def _check_hand(self, timeout_s: float) -> None:
+        state = self._states.newer(time.monotonic(), timeout_s)
+        if wrong := wrong_frame(state) or wrong_pose(state, self._kinematics):
+            raise LinkError(f"{self._link.host}: {wrong}; set the end effector in Desk to the Franka hand")

@@ -1,0 +1,22 @@
+"""The Franka without ROS keeps the contract of every robot, against the simulated arm in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from robot_bridge.robot import Robot
+from robot_bridge.robots import open_robot
+from tests.robot_bridge.libfranka.rig import Rig
+from tests.robot_bridge.robot_contract import RobotContract
+
+pytestmark = pytest.mark.libfranka
+
+
+class TestFrankaDirect(RobotContract):
+    @pytest.fixture
+    def robot(self, rig: Rig) -> Iterator[Robot]:
+        robot = open_robot(rig.config())
+        yield robot
+        robot.close()
