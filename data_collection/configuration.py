@@ -12,7 +12,7 @@ from data_collection.collector import CollectionConfig
 from data_collection.episode import EpisodeError
 from robot_bridge.robot import RobotError
 from robot_bridge.robots import FILES, RobotConfig, RobotName, settled
-from robot_bridge.ros.configuration import FrankaRosConfig
+from robot_bridge.simulation.configuration import SimulationConfig
 
 
 class SupervisionConfig(Config):
@@ -75,7 +75,7 @@ class RunConfig(_Sections):
     @property
     def faults_per_hour(self) -> float:
         """How often an arm may stop itself before a person must look; a simulated one as often as it likes."""
-        return self.robot.recovery.per_hour if isinstance(self.robot, FrankaRosConfig) else math.inf
+        return math.inf if isinstance(self.robot, SimulationConfig) else self.robot.recovery.per_hour
 
     def stem(self, robot: str) -> str:
         """Return what the names of all episode files begin with, for a robot of this name."""
