@@ -34,7 +34,7 @@ def commit(path: Path, data: bytes, check: Callable[[Path], None]) -> None:
         _write(part, data)
         check(part)
         os.rename(part, path)  # noqa: PTH104 - one system call a line, as the test of crashes counts them
-        flush_folder(path.parent)
+        flush(path.parent)
     except OSError as error:
         raise EpisodeError(f"{path}: could not be written: {error.strerror or error}") from error
     finally:
@@ -52,7 +52,7 @@ def make_folder(path: Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
-        flush_folder(path.parent)
+        flush(path.parent)
 
 
 def move(path: Path, to: Path) -> None:
@@ -63,8 +63,8 @@ def move(path: Path, to: Path) -> None:
     """
     make_folder(to.parent)
     os.rename(path, to)  # noqa: PTH104 - as above
-    flush_folder(to.parent)
-    flush_folder(path.parent)
+    flush(to.parent)
+    flush(path.parent)
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -77,14 +77,14 @@ def replace(path: Path, data: bytes) -> None:
     try:
         _write(part, data)
         os.rename(part, path)  # noqa: PTH104 - as above
-        flush_folder(path.parent)
+        flush(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
-def flush_folder(folder: Path) -> None:
-    """Make names durable: they live in the folder, not in the file."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Make durable what a file holds, or which names a folder has: they live in the folder, not in the file."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

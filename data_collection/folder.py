@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from configs.loader import Config, save
-from data_collection.commit import PART, flush_folder, make_folder, move
+from data_collection.commit import PART, flush, make_folder, move
 from data_collection.episode import EpisodeError
 from data_collection.index import INDEX_NAME, DamagedError, Row, describe, episodes, write
 from data_collection.journal import JOURNAL_NAME, Journal
@@ -131,10 +130,9 @@ class EpisodeFolder:
                 _check_same(kept, config)
                 return
             save(config, new)
-            with new.open("rb") as file:
-                os.fsync(file.fileno())
+            flush(new)
             new.rename(kept)
-            flush_folder(self.path)
+            flush(self.path)
 
     def tidy(self) -> list[Row]:
         """Set damaged episodes aside, remove unfinished ones, and make the index anew; with the exclusive lock held.

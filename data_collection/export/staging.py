@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+from data_collection.commit import flush
 from data_collection.episode import EpisodeError
 
 
@@ -43,7 +44,7 @@ def beside(out: Path) -> Iterator[Path]:
         yield part
         _sync(part)
         part.rename(out)
-        _sync_one(out.parent)
+        flush(out.parent)
     except OSError as error:
         raise ExportError(f"{out}: could not be written: {error.strerror or error}") from error
     finally:
@@ -52,12 +53,4 @@ def beside(out: Path) -> Iterator[Path]:
 
 def _sync(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder):
-        _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(path)

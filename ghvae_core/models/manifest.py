@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from configs.command import ReportedError
+from data_collection.commit import flush
 
 MANIFEST = "MANIFEST.json"
 
@@ -61,7 +62,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, o
             beside.chmod(0o755)  # mkdtemp makes it private
             for name, data in {**files, MANIFEST: text}.items():
                 _write(beside / name, data)
-            _sync(beside)
+            flush(beside)
             _replace(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -149,18 +150,10 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _replace(beside: Path, folder: Path) -> None:
     """Put `beside` in the place of `folder`; whoever looks, even after a kill, finds the one or the other."""
     if folder.exists() and _exchange(beside, folder):
-        _sync(folder.parent)
+        flush(folder.parent)
         return  # what stood there is now beside it, where the caller removes it
     old = beside.with_name(f"{beside.name}.old")
     if folder.exists():  # a folder cannot be renamed over a full one, so the old one steps aside first
@@ -171,7 +164,7 @@ def _replace(beside: Path, folder: Path) -> None:
         if old.exists():
             old.rename(folder)
         raise
-    _sync(folder.parent)
+    flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
