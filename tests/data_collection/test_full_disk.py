@@ -1,0 +1,61 @@
+"""A disk of 8 MiB that fills up while the arm plays: what is closed stays, and the message is true."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data_collection import index, journal
+from data_collection.robonet import read_episode
+from data_collection.status import read_status
+from tests.data_collection.test_run_collection import TINY, collect, summary
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB, of which 1 MiB is free."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)], check=False)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        (place / "ballast").write_bytes(bytes(7 * 2**20))
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_disk_that_fills_up_ends_the_run_and_spoils_nothing(disk: Path, workers: str) -> None:
+    out = disk / "episodes"
+    done = collect(out, "--episodes", "10000", "--workers", workers, *TINY)
+    assert done.returncode == 1 and "No space left on device" in done.stderr.splitlines()[-1]
+    told = json.loads(done.stdout.splitlines()[-1])
+    paths = index.episodes(out)
+    assert len(paths) >= 5 and told["episodes"] <= len(paths) <= told["episodes"] + int(workers)
+    for path in paths:
+        read_episode(path)
+    assert not list(out.rglob("*_traj*.part"))
+    assert {row.file for row in index.read(out)} == {path.name for path in paths}
+    (disk / "ballast").unlink()  # somebody makes room
+    more = summary(collect(out, "--episodes", str(len(paths) + 1), "--resume", *TINY))
+    assert more["episodes"] == 1 and more["episodes_in_folder"] == len(paths) + 1
+    assert index.listed(out) == index.read(out)
+
+
+def test_with_a_floor_the_run_ends_between_episodes_with_room_to_spare(disk: Path) -> None:
+    out = disk / "episodes"
+    floor = [*TINY[:-1], f"collection.free_disk_floor_gib={512 / 2**20}"]
+    done = collect(out, "--episodes", "10000", *floor)
+    assert done.returncode == 1 and "make room, then --resume" in done.stderr.splitlines()[-1]
+    assert shutil.disk_usage(out).free > 400 * 2**10
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["episodes"] == len(index.episodes(out)) >= 3 and told["attempts"] == told["episodes"]
+    assert "free disk" in read_status(out)["ended"]
+    assert "free disk" in str(journal.read(out)[-1]["why"])
