@@ -190,6 +190,8 @@ def work(connection: Connection, config: RunConfig, out: Path, pulse: Pulse) -> 
                 _serve(connection, Producer(config, folder, Watched(robot, pulse, stop)), folder, pulse)
         except ReportedError as error:
             connection.send(GaveUp(str(error), needs_person=False))
+    sys.stderr.flush()
+    os._exit(0)  # the arm is closed; threads that ROS leaves behind would keep the process for ever
 
 
 def _serve(connection: Connection, producer: Producer, folder: EpisodeFolder, pulse: Pulse) -> None:
