@@ -228,7 +228,7 @@ def test_kill_9_at_any_moment_loses_no_closed_episode(tmp_path: Path, n_kills: i
 
 
 def test_a_lost_worker_is_replaced_and_told_of(tmp_path: Path) -> None:
-    process = start(tmp_path, "--episodes", "15", "--workers", "2")
+    process = start(tmp_path, "--episodes", "40", "--workers", "2")
     wait_for(tmp_path, 1)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
@@ -239,7 +239,7 @@ def test_a_lost_worker_is_replaced_and_told_of(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=120)
     told = json.loads(out.splitlines()[-1])
     assert process.returncode == 0 and "died (exit code -9); another process takes over" in err
-    assert told["episodes"] == 15 == len(closed(tmp_path)) and told["restarts"] == 1
+    assert told["episodes"] == 40 == len(closed(tmp_path)) and told["restarts"] == 1
     assert told["attempts"] == told["episodes"] + told["lost"] + sum(told["dropped"].values()) + sum(
         told["quarantined"].values()
     )
