@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from robot_bridge.arm_state import ArmState
 from robot_bridge.drive import Check, Drive, Trip
-from robot_bridge.gate import Gate, StreamFault
+from robot_bridge.door import Door, StreamFault
 from robot_bridge.kinematics import SPEED_LIMITS_RAD_S, Kinematics
 from robot_bridge.libfranka.configuration import FrankaDirectConfig
 from robot_bridge.libfranka.link import Link
@@ -43,7 +43,7 @@ class WaypointDrive(Drive):
         """Take what leads to the arm; nothing moves."""
         super().__init__(config, kinematics, states, check)
         self._link, self._clock, self._retreat_m = link, states, _RETREAT_M
-        self._gate = Gate(config.motion, config.limits, kinematics)
+        self._door = Door(config.motion, config.limits, kinematics)
 
     def move(self, state: ArmState, delta_m: NDArray[np.float64] | NDArray[np.float32]) -> None:
         """Move the hand straight by `delta_m`; see `Drive.move`."""
@@ -66,15 +66,15 @@ class WaypointDrive(Drive):
         """Carry out a motion, and return whether it has come to its end."""
         tick_s = self._config.motion.tick_s
         n = int(np.ceil(trip.duration_s / tick_s))
-        self._gate.begin(state, trip.low_m, trip.high_m)
-        joints = np.stack([state.desired_rad, *(self._gate.admit(trip.target(i / n)) for i in range(1, n + 1))])
+        self._door.begin(state, trip.low_m, trip.high_m)
+        joints = np.stack([state.desired_rad, *(self._door.admit(trip.target(i / n)) for i in range(1, n + 1))])
         knots = np.stack([joints[-1]]) if trip.way is None else trip.way.path_rad[1:]
         changes = np.abs(np.diff(np.vstack([joints[:1], knots]), axis=0))
         speeds = _EVEN * changes / (trip.duration_s / len(knots))
         shares = (speeds / (self._config.motion.speed_share * SPEED_LIMITS_RAD_S)).max(axis=1).clip(_LEAST, 1.0)
         state = self._states.newer(time.monotonic(), self._config.motion.state_age_s)  # planning takes its time
         self._check(state)
-        self._gate.check_tracking(joints[0], state)
+        self._door.check_tracking(joints[0], state)
         for knot, share in zip(knots, shares, strict=True):
             try:
                 self._link.begin(knot, share)
@@ -104,7 +104,7 @@ class WaypointDrive(Drive):
                 raise RobotFault(f"expected a motion of {trip.duration_s:.1f} s to end, got none; look at the arm")
             looked_s = now_s
             self._check(state)
-            self._gate.check_tracking(state.desired_rad, state)
+            self._door.check_tracking(state.desired_rad, state)
             is_due = self._clock.clock_s() >= due_s or state.force_n[2] > motion.contact_limit_n
             if trip.way is not None and not is_pushed and is_due:
                 due_s += motion.tick_s

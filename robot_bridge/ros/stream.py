@@ -11,7 +11,7 @@ from std_msgs.msg import Float64
 
 from robot_bridge.arm_state import ArmState
 from robot_bridge.configuration import MotionConfig
-from robot_bridge.gate import Gate, StreamFault
+from robot_bridge.door import Door, StreamFault
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.robot import RobotFault
 from robot_bridge.ros import names
@@ -22,7 +22,7 @@ _COMMAND_TIMEOUT_S = 0.2  # without a command for so long the driver holds; its 
 _QUEUE = 5  # commands that may wait for the wire: one that ROS drops makes the step to the next one twice as large
 
 
-class JointStream(Gate):
+class JointStream(Door):
     """Publishes joint positions, one bounded step after the other; the only publisher."""
 
     def __init__(self, config: MotionConfig, limits: Limits, kinematics: Kinematics, types: Types) -> None:
@@ -49,7 +49,7 @@ class JointStream(Gate):
             time.sleep(self._config.tick_s)
 
     def begin(self, state: ArmState, low_m: NDArray[np.float64], high_m: NDArray[np.float64]) -> None:
-        """Start a stream from where the driver holds the arm; see `Gate.begin`."""
+        """Start a stream from where the driver holds the arm; see `Door.begin`."""
         super().begin(state, low_m, high_m)
         self._due_s = time.monotonic()
 

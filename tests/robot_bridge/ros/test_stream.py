@@ -16,7 +16,7 @@ import rospy
 
 from robot_bridge import modes
 from robot_bridge.arm_state import ArmState
-from robot_bridge.gate import StreamFault
+from robot_bridge.door import StreamFault
 from robot_bridge.kinematics import HOME_RAD, SPEED_LIMITS_RAD_S, Kinematics
 from robot_bridge.robot import RobotFault
 from robot_bridge.ros import names

@@ -19,7 +19,7 @@ class StreamFault(RobotFault):
     """A command that may not be sent, or a stream that was interrupted. The arm holds its last target."""
 
 
-class Gate:
+class Door:
     """Lets joint positions through, one bounded step after the other."""
 
     def __init__(self, config: MotionConfig, limits: Limits, kinematics: Kinematics) -> None:

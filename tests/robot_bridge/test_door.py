@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from configs.loader import Config, load
 from robot_bridge import modes
 from robot_bridge.arm_state import ArmState, wrong_frame, wrong_pose
-from robot_bridge.gate import Gate, StreamFault
+from robot_bridge.door import Door, StreamFault
 from robot_bridge.kinematics import (
     FLANGE_TO_HAND_RAD,
     FLANGE_TO_TCP_M,
@@ -41,17 +41,17 @@ def state(joints: NDArray[np.float64] = START) -> ArmState:
 
 
 @pytest.fixture
-def gate() -> Gate:
-    gate = Gate(CONFIG.motion, CONFIG.limits, KINEMATICS)
-    gate.begin(state(), np.full(3, np.inf), np.full(3, -np.inf))
-    return gate
+def door() -> Door:
+    door = Door(CONFIG.motion, CONFIG.limits, KINEMATICS)
+    door.begin(state(), np.full(3, np.inf), np.full(3, -np.inf))
+    return door
 
 
-def test_bounded_steps_pass(gate: Gate) -> None:
+def test_bounded_steps_pass(door: Door) -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
-        before = gate.last_rad
-        after = gate.admit(gate.bounded(START + rng.uniform(-0.02, 0.02, 7)))
+        before = door.last_rad
+        after = door.admit(door.bounded(START + rng.uniform(-0.02, 0.02, 7)))
         assert (np.abs(after - before) <= BOUND * 1.000001).all()
 
 
@@ -63,24 +63,24 @@ def test_bounded_steps_pass(gate: Gate) -> None:
         (START + BOUND * 1.01, "of the last"),
     ],
 )
-def test_what_may_not_pass_is_refused(gate: Gate, wanted: NDArray[np.float64], told: str) -> None:
+def test_what_may_not_pass_is_refused(door: Door, wanted: NDArray[np.float64], told: str) -> None:
     with pytest.raises(StreamFault, match=told):
-        gate.admit(wanted)
-    np.testing.assert_array_equal(gate.last_rad, START)
+        door.admit(wanted)
+    np.testing.assert_array_equal(door.last_rad, START)
 
 
-def test_a_hand_that_would_leave_the_box_is_refused(gate: Gate) -> None:
+def test_a_hand_that_would_leave_the_box_is_refused(door: Door) -> None:
     inside = KINEMATICS.solve(START, np.array([0.5, 0.0, -0.0075]))
-    gate.begin(state(inside), np.full(3, np.inf), np.full(3, -np.inf))
+    door.begin(state(inside), np.full(3, np.inf), np.full(3, -np.inf))
     with pytest.raises(StreamFault, match="expected a hand between"):
-        gate.admit(KINEMATICS.solve(inside, np.array([0.5, 0.0, -0.0091])))
+        door.admit(KINEMATICS.solve(inside, np.array([0.5, 0.0, -0.0091])))
 
 
-def test_an_arm_elsewhere_is_refused(gate: Gate) -> None:
-    gate.check_tracking(START, state(START + 0.09))
+def test_an_arm_elsewhere_is_refused(door: Door) -> None:
+    door.check_tracking(START, state(START + 0.09))
     for off in (0.11, np.nan):
         with pytest.raises(StreamFault, match=r"within 0\.1 rad of what is commanded"):
-            gate.check_tracking(START, state(START + off))
+            door.check_tracking(START, state(START + off))
 
 
 def test_ranges_are_those_of_both_arms() -> None:
