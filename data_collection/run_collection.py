@@ -23,9 +23,7 @@ def collect_episodes(  # noqa: PLR0917 - the parameters are the options of the c
         typer.Option(help="Recorded time to reach in the folder: simulated time in simulation, resets not counted."),
     ] = None,
     episodes: Annotated[int | None, typer.Option(help="Episodes to reach in the folder, in place of --hours.")] = None,
-    robot: Annotated[
-        Literal["simulation", "franka_ros", "franka_direct"], typer.Option(help="Which arm.")
-    ] = "simulation",
+    robot: Annotated[Literal["simulation", "franka_ros"], typer.Option(help="Which arm.")] = "simulation",
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with its own simulated arm.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Decides every episode, whatever the number of workers.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the episode files.")] = Path("episodes"),
