@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.arm_state import ArmState
-from robot_bridge.drive import Check, Drive, Trip
 from robot_bridge.door import Door, StreamFault
+from robot_bridge.drive import Check, Drive, Trip
 from robot_bridge.kinematics import SPEED_LIMITS_RAD_S, Kinematics
 from robot_bridge.libfranka.configuration import FrankaDirectConfig
 from robot_bridge.libfranka.link import Link
