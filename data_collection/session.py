@@ -44,7 +44,7 @@ def collect(config: RunConfig, target: Target, out: Path, n_workers: int, resume
         tally = stack.enter_context(Tally(out, account))
         logbook = stack.enter_context(Logbook(folder, account, config))
         numbers = Numbers({row.number for row in rows}, account.n_wanted - account.n_present)
-        for event in stack.enter_context(closing(supervisor.run(folder, numbers))):
+        for event in stack.enter_context(closing(supervisor.run(numbers))):
             logbook.take(event)
             tally.show(event)
             if account.is_done():

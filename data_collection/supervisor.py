@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from data_collection.commit import flush
 from data_collection.configuration import RunConfig
+from data_collection.episode import EpisodeError
 from data_collection.folder import CollectionError, EpisodeFolder
+from data_collection.index import Row, describe
 from data_collection.numbers import Numbers
 from data_collection.process import Process
 from data_collection.worker import Closed, Failed, GaveUp, Ready, Told
@@ -91,9 +94,13 @@ class Supervisor:
 
     def __exit__(self, *_: object) -> None:
         self._stop_all()
-        EpisodeFolder(self._out, self._config.stem(self.robot)).discard_unfinished()
+        self._folder.discard_unfinished()
 
-    def run(self, folder: EpisodeFolder, numbers: Numbers) -> Generator[Event, None, None]:
+    @property
+    def _folder(self) -> EpisodeFolder:
+        return EpisodeFolder(self._out, self._config.stem(self.robot))
+
+    def run(self, numbers: Numbers) -> Generator[Event, None, None]:
         """Have the episodes made, and tell what happens. What they contain does not depend on how many work on it.
 
         Raises:
@@ -101,7 +108,7 @@ class Supervisor:
         """
         self._closed_s = time.monotonic()
         while numbers.left or self._is_busy():
-            self._hand_out(folder, numbers)
+            self._hand_out(numbers)
             if self._final is not None and not self._is_busy():
                 raise CollectionError(self._final)
             yield from self._listen(numbers)
@@ -114,7 +121,7 @@ class Supervisor:
     def _is_busy(self) -> bool:
         return any(process.number is not None for process in self._processes)
 
-    def _hand_out(self, folder: EpisodeFolder, numbers: Numbers) -> None:
+    def _hand_out(self, numbers: Numbers) -> None:
         """Start the processes that are due, and give every idle one something to do."""
         due = [due_s for due_s in self._due_s if time.monotonic() >= due_s and self._final is None]
         for due_s in due:
@@ -124,7 +131,7 @@ class Supervisor:
             if self._final is not None or not numbers.left:
                 return
             try:
-                folder.check_space(self._config.collection.free_disk_floor_gib)
+                self._folder.check_space(self._config.collection.free_disk_floor_gib)
             except (CollectionError, OSError) as error:
                 self._final = str(error)
                 return
@@ -142,7 +149,7 @@ class Supervisor:
             process = next(each for each in self._processes if each.connection is connection)
             try:
                 told: Told = process.connection.recv()
-            except (EOFError, ConnectionError):
+            except (EOFError, OSError):  # also in the middle of a word
                 yield from self._lose(process, numbers, "died")
             else:
                 yield from self._take(process, told, numbers)
@@ -186,24 +193,38 @@ class Supervisor:
             yield Renewed(reason)
 
     def _lose(self, process: Process, numbers: Numbers, how: str) -> Iterator[Event]:
-        """Count a process that died or hung, and have its episode made again."""
+        """Count a process that died or hung, and have its episode made again, unless it is there."""
         number, is_given_up = process.number, False
+        exit_code = self._drop(process, 0.0)
+        if number is not None and (row := self._find(number)) is not None:
+            yield Closed(row, swept=False, dull_for=0)  # the last word, which it could no longer say
+            number = None
         if number is not None:
             self._losses[number] += 1
             is_given_up = self._losses[number] >= self._limits.losses_per_episode
-        exit_code = self._end(process, numbers, 0.0, is_given_up)
+            if is_given_up:
+                numbers.give_up()
+            else:
+                numbers.give_back(number)
         reason = f"a process {how} (exit code {exit_code})"
         if (n := _in_an_hour(self._restarts)) > self._limits.restarts_per_hour:
             self._final = self._final or f"{reason}, the last of {n} within an hour; look at the machine, then --resume"
         yield Lost(number, reason, is_given_up)
 
-    def _end(self, process: Process, numbers: Numbers, pause_s: float, is_given_up: bool = False) -> int | None:
-        """Let go of a process, and of the number that it was at; return its exit code."""
-        if is_given_up:
-            numbers.give_up()
-        elif process.number is not None:
+    def _find(self, number: int) -> Row | None:
+        """Return the row of an episode that a process closed before it ended."""
+        path = self._folder.episode_path(number)
+        with suppress(EpisodeError, OSError):
+            row = describe(path)
+            flush(path.parent)  # it may have ended just before
+            return row
+        return None
+
+    def _end(self, process: Process, numbers: Numbers, pause_s: float) -> None:
+        """Let go of a process, and of the number that it was at."""
+        if process.number is not None:
             numbers.give_back(process.number)
-        return self._drop(process, pause_s)
+        self._drop(process, pause_s)
 
     def _drop(self, process: Process, pause_s: float) -> int | None:
         """See a process end, and let another take its place after a pause; return its exit code."""

@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 
 from data_collection.configuration import RunConfig
-from data_collection.folder import CollectionError, EpisodeFolder
+from data_collection.folder import CollectionError
 from data_collection.numbers import Numbers
 from data_collection.supervisor import Event, Lost, Renewed, Supervisor, Tick, Waiting
 from data_collection.worker import Closed, Failed
@@ -39,9 +39,8 @@ class Run:
         self.error: CollectionError | None = None
         out.mkdir(exist_ok=True)
         with Supervisor(config, out, n_workers) as supervisor:
-            folder = EpisodeFolder(out, config.stem(supervisor.robot))
             try:
-                for event in supervisor.run(folder, Numbers(set(), n)):
+                for event in supervisor.run(Numbers(set(), n)):
                     self.events.append(event)
             except CollectionError as error:
                 self.error = error
@@ -60,6 +59,15 @@ def test_a_process_that_dies_costs_its_episode_and_nothing_else(tmp_path: Path) 
     assert run.error is None and losses and all("died" in loss.reason for loss in losses)
     assert len(run.closed()) == len(set(run.closed())) == 4
     assert run.files == sorted(f"lab_franka_play_traj{n}.hdf5" for n in run.closed())
+
+
+def test_an_episode_whose_process_died_before_it_could_tell_is_not_made_again(tmp_path: Path) -> None:
+    Run(tmp_path, 1, [])
+    before = (tmp_path / "lab_franka_play_traj0.hdf5").read_bytes()
+    run = Run(tmp_path, 1, ["robot.troubles.deaths_per_reset=1"])
+    (loss,) = run.of(Lost)
+    assert run.error is None and run.closed() == [0] and loss.number is None and "died" in loss.reason
+    assert (tmp_path / "lab_franka_play_traj0.hdf5").read_bytes() == before
 
 
 def test_a_process_that_hangs_is_killed(tmp_path: Path) -> None:
@@ -142,10 +150,9 @@ def test_a_name_that_is_taken_ends_the_run_and_others_end_what_they_have_begun(t
 
 def test_a_disk_that_is_gone_ends_the_run_in_one_line(tmp_path: Path) -> None:
     config = RunConfig.load(0, SETTINGS)
-    with Supervisor(config, tmp_path, 1) as supervisor:
-        gone = EpisodeFolder(tmp_path / "unmounted", config.stem(supervisor.robot))
+    with Supervisor(config, tmp_path / "unmounted", 1) as supervisor:
         with pytest.raises(CollectionError, match="unmounted"):
-            list(supervisor.run(gone, Numbers(set(), 1)))
+            list(supervisor.run(Numbers(set(), 1)))
 
 
 def test_an_arm_that_cannot_be_had_is_told_before_anything_is_written(tmp_path: Path) -> None:
