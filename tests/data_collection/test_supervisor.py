@@ -150,9 +150,8 @@ def test_a_name_that_is_taken_ends_the_run_and_others_end_what_they_have_begun(t
 
 def test_a_disk_that_is_gone_ends_the_run_in_one_line(tmp_path: Path) -> None:
     config = RunConfig.load(0, SETTINGS)
-    with Supervisor(config, tmp_path / "unmounted", 1) as supervisor:
-        with pytest.raises(CollectionError, match="unmounted"):
-            list(supervisor.run(Numbers(set(), 1)))
+    with Supervisor(config, tmp_path / "unmounted", 1) as lone, pytest.raises(CollectionError, match="unmounted"):
+        list(lone.run(Numbers(set(), 1)))
 
 
 def test_an_arm_that_cannot_be_had_is_told_before_anything_is_written(tmp_path: Path) -> None:
