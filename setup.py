@@ -70,6 +70,7 @@ setup(
             "run_distance=ghvae_core.run_distance:main",
             "run_evaluation=ghvae_core.run_evaluation:main",
             "run_server=ghvae_core.run_server:main",
+            "run_keys=ghvae_core.run_keys:main",
             "run_doctor=planner.run_doctor:main",
             "run_goal=planner.run_goal:main",
             "run_task=planner.run_task:main",

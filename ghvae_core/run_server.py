@@ -27,8 +27,12 @@ _log = logging.getLogger(__name__)
 def serve(  # noqa: PLR0917 - the parameters are the options of the command line
     checkpoint: Annotated[Path, typer.Option(help="folder of the model")] = SHIPPED,
     address: Annotated[
-        str, typer.Option(help="tcp://127.0.0.1:PORT (0: any free port) or ipc:///PATH; this machine only")
+        str,
+        typer.Option(help="tcp://127.0.0.1:PORT (0: any free port) or ipc:///PATH; with --keys also tcp://IPv4:PORT"),
     ] = "tcp://127.0.0.1:5555",
+    keys: Annotated[
+        Path | None, typer.Option(help="folder of the server's keys (run_keys); only machines let in are heard")
+    ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="where the model runs")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the model; all cores without it")] = None,
     set_: Annotated[
@@ -38,18 +42,18 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
         bool, typer.Option("--with-parent", help="stop when standard input ends, as when the starting process dies")
     ] = False,
 ) -> None:
-    """Hold a model ready and imagine where candidate actions lead, for planners on this machine.
+    """Hold a model ready and imagine where candidate actions lead, for planners on this machine or, by keys, on others.
 
     Binds the address, loads and checks the checkpoint, imagines one full chunk to warm up, then prints one line of JSON
     on standard output, `{"ready": ADDRESS, ...}`, and serves. SIGTERM or Ctrl-C lets the requests that were taken
     finish for `serving.drain_s` seconds (and one chunk of work), then exits with 0; a second one ends it at once.
 
-    There are no keys in this version: an address that another machine could reach is refused, with exit code 2, and so
-    is one that is taken. From another machine, use an SSH tunnel.
+    Without `--keys` an address that another machine could reach is refused before anything is bound, with exit code 2;
+    an address that is taken, and keys that others can read, are refused always.
     """
     from ghvae_core.serving.address import check_address  # noqa: PLC0415
 
-    check_address(address)  # before torch is loaded, so that a refusal comes at once
+    check_address(address, keys is not None)  # before torch is loaded, so that a refusal comes at once
 
     from ghvae_core.predictor import GoalCost  # noqa: PLC0415
     from ghvae_core.serving.configuration import load_run_server  # noqa: PLC0415
@@ -58,7 +62,7 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = load_run_server(set_ or [])
-    server = Server(address, config.serving)
+    server = Server(address, config.serving, keys)
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: _stop(server))

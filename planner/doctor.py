@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ghvae_core.predictor import PredictorSpec
-from ghvae_core.serving.client import ServerClient
 from planner.configuration import RunConfig
 from planner.handshake import check_fit
 from planner.plan import PlannerError
+from planner.predictors import connect
 from robot_bridge.finding import Finding, look
 from robot_bridge.robot import RobotSpec
 from robot_bridge.robots import examine, settled
@@ -55,7 +55,7 @@ def _disk(out: Path) -> str:
 
 
 def _server(address: str, config: RunConfig) -> str:
-    with closing(ServerClient(address, config.planner.cost)) as client:
+    with closing(connect(address, config.planner)) as client:
         robot = config.robot
         check_fit(RobotSpec("franka", robot.limits, robot.camera, robot.step_s), client.spec, config.planner)
         return _describe(client.spec)

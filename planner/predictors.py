@@ -16,6 +16,7 @@ from ghvae_core.serving.private import private_server
 from planner.baseline import CopyPredictor, RandomPredictor
 from planner.configuration import RunConfig
 from planner.plan import PlannerError
+from planner.solver import SolverConfig
 from planner.variant import MODELS
 from robot_bridge.robot import Robot
 from robot_bridge.robots import RobotName
@@ -85,9 +86,19 @@ def open_predictor(choice: Choice, config: RunConfig, robot: Robot) -> Iterator[
             address = choice.server
             if not address:
                 address = stack.enter_context(private_server(choice.checkpoint, networks=networks(config))).address
-            client = stack.enter_context(closing(ServerClient(address, cost, config.planner.predict_timeout_s)))
+            client = stack.enter_context(closing(connect(address, config.planner)))
             _check_held(config.predictor, client.spec, address)
             yield client
+
+
+def connect(address: str, config: SolverConfig) -> ServerClient:
+    """Return a client of the server at an address; keys are for those at tcp://, a private one needs none.
+
+    Raises:
+        PredictorError: As `ServerClient`.
+    """
+    keys = Path(config.keys) if config.keys and address.startswith("tcp:") else None
+    return ServerClient(address, config.cost, config.predict_timeout_s, keys)
 
 
 def _oracle(choice: Choice, config: RunConfig, robot: Robot) -> OraclePredictor:

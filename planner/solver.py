@@ -30,6 +30,7 @@ class SolverConfig(Config):
     horizon: int = Field(default=10, ge=1)  # actions of one candidate; paper E.1
     replan_every: int = Field(default=5, ge=1)  # actions executed of each plan; ours
     predict_timeout_s: float = Field(default=60.0, gt=0, le=60)  # longest wait for a server; ours
+    keys: str | None = None  # folder of this machine's keys (run_keys), for a server at tcp:// with keys
     n_videos: int = Field(default=4, ge=1)  # imagined videos kept of each plan, for the report; ours
     cost: GoalCost = GoalCost()  # how the end is weighed; handed to the predictor
     refinement: RefinementConfig = RefinementConfig()  # of all solvers but random shooting

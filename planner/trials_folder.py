@@ -21,7 +21,7 @@ from planner.variant import VariantName
 CONFIG = "config.yaml"
 _LOCK = ".lock"
 _TRIAL = "trial.json"
-_FREE_KEY = "planner.predict_timeout_s"  # changes no plan, only how long one is waited for
+_FREE_KEYS = ("planner.predict_timeout_s", "planner.keys")  # change no plan, only how one is asked for
 _HARMLESS = {_LOCK, f"{CONFIG}.part"}  # what a first start that failed may leave
 
 
@@ -152,7 +152,7 @@ def _changes(before: object, now: object, name: str) -> Iterator[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in {**before, **now}:
             yield from _changes(before.get(key), now.get(key), f"{name}.{key}".strip("."))
-    elif before != now and not name.endswith(_FREE_KEY):
+    elif before != now and not name.endswith(_FREE_KEYS):
         yield f"'{name}: {_short(before)}' is now '{name}: {_short(now)}'"
 
 

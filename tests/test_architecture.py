@@ -30,6 +30,9 @@ TORCH_FREE = [
     "ghvae_core/cost.py",
     "ghvae_core/serving/protocol.py",
     "ghvae_core/serving/client.py",
+    "ghvae_core/serving/guard.py",
+    "ghvae_core/serving/keys.py",
+    "ghvae_core/run_keys.py",
 ]
 REFUSED = {"dill", "cloudpickle", "marshal", "msgpack_numpy", "torchvision", "shelve"}
 UNPICKLER = (
@@ -136,6 +139,7 @@ def test_commands_live_in_files_of_their_names() -> None:
         "ghvae_core/run_finetune.py",
         "ghvae_core/run_distance.py",
         "ghvae_core/run_evaluation.py",
+        "ghvae_core/run_keys.py",
         "ghvae_core/run_server.py",
         "planner/run_doctor.py",
         "planner/run_goal.py",

@@ -1,4 +1,4 @@
-"""Where a server may listen: this machine only, because there are no keys yet."""
+"""Where a server may listen: on this machine; where keys guard it, also where other machines reach it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import ClassVar
 import zmq
 
 from ghvae_core.predictor import PredictorError
+from ghvae_core.serving.guard import Guard
 from ghvae_core.serving.header import MAX_PART_BYTES
 
 _WAITING_MESSAGES = 16  # in either direction and for each peer, before the peer is made to wait or loses answers
@@ -26,34 +27,36 @@ class AddressError(PredictorError):
     exit_code: ClassVar[int] = 2
 
 
-def check_address(address: str) -> None:
-    """Refuse an address that another machine could reach.
+def check_address(address: str, has_keys: bool = False) -> None:
+    """Refuse an address that another machine could reach, unless keys guard it.
 
     Args:
-        address: `tcp://127.0.0.1:PORT` (any loopback number; port 0 takes a free one) or `ipc:///path/of/a/socket`.
+        address: `tcp://127.0.0.1:PORT` (any loopback number; port 0 takes a free one) or `ipc:///path/of/a/socket`;
+            with keys any IPv4 number of this machine, 0.0.0.0 for all of them.
+        has_keys: Whether they guard it.
 
     Raises:
-        AddressError: It is neither.
+        AddressError: It is none of these.
     """
     tcp = re.fullmatch(r"tcp://([0-9.]+):([0-9]{1,5})", address)
-    if tcp and _is_loopback(tcp[1]) and int(tcp[2]) <= 65535:
+    if tcp and _is_number(tcp[1], has_keys) and int(tcp[2]) <= 65535:
         return
     ipc = re.fullmatch(r"ipc://(/[^\0]+)", address)
     if ipc and len(ipc[1].encode()) <= _MAX_IPC_BYTES:
         return
     raise AddressError(
-        f"{address}: expected tcp://127.0.0.1:PORT or ipc:///PATH of at most {_MAX_IPC_BYTES} bytes: there are no keys "
-        "in this version, so nothing that another machine can reach is served; use an SSH tunnel"
+        f"{address}: expected tcp://127.0.0.1:PORT, ipc:///PATH of at most {_MAX_IPC_BYTES} bytes, or, with --keys, "
+        "tcp://IPv4:PORT; what another machine can reach is served with keys only: run_keys new FOLDER"
     )
 
 
-def bind(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
-    """Return a ROUTER socket that listens at `address` and never waits for a peer.
+def bind(context: zmq.Context[zmq.Socket[bytes]], address: str, guard: Guard | None) -> zmq.Socket[bytes]:
+    """Return a ROUTER socket that listens at `address`, guarded or on this machine only, and never waits for a peer.
 
     Raises:
         AddressError: The address is not local, is in use, or is the path of another kind of file.
     """
-    check_address(address)
+    check_address(address, guard is not None)
     path = Path(address.removeprefix("ipc://")) if address.startswith("ipc://") else None
     if path is not None:
         _check_path(path, address)
@@ -67,6 +70,8 @@ def bind(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[by
     router.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
     router.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
     router.setsockopt(zmq.HEARTBEAT_TIMEOUT, _SILENCE_MS)
+    if guard is not None:
+        guard.protect(router)
     try:
         router.bind(address)
     except zmq.ZMQError as error:
@@ -90,9 +95,9 @@ def _check_path(path: Path, address: str) -> None:
         raise AddressError(f"{address}: another server listens there; stop it or take another --address")
 
 
-def _is_loopback(host: str) -> bool:
+def _is_number(host: str, has_keys: bool) -> bool:
     try:
-        return ipaddress.IPv4Address(host).is_loopback
+        return ipaddress.IPv4Address(host).is_loopback or has_keys
     except ipaddress.AddressValueError:
         return False
 

@@ -7,21 +7,29 @@ import random
 import time
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
 import zmq
 from numpy.typing import NDArray
+from zmq.utils.monitor import recv_monitor_message
 
 from ghvae_core.predictor import Context, GoalCost, MismatchError, Prediction, PredictorError, PredictorSpec
 from ghvae_core.serving import protocol
 from ghvae_core.serving.header import MAX_DEADLINE_S, MAX_PART_BYTES, ProtocolError
+from ghvae_core.serving.keys import own, servers
 from ghvae_core.serving.protocol import Answer, Hello, Predict, Refusal, Welcome
 from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
 
 _CONNECT_TIMEOUT_S = 5.0  # ours
 _EVENT_MS = 1  # from a connection that takes messages to the word of it; ours
 _HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a server that is silent for so long is taken for dead and dialled again
+_SHUT_OUT = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not know this machine's key; there: run_keys allow FOLDER NAME.key",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "one of the two uses keys and the other does not; see planner.keys",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it has another key than server.key, or speaks no ZeroMQ",
+}
 
 
 class ServerClient:
@@ -31,21 +39,24 @@ class ServerClient:
         address: Of the server, such as `tcp://127.0.0.1:5555`.
         cost: How imagined frames are compared with the goal; sent with each request.
         timeout_s: Longest time that `predict` may take, at most 60.
+        keys: Folder of this machine's keys, for a server with keys.
 
     Raises:
         PredictorError: From the constructor: no server answered within 5 s.
         MismatchError: From the constructor: the address is not valid, or the server speaks another version.
+        KeysError: From the constructor: the folder does not hold this machine's keys and the server's public one.
     """
 
-    def __init__(self, address: str, cost: GoalCost, timeout_s: float = 10.0) -> None:
+    def __init__(self, address: str, cost: GoalCost, timeout_s: float = 10.0, keys: Path | None = None) -> None:
         if not 0 < timeout_s <= MAX_DEADLINE_S:
             raise MismatchError(f"timeout_s: expected above 0 and at most {MAX_DEADLINE_S:g}, got {timeout_s}")
         self._address, self._cost, self._timeout_s = address, cost, timeout_s
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        self._connected = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | sum(_SHUT_OUT))
+        self._shut_out = ""  # why the last handshake failed, where it was more than nobody there
         try:
-            self._connect()
+            self._connect(keys)
             self._spec = self._shake_hands()
         except PredictorError:
             self.close()
@@ -93,11 +104,16 @@ class ServerClient:
         """Let go of the socket. Safe to call twice."""
         if not self._socket.closed:
             self._socket.disable_monitor()
-        self._connected.close(linger=0)
+        self._monitor.close(linger=0)
         self._socket.close(linger=0)
         self._context.term()
 
-    def _connect(self) -> None:
+    def _connect(self, keys: Path | None) -> None:
+        if keys is not None:
+            pair, theirs = own(keys), servers(keys)
+            self._socket.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
+            self._socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
+            self._socket.setsockopt(zmq.CURVE_SERVERKEY, theirs)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is kept for a server that is not there
@@ -114,6 +130,10 @@ class ServerClient:
     def _shake_hands(self) -> PredictorSpec:
         reply = self._ask(Hello(uuid4().bytes), time.monotonic() + _CONNECT_TIMEOUT_S)
         if reply is None:
+            while self._monitor.poll(0):
+                self._is_connected()
+            if self._shut_out:
+                raise PredictorError(f"the server at {self._address} did not let this machine in: {self._shut_out}")
             raise PredictorError(
                 f"no server at {self._address} within {_CONNECT_TIMEOUT_S:g} s; start one with: "
                 "run_server --checkpoint FOLDER"
@@ -130,8 +150,8 @@ class ServerClient:
         """
         parts = protocol.encode_request(message)
         while self._wait(zmq.POLLOUT, end_s):
-            while self._connected.poll(_EVENT_MS):  # of the connection that takes the message, and those before
-                self._connected.recv_multipart()
+            while self._monitor.poll(_EVENT_MS):  # of the connection that takes the message, and those before
+                self._is_connected()
             with suppress(zmq.Again):  # the server went away in this very moment
                 self._socket.send_multipart(parts, zmq.NOBLOCK)
                 reply = self._reply(message.id, end_s)
@@ -143,17 +163,22 @@ class ServerClient:
         """Return the reply to a message that was sent, or None when there is a new connection or the time is over."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._connected, zmq.POLLIN)
+        poller.register(self._monitor, zmq.POLLIN)
         while (remaining_s := end_s - time.monotonic()) > 0:
             ready = dict(poller.poll(math.ceil(remaining_s * 1000)))
             if self._socket in ready:
                 reply = self._receive()
                 if reply.id in (id_, b""):  # the answer to an earlier, given-up request is ignored
                     return reply
-            elif self._connected in ready:
-                self._connected.recv_multipart()
+            elif self._monitor in ready and self._is_connected():
                 return None
         return None
+
+    def _is_connected(self) -> bool:
+        """Take the next word on connections, and tell whether it is of a new one."""
+        event = recv_monitor_message(self._monitor)["event"]
+        self._shut_out = _SHUT_OUT.get(zmq.Event(event), "")
+        return not self._shut_out
 
     def _receive(self) -> Welcome | Answer | Refusal:
         try:

@@ -4,7 +4,8 @@ The socket thread never waits for the model, so a hello, a refusal or a shutdown
 hundreds of candidates are being imagined. What waits is bounded, in all and for each client, and every request has a
 deadline after which it is not computed any more.
 
-Local peers only: there are no keys yet, so an address that another machine could reach is refused.
+Without keys local peers only: an address that another machine could reach is refused. With keys, a message of a machine
+that is not let in, or no longer, is never looked at.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import zmq
@@ -25,7 +28,8 @@ from pydantic import Field
 from configs.loader import Config
 from ghvae_core.predictor import MismatchError, Prediction, PredictorSpec
 from ghvae_core.serving import protocol
-from ghvae_core.serving.address import AddressError, bind
+from ghvae_core.serving.address import bind
+from ghvae_core.serving.guard import Guard
 from ghvae_core.serving.header import MAX_PARTS, Limits, ProtocolError, Status
 from ghvae_core.serving.protocol import Answer, Hello, Predict, Refusal, Welcome
 from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
@@ -59,11 +63,17 @@ class _Job:
 class Server:
     """Answers hello and predict messages until it is told to drain. Binds in the constructor.
 
+    Args:
+        address: Where it listens.
+        config: How requests are taken in.
+        keys: Folder of the server's keys; without it the address must be local.
+
     Raises:
         AddressError: From the constructor: the address is not local, not valid, or in use.
+        KeysError: From the constructor: the folder does not hold a server's keys.
     """
 
-    def __init__(self, address: str, config: ServingConfig) -> None:
+    def __init__(self, address: str, config: ServingConfig, keys: Path | None = None) -> None:
         self._config = config
         self._limits = Limits(max_waiting=config.max_waiting, max_per_client=config.max_per_client)
         self._jobs: list[_Job] = []
@@ -71,11 +81,13 @@ class Server:
         self._drain_end_s: float | None = None
         self._stopped = False
         self._context = zmq.Context()
-        try:
-            self._socket = bind(self._context, address)
-        except AddressError:
-            self._context.term()
-            raise
+        with ExitStack() as opened:
+            opened.callback(self._context.term)
+            self._guard = None if keys is None else Guard(self._context, keys)
+            if self._guard is not None:
+                opened.callback(self._guard.close)
+            self._socket = bind(self._context, address, self._guard)
+            opened.pop_all()
         self._awake, self._waker = os.pipe()
         os.set_blocking(self._awake, False)
         self._poller = zmq.Poller()
@@ -118,8 +130,10 @@ class Server:
                     received = self._receive()
                     if received is None:
                         break
-                    client, parts = received
-                    self._respond(client, b"", partial(self._handle, client, parts, spec, submit))
+                    sender, parts = received
+                    if self._guard is None or self._guard.admits(sender):
+                        client = sender.bytes
+                        self._respond(client, b"", partial(self._handle, client, parts, spec, submit))
                 self._finish()
             self._stopped = True  # a request still in work gives up at its next step
             for job in self._jobs:
@@ -131,6 +145,8 @@ class Server:
         """Let go of the socket, giving the last answers half a second to leave. Safe to call twice."""
         if not self._context.closed:
             self._socket.close(linger=500)
+            if self._guard is not None:
+                self._guard.close()
             self._context.term()
             os.close(self._awake)
             os.close(self._waker)
@@ -138,10 +154,10 @@ class Server:
     def _is_drained(self) -> bool:
         return self._drain_end_s is not None and (not self._jobs or time.monotonic() >= self._drain_end_s)
 
-    def _receive(self) -> tuple[bytes, list[bytes]] | None:
+    def _receive(self) -> tuple[zmq.Frame, list[bytes]] | None:
         """Return the next message and its sender; of too many parts, only as many as show that."""
         try:
-            client = self._socket.recv(zmq.NOBLOCK)
+            sender = self._socket.recv(zmq.NOBLOCK, copy=False)
         except zmq.Again:
             return None
         parts: list[bytes] = []
@@ -149,7 +165,7 @@ class Server:
             part = self._socket.recv()
             if len(parts) <= MAX_PARTS:
                 parts.append(part)
-        return client, parts
+        return sender, parts
 
     def _handle(
         self,

@@ -1,0 +1,172 @@
+"""The keys by which a planner's machine and a server know each other: CURVE pairs (ZeroMQ RFC 26), files in a folder.
+
+Every machine makes its own pair, and only public halves travel:
+
+    server's folder      server.key_secret  server.key  allowed/NAME.key ...
+    planner's folder     NAME.key_secret  NAME.key  server.key
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import zmq.auth
+
+from ghvae_core.predictor import PredictorError
+
+SERVER = "server"  # the name of a server's own pair
+_PUBLIC, _SECRET = ".key", ".key_secret"
+_ALLOWED = "allowed"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class KeysError(PredictorError):
+    """Keys that are missing, open to others, or not keys."""
+
+    exit_code: ClassVar[int] = 2
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two halves of a machine's key, 40 characters each (Z85)."""
+
+    public: bytes
+    secret: bytes
+
+
+def create(folder: Path, name: str) -> Path:
+    """Make a machine's pair in a folder that only its owner can read, and return the file of the public half.
+
+    Args:
+        folder: Made where it is not there.
+        name: `server` for a server, or one by which the server's owner knows this machine.
+
+    Raises:
+        KeysError: The name is not one, or the folder has a pair already. Nothing was written.
+    """
+    _check_name(name)
+    if pairs := sorted(folder.glob(f"*{_SECRET}")):
+        raise KeysError(f"{folder}: expected no pair of keys yet, got {pairs[0].name}; take another folder")
+    public, secret = folder / f"{name}{_PUBLIC}", folder / f"{name}{_SECRET}"
+    if public.exists():
+        raise KeysError(f"{public}: exists already; take another name or folder")
+    with _told(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        secret.touch(mode=0o600, exist_ok=False)
+        zmq.auth.create_certificates(folder, name)
+    return public
+
+
+def allow(folder: Path, public: Path) -> str:
+    """Let the machine of a public key in, at once where a server runs, and return its name.
+
+    Raises:
+        KeysError: No public key, one with the secret half in it, or another key has its name. Nothing was written.
+    """
+    name = public.name.removesuffix(_PUBLIC)
+    _check_name(name)
+    key, secret = _load(public)
+    if secret is not None:
+        raise KeysError(f"{public}: expected a public key, got a secret one, which belongs on its own machine only")
+    to = folder / _ALLOWED / f"{name}{_PUBLIC}"
+    if to.exists() and _load(to)[0] != key:
+        raise KeysError(f"{to}: expected no other key of that name; revoke it first")
+    with _told(folder):
+        to.parent.mkdir(mode=0o700, exist_ok=True)
+        part = to.with_suffix(".part")
+        part.write_bytes(public.read_bytes())
+        part.rename(to)
+    return name
+
+
+def revoke(folder: Path, name: str) -> None:
+    """Shut a machine out, at once where a server runs.
+
+    Raises:
+        KeysError: No machine of that name is let in.
+    """
+    _check_name(name)
+    path = folder / _ALLOWED / f"{name}{_PUBLIC}"
+    with _told(folder):
+        if not path.exists():
+            known = ", ".join(sorted(allowed(folder).values())) or "none"
+            raise KeysError(f"{name}: expected a machine that is let in ({known}); nothing was changed")
+        path.unlink()
+
+
+def allowed(folder: Path) -> dict[bytes, str]:
+    """Return the public keys that are let in, with the names of their machines.
+
+    Raises:
+        KeysError: A file in the list holds no key.
+    """
+    return {_load(path)[0]: path.stem for path in sorted((folder / _ALLOWED).glob(f"*{_PUBLIC}"))}
+
+
+def state(folder: Path) -> tuple[tuple[str, int], ...]:
+    """Return what differs whenever the list of keys that are let in has changed."""
+    with _told(folder):
+        return tuple((path.name, path.stat().st_mtime_ns) for path in sorted((folder / _ALLOWED).glob(f"*{_PUBLIC}")))
+
+
+def own(folder: Path) -> Pair:
+    """Return the pair of this machine.
+
+    Raises:
+        KeysError: There is not exactly one, or others can read it.
+    """
+    secrets = sorted(folder.glob(f"*{_SECRET}"))
+    if len(secrets) != 1:
+        raise KeysError(
+            f"{folder}: expected one pair of keys, got {len(secrets)}; make one with: run_keys new {folder}"
+        )
+    (path,) = secrets
+    with _told(folder):
+        if path.stat().st_mode & 0o077:
+            raise KeysError(f"{path}: expected a file that only its owner can read; chmod 600 it, or make a new pair")
+    public, secret = _load(path)
+    if secret is None:
+        raise KeysError(f"{path}: expected a secret key, got a public one")
+    return Pair(public, secret)
+
+
+def servers(folder: Path) -> bytes:
+    """Return the public key of the server that a planner's folder names.
+
+    Raises:
+        KeysError: There is none.
+    """
+    path = folder / f"{SERVER}{_PUBLIC}"
+    if not path.is_file():
+        raise KeysError(f"{path}: no such file; copy it from the folder of the server's keys")
+    return _load(path)[0]
+
+
+def _load(path: Path) -> tuple[bytes, bytes | None]:
+    with _told(path):
+        try:
+            public, secret = zmq.auth.load_certificate(path)
+        except (ValueError, UnicodeDecodeError):
+            raise KeysError(f"{path}: expected a key as run_keys writes it") from None
+    if len(public) != 40 or (secret is not None and len(secret) != 40):
+        raise KeysError(f"{path}: expected a key of 40 characters as run_keys writes it")
+    return public, secret
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise KeysError(f"{name}: expected a machine's name of letters, digits, dots, dashes and underscores")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say in one line what the operating system does not allow."""
+    try:
+        yield
+    except OSError as error:
+        raise KeysError(f"{error.filename or path}: {error.strerror or error}") from None

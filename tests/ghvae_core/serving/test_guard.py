@@ -1,0 +1,125 @@
+"""A server with keys hears those that it lets in, and nobody else: of others no message reaches the parser."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ghvae_core.predictor import GoalCost, PredictorError
+from ghvae_core.serving import client as client_module
+from ghvae_core.serving import keys, protocol
+from ghvae_core.serving.address import AddressError, check_address
+from ghvae_core.serving.client import ServerClient
+from ghvae_core.serving.keys import KeysError
+from ghvae_core.serving.protocol import Hello, Predict
+from ghvae_core.serving.request import DeadlineError
+from ghvae_core.serving.server import Server, ServingConfig
+from tests.ghvae_core.serving.example import SPEC, prediction, request
+from tests.ghvae_core.serving.live import PATIENCE_MS, evaluate, peer
+
+
+class Lab:
+    """A server with keys and what it has heard."""
+
+    def __init__(self, server: Server, folder: Path, heard: list[int]) -> None:
+        self.address = f"tcp://127.0.0.1:{server.address.rpartition(':')[2]}"
+        self.keys, self.heard, self._folder = folder / "server", heard, folder
+
+    def machine(self, name: str, is_let_in: bool) -> Path:
+        folder = self._folder / name
+        public = keys.create(folder, name)
+        shutil.copy(self.keys / "server.key", folder)
+        if is_let_in:
+            keys.allow(self.keys, public)
+        return folder
+
+    def client(self, folder: Path | None, timeout_s: float = 10.0) -> ServerClient:
+        return ServerClient(self.address, GoalCost(), timeout_s, folder)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    monkeypatch.setattr(client_module, "_CONNECT_TIMEOUT_S", 1.5)
+    heard: list[int] = []
+    decode = protocol.decode_request
+
+    def overheard(parts: Sequence[bytes]) -> Hello | Predict:
+        heard.append(len(parts))
+        return decode(parts)
+
+    monkeypatch.setattr(protocol, "decode_request", overheard)
+    keys.create(tmp_path / "server", "server")
+    server = Server("tcp://0.0.0.0:0", ServingConfig(), tmp_path / "server")
+    thread = threading.Thread(target=server.serve, args=(SPEC, evaluate))
+    thread.start()
+    try:
+        yield Lab(server, tmp_path, heard)
+    finally:
+        server.drain()
+        thread.join(PATIENCE_MS / 1000)
+        server.close()
+        assert not thread.is_alive()
+
+
+def _ask(client: ServerClient) -> None:
+    asked = request()
+    reply = client.predict(asked.context, asked.candidates, asked.goal, asked.n_videos)
+    np.testing.assert_array_equal(reply.costs, prediction(asked).costs)
+
+
+def test_a_machine_that_is_let_in_is_served(lab: Lab) -> None:
+    with closing(lab.client(lab.machine("lab7", True))) as client:
+        _ask(client)
+
+
+def test_who_has_no_key_an_unknown_one_or_the_wrong_server_is_not_heard(lab: Lab) -> None:
+    stranger, misled = lab.machine("stranger", False), lab.machine("misled", True)
+    shutil.copy(keys.create(lab.keys.parent / "another", "server"), misled)
+    for folder, words in ((stranger, "does not know this machine's key"), (None, "uses keys"), (misled, "another key")):
+        with pytest.raises(PredictorError, match=f"did not let this machine in: .*{words}"):
+            lab.client(folder)
+    with peer(lab.address) as bare:
+        bare.send([b"hello"])
+        assert bare.receive(500) is None
+    assert lab.heard == []
+
+
+def test_a_machine_that_is_shut_out_is_not_heard_on_a_connection_that_stands(lab: Lab) -> None:
+    folder, other = lab.machine("lab7", True), lab.machine("lab8", True)
+    with closing(lab.client(folder, timeout_s=1.0)) as client, closing(lab.client(other)) as loyal:
+        _ask(client)
+        keys.revoke(lab.keys, "lab7")
+        n_heard = len(lab.heard)
+        with pytest.raises(DeadlineError):
+            _ask(client)
+        assert len(lab.heard) == n_heard
+        _ask(loyal)
+    keys.allow(lab.keys, folder / "lab7.key")
+    with closing(lab.client(folder)) as client:
+        _ask(client)
+
+
+def test_a_list_that_cannot_be_read_lets_nobody_in(lab: Lab) -> None:
+    folder = lab.machine("lab7", True)
+    with closing(lab.client(folder, timeout_s=1.0)) as client:
+        _ask(client)
+        time.sleep(0.02)  # file times are not finer everywhere
+        (lab.keys / "allowed/odd.key").write_text("nothing")
+        with pytest.raises(DeadlineError):
+            _ask(client)
+        (lab.keys / "allowed/odd.key").unlink()
+        _ask(client)
+
+
+@pytest.mark.parametrize("address", ["tcp://0.0.0.0:5555", "tcp://192.168.0.3:5555"])
+def test_an_address_that_others_reach_needs_keys(address: str, tmp_path: Path) -> None:
+    check_address(address, has_keys=True)
+    with pytest.raises(AddressError, match="with keys only"):
+        Server(address, ServingConfig())
+    with pytest.raises(KeysError, match="run_keys new"):
+        Server(address, ServingConfig(), tmp_path)

@@ -1,0 +1,32 @@
+"""The command for keys: the way that a lab goes, and what is refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run_keys(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ghvae_core.run_keys", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_keys_are_made_let_in_listed_and_shut_out(tmp_path: Path) -> None:
+    server, lab = tmp_path / "server", tmp_path / "lab7"
+    assert "copy" in run_keys("new", server, "--name", "server").stdout
+    assert "lab7.key to the server" in run_keys("new", lab, "--name", "lab7").stdout
+    assert run_keys("allow", server, lab / "lab7.key").stdout == "lab7 is let in\n"
+    name, key = run_keys("list", server).stdout.strip().split("\t")
+    assert name == "lab7" and key in (lab / "lab7.key").read_text(encoding="utf-8")
+    assert run_keys("revoke", server, "lab7").stdout == "lab7 is shut out\n"
+    assert run_keys("list", server).stdout == ""
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    for arguments in (
+        ("new", tmp_path, "--name", "a/b"),
+        ("revoke", tmp_path, "x"),
+        ("allow", tmp_path, tmp_path / "x.key"),
+    ):
+        done = run_keys(*arguments)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []
