@@ -17,6 +17,7 @@ from configs.command import run
 
 if TYPE_CHECKING:
     from ghvae_core.models.checkpoint import Checkpoint
+    from ghvae_core.serving.in_process import InProcessPredictor
     from ghvae_core.serving.server import Server
 
 SHIPPED = Path(__file__).parent / "checkpoints" / "tiny"
@@ -41,12 +42,18 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
     with_parent: Annotated[
         bool, typer.Option("--with-parent", help="stop when standard input ends, as when the starting process dies")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="load, warm up, time one chunk of candidates, and exit")
+    ] = False,
 ) -> None:
     """Hold a model ready and imagine where candidate actions lead, for planners on this machine or, by keys, on others.
 
     Binds the address, loads and checks the checkpoint, imagines one full chunk to warm up, then prints one line of JSON
     on standard output, `{"ready": ADDRESS, ...}`, and serves. SIGTERM or Ctrl-C lets the requests that were taken
     finish for `serving.drain_s` seconds (and one chunk of work), then exits with 0; a second one ends it at once.
+
+    With `--check` nothing is bound or served: the last line on standard output is JSON: `warm_up_s` and, of a chunk
+    imagined after it, `candidates`, `horizon`, `chunk_s` and `rollouts_per_s`.
 
     Without `--keys` an address that another machine could reach is refused before anything is bound, with exit code 2;
     an address that is taken, and keys that others can read, are refused always.
@@ -62,6 +69,11 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = load_run_server(set_ or [])
+    if check:
+        loaded = _load(checkpoint, device, threads)
+        predictor = InProcessPredictor(loaded, GoalCost(), config.predictor)
+        print(json.dumps({"checkpoint": loaded.sha256, **_time(predictor)}))
+        return
     server = Server(address, config.serving, keys)
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -98,6 +110,13 @@ def _load(folder: Path, device: str, threads: int | None) -> Checkpoint:
     checkpoint = load(folder, device)
     _log.info("loaded %s to %s in %.1f s", folder, device, time.monotonic() - start_s)
     return checkpoint
+
+
+def _time(predictor: InProcessPredictor) -> dict[str, float]:
+    """Return how fast a predictor imagines once it is warm."""
+    warm_up_s, chunk_s, n = predictor.warm_up(), predictor.warm_up(), predictor.chunk
+    figures = {"warm_up_s": warm_up_s, "chunk_s": chunk_s, "rollouts_per_s": n / chunk_s}
+    return {"candidates": n, "horizon": predictor.spec.max_horizon, **{k: round(v, 6) for k, v in figures.items()}}
 
 
 def _stop(server: Server) -> None:

@@ -61,6 +61,11 @@ class InProcessPredictor:
         self._cost, self._chunk = cost, config.chunk
 
     @property
+    def chunk(self) -> int:
+        """How many candidates are imagined together at most."""
+        return min(self._chunk, self._spec.max_candidates)
+
+    @property
     def spec(self) -> PredictorSpec:
         """What the checkpoint was made for."""
         return self._spec
@@ -116,7 +121,7 @@ class InProcessPredictor:
         spec = self._spec
         image = np.zeros((spec.n_context, spec.image_px, spec.image_px, 3), dtype=np.uint8)
         context = Context(image, np.zeros((spec.n_context - 1, spec.action_dim), dtype=np.float32))
-        n = min(self._chunk, spec.max_candidates)
+        n = self.chunk
         candidates = np.zeros((n, spec.max_horizon, spec.action_dim), dtype=np.float32)
         start_s = time.monotonic()
         try:

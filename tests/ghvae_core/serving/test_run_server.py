@@ -16,7 +16,7 @@ import pytest
 from ghvae_core.run_server import main
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.protocol import Welcome
-from tests.ghvae_core.serving.live import PATIENCE_MS, hello, peer, status
+from tests.ghvae_core.serving.live import PATIENCE_MS, hello, peer, running, status
 from tests.ghvae_core.serving.small_model import small_checkpoint, small_request
 
 ASKED = small_request()
@@ -120,6 +120,17 @@ def test_what_is_refused_exits_with_2_and_one_line(
             (line,) = (line for line in printed.err.splitlines() if line.startswith("error: "))
             assert line.startswith(f"error: {said}")
     assert file.read_text() == "of a year"
+
+
+def test_check_times_a_chunk_and_binds_nothing(
+    checkpoint: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with running() as other:
+        options = ("--checkpoint", checkpoint, "--address", other.address, "--check", "--set", "predictor.chunk=3")
+        assert command(*options) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["candidates"] == 3 and told["chunk_s"] > 0 and told["warm_up_s"] > 0
+    assert told["rollouts_per_s"] == pytest.approx(3 / told["chunk_s"], rel=0.2)
 
 
 def test_help_explains(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
