@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import zmq
@@ -12,6 +13,7 @@ from ghvae_core.serving import keys
 from ghvae_core.serving.keys import KeysError
 
 _DOMAIN = "ghvae"  # of ZAP, ZeroMQ RFC 27
+_TOLD = 100  # keys that are shut out; more would let strangers fill the disk with the log; ours
 
 _log = logging.getLogger(__name__)
 
@@ -26,9 +28,9 @@ class Guard:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], folder: Path) -> None:
         self._folder = folder
         self._pair = keys.own(folder)
-        self._state: tuple[tuple[str, int], ...] = ()
-        self._allowed: dict[bytes, str] = {}
-        if not keys.allowed(folder):
+        self._list = keys.state(folder), keys.allowed(folder)  # together, as two threads read and renew it
+        self._shut_out: set[bytes] = set()  # what the log has told, once each
+        if not self._list[1]:
             _log.warning("%s lets nobody in yet; let machines in with: run_keys allow %s NAME.key", folder, folder)
         self._authenticator = ThreadAuthenticator(context)
         self._authenticator.start()
@@ -44,12 +46,18 @@ class Guard:
     def callback(self, domain: str, key: bytes) -> bool:
         """Tell whether a machine may connect; the authenticator asks, in its own thread."""
         name = self._names().get(key)
-        _log.info("%s: %s", "a machine without an allowed key was shut out" if name is None else "let in", name or key)
+        if name is not None:
+            _log.info("%s is let in", name)
+        elif key not in self._shut_out and len(self._shut_out) < _TOLD:
+            self._shut_out.add(key)
+            _log.warning("a machine is shut out; its key, %s, is not let in", key.decode("ascii", "replace"))
         return domain == _DOMAIN and name is not None
 
     def admits(self, frame: zmq.Frame) -> bool:
         """Tell whether the machine that sent a message is still let in."""
-        return str(frame.get("User-Id")).encode() in self._names()
+        with suppress(zmq.ZMQError):  # no key at all
+            return str(frame.get("User-Id")).encode() in self._names()
+        return False
 
     def close(self) -> None:
         """Let go of the authenticator, before its context ends."""
@@ -59,9 +67,11 @@ class Guard:
         """Return who is let in; nobody, where the list cannot be read."""
         try:
             state = keys.state(self._folder)
-            if state != self._state:
-                self._allowed, self._state = keys.allowed(self._folder), state
+            if state != self._list[0]:
+                self._list = state, keys.allowed(self._folder)
+            return self._list[1]
         except KeysError as error:
-            _log.warning("nobody is let in: %s", error)
+            if self._list[1]:
+                _log.warning("nobody is let in: %s", error)
+            self._list = (), {}
             return {}
-        return self._allowed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ class InProcessConfig(Networks):
 
 
 _DEFAULTS = InProcessConfig()
+_log = logging.getLogger(__name__)
 
 
 def _never() -> bool:
@@ -84,6 +86,8 @@ class InProcessPredictor:
     def evaluate(self, request: Request, is_over: Callable[[], bool] = _never) -> Prediction:
         """Answer one request. A cost that is not finite is returned as it is, and ranked behind all that are.
 
+        Where the memory does not hold a chunk, half of it is tried, then and later.
+
         Args:
             request: What to imagine, and how to weigh it.
             is_over: Asked before every imagined step; when it says yes, the work ends there.
@@ -92,6 +96,7 @@ class InProcessPredictor:
             DeadlineError: `is_over` said yes.
             NonFiniteError: No candidate has a finite cost.
             MismatchError: The request does not fit the checkpoint.
+            PredictorError: The device's memory does not hold a single candidate.
         """
         request.check(self._spec)
         start_s = time.monotonic()
@@ -103,12 +108,19 @@ class InProcessPredictor:
             costs: list[NDArray[np.float32]] = []
             videos: list[NDArray[np.uint8]] = []
             shown: list[NDArray[np.int64]] = []
-            for first in range(0, len(actions), self._chunk):
-                frames = self._imagine(context, actions[first : first + self._chunk], is_over)
-                costs.append(self._weigher.costs(frames, goal, request.cost).cpu().numpy())
+            first = 0
+            while first < len(actions):
+                chunk = actions[first : first + self._chunk]
+                try:
+                    frames = self._imagine(context, chunk, is_over)
+                    costs.append(self._weigher.costs(frames, goal, request.cost).cpu().numpy())
+                except torch.OutOfMemoryError:
+                    self._halve(len(chunk))
+                    continue
                 best = _rank(costs[-1])[: request.n_videos]
                 shown.append(first + best)
                 videos.append(_pictures(frames[torch.from_numpy(best).to(self._device)]))
+                first += len(chunk)
         timing_s = {"prepare": prepared_s - start_s, "imagine": time.monotonic() - prepared_s}
         return _choose(np.concatenate(costs), np.concatenate(shown), np.concatenate(videos), request.n_videos, timing_s)
 
@@ -116,7 +128,7 @@ class InProcessPredictor:
         """Imagine one full chunk of the longest horizon and return the seconds it took.
 
         Raises:
-            PredictorError: The device's memory does not hold it.
+            PredictorError: The device's memory does not hold a single candidate.
         """
         spec = self._spec
         image = np.zeros((spec.n_context, spec.image_px, spec.image_px, 3), dtype=np.uint8)
@@ -124,16 +136,22 @@ class InProcessPredictor:
         n = self.chunk
         candidates = np.zeros((n, spec.max_horizon, spec.action_dim), dtype=np.float32)
         start_s = time.monotonic()
-        try:
-            self.evaluate(Request(context, candidates, image[0], 1, GoalCost()))
-        except torch.OutOfMemoryError:
-            raise PredictorError(
-                f"{n} candidates at once do not fit the memory of {self._device}; halve predictor.chunk"
-            ) from None
+        self.evaluate(Request(context, candidates, image[0], 1, GoalCost()))
         return time.monotonic() - start_s
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+    def _halve(self, n: int) -> None:
+        """Imagine fewer than n candidates at once from now on, as the device's memory does not hold them."""
+        if n == 1:
+            raise PredictorError(
+                f"not one candidate fits the memory of {self._device}; free it, or take a smaller model"
+            )
+        self._chunk = n // 2
+        _log.warning("%d candidates at once do not fit the memory of %s; now %d", n, self._device, self._chunk)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _images(self, frames: NDArray[np.uint8]) -> Tensor:
         """Return (n, 3, px, px) in [0, 1] of frames (n, px, px, 3)."""

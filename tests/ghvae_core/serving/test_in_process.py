@@ -145,12 +145,40 @@ def test_warming_up_imagines_one_full_chunk(checkpoint: Checkpoint, monkeypatch:
     assert shapes == [(5, 1 + HORIZON, 4)]
 
 
-def test_too_little_memory_is_said_so(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhausted(context: Tensor, actions: Tensor) -> Iterator[Tensor]:
-        raise torch.OutOfMemoryError("17 GiB")
+def _limit(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """Let memory hold so many candidates, and return a list of how many are asked for."""
+    asked: list[int] = []
+    imagine = checkpoint.model.imagine
 
-    monkeypatch.setattr(checkpoint.model, "imagine", exhausted)
-    with pytest.raises(PredictorError, match=r"50 candidates at once do not fit .* halve predictor.chunk"):
+    def limited(context: Tensor, actions: Tensor) -> Iterator[Tensor]:
+        asked.append(len(actions))
+        yield next(steps := imagine(context, actions))
+        if len(actions) > most:
+            raise torch.OutOfMemoryError("17 GiB")
+        yield from steps
+
+    monkeypatch.setattr(checkpoint.model, "imagine", limited)
+    return asked
+
+
+def test_what_memory_does_not_hold_is_halved_and_nothing_is_left_out(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _predictor(checkpoint).evaluate(ASKED)
+    asked = _limit(checkpoint, monkeypatch, 2)
+    predictor = _predictor(checkpoint)
+    parts = predictor.evaluate(ASKED)
+    np.testing.assert_allclose(parts.costs, whole.costs, rtol=1e-5)
+    np.testing.assert_array_equal(parts.best, whole.best)
+    assert predictor.chunk <= 2 and sum(n for n in asked if n <= 2) == len(ASKED.candidates)
+    asked.clear()
+    predictor.evaluate(ASKED)
+    assert max(asked) <= 2
+
+
+def test_too_little_memory_for_one_is_said_so(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    _limit(checkpoint, monkeypatch, 0)
+    with pytest.raises(PredictorError, match="not one candidate fits the memory of cpu"):
         _predictor(checkpoint).warm_up()
 
 
