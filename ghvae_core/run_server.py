@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -67,25 +69,17 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
     from ghvae_core.serving.in_process import InProcessPredictor  # noqa: PLC0415 - torch would make --help slow
     from ghvae_core.serving.server import Server  # noqa: PLC0415
 
+    def open_predictor() -> InProcessPredictor:
+        # The cost comes with each request.
+        return InProcessPredictor(_load(checkpoint, device, threads), GoalCost(), config.predictor)
+
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = load_run_server(set_ or [])
     if check:
-        loaded = _load(checkpoint, device, threads)
-        predictor = InProcessPredictor(loaded, GoalCost(), config.predictor)
-        print(json.dumps({"checkpoint": loaded.sha256, **_time(predictor)}))
+        print(json.dumps(_time(open_predictor())))
         return
-    server = Server(address, config.serving, keys)
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: _stop(server))
-        loaded = _load(checkpoint, device, threads)
-        predictor = InProcessPredictor(loaded, GoalCost(), config.predictor)  # the cost comes with each request
-        warm_up_s = predictor.warm_up()
-        ready = {"ready": server.address, "checkpoint": loaded.sha256, "pid": os.getpid(), "warm_up_s": warm_up_s}
-        print(json.dumps(ready), flush=True)
-        server.serve(predictor.spec, predictor.evaluate, sys.stdin.fileno() if with_parent else None)
-    finally:
-        server.close()
+    with closing(Server(address, config.serving, keys)) as server:
+        _serve(server, open_predictor, sys.stdin.fileno() if with_parent else None)
 
 
 def main() -> NoReturn:
@@ -112,11 +106,26 @@ def _load(folder: Path, device: str, threads: int | None) -> Checkpoint:
     return checkpoint
 
 
-def _time(predictor: InProcessPredictor) -> dict[str, float]:
+def _serve(server: Server, open_predictor: Callable[[], InProcessPredictor], parent: int | None) -> None:
+    """Answer from when the predictor is warm until a signal comes or the parent is gone."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: _stop(server))
+    predictor = open_predictor()
+    warm_up_s = predictor.warm_up()
+    checkpoint = predictor.spec.checkpoint
+    ready = {"ready": server.address, "checkpoint": checkpoint, "pid": os.getpid(), "warm_up_s": warm_up_s}
+    print(json.dumps(ready), flush=True)
+    server.serve(predictor.spec, predictor.evaluate, parent)
+
+
+def _time(predictor: InProcessPredictor) -> dict[str, object]:
     """Return how fast a predictor imagines once it is warm."""
     warm_up_s, chunk_s, n = predictor.warm_up(), predictor.warm_up(), predictor.chunk
     figures = {"warm_up_s": warm_up_s, "chunk_s": chunk_s, "rollouts_per_s": n / chunk_s}
-    return {"candidates": n, "horizon": predictor.spec.max_horizon, **{k: round(v, 6) for k, v in figures.items()}}
+    spec = predictor.spec
+    return {"checkpoint": spec.checkpoint, "candidates": n, "horizon": spec.max_horizon} | {
+        name: round(value, 6) for name, value in figures.items()
+    }
 
 
 def _stop(server: Server) -> None:

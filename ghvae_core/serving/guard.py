@@ -70,7 +70,7 @@ class Guard:
             if state != self._list[0]:
                 self._list = state, keys.allowed(self._folder)
             return self._list[1]
-        except KeysError as error:
+        except (KeysError, OSError) as error:
             if self._list[1]:
                 _log.warning("nobody is let in: %s", error)
             self._list = (), {}

@@ -9,8 +9,6 @@ Every machine makes its own pair, and only public halves travel:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -55,10 +53,9 @@ def create(folder: Path, name: str) -> Path:
     public, secret = folder / f"{name}{_PUBLIC}", folder / f"{name}{_SECRET}"
     if public.exists():
         raise KeysError(f"{public}: exists already; take another name or folder")
-    with _told(folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        secret.touch(mode=0o600, exist_ok=False)
-        zmq.auth.create_certificates(folder, name)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    secret.touch(mode=0o600, exist_ok=False)
+    zmq.auth.create_certificates(folder, name)
     return public
 
 
@@ -76,11 +73,10 @@ def allow(folder: Path, public: Path) -> str:
     to = folder / _ALLOWED / f"{name}{_PUBLIC}"
     if to.exists() and _load(to)[0] != key:
         raise KeysError(f"{to}: expected no other key of that name; revoke it first")
-    with _told(folder):
-        to.parent.mkdir(mode=0o700, exist_ok=True)
-        part = to.with_suffix(".part")
-        part.write_bytes(public.read_bytes())
-        part.rename(to)
+    to.parent.mkdir(mode=0o700, exist_ok=True)
+    part = to.with_suffix(".part")
+    part.write_bytes(public.read_bytes())
+    part.rename(to)
     return name
 
 
@@ -92,11 +88,10 @@ def revoke(folder: Path, name: str) -> None:
     """
     _check_name(name)
     path = folder / _ALLOWED / f"{name}{_PUBLIC}"
-    with _told(folder):
-        if not path.exists():
-            known = ", ".join(sorted(allowed(folder).values())) or "none"
-            raise KeysError(f"{name}: expected a machine that is let in ({known}); nothing was changed")
-        path.unlink()
+    if not path.exists():
+        known = ", ".join(sorted(allowed(folder).values())) or "none"
+        raise KeysError(f"{name}: expected a machine that is let in ({known}); nothing was changed")
+    path.unlink()
 
 
 def allowed(folder: Path) -> dict[bytes, str]:
@@ -110,8 +105,7 @@ def allowed(folder: Path) -> dict[bytes, str]:
 
 def state(folder: Path) -> tuple[tuple[str, int], ...]:
     """Return what differs whenever the list of keys that are let in has changed."""
-    with _told(folder):
-        return tuple((path.name, path.stat().st_mtime_ns) for path in sorted((folder / _ALLOWED).glob(f"*{_PUBLIC}")))
+    return tuple((path.name, path.stat().st_mtime_ns) for path in sorted((folder / _ALLOWED).glob(f"*{_PUBLIC}")))
 
 
 def own(folder: Path) -> Pair:
@@ -126,9 +120,8 @@ def own(folder: Path) -> Pair:
             f"{folder}: expected one pair of keys, got {len(secrets)}; make one with: run_keys new {folder}"
         )
     (path,) = secrets
-    with _told(folder):
-        if path.stat().st_mode & 0o077:
-            raise KeysError(f"{path}: expected a file that only its owner can read; chmod 600 it, or make a new pair")
+    if path.stat().st_mode & 0o077:
+        raise KeysError(f"{path}: expected a file that only its owner can read; chmod 600 it, or make a new pair")
     public, secret = _load(path)
     if secret is None:
         raise KeysError(f"{path}: expected a secret key, got a public one")
@@ -148,11 +141,10 @@ def servers(folder: Path) -> bytes:
 
 
 def _load(path: Path) -> tuple[bytes, bytes | None]:
-    with _told(path):
-        try:
-            public, secret = zmq.auth.load_certificate(path)
-        except (ValueError, UnicodeDecodeError):
-            raise KeysError(f"{path}: expected a key as run_keys writes it") from None
+    try:
+        public, secret = zmq.auth.load_certificate(path)
+    except (OSError, ValueError):
+        raise KeysError(f"{path}: expected a key as run_keys writes it, in a file that can be read") from None
     if len(public) != 40 or (secret is not None and len(secret) != 40):
         raise KeysError(f"{path}: expected a key of 40 characters as run_keys writes it")
     return public, secret
@@ -161,12 +153,3 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise KeysError(f"{name}: expected a machine's name of letters, digits, dots, dashes and underscores")
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Say in one line what the operating system does not allow."""
-    try:
-        yield
-    except OSError as error:
-        raise KeysError(f"{error.filename or path}: {error.strerror or error}") from None
