@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -19,7 +20,7 @@ from configs.command import run
 
 if TYPE_CHECKING:
     from ghvae_core.models.checkpoint import Checkpoint
-    from ghvae_core.serving.in_process import InProcessPredictor
+    from ghvae_core.serving.in_process import InProcessConfig, InProcessPredictor
     from ghvae_core.serving.server import Server
 
 SHIPPED = Path(__file__).parent / "checkpoints" / "tiny"
@@ -64,17 +65,12 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
 
     check_address(address, keys is not None)  # before torch is loaded, so that a refusal comes at once
 
-    from ghvae_core.predictor import GoalCost  # noqa: PLC0415
     from ghvae_core.serving.configuration import load_run_server  # noqa: PLC0415
-    from ghvae_core.serving.in_process import InProcessPredictor  # noqa: PLC0415 - torch would make --help slow
-    from ghvae_core.serving.server import Server  # noqa: PLC0415
-
-    def open_predictor() -> InProcessPredictor:
-        # The cost comes with each request.
-        return InProcessPredictor(_load(checkpoint, device, threads), GoalCost(), config.predictor)
+    from ghvae_core.serving.server import Server  # noqa: PLC0415 - torch would make --help slow
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = load_run_server(set_ or [])
+    open_predictor = partial(_open_predictor, checkpoint, device, threads, config.predictor)
     if check:
         print(json.dumps(_time(open_predictor())))
         return
@@ -85,6 +81,13 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
 def main() -> NoReturn:
     """Run the command."""
     run(serve)
+
+
+def _open_predictor(folder: Path, device: str, threads: int | None, config: InProcessConfig) -> InProcessPredictor:
+    from ghvae_core.predictor import GoalCost  # noqa: PLC0415
+    from ghvae_core.serving.in_process import InProcessPredictor  # noqa: PLC0415
+
+    return InProcessPredictor(_load(folder, device, threads), GoalCost(), config)  # the cost comes with each request
 
 
 def _load(folder: Path, device: str, threads: int | None) -> Checkpoint:
