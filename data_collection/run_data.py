@@ -19,7 +19,7 @@ from configs.command import run
 from data_collection.episode import EpisodeError
 
 if TYPE_CHECKING:
-    from data_collection.journal import Value
+    from data_collection.archive.journal import Value
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a collection.", show_default=False)]
 
@@ -36,7 +36,7 @@ def list_episodes(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, as in index.jsonl.")] = False,
 ) -> None:
     """List the closed episodes."""
-    from data_collection import index  # noqa: PLC0415 - HDF5 would make --help slow
+    from data_collection.archive import index  # noqa: PLC0415 - HDF5 would make --help slow
 
     rows = index.read(_folder(folder))
     shown = rows[-last:] if last else rows
@@ -65,8 +65,9 @@ def show(
     frames: Annotated[int, typer.Option(min=1, help="How many frames a picture shows.")] = 12,
 ) -> None:
     """Draw an episode: frames with what was measured and done, as a sheet (.png) or an animation (.gif)."""
-    from data_collection import index, sheet  # noqa: PLC0415
-    from data_collection.robonet import read_episode  # noqa: PLC0415
+    from data_collection.archive import index  # noqa: PLC0415
+    from data_collection.formats.robonet import read_episode  # noqa: PLC0415
+    from data_collection.pages import sheet  # noqa: PLC0415
 
     target = out or Path(f"episode_{number}.png")
     if target.suffix not in {".png", ".gif"}:
@@ -85,7 +86,7 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Hash every byte, but decode no video.")] = False,
 ) -> None:
     """Hash and read every episode. Exits with 1 where one is damaged; the last line is a JSON summary."""
-    from data_collection import index, verification  # noqa: PLC0415
+    from data_collection.archive import index, verification  # noqa: PLC0415
 
     verdict = verification.Verdict()
     with _progress("verifying", len(index.episodes(_folder(folder)))) as steps:
@@ -105,9 +106,9 @@ def quarantine(
     reason: Annotated[str, typer.Option(help="In a word: letters, digits and _.")] = "by_hand",
 ) -> None:
     """Set episodes aside: training no longer sees them, and `run_collection --resume` makes others in their place."""
-    from data_collection import index  # noqa: PLC0415
-    from data_collection.folder import set_aside  # noqa: PLC0415
-    from data_collection.journal import Journal  # noqa: PLC0415
+    from data_collection.archive import index  # noqa: PLC0415
+    from data_collection.archive.folder import set_aside  # noqa: PLC0415
+    from data_collection.archive.journal import Journal  # noqa: PLC0415
 
     if not (reason.isascii() and reason.replace("_", "a").isalnum()):
         raise EpisodeError(f"--reason: expected letters, digits and _, got {reason!r}")
@@ -126,8 +127,8 @@ def quarantine(
 
 def reindex(folder: Folder) -> None:
     """Make the index anew from the files, which are the truth. Exits with 1 where one is damaged."""
-    from data_collection import index, verification  # noqa: PLC0415
-    from data_collection.folder import EpisodeFolder  # noqa: PLC0415
+    from data_collection.archive import index, verification  # noqa: PLC0415
+    from data_collection.archive.folder import EpisodeFolder  # noqa: PLC0415
 
     if not index.episodes(_folder(folder)):
         raise EpisodeError(f"{folder}: expected a folder of closed episodes, got none")
@@ -150,7 +151,7 @@ def export(
     task: Annotated[str, typer.Option(help="What LeRobot is told that the arm does.")] = "play",
 ) -> None:
     """Write the episodes as a dataset of another library. The folder appears when it is whole."""
-    from data_collection import index  # noqa: PLC0415
+    from data_collection.archive import index  # noqa: PLC0415
     from data_collection.export.lerobot import export_lerobot  # noqa: PLC0415
     from data_collection.export.shards import export_shards  # noqa: PLC0415
 
@@ -172,7 +173,7 @@ def page(
     seed: Annotated[int, typer.Option(min=0, help="Of that chance.")] = 0,
 ) -> None:
     """Write one HTML page: what the collection holds, how it came about, and episodes to look at."""
-    from data_collection.collection_page import collection_page  # noqa: PLC0415
+    from data_collection.pages.collection_page import collection_page  # noqa: PLC0415
 
     target = out or folder.resolve().with_name(f"{folder.resolve().name}.html")
     _check_free(target)
@@ -185,8 +186,8 @@ def status(
     max_age_s: Annotated[float, typer.Option(min=1, help="A run that has said nothing for longer is not well.")] = 60.0,
 ) -> None:
     """Print what the run in a folder last said of itself. Exits with 1 where it goes on no more, but should."""
-    from data_collection.journal import DONE, read, tell  # noqa: PLC0415
-    from data_collection.status import read_status  # noqa: PLC0415
+    from data_collection.archive.journal import DONE, read, tell  # noqa: PLC0415
+    from data_collection.supervision.status import read_status  # noqa: PLC0415
 
     told = read_status(_folder(folder))
     history = tell(read(folder))

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from configs.command import ReportedError
 from configs.loader import Config, save
-from data_collection.robonet import write_episode
+from data_collection.formats.robonet import write_episode
 from planner.history import History
 from planner.plan import PlannerError
 from planner.report import write_report

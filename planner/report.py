@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection import chart, page
-from data_collection.picture import enlarge, filmstrip, gif_bytes, png_bytes
+from data_collection.pages import chart, page
+from data_collection.pages.picture import enlarge, filmstrip, gif_bytes, png_bytes
 from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History
 from planner.plan import HOLD
 from planner.result import Result

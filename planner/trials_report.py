@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from data_collection import page
+from data_collection.pages import page
 from planner.trial import Trial
 from planner.trials_summary import MEASURES, Group, by_task, notes, paired_table, rates_table
 from planner.variant import VariantName

@@ -18,7 +18,7 @@ from data_collection.export.reel import Reel, Span, is_copyable
 from data_collection.export.summary import Pixels, summarize
 from data_collection.export.tables import Tables, read_column
 from data_collection.export.take import ACTION_NAMES, STATE_NAMES, Take
-from data_collection.video import VideoConfig, encode_video
+from data_collection.formats.video import VideoConfig, encode_video
 
 MIB: Final = 2**20
 _FILE: Final = "chunk-{chunk_index:03d}/file-{file_index:03d}"

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_collection.episode import Episode, EpisodeError
-from data_collection.robonet import read_episode
-from data_collection.trajectory import Video, read_footage
+from data_collection.formats.robonet import read_episode
+from data_collection.formats.trajectory import Video, read_footage
 
 STATE_NAMES = ("x_m", "y_m", "z_m", "yaw_rad", "gripper_opening")
 ACTION_NAMES = ("dx_m", "dy_m", "dz_m", "gripper")  # gripper: +1 closes, -1 opens

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_collection.tfrecord import crc32c
+from data_collection.formats.tfrecord import crc32c
 
 Values = Sequence[bytes] | NDArray[np.float32] | NDArray[np.int64]
 

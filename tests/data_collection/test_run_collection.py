@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from data_collection.robonet import read_episode
+from data_collection.formats.robonet import read_episode
 
 TINY = ["--set", "robot.renderer=ray", "--set", "collection.n_steps=2", "--set", "collection.steps_per_draw=[1,2]"]
 TINY += ["--set", "collection.free_disk_floor_gib=0"]

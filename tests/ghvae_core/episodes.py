@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data_collection.episode import Episode
-from data_collection.robonet import write_episode
+from data_collection.formats.robonet import write_episode
 from robot_bridge.camera import Camera, Crop
 from robot_bridge.robot import RobotSpec
 from robot_bridge.safety import Limits

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data_collection.episode import Episode
-from data_collection.robonet import write_episode
+from data_collection.formats.robonet import write_episode
 from ghvae_core.data.dataset import DataConfig, load_dataset
 from ghvae_core.evaluation import run as evaluation_run
 from ghvae_core.evaluation.judged import COPY, MEAN, SAMPLE, SHUFFLED

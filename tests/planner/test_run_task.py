@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from configs.command import ReportedError
 from configs.loader import FOLDER, load
 from data_collection.episode import EpisodeError
-from data_collection.robonet import read_episode
+from data_collection.formats.robonet import read_episode
 from ghvae_core.predictor import Context, Networks, Prediction, PredictorError
 from ghvae_core.serving.private import private_server
 from planner import folder as folder_module

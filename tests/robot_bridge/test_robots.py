@@ -22,8 +22,9 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["planner.run_task", "planner.run_goal", "planner.run_doctor", "data_collection.run_collection",
-               "planner.task", "planner.doctor", "planner.capture", "data_collection.collector", "robot_bridge.robots"],
+    "module", ["planner.run_task", "planner.run_goal", "planner.run_doctor", "planner.task", "planner.doctor",
+               "planner.capture", "data_collection.run_collection", "data_collection.play.collector",
+               "robot_bridge.robots"],
 )  # fmt: skip
 def test_a_robot_machine_needs_no_simulator_and_a_training_machine_no_ros(module: str) -> None:
     done = run(f"import {module}, sys; assert not {{'mujoco', 'rospy', 'torch', 'franky'}} & sys.modules.keys()")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_collection.robonet import write_episode
+from data_collection.formats.robonet import write_episode
 from tests.data_collection.episodes import SPEC, make_episode
 
 LENGTHS = (6, 4, 5)  # actions of each

@@ -19,11 +19,11 @@ from data_collection.episode import EpisodeError
 from data_collection.export.dataset import Dataset, FileSizes
 from data_collection.export.lerobot import export_lerobot
 from data_collection.export.take import Take, read_take
-from data_collection.robonet import write_episode
-from data_collection.video import VideoConfig
+from data_collection.formats.robonet import write_episode
+from data_collection.formats.video import VideoConfig
 from tests.data_collection.episodes import GENUINE, SPEC, make_episode, make_frames
 from tests.data_collection.export.conftest import LENGTHS, names
-from tests.data_collection.test_trajectory import write_foreign
+from tests.data_collection.formats.test_trajectory import write_foreign
 
 READER = Path(__file__).with_name("lerobot_reader.py")
 CAMERA = "observation.images.cam0"
@@ -296,7 +296,7 @@ def test_lerobot_reads_every_frame(exported: Path, recorded: list[Path], tmp_pat
 def test_lerobot_finds_every_frame_in_many_files_of_two_encoders(
     recorded: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_collection.robonet.VideoConfig", lambda: VideoConfig(preset="medium"))
+    monkeypatch.setattr("data_collection.formats.robonet.VideoConfig", lambda: VideoConfig(preset="medium"))
     other = _other(tmp_path / "lab_franka_play_traj9.hdf5")
     paths = [recorded[0], other, *recorded[1:], other]
     _write_in_many_files(paths, tmp_path / "dataset")

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from data_collection.export.reel import Reel, is_copyable
-from data_collection.video import VideoConfig, decode_video, encode_video
+from data_collection.formats.video import VideoConfig, decode_video, encode_video
 from tests.data_collection.episodes import make_frames
 
 STEP = Fraction(3, 5)

@@ -15,10 +15,10 @@ import pytest
 from data_collection.episode import EpisodeError
 from data_collection.export.shards import export_shards
 from data_collection.export.take import read_take
-from data_collection.video import decode_video
+from data_collection.formats.video import decode_video
 from tests.data_collection.episodes import GENUINE, make_frames
 from tests.data_collection.export.conftest import LENGTHS, names
-from tests.data_collection.test_trajectory import write_foreign
+from tests.data_collection.formats.test_trajectory import write_foreign
 
 
 def _nothing() -> None:

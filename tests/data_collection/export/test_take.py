@@ -9,9 +9,9 @@ import pytest
 
 from data_collection.episode import EpisodeError
 from data_collection.export.take import read_take
-from data_collection.robonet import read_episode
+from data_collection.formats.robonet import read_episode
 from tests.data_collection.episodes import GENUINE, SPEC
-from tests.data_collection.test_trajectory import write_foreign
+from tests.data_collection.formats.test_trajectory import write_foreign
 
 
 def test_a_take_is_the_episode_and_says_where_it_comes_from(recorded: list[Path]) -> None:

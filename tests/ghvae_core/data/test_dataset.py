@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_collection import source
 from data_collection.episode import Episode
-from data_collection.robonet import read_episode
+from data_collection.formats import source
+from data_collection.formats.robonet import read_episode
 from ghvae_core.data.dataset import DataConfig, Dataset, DatasetError, digest_files, left_out, load_dataset
 from robot_bridge.camera import Crop, model_image
-from tests.data_collection.test_npz import METAWORLD, write_bair
-from tests.data_collection.test_trajectory import write_foreign
-from tests.data_collection.test_video_file import video_frames, write_video
+from tests.data_collection.formats.test_npz import METAWORLD, write_bair
+from tests.data_collection.formats.test_trajectory import write_foreign
+from tests.data_collection.formats.test_video_file import video_frames, write_video
 from tests.ghvae_core.episodes import STEP_LIMIT_M, STEP_S, record, spec
 
 CONFIG = DataConfig(n_context=2, horizon=2, validation_share=0.3)

@@ -10,8 +10,8 @@ import pytest
 from data_collection.episode import EpisodeError
 from ghvae_core.data.processes import DatasetError
 from ghvae_core.data.selection import Selection, choose
-from tests.data_collection.test_npz import write_bair
-from tests.data_collection.test_trajectory import write_foreign
+from tests.data_collection.formats.test_npz import write_bair
+from tests.data_collection.formats.test_trajectory import write_foreign
 from tests.ghvae_core.episodes import record
 
 ALL = Selection((), None, None)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from data_collection.source import find
+from data_collection.formats.source import find
 from ghvae_core.data.dataset import DataConfig, digest_files, left_out, load_dataset
 from ghvae_core.evaluation.held_out import check_held_out, choose
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.models.checkpoint import CheckpointInfo
-from tests.data_collection.test_npz import write_bair
+from tests.data_collection.formats.test_npz import write_bair
 from tests.ghvae_core.episodes import STEP_LIMIT_M, STEP_S, record
 from tests.ghvae_core.small import small_config
 

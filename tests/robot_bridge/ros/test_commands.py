@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros installs it")
 
 from configs.loader import FOLDER
-from data_collection.robonet import read_episode
+from data_collection.formats.robonet import read_episode
 from planner.goal import load_goal
 from tests.benchmarks.ros_faults import FAULTS
 from tests.planner.doubles import SPEC

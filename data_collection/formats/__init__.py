@@ -1,0 +1,1 @@
+"""Recordings of every kind as episodes, and ours as RoboNet files."""

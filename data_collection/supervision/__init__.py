@@ -1,0 +1,1 @@
+"""Days without a person: processes that collect, and whoever looks after them."""
