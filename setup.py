@@ -46,6 +46,7 @@ setup(
         "numpy>=1.26",
         "opencv-python-headless>=4.10",  # the same cv2 without its windows, which would need libGL everywhere
         "pillow>=11.0",
+        "prometheus-client>=0.21",
         "psutil>=6.0",
         "pydantic>=2.10",
         "pyyaml>=6.0",

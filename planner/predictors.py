@@ -77,7 +77,8 @@ def open_predictor(choice: Choice, config: RunConfig, robot: Robot) -> Iterator[
             yield RandomPredictor(robot.spec, cost, np.random.default_rng(choice.seed))
         elif choice.predictor == "in_process":
             from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which only this way needs
-            from ghvae_core.serving.in_process import InProcessConfig, InProcessPredictor  # noqa: PLC0415
+            from ghvae_core.serving.configuration import InProcessConfig  # noqa: PLC0415
+            from ghvae_core.serving.in_process import InProcessPredictor  # noqa: PLC0415
 
             settings = InProcessConfig(**networks(config).model_dump())
             here = InProcessPredictor(load(choice.checkpoint), cost, settings)

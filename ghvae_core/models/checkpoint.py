@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from configs.loader import Config
 from ghvae_core.models import schema
+from ghvae_core.models.answer import answer
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
 from ghvae_core.models.manifest import CheckpointError, CheckpointWriteError, pack, read_manifest, unpack, write_folder
 from ghvae_core.models.svg import Svg, SvgConfig
@@ -43,6 +45,8 @@ class CheckpointInfo(Config):
     # Root mean square error of imagined images in [0, 1], by step after the context, that 95 % of validation windows
     # stay below; None: not measured.
     usual_error: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(default=None, max_length=1024)
+    # To the question of `ghvae_core.models.answer`; `save` writes it. None: an older checkpoint.
+    answer: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(default=None, max_length=36)
     provenance: dict[str, str | int | float | bool] = Field(default_factory=dict)  # data, seed, steps, figures
 
     @model_validator(mode="after")
@@ -70,12 +74,12 @@ def save(folder: Path, model: VideoModel, info: CheckpointInfo) -> None:
     """Write the trained modules as one folder, whole or not at all.
 
     Each module's file is listed in the manifest with the hash of the modules above it, so a module that was trained on
-    other lower modules can never be slipped in.
+    other lower modules can never be slipped in. The configuration holds what the model answers to a stored question.
 
     Raises:
         CheckpointWriteError: A weight is not finite, or the disk refused. What stood there before is kept.
     """
-    files = {_CONFIG: schema.pack(info.model_dump(mode="json"))}
+    files: dict[str, bytes] = {}
     chain: dict[str, dict[str, str]] = {}
     above: dict[str, str] = {}
     for k in range(1, info.modules_trained + 1):
@@ -84,6 +88,10 @@ def save(folder: Path, model: VideoModel, info: CheckpointInfo) -> None:
             raise CheckpointWriteError(f"{folder / name}: module {k} holds NaN or infinity; not written")
         files[name], chain[name] = pack(state), dict(above)
         above[name] = module_sha256(state)
+    told = answer(model, info.n_context, info.horizon, info.modules_trained)
+    if not np.isfinite(told).all():
+        raise CheckpointWriteError(f"{folder}: the model imagines NaN or infinity; not written")
+    files[_CONFIG] = schema.pack(info.model_copy(update={"answer": told}).model_dump(mode="json"))
     write_folder(folder, files, {"trained_on": chain})
 
 

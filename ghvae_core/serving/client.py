@@ -70,7 +70,7 @@ class ServerClient:
     def predict(
         self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
     ) -> Prediction:
-        """Do as `Predictor.predict`; a busy server is asked again until `timeout_s` is over.
+        """Do as `Predictor.predict`; a server that is busy or not ready is asked again until `timeout_s` is over.
 
         Raises:
             DeadlineError: No answer within `timeout_s`.
@@ -94,11 +94,10 @@ class ServerClient:
                 self._check(reply.prediction, request)
                 timing_s = {**reply.prediction.timing_s, "round_trip": time.monotonic() - start_s}
                 return replace(reply.prediction, timing_s=timing_s)
-            if isinstance(reply, Welcome) or reply.status != "busy":
+            if isinstance(reply, Welcome) or not reply.retry_after_s:
                 raise self._error(reply)
-            waiting = f"it stayed busy: {reply.why}"
-            # Jitter keeps clients that were turned away together from coming back together.
-            time.sleep(max(0.0, min(reply.retry_after_s * random.uniform(0.5, 1.5), end_s - time.monotonic())))
+            waiting = f"it stayed {reply.status}: {reply.why}"
+            _wait_for(reply, end_s)
 
     def close(self) -> None:
         """Let go of the socket. Safe to call twice."""
@@ -128,7 +127,11 @@ class ServerClient:
             ) from None
 
     def _shake_hands(self) -> PredictorSpec:
-        reply = self._ask(Hello(uuid4().bytes), time.monotonic() + _CONNECT_TIMEOUT_S)
+        end_s = time.monotonic() + _CONNECT_TIMEOUT_S
+        reply = self._ask(Hello(uuid4().bytes), end_s)
+        while isinstance(reply, Refusal) and 0 < reply.retry_after_s < end_s - time.monotonic():
+            _wait_for(reply, end_s)
+            reply = self._ask(Hello(uuid4().bytes), end_s) or reply
         if reply is None:
             while self._monitor.poll(0):
                 self._is_connected()
@@ -210,3 +213,9 @@ class ServerClient:
                 f"the server at {self._address}: expected costs ({n},) and videos {videos}, "
                 f"got {prediction.costs.shape} and {prediction.videos.shape}"
             )
+
+
+def _wait_for(refusal: Refusal, end_s: float) -> None:
+    """Wait as long as a server asks for, but not beyond a time."""
+    # Jitter keeps clients that were turned away together from coming back together.
+    time.sleep(max(0.0, min(refusal.retry_after_s * random.uniform(0.5, 1.5), end_s - time.monotonic())))

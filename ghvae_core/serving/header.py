@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ghvae_core.predictor import GoalCost, PredictorError, PredictorSpec
 from robot_bridge.camera import Camera
 
-VERSION = 4  # of the messages; peers that differ refuse each other
+VERSION = 5  # of the messages; peers that differ refuse each other
 MAX_HEADER_BYTES = 4096
 MAX_PART_BYTES = 8 * 2**20  # of one array; 1000 candidates of 10 steps are 160 kB, one video of 10 steps 123 kB
 MAX_PARTS = 5  # the header and four arrays
@@ -28,7 +28,7 @@ MAX_WHY = 500  # characters
 MAX_ERRORS = 256  # usual errors by step in a welcome, whose header bounds them
 MAX_VIDEOS = 1024  # imagined videos in one answer
 
-Status = Literal["bad", "busy", "expired", "draining", "nonfinite", "failed"]
+Status = Literal["bad", "busy", "superseded", "expired", "draining", "unavailable", "nonfinite", "failed"]
 Count = Annotated[int, Field(ge=0, le=65536)]
 
 _Schema = TypeVar("_Schema")
@@ -57,7 +57,7 @@ class ArrayHeader(_Strict):
 class Header(_Strict):
     """What all messages share."""
 
-    version: Literal[4] = 4
+    version: Literal[5] = 5
     id: bytes = Field(min_length=1, max_length=MAX_ID_BYTES)  # chosen by the client, repeated by the server
 
 
@@ -128,7 +128,6 @@ class Limits(_Strict):
     max_part_bytes: int = Field(default=MAX_PART_BYTES, ge=1)
     max_deadline_s: float = Field(default=MAX_DEADLINE_S, gt=0)
     max_waiting: int = Field(ge=1)  # requests of all clients together, the one in work included
-    max_per_client: int = Field(ge=1)
 
 
 class WelcomeHeader(Header):

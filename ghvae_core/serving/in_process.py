@@ -5,33 +5,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
 from ghvae_core.evaluation.lpips import Lpips
 from ghvae_core.evaluation.metric_weights import LPIPS
-from ghvae_core.models.checkpoint import Checkpoint
+from ghvae_core.models.answer import answer, is_same
+from ghvae_core.models.checkpoint import Checkpoint, load
 from ghvae_core.models.distance import load as load_distance
 from ghvae_core.predictor import Context, GoalCost, MismatchError, Networks, Prediction, PredictorError, PredictorSpec
+from ghvae_core.serving.configuration import InProcessConfig
 from ghvae_core.serving.header import MAX_ERRORS
 from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
+from ghvae_core.serving.shards import merge, rank
 from ghvae_core.serving.weigher import Weigher
 from robot_bridge.robot import ACTION_DIM
-
-
-class InProcessConfig(Networks):
-    """How the work is cut up, and what is held for costs."""
-
-    chunk: int = Field(
-        default=50, ge=1
-    )  # imagined together; bounds the memory and how late a deadline is noticed; ours
-    max_candidates: int = Field(default=1000, ge=1, le=65536)  # in one request; ours
-
 
 _DEFAULTS = InProcessConfig()
 _log = logging.getLogger(__name__)
@@ -58,9 +51,10 @@ class InProcessPredictor:
     def __init__(self, checkpoint: Checkpoint, cost: GoalCost, config: InProcessConfig = _DEFAULTS) -> None:
         self._weigher = weigher(checkpoint, config)
         self._spec = _spec(checkpoint, config.max_candidates, self._weigher)
-        self._model = checkpoint.model.eval()
+        self._model, self._info = checkpoint.model.eval(), checkpoint.info
         self._device = checkpoint.model.action_scale.device
         self._cost, self._chunk = cost, config.chunk
+        self._is_half = config.precision == "bfloat16"
 
     @property
     def chunk(self) -> int:
@@ -81,7 +75,10 @@ class InProcessPredictor:
             NonFiniteError: No candidate has a finite cost.
             MismatchError: The arguments do not fit the checkpoint.
         """
-        return self.evaluate(Request(context, candidates, goal, n_videos, self._cost))
+        prediction = self.evaluate(Request(context, candidates, goal, n_videos, self._cost))
+        if not np.isfinite(prediction.costs).any():
+            raise NonFiniteError(f"not one of {len(candidates)} candidates has a finite cost; use another checkpoint")
+        return prediction
 
     def evaluate(self, request: Request, is_over: Callable[[], bool] = _never) -> Prediction:
         """Answer one request. A cost that is not finite is returned as it is, and ranked behind all that are.
@@ -94,7 +91,6 @@ class InProcessPredictor:
 
         Raises:
             DeadlineError: `is_over` said yes.
-            NonFiniteError: No candidate has a finite cost.
             MismatchError: The request does not fit the checkpoint.
             PredictorError: The device's memory does not hold a single candidate.
         """
@@ -105,24 +101,18 @@ class InProcessPredictor:
             goal = self._images(request.goal[None])[0]
             actions = self._actions(request)
             prepared_s = time.monotonic()
-            costs: list[NDArray[np.float32]] = []
-            videos: list[NDArray[np.uint8]] = []
-            shown: list[NDArray[np.int64]] = []
+            parts: list[Prediction] = []
             first = 0
             while first < len(actions):
                 chunk = actions[first : first + self._chunk]
                 try:
-                    frames = self._imagine(context, chunk, is_over)
-                    costs.append(self._weigher.costs(frames, goal, request.cost).cpu().numpy())
+                    parts.append(self._predict(context, chunk, goal, request, is_over))
                 except torch.OutOfMemoryError:
                     self._halve(len(chunk))
                     continue
-                best = _rank(costs[-1])[: request.n_videos]
-                shown.append(first + best)
-                videos.append(_pictures(frames[torch.from_numpy(best).to(self._device)]))
                 first += len(chunk)
         timing_s = {"prepare": prepared_s - start_s, "imagine": time.monotonic() - prepared_s}
-        return _choose(np.concatenate(costs), np.concatenate(shown), np.concatenate(videos), request.n_videos, timing_s)
+        return replace(merge(parts, request.n_videos), timing_s=timing_s)
 
     def warm_up(self) -> float:
         """Imagine one full chunk of the longest horizon and return the seconds it took.
@@ -139,8 +129,31 @@ class InProcessPredictor:
         self.evaluate(Request(context, candidates, image[0], 1, GoalCost()))
         return time.monotonic() - start_s
 
+    def prove(self) -> None:
+        """Compute the answer that is stored with the checkpoint, if one is.
+
+        Raises:
+            PredictorError: Something else comes out.
+        """
+        stored = self._info.answer
+        if stored is None:
+            _log.warning("the checkpoint holds no stored answer; whether it computes rightly here cannot be told")
+            return
+        with torch.inference_mode(), self._precision():
+            computed = answer(self._model, self._info.n_context, self._info.horizon)
+        if not is_same(stored, computed):
+            apart = max(abs(one - other) for one, other in zip(stored, computed, strict=True))
+            raise PredictorError(
+                f"the model on {self._device} does not give the answer stored with it (off by {apart:.3g}); "
+                "try --device cpu, and look at the GPU"
+            )
+
     def close(self) -> None:
         """Nothing to let go of."""
+
+    def _precision(self) -> torch.autocast:
+        """Return the context in which the model computes; its images are float32 in any."""
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_half)
 
     def _halve(self, n: int) -> None:
         """Imagine fewer than n candidates at once from now on, as the device's memory does not hold them."""
@@ -163,17 +176,46 @@ class InProcessPredictor:
         past = np.broadcast_to(request.context.actions, (len(request.candidates), *request.context.actions.shape))
         return torch.from_numpy(np.concatenate([past, request.candidates], axis=1)).to(self._device)
 
-    def _imagine(self, context: Tensor, actions: Tensor, is_over: Callable[[], bool]) -> Tensor:
-        """Return the frames (n, T, 3, px, px) that one chunk of actions leads to."""
+    def _predict(
+        self, context: Tensor, actions: Tensor, goal: Tensor, request: Request, is_over: Callable[[], bool]
+    ) -> Prediction:
+        """Return the prediction for one chunk of actions."""
         frames: list[Tensor] = []
         steps = self._model.imagine(context, actions)
-        while True:
-            if is_over():
-                raise DeadlineError("the time for the answer ran out while candidates were being imagined")
-            frame = next(steps, None)
-            if frame is None:
-                return torch.stack(frames, 1)
-            frames.append(frame)
+        with self._precision():
+            for _ in range(request.candidates.shape[1]):
+                if is_over():
+                    raise DeadlineError("the time for the answer ran out while candidates were being imagined")
+                frames.append(next(steps))
+        videos = torch.stack(frames, 1)
+        costs = self._weigher.costs(videos, goal, request.cost).cpu().numpy()
+        best = rank(costs)[: request.n_videos]
+        return Prediction(costs, best, _pictures(videos[torch.from_numpy(best).to(self._device)]), {})
+
+
+def open_predictor(folder: Path, device: str, threads: int | None, config: InProcessConfig) -> InProcessPredictor:
+    """Load a checkpoint to the device that was asked for, or that there is; the cost comes with each request.
+
+    Args:
+        folder: Of the checkpoint.
+        device: "cpu", "cuda", "cuda:N", or "auto" for CUDA where there is any.
+        threads: CPU threads of the model; None for all cores.
+        config: How the work is cut up.
+
+    Raises:
+        MismatchError: There is no such device.
+        CheckpointError: As `load`.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise MismatchError(f"--device {device}: torch finds no CUDA device here; take --device cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if threads is not None:
+        torch.set_num_threads(threads)
+    start_s = time.monotonic()
+    checkpoint = load(folder, device)
+    _log.info("loaded %s to %s in %.1f s", folder, device, time.monotonic() - start_s)
+    return InProcessPredictor(checkpoint, GoalCost(), config)
 
 
 def weigher(checkpoint: Checkpoint, networks: Networks) -> Weigher:
@@ -225,27 +267,8 @@ def _spec(checkpoint: Checkpoint, max_candidates: int, weigher: Weigher) -> Pred
     )
 
 
-def _rank(costs: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the candidates, lowest cost first; those without a finite cost come last, where argmin puts them first."""
-    return np.argsort(np.where(np.isfinite(costs), costs, np.inf), kind="stable")
-
-
 def _pictures(frames: Tensor) -> NDArray[np.uint8]:
     """Return uint8 videos (n, T, px, px, 3) of frames (n, T, 3, px, px) in [0, 1]."""
     bytes_ = (frames.nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
     pictures: NDArray[np.uint8] = bytes_.permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
     return pictures
-
-
-def _choose(
-    costs: NDArray[np.float32],
-    shown: NDArray[np.int64],
-    videos: NDArray[np.uint8],
-    n_videos: int,
-    timing_s: dict[str, float],
-) -> Prediction:
-    """Return the prediction, with the best of all among the chunks' best: `videos` of the candidates `shown`."""
-    if not np.isfinite(costs).any():
-        raise NonFiniteError(f"not one of {len(costs)} candidates has a finite cost; the checkpoint is not usable")
-    order = _rank(costs[shown])[:n_videos]
-    return Prediction(costs, shown[order], videos[order], timing_s)

@@ -1,4 +1,4 @@
-"""The messages between a planner and the server, version 4.
+"""The messages between a planner and the server, version 5.
 
 A message is a ZeroMQ multipart: one msgpack header of at most 4 KiB, then the raw little-endian bytes of each array, in
 a fixed order. Nothing in a message names code, a file or a type.
@@ -7,7 +7,15 @@ a fixed order. Nothing in a message names code, a file or a type.
                         predict      context_frames, context_actions, candidates, goal
     server -> planner   welcome      ok: what the predictor is, and the server's limits
                         prediction   ok: costs, videos
-                        refusal      bad, busy, expired, draining, nonfinite or failed: why, and when to come back
+                        refusal      why there is no prediction, and when to come back, if ever:
+                                     bad          the message, or what it asks for
+                                     busy         too many requests of others wait
+                                     superseded   the same client has asked anew: its newest request wins
+                                     expired      the deadline passed
+                                     draining     the server is stopping
+                                     unavailable  the model is still being loaded, or its process was lost
+                                     nonfinite    not one candidate has a finite cost
+                                     failed       an internal error
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from configs.command import ReportedError, run
 from ghvae_core.models.checkpoint import Checkpoint
 from ghvae_core.models.checkpoint import load as load_checkpoint
 from ghvae_core.predictor import GoalCost, Networks
-from ghvae_core.serving.in_process import InProcessConfig, InProcessPredictor, weigher
+from ghvae_core.serving.configuration import InProcessConfig
+from ghvae_core.serving.in_process import InProcessPredictor, weigher
 from ghvae_core.serving.weigher import Weigher
 from planner.configuration import load_run
 from planner.plan import PlanError

@@ -1,13 +1,18 @@
-"""A server in a thread of the test, and a peer that can send it anything."""
+"""A front in a thread of the test, with real processes behind it, and a peer that can send it anything."""
 
+import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from uuid import uuid4
 
 import zmq
 
-from ghvae_core.predictor import Prediction
+from ghvae_core.predictor import PredictorError
+from ghvae_core.serving.front import Front, ServingConfig
 from ghvae_core.serving.protocol import (
     Answer,
     Hello,
@@ -17,45 +22,81 @@ from ghvae_core.serving.protocol import (
     decode_reply,
     encode_request,
 )
-from ghvae_core.serving.request import Request
-from ghvae_core.serving.server import Evaluate, Server, ServingConfig
-from tests.ghvae_core.serving.example import SPEC, prediction, request
+from tests.ghvae_core.serving.example import SPEC, request
 
 PATIENCE_MS = 20_000  # a hung test fails instead of waiting
 
 
-def evaluate(asked: Request, is_over: Callable[[], bool]) -> Prediction:
-    return prediction(asked)
+def until(holds: Callable[[], object], what: str) -> None:
+    """Wait until something holds."""
+    end_s = time.monotonic() + PATIENCE_MS / 1000
+    while not holds():
+        assert time.monotonic() < end_s, f"it never came: {what}"
+        time.sleep(0.005)
 
 
-class Gate:
-    """An evaluation that waits until it is opened, and counts."""
+def commands(script: str, folder: Path, *more: str, n: int = 1) -> list[list[str]]:
+    """Return what starts n processes that follow a script of `scripted`."""
+    return [[sys.executable, "-m", "tests.ghvae_core.serving.scripted", script, str(folder), *more]] * n
 
-    def __init__(self) -> None:
-        self.entered = threading.Semaphore(0)
-        self.open = threading.Event()
-        self.n_computed = 0
 
-    def __call__(self, asked: Request, is_over: Callable[[], bool]) -> Prediction:
-        self.entered.release()
-        assert self.open.wait(PATIENCE_MS / 1000)
-        self.n_computed += 1
-        return prediction(asked)
+class Running:
+    """A front, the folder that its processes look into, and what it raised."""
+
+    def __init__(self, front: Front, folder: Path) -> None:
+        self.front, self.folder = front, folder
+        self.error: PredictorError | None = None
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=self._serve)
+
+    @property
+    def address(self) -> str:
+        return self.front.address
+
+    @property
+    def n_begun(self) -> int:
+        """How many works the gate's process has begun."""
+        return len(list(self.folder.glob("entered_*")))
+
+    def wait_until_begun(self, n: int = 1) -> None:
+        until(lambda: self.n_begun >= n, f"work {n}")
+
+    def open(self) -> None:
+        """Let the gate's process go on."""
+        (self.folder / "open").touch()
+
+    def _serve(self) -> None:
+        try:
+            self.front.serve(lambda _: self.ready.set())
+        except PredictorError as error:
+            self.error = error
+        self.ready.set()
 
 
 @contextmanager
-def running(work: Evaluate = evaluate, config: ServingConfig | None = None) -> Iterator[Server]:
-    """Serve `work` on a free port until the end of the block."""
-    server = Server("tcp://127.0.0.1:0", config or ServingConfig())
-    thread = threading.Thread(target=server.serve, args=(SPEC, work))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.drain()
-        thread.join(PATIENCE_MS / 1000)
-        server.close()
-        assert not thread.is_alive()
+def running(
+    script: str = "answer",
+    config: ServingConfig | None = None,
+    *more: str,
+    n: int = 1,
+    waits: bool = True,
+    address: str = "tcp://127.0.0.1:0",
+    keys: Path | None = None,
+) -> Iterator[Running]:
+    """Serve by n processes that follow a script until the end of the block."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        front = Front(address, config or ServingConfig(), commands(script, folder, *more, n=n), keys)
+        it = Running(front, folder)
+        it.thread.start()
+        try:
+            assert not waits or it.ready.wait(PATIENCE_MS / 1000)
+            yield it
+        finally:
+            front.drain()
+            it.thread.join(PATIENCE_MS / 1000)
+            front.close()
+            assert not it.thread.is_alive()
 
 
 class Peer:

@@ -23,12 +23,11 @@ from ghvae_core.serving.protocol import (
     encode_reply,
 )
 from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
-from ghvae_core.serving.server import Server, ServingConfig
 from tests.ghvae_core.serving.example import SPEC, prediction, request
 from tests.ghvae_core.serving.live import running
 
 ASKED = request()
-WELCOME = Welcome(b"", SPEC, Limits(max_waiting=1, max_per_client=1))
+WELCOME = Welcome(b"", SPEC, Limits(max_waiting=1))
 Answers = Callable[[Predict], list[list[bytes]]]  # the messages that a request is answered with
 
 
@@ -93,17 +92,11 @@ def test_a_live_server_is_asked_and_answers() -> None:
 
 
 def test_the_cost_travels_with_the_request() -> None:
-    costs: list[GoalCost] = []
-
-    def work(asked: Request, is_over: Callable[[], bool]) -> Prediction:
-        costs.append(asked.cost)
-        return prediction(asked)
-
-    with running(work) as server:
+    with running("final frames") as server:
         client = ServerClient(server.address, GoalCost(final_frames=3))
-        client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 0)
+        got = client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 0)
         client.close()
-    assert costs == [GoalCost(final_frames=3)]
+    assert (got.costs == 3).all()
 
 
 def test_no_server_is_said_so_within_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,17 +138,10 @@ def test_a_restarted_server_is_found_again() -> None:
     with running() as server:
         client = ServerClient(server.address, ASKED.cost)
         address = server.address
-    second = Server(address, ServingConfig())
-    thread = threading.Thread(target=second.serve, args=(SPEC, lambda asked, _: prediction(asked)))
-    thread.start()
-    try:
+    with running(address=address, waits=False):  # while it starts, it says when to come back
         got = client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 1)
-        np.testing.assert_array_equal(got.costs, prediction(ASKED).costs)
-    finally:
-        second.drain()
-        thread.join()
-        second.close()
-        client.close()
+    client.close()
+    np.testing.assert_array_equal(got.costs, prediction(ASKED).costs)
 
 
 def test_a_connection_that_broke_between_two_requests_costs_no_second_answer() -> None:
@@ -190,13 +176,8 @@ def test_a_request_that_was_lost_with_its_connection_is_sent_again() -> None:
         )
         asking.start()
         assert taken.wait(60)
-    second = Server(address, ServingConfig())
-    thread = threading.Thread(target=second.serve, args=(SPEC, lambda asked, _: prediction(asked)))
-    thread.start()
-    asking.join()
-    second.drain()
-    thread.join()
-    second.close()
+    with running(address=address):
+        asking.join()
     client.close()
     np.testing.assert_array_equal(got[0].costs, prediction(ASKED).costs)
 
@@ -236,6 +217,8 @@ def test_a_server_that_stays_busy_ends_in_an_error_at_the_deadline() -> None:
         (Refusal(b"", "nonfinite", "w"), NonFiniteError),
         (Refusal(b"", "draining", "w"), PredictorError),
         (Refusal(b"", "failed", "w"), PredictorError),
+        (Refusal(b"", "superseded", "w"), PredictorError),
+        (Refusal(b"", "unavailable", "w"), PredictorError),  # with the request in hand: nothing to wait for
     ],
 )
 def test_a_refusal_becomes_its_error(refusal: Refusal, error: type[PredictorError]) -> None:
@@ -255,15 +238,32 @@ def test_a_refused_handshake_is_an_error() -> None:
         ServerClient(address, GoalCost())
 
 
+def test_a_server_that_is_not_ready_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def loading(message: Hello) -> list[bytes]:
+        asked.append(message.id)
+        return encode_reply(Refusal(message.id, "unavailable", "the model is not ready yet: loading", 0.001))
+
+    def soon(message: Hello) -> list[bytes]:
+        return loading(message) if len(asked) < 3 else encode_reply(replace(WELCOME, id=message.id))
+
+    with _scripted(lambda message: [_answer(message)], soon) as address:
+        _predict(address)
+    monkeypatch.setattr(client_module, "_CONNECT_TIMEOUT_S", 0.1)
+    with _scripted(lambda _: [], loading) as address, pytest.raises(PredictorError, match="not ready yet: loading"):
+        ServerClient(address, GoalCost())
+
+
 def test_another_version_is_refused_by_name() -> None:
     def newer(message: Hello) -> list[bytes]:
         header = msgpack.unpackb(encode_reply(replace(WELCOME, id=message.id))[0])
-        header["version"] = 5
+        header["version"] = 6
         return [msgpack.packb(header)]
 
     with (
         _scripted(lambda _: [], newer) as address,
-        pytest.raises(MismatchError, match="expected messages of version 4, got version 5"),
+        pytest.raises(MismatchError, match="expected messages of version 5, got version 6"),
     ):
         ServerClient(address, GoalCost())
 
@@ -312,7 +312,7 @@ def test_the_deadline_that_is_sent_is_what_is_left() -> None:
     def answers(message: Predict) -> list[list[bytes]]:
         deadlines.append(message.deadline_s)
         time.sleep(0.05)
-        return [encode_reply(Refusal(message.id, "busy", "full", 0.0)) if len(deadlines) < 2 else _answer(message)]
+        return [encode_reply(Refusal(message.id, "busy", "full", 0.001)) if len(deadlines) < 2 else _answer(message)]
 
     with _scripted(answers) as address:
         _predict(address, 20.0)

@@ -1,7 +1,6 @@
 """A server with keys hears those that it lets in, and nobody else: of others no message reaches the parser."""
 
 import shutil
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -15,18 +14,18 @@ from ghvae_core.serving import client as client_module
 from ghvae_core.serving import keys, protocol
 from ghvae_core.serving.address import AddressError, check_address
 from ghvae_core.serving.client import ServerClient
+from ghvae_core.serving.front import Front, ServingConfig
 from ghvae_core.serving.keys import KeysError
 from ghvae_core.serving.protocol import Hello, Predict
 from ghvae_core.serving.request import DeadlineError
-from ghvae_core.serving.server import Server, ServingConfig
-from tests.ghvae_core.serving.example import SPEC, prediction, request
-from tests.ghvae_core.serving.live import PATIENCE_MS, evaluate, peer
+from tests.ghvae_core.serving.example import prediction, request
+from tests.ghvae_core.serving.live import Running, peer, running
 
 
 class Lab:
     """A server with keys and what it has heard."""
 
-    def __init__(self, server: Server, folder: Path, heard: list[int]) -> None:
+    def __init__(self, server: Running, folder: Path, heard: list[int]) -> None:
         self.address = f"tcp://127.0.0.1:{server.address.rpartition(':')[2]}"
         self.keys, self.heard, self._folder = folder / "server", heard, folder
 
@@ -54,16 +53,8 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
 
     monkeypatch.setattr(protocol, "decode_request", overheard)
     keys.create(tmp_path / "server", "server")
-    server = Server("tcp://0.0.0.0:0", ServingConfig(), tmp_path / "server")
-    thread = threading.Thread(target=server.serve, args=(SPEC, evaluate))
-    thread.start()
-    try:
+    with running(address="tcp://0.0.0.0:0", keys=tmp_path / "server") as server:
         yield Lab(server, tmp_path, heard)
-    finally:
-        server.drain()
-        thread.join(PATIENCE_MS / 1000)
-        server.close()
-        assert not thread.is_alive()
 
 
 def _ask(client: ServerClient) -> None:
@@ -121,6 +112,6 @@ def test_a_list_that_cannot_be_read_lets_nobody_in(lab: Lab) -> None:
 def test_an_address_that_others_reach_needs_keys(address: str, tmp_path: Path) -> None:
     check_address(address, has_keys=True)
     with pytest.raises(AddressError, match="with keys only"):
-        Server(address, ServingConfig())
+        Front(address, ServingConfig(), [])
     with pytest.raises(KeysError, match="run_keys new"):
-        Server(address, ServingConfig(), tmp_path)
+        Front(address, ServingConfig(), [], tmp_path)

@@ -12,7 +12,8 @@ from torch import Tensor
 from ghvae_core.cost import goal_costs
 from ghvae_core.models.checkpoint import Checkpoint, load
 from ghvae_core.predictor import GoalCost, MismatchError, PredictorError
-from ghvae_core.serving.in_process import InProcessConfig, InProcessPredictor
+from ghvae_core.serving.configuration import InProcessConfig
+from ghvae_core.serving.in_process import InProcessPredictor
 from ghvae_core.serving.request import DeadlineError, NonFiniteError
 from tests.ghvae_core.episodes import spec as robot_spec
 from tests.ghvae_core.serving.small_model import HORIZON, PX, small_checkpoint, small_request
@@ -79,6 +80,16 @@ def test_chunks_do_not_change_the_answer(checkpoint: Checkpoint, chunk: int) -> 
     assert np.abs(cut.videos.astype(int) - whole.videos).max() <= 1
 
 
+def test_half_the_bits_rank_the_same_candidates_first(checkpoint: Checkpoint) -> None:
+    exact = _predictor(checkpoint).evaluate(ASKED)
+    coarse_predictor = InProcessPredictor(checkpoint, ASKED.cost, InProcessConfig(precision="bfloat16"))
+    coarse_predictor.prove()
+    coarse = coarse_predictor.evaluate(ASKED)
+    assert (coarse.costs != exact.costs).any()
+    np.testing.assert_allclose(coarse.costs, exact.costs, rtol=0.05)
+    assert np.corrcoef(np.argsort(np.argsort(coarse.costs)), np.argsort(np.argsort(exact.costs)))[0, 1] > 0.9
+
+
 def test_as_many_videos_as_asked(checkpoint: Checkpoint) -> None:
     predictor = _predictor(checkpoint, 3)
     assert predictor.evaluate(replace(ASKED, n_videos=0)).videos.shape == (0, HORIZON, PX, PX, 3)
@@ -121,7 +132,7 @@ def test_a_candidate_without_a_finite_cost_is_reported_and_ranked_last(
     assert np.isnan(got.costs).tolist() == [True] + [False] * 6
     assert got.best[-1] == 0
     with pytest.raises(NonFiniteError, match="not one of 7 candidates"):
-        _predictor(checkpoint, chunk=1).evaluate(ASKED)
+        _predictor(checkpoint, chunk=1).predict(ASKED.context, ASKED.candidates, ASKED.goal, 1)
 
 
 def test_a_request_that_does_not_fit_is_refused(checkpoint: Checkpoint) -> None:

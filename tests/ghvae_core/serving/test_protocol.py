@@ -27,7 +27,7 @@ from tests.ghvae_core.serving.example import SPEC, prediction, request
 ASKED = request()
 PREDICT = Predict(b"id-1", ASKED, SPEC.checkpoint, 1.5)
 REPLIES: list[Welcome | Answer | Refusal] = [
-    Welcome(b"id-1", SPEC, Limits(max_waiting=32, max_per_client=2)),
+    Welcome(b"id-1", SPEC, Limits(max_waiting=32)),
     Answer(b"id-1", prediction(ASKED)),
     Refusal(b"id-1", "busy", "two requests are waiting", 0.05),
 ]
@@ -78,7 +78,7 @@ def test_costs_that_are_not_finite_reach_the_planner() -> None:
 def test_the_welcome_tells_the_whole_spec() -> None:
     assert set(SpecHeader.model_fields) == set(SPEC.__dataclass_fields__)
     for spec in (SPEC, replace(SPEC, workspace_m=None), replace(SPEC, camera=None), replace(SPEC, usual_error=None)):
-        welcome = Welcome(b"id-1", spec, Limits(max_waiting=32, max_per_client=2))
+        welcome = Welcome(b"id-1", spec, Limits(max_waiting=32))
         assert decode_reply(encode_reply(welcome)) == welcome
 
 
@@ -116,8 +116,8 @@ def _changed(change: Callable[[dict[str, Any]], object]) -> list[bytes]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda h: h.update(version=1), "messages of version 4, got version 1"),
-        (lambda h: h.update(version="4"), "messages of version 4"),
+        (lambda h: h.update(version=1), "messages of version 5, got version 1"),
+        (lambda h: h.update(version="4"), "messages of version 5"),
         (lambda h: h.update(kind="shutdown"), "header: .*kind"),
         (lambda h: h.update(path="/etc/passwd"), "path: Extra inputs"),
         (lambda h: h.pop("checkpoint"), "checkpoint: Field required"),

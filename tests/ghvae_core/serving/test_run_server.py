@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,12 +64,12 @@ def _started(*options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def test_overrides_reach_the_server_and_sigterm_ends_it_in_order(checkpoint: Path) -> None:
-    overrides = ("--set", "serving.max_per_client=1", "--set", "predictor.max_candidates=8")
+    overrides = ("--set", "serving.max_waiting=1", "--set", "predictor.max_candidates=8")
     with _started("--checkpoint", checkpoint, "--address", "tcp://127.0.0.1:0", *overrides) as (process, address):
         with peer(address) as bare:
             reply = bare.ask(hello())
         assert isinstance(reply, Welcome)
-        assert (reply.limits.max_per_client, reply.spec.max_candidates) == (1, 8)
+        assert (reply.limits.max_waiting, reply.spec.max_candidates) == (1, 8)
         client = ServerClient(address, ASKED.cost)
         client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 1)
         client.close()
@@ -87,7 +88,9 @@ def test_ctrl_c_ends_it_in_order(
 
     def interrupt() -> None:
         with peer(address) as client:
-            heard.append(status(client.ask(hello())))
+            while (told := status(client.ask(hello()))) == "unavailable":
+                time.sleep(0.05)
+        heard.append(told)
         if heard == ["ok"]:  # it serves, so it has its signal handlers, and pytest is not what stops
             os.kill(os.getpid(), signal.SIGINT)
 

@@ -1,0 +1,132 @@
+"""A process with the model, as the front sees it: started, listened to, given work, and replaced when it is lost."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+from uuid import uuid4
+
+import zmq
+
+from ghvae_core.predictor import MismatchError, PredictorError, PredictorSpec
+from ghvae_core.serving import protocol
+from ghvae_core.serving.line import DONE, FAILED, GIVE_UP, STATE, STATES, WORK, State, end
+from ghvae_core.serving.protocol import Answer, Predict, Refusal, Welcome
+
+_START_S = 600.0  # then a process that is not ready is taken for hung; a large checkpoint from a cold disk; ours
+
+_log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One process at a time, and the line to it.
+
+    Args:
+        context: Of the front's sockets.
+        command: Starts the process, which finds the line's address behind `--line`.
+        folder: Private, for the socket.
+        hang_s: How long after a deadline a process that does not answer is taken for hung.
+    """
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], command: Sequence[str], folder: Path, hang_s: float
+    ) -> None:
+        self._context, self._command, self._folder, self._hang_s = context, command, folder, hang_s
+        self._work: bytes | None = None
+        self.warm_up_s = 0.0
+        self.spec: PredictorSpec | None = None  # of the first process that was ready
+        self.start()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it may be given work, or has it in hand."""
+        return self.state == "ready"
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start a process."""
+        address = f"ipc://{self._folder}/{uuid4().hex[:12]}"
+        self.socket = end(self._context, address, binds=True)
+        self.state: State = "starting"
+        self._work, self._due_s = None, time.monotonic() + _START_S
+        self._process = subprocess.Popen(  # noqa: S603 - our own module, no shell
+            [*self._command, "--line", address],
+            stdin=subprocess.PIPE,  # its end is the sign that the front has died
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the front, which then ends it in order
+        )
+
+    def give(self, message: Predict) -> None:
+        """Give it work; it has none."""
+        self._work, self._due_s = uuid4().bytes, time.monotonic() + message.deadline_s + self._hang_s
+        parts = protocol.encode_request(replace(message, id=self._work))
+        self._send(WORK, *parts)
+
+    def give_up(self) -> None:
+        """Tell it that its work, if it has any, is not wanted any more."""
+        if self._work is not None:
+            self._due_s = min(self._due_s, time.monotonic() + self._hang_s)
+            self._send(GIVE_UP, self._work)
+
+    def read(self) -> Answer | Refusal | None:
+        """Take all that it tells; return the reply to its work, once.
+
+        Raises:
+            MismatchError: It cannot start, and another one could not either; or what it loads has changed.
+            PredictorError: It cannot start for a reason that is not in what it was given.
+        """
+        reply = None
+        while self.socket.poll(0):
+            verb, *parts = self.socket.recv_multipart()
+            if verb == STATE:
+                self.state = cast(State, parts[0].decode())
+                assert self.state in STATES  # noqa: S101 - our own process
+            elif verb == FAILED:
+                kind = MismatchError if int(parts[0]) == MismatchError.exit_code else PredictorError
+                raise kind(parts[1].decode())
+            elif verb == DONE:
+                done = protocol.decode_reply(parts)
+                if done.id == self._work and not isinstance(done, Welcome):
+                    self._work, reply = None, done
+            else:
+                self._enter(float(parts[0]), protocol.decode_reply(parts[1:]))
+        return reply
+
+    def is_lost(self) -> bool:
+        """Tell whether the process has ended, or hangs."""
+        is_overdue = (self._work is not None or not self.is_ready) and time.monotonic() > self._due_s
+        return self._process.poll() is not None or is_overdue
+
+    def end(self) -> str:
+        """Kill the process and close the line; return what became of it. Safe to call twice."""
+        ended = self._process.poll()
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
+        self._process.stdin.close()
+        self.socket.close()
+        self._work = None
+        return "it did not answer in time and was killed" if ended is None else f"it ended with {ended}"
+
+    def _send(self, *parts: bytes) -> None:
+        """Send without waiting; what cannot be sent was meant for a process that is lost, which soon shows."""
+        with suppress(zmq.Again):
+            self.socket.send_multipart(parts, zmq.NOBLOCK)
+
+    def _enter(self, warm_up_s: float, welcome: Welcome | Answer | Refusal) -> None:
+        """Take note that the process is ready."""
+        assert isinstance(welcome, Welcome)  # noqa: S101 - our own process
+        if self.spec is not None and self.spec != welcome.spec:
+            raise MismatchError("the checkpoint has changed since this server was started; start it again")
+        self.spec, self.warm_up_s, self.state = welcome.spec, warm_up_s, "ready"
+        _log.info("process %d is ready, warm after %.2f s", self.pid, warm_up_s)

@@ -1,0 +1,111 @@
+"""A real `run_server` process for benchmarks, watched from inside by an audit hook where that is asked for."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from ghvae_core.predictor import Context, GoalCost
+from ghvae_core.serving.client import ServerClient
+
+Costs = NDArray[np.float32]  # (N,)
+
+SHIPPED = Path(__file__).parents[2] / "ghvae_core" / "checkpoints" / "tiny"
+# Armed by a file; then whatever would bring code to life, or write, leaves its name in another.
+_AUDITED = """
+import sys, os
+arm, heard = sys.argv.pop(1), sys.argv.pop(1)
+names = {"import", "exec", "compile", "pickle.find_class", "os.system", "os.exec", "subprocess.Popen", "marshal.loads"}
+told = open(heard, "a", buffering=1)
+def hook(event, arguments):
+    if event in names or (event == "open" and str(arguments[1] or "r")[:1] in "wax"):
+        if os.path.exists(arm):
+            told.write(f"{event} {arguments[0]!r:.80}\\n")
+sys.addaudithook(hook)
+from ghvae_core.run_server import main
+main()
+"""
+
+
+@dataclass
+class Served:
+    """A server that is ready."""
+
+    process: subprocess.Popen[str]
+    address: str
+    pids: list[int]  # of the processes with the model
+    folder: Path
+
+    def arm(self) -> None:
+        """Let the audit hook listen from now on."""
+        (self.folder / "armed").touch()
+
+    def heard(self) -> list[str]:
+        """Return what the audit hook heard since then."""
+        return (self.folder / "heard").read_text(encoding="utf-8").splitlines()
+
+    def rss_mib(self) -> float:
+        """Return the memory of the front."""
+        return float(psutil.Process(self.process.pid).memory_info().rss / 2**20)
+
+    def n_files(self) -> int:
+        """Return how many descriptors the front has open."""
+        return int(psutil.Process(self.process.pid).num_fds())
+
+
+@contextmanager
+def served(
+    folder: Path, *options: str, address: str = "tcp://127.0.0.1:0", checkpoint: Path = SHIPPED, audited: bool = False
+) -> Iterator[Served]:
+    """Start a server, wait until it is ready, and kill it at the end of the block."""
+    program = ["-m", "ghvae_core.run_server"]
+    if audited:
+        program = ["-c", _AUDITED, str(folder / "armed"), str(folder / "heard")]
+    command = [sys.executable, *program, "--checkpoint", str(checkpoint), "--address", address, "--device", "cpu"]
+    with (
+        (folder / "server.log").open("a", encoding="utf-8") as log,
+        subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            ready = json.loads(process.stdout.readline())
+            yield Served(process, ready["ready"], ready["processes"], folder)
+        finally:
+            process.kill()
+
+
+@dataclass(frozen=True)
+class Question:
+    """Candidates from a drawn scene; the same seed asks the same."""
+
+    n: int = 20
+    horizon: int = 10
+    seed: int = 0
+
+    def costs(self, client: ServerClient) -> Costs:
+        """Return what a server answers.
+
+        Raises:
+            PredictorError: As `ServerClient.predict`.
+        """
+        spec, rng = client.spec, np.random.default_rng(self.seed)
+        image = (spec.image_px, spec.image_px, 3)
+        frames = rng.integers(0, 256, (spec.n_context, *image), dtype=np.uint8)
+        context = Context(frames, np.zeros((spec.n_context - 1, spec.action_dim), np.float32))
+        size = (self.n, self.horizon, spec.action_dim)
+        candidates = rng.uniform(-spec.step_limit_m, spec.step_limit_m, size).astype(np.float32)
+        return client.predict(context, candidates, frames[0], 1).costs
+
+
+def connect(address: str, timeout_s: float = 20.0) -> ServerClient:
+    """Return a client."""
+    return ServerClient(address, GoalCost(), timeout_s)
