@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -21,6 +22,7 @@ from robot_bridge.kinematics import (
     Kinematics,
 )
 from robot_bridge.libfranka.configuration import FrankaDirectConfig
+from robot_bridge.motion import Guard, Motion
 
 
 class _Sections(Config):
@@ -74,6 +76,21 @@ def test_a_hand_that_would_leave_the_box_is_refused(door: Door) -> None:
     door.begin(state(inside), np.full(3, np.inf), np.full(3, -np.inf))
     with pytest.raises(StreamFault, match="expected a hand between"):
         door.admit(KINEMATICS.solve(inside, np.array([0.5, 0.0, -0.0091])))
+
+
+@pytest.mark.parametrize("tilt_rad", [0.0, 0.05, 0.1])
+@pytest.mark.parametrize("side", [-1.0, 1.0])
+def test_a_hand_that_was_pushed_through_a_wall_can_be_lifted(door: Door, tilt_rad: float, side: float) -> None:
+    high_m = CONFIG.limits.workspace_high_m[1] + CONFIG.motion.workspace_margin_m
+    pushed = KINEMATICS.solve(START, np.array([0.35, side * (high_m + 0.003), 0.025]))
+    for signs in itertools.product((-tilt_rad, tilt_rad), repeat=3):
+        tilted = pushed + np.array([0, 0, 0, 0, *signs])
+        now = state(tilted)
+        door.begin(now, now.hand_m, now.hand_m)
+        lift = Motion(KINEMATICS, tilted, now.hand_m, np.array([0.0, 0.0, 0.08]), Guard(10.0, 0.01))
+        for share in np.linspace(0, 1, 400):
+            door.admit(door.bounded(lift.target(share)))
+        assert KINEMATICS.hand(door.last_rad)[2] == pytest.approx(now.hand_m[2] + 0.08, abs=0.002)
 
 
 def test_an_arm_elsewhere_is_refused(door: Door) -> None:
