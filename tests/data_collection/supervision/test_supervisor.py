@@ -154,7 +154,10 @@ def test_a_disk_that_is_gone_ends_the_run_in_one_line(tmp_path: Path) -> None:
         list(lone.run(Numbers(set(), 1)))
 
 
-def test_an_arm_that_cannot_be_had_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_an_arm_that_cannot_be_had_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROS_MASTER_URI", "http://127.0.0.1:9")  # where nobody listens
     config = RunConfig.load(0, ["robot.connect_timeout_s=0.1"], "franka_ros")
     with pytest.raises(CollectionError, match=r"ROS master|bootstrap"), Supervisor(config, tmp_path / "new", 1):
         pass
