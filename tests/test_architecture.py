@@ -33,8 +33,12 @@ TORCH_FREE = [
     "ghvae_core/cost.py",
     "ghvae_core/serving/protocol.py",
     "ghvae_core/serving/client.py",
-    "ghvae_core/serving/guard.py",
-    "ghvae_core/serving/keys.py",
+    *(
+        f"ghvae_core/serving/{name}.py"
+        for name in ("configuration", "crew", "front", "guard", "health", "keys", "line", "model_process", "shards")
+    ),
+    *(f"ghvae_core/serving/{name}.py" for name in ("vitals", "waiting", "work", "worker")),
+    "ghvae_core/run_server.py",
     "ghvae_core/run_keys.py",
 ]
 REFUSED = {"dill", "cloudpickle", "marshal", "msgpack_numpy", "torchvision", "shelve"}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -24,7 +25,7 @@ _SETTINGS = (
     *("robot.renderer=ray", "collection.n_steps=2", "collection.steps_per_draw=[1,2]"),
     *("collection.free_disk_floor_gib=0", "supervision.restarts_per_hour=1000000"),
 )
-_PATIENCE_S = 60.0
+_PATIENCE_S = 180.0
 _LONGEST_S = 1.5  # from one kill to the next, after something was closed
 
 
@@ -59,9 +60,7 @@ class Collection:
 
     def finish(self) -> dict[str, object]:
         """Make one more episode in peace, and return the summary."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        self.close()
         command = [*self._command(len(self.seen) + 1)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=4 * _PATIENCE_S, check=False)
         self.last_words = done.stderr.strip()
@@ -70,6 +69,12 @@ class Collection:
         summary: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
         self.look()
         return summary
+
+    def close(self) -> None:
+        """Kill what runs; its processes end with it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def look(self) -> None:
         """Check that every closed episode is what it was."""
@@ -116,13 +121,13 @@ def collection_kills(
 
     No closed episode lost or changed, none unreadable, numbers unique, the index equal to a rescan, nothing left over.
     """
-    collection = Collection(out, workers, seed)
     began_s = time.monotonic()
-    for i in range(kills):
-        collection.kill()
-        if (i + 1) % 10 == 0:
-            print(f"{i + 1} kills, {len(collection.seen)} episodes closed", file=sys.stderr, flush=True)
-    collection.finish()
+    with closing(Collection(out, workers, seed)) as collection:
+        for i in range(kills):
+            collection.kill()
+            if (i + 1) % 10 == 0:
+                print(f"{i + 1} kills, {len(collection.seen)} episodes closed", file=sys.stderr, flush=True)
+        collection.finish()
     verdict = Verdict()
     list(verify(out, reads=True, verdict=verdict))
     left = [path.name for path in out.rglob("*.part")]

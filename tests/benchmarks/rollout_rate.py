@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import torch
 import typer
@@ -40,7 +41,7 @@ class Way:
 WAYS = (Way("plain", False, False), Way("float32", True, False), Way("bfloat16", True, True))
 
 
-def rollout_rate(
+def rollout_rate(  # noqa: PLR0917 - the parameters are the options of the command line
     sizes: Annotated[list[str] | None, typer.Option("--size", help="of configs/models")] = None,
     candidates: Annotated[int, typer.Option(min=1, help="of a plan")] = 200,
     horizon: Annotated[int, typer.Option(min=1, help="steps")] = 10,
@@ -59,9 +60,8 @@ def rollout_rate(
         torch.set_num_threads(threads)
     place = torch.device(device)
     print(f"{candidates} candidates of {horizon} steps, {chunk} together; {machine(place.type)}")
-    print(
-        "| size | parameters | way | rollouts/s | seconds a plan | times plain | GFLOP/s | of the limit | apart | memory |"
-    )
+    columns = ("size", "parameters", "way", "rollouts/s", "seconds a plan", "times plain", "GFLOP/s", "of the limit")
+    print(f"| {' | '.join((*columns, 'apart', 'memory'))} |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     for size in sizes or ["nano", "tiny", "base", "svg_tiny"]:
         torch.manual_seed(0)
@@ -100,7 +100,7 @@ class Plan:
         """Return the operations of one plan."""
         with FlopCounterMode(display=False) as counter:
             list(self.steps(way, self.actions[: min(4, self.n)]))
-        return counter.get_total_flops() * self.n // min(4, self.n)
+        return int(counter.get_total_flops()) * self.n // min(4, self.n)
 
 
 def _rows(size: str, plan: Plan, repeats: int) -> Iterator[str]:
@@ -112,7 +112,7 @@ def _rows(size: str, plan: Plan, repeats: int) -> Iterator[str]:
         plan.imagine(way)  # warms up
     for _ in range(repeats):
         for way in WAYS:
-            took[way.name].append(_seconds(device, lambda way=way: plan.imagine(way)))
+            took[way.name].append(_seconds(device, partial(plan.imagine, way)))
             limits[way.is_half].append(_limit(device, way.is_half))
     exact = list(plan.steps(WAYS[0], plan.actions[: plan.chunk]))
     for way in WAYS:
@@ -140,13 +140,12 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
 def _limit(device: torch.device, is_half: bool) -> float:
     """Return the operations a second of a plain convolution."""
     channels, px = _PLAIN
-    dtype: Literal[torch.bfloat16, torch.float32] = torch.bfloat16 if is_half else torch.float32  # type: ignore[valid-type]
+    dtype = torch.bfloat16 if is_half else torch.float32
     layer = torch.nn.Conv2d(channels, channels, 3, padding=1, device=device, dtype=dtype)
-    images = torch.rand(50, channels, px, px, device=device, dtype=dtype)
-    layer, images = layer.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+    images = torch.rand(50, channels, px, px, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         layer(images)
-        took_s = min(_seconds(device, lambda: layer(images)) for _ in range(10))
+        took_s = min(_seconds(device, partial(layer, images)) for _ in range(10))
     return 2 * 50 * channels * channels * 9 * px * px / took_s
 
 

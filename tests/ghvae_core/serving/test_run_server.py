@@ -136,6 +136,16 @@ def test_check_times_a_chunk_and_binds_nothing(
     assert told["rollouts_per_s"] == pytest.approx(3 / told["chunk_s"], rel=0.2)
 
 
+def test_the_front_needs_no_torch() -> None:
+    code = "import ghvae_core.run_server, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_device_that_is_none_is_refused(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--device", "tpu") == 2
+    assert "--device tpu: expected auto, cpu, cuda or cuda:N" in capsys.readouterr().err
+
+
 def test_help_explains(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--help") == 0
     text = capsys.readouterr().out

@@ -1,0 +1,76 @@
+"""The benchmarks of the server run, and see what they look for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from configs.command import ReportedError
+from ghvae_core.predictor import PredictorError
+from tests.benchmarks.rollout_rate import rollout_rate
+from tests.benchmarks.served import Served
+from tests.benchmarks.server_crowd import Told, _figures, server_crowd
+from tests.benchmarks.server_kills import server_kills
+from tests.benchmarks.server_siege import SiegeError, server_siege
+
+
+def _run(command: Callable[..., Any], *options: str) -> list[str]:
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, options)
+    if isinstance(result.exception, ReportedError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.stdout.splitlines()
+
+
+def test_rollout_rate() -> None:
+    options = ("--candidates", "4", "--chunk", "3", "--horizon", "2", "--repeats", "1")
+    lines = _run(rollout_rate, "--size", "nano", *options)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+    assert [row[2] for row in rows[2:]] == ["plain", "float32", "bfloat16"]
+    assert rows[2][5] == "1.00" and rows[2][8] == "0.0000, 0.0000"
+    assert float(rows[3][8].split(",")[0]) < 1e-3 < float(rows[4][8].split(",")[1]) + 1e-3
+
+
+def test_a_siege() -> None:
+    told = json.loads(_run(server_siege, "--messages", "300", "--garbage", "20", "--half-open", "10")[-1])
+    assert told["alive"] and told["next_plan_right"] and told["audit_events"] == []
+    assert told["answered"]["bad"] >= told["answered"]["sent malformed"] > 250
+    before, peak, after = told["descriptors"]
+    assert peak >= before + 10 and after <= before + 2
+
+
+def test_a_siege_that_brings_code_to_life_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Served, "heard", lambda _: ["exec '<code>'"])
+    with pytest.raises(SiegeError, match="did not stand"):
+        _run(server_siege, "--messages", "20", "--garbage", "0", "--half-open", "0")
+
+
+def test_what_a_crowd_saw_is_added_up() -> None:
+    told = _figures([Told([0.1, 0.3], [], 1), Told([0.2], ["DeadlineError"], 0)], 0.05, 0.4)
+    assert (told["answered"], told["fewest_by_one"], told["misdelivered"]) == (3, 1, 1)
+    assert told["failed"] == {"DeadlineError": 1}
+    assert told["p99_share_of_bound"] == pytest.approx(0.75, abs=0.01)
+    assert _figures([Told([], [], 0)], 0.05, 0.4)["p99_ms"] == float("inf")
+
+
+@pytest.mark.slow
+def test_a_crowd() -> None:
+    told = json.loads(_run(server_crowd, "--clients", "4", "--seconds", "2")[-1])
+    assert told["alive"] and told["misdelivered"] == 0 and told["failed"] == {} and told["fewest_by_one"] > 0
+
+
+@pytest.mark.slow
+def test_kills() -> None:
+    try:
+        lines = _run(server_kills, "--kills", "1", "--candidates", "8", "--deadline", "20")
+    except PredictorError as error:
+        raise AssertionError("the server did not answer") from error
+    assert [json.loads(line)["killed"] for line in lines] == ["model", "front"]
+    assert all(json.loads(line)["wrong_plans"] == 0 for line in lines)
