@@ -35,8 +35,8 @@ from ghvae_core.serving.vitals import Vitals
 from ghvae_core.serving.waiting import Asked, Waiting
 
 _TICK_MS = 100  # how soon a signal, or the end of a process, is seen
-_BURST = 64  # messages read before finished work is looked at; keeps a flood from starving answers
-_LOADING_S = 0.5  # told to a client that comes before the model is ready
+_BURST = 8  # messages read before finished work is looked at; keeps a flood from starving answers
+_LOADING_S = 0.2  # told to a client that comes before the model is ready
 
 _log = logging.getLogger(__name__)
 

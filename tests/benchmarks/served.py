@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from ghvae_core.predictor import Context, GoalCost
+from ghvae_core.predictor import Context, GoalCost, Prediction
 from ghvae_core.serving.client import ServerClient
 
 Costs = NDArray[np.float32]  # (N,)
@@ -92,6 +92,14 @@ class Question:
     seed: int = 0
 
     def costs(self, client: ServerClient) -> Costs:
+        """Return the costs that a server answers with.
+
+        Raises:
+            PredictorError: As `ServerClient.predict`.
+        """
+        return self.ask(client).costs
+
+    def ask(self, client: ServerClient) -> Prediction:
         """Return what a server answers.
 
         Raises:
@@ -103,7 +111,7 @@ class Question:
         context = Context(frames, np.zeros((spec.n_context - 1, spec.action_dim), np.float32))
         size = (self.n, self.horizon, spec.action_dim)
         candidates = rng.uniform(-spec.step_limit_m, spec.step_limit_m, size).astype(np.float32)
-        return client.predict(context, candidates, frames[0], 1).costs
+        return client.predict(context, candidates, frames[0], 1)
 
 
 def connect(address: str, timeout_s: float = 20.0) -> ServerClient:

@@ -53,11 +53,11 @@ def test_a_siege_that_brings_code_to_life_is_told(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_a_crowd_saw_is_added_up() -> None:
-    told = _figures([Told([0.1, 0.3], [], 1), Told([0.2], ["DeadlineError"], 0)], 0.05, 0.4)
+    told = _figures([Told([0.1, 0.3], [0.05, 0.15], [], 1), Told([0.2], [0.1], ["DeadlineError"], 0)], 4)
     assert (told["answered"], told["fewest_by_one"], told["misdelivered"]) == (3, 1, 1)
     assert told["failed"] == {"DeadlineError": 1}
     assert told["p99_share_of_bound"] == pytest.approx(0.75, abs=0.01)
-    assert _figures([Told([], [], 0)], 0.05, 0.4)["p99_ms"] == float("inf")
+    assert _figures([Told([], [], [], 0)], 4)["p99_ms"] == float("inf")
 
 
 @pytest.mark.slow
