@@ -108,9 +108,11 @@ def _crowd(crowd: Crowd, clients: int, flooders: int, mutes: int) -> list[Told]:
 
 def _figures(told: list[Told], n: int) -> dict[str, Any]:
     """Return the figures of a crowd in which n requests may stand in line."""
-    took_s = np.array([one for each in told for one in each.took_s] or [np.inf])
+    took_s = [one for each in told for one in each.took_s]
+    if not took_s:
+        raise CrowdError("nobody was answered")
     median_s, p99_s = np.quantile(took_s, (0.5, 0.99))
-    work_s = float(np.mean([one for each in told for one in each.work_s] or [np.nan]))
+    work_s = float(np.mean([one for each in told for one in each.work_s]))
     return {
         "answered": len(took_s),
         "fewest_by_one": min(len(each.took_s) for each in told),
