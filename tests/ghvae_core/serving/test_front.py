@@ -190,6 +190,7 @@ def test_what_the_model_raises_is_told_to_the_log_alone(capfd: pytest.CaptureFix
             assert (reply.id, reply.status) == (b"id-1", "failed")
             assert "secret" not in reply.why
         assert server.front.vitals.answered == {"failed": 2}
+    assert "CUDA error at /secret/path.cu:7" in capfd.readouterr().err
 
 
 def test_no_finite_cost_is_told() -> None:
