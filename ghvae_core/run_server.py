@@ -8,8 +8,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -20,7 +20,8 @@ from ghvae_core.predictor import MismatchError
 from ghvae_core.serving.configuration import InProcessConfig, load_run_server
 from ghvae_core.serving.crew import Crew
 from ghvae_core.serving.front import Front
-from ghvae_core.serving.health import health
+from ghvae_core.serving.health import health as open_health
+from ghvae_core.serving.vitals import Vitals
 
 SHIPPED = Path(__file__).parent / "checkpoints" / "tiny"
 
@@ -73,8 +74,9 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
     if check:
         print(json.dumps(_time(checkpoint, (device or ["auto"])[0], threads, config.predictor)))
         return
-    with closing(Front(address, config.serving, commands, keys)) as front:
-        _serve(front, health, sys.stdin.fileno() if with_parent else None)
+    vitals = Vitals()
+    with _probes(health, vitals) as probed, closing(Front(address, config.serving, commands, keys, vitals)) as front:
+        _serve(front, probed, sys.stdin.fileno() if with_parent else None)
 
 
 def main() -> NoReturn:
@@ -96,19 +98,24 @@ def _command(checkpoint: Path, device: str, threads: int | None, overrides: Sequ
     return [*command, *(word for override in overrides for word in ("--set", override))]
 
 
-def _serve(front: Front, health_port: int | None, parent: int | None) -> None:
+@contextmanager
+def _probes(port: int | None, vitals: Vitals) -> Iterator[dict[str, int]]:
+    """Answer probes where a port is given; yields what the line of JSON tells of it."""
+    with nullcontext() if port is None else open_health(port, vitals) as taken:
+        yield {} if taken is None else {"health": taken}
+
+
+def _serve(front: Front, probed: Mapping[str, int], parent: int | None) -> None:
     """Answer until a signal comes or the parent is gone."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: _stop(front))
-    with ExitStack() as opened:
-        probed = {} if health_port is None else {"health": opened.enter_context(health(health_port, front.vitals))}
 
-        def tell(crew: Crew) -> None:
-            assert crew.spec is not None  # noqa: S101 - the crew is ready
-            facts = {"checkpoint": crew.spec.checkpoint, "pid": os.getpid(), "processes": crew.pids}
-            print(json.dumps({"ready": front.address, **facts, **probed, "warm_up_s": crew.warm_up_s}), flush=True)
+    def tell(crew: Crew) -> None:
+        assert crew.spec is not None  # noqa: S101 - the crew is ready
+        facts = {"checkpoint": crew.spec.checkpoint, "pid": os.getpid(), "processes": crew.pids}
+        print(json.dumps({"ready": front.address, **facts, **probed, "warm_up_s": crew.warm_up_s}), flush=True)
 
-        front.serve(tell, parent)
+    front.serve(tell, parent)
 
 
 def _time(checkpoint: Path, device: str, threads: int | None, config: InProcessConfig) -> dict[str, object]:

@@ -31,6 +31,8 @@ class CrewConfig(Config):
 
     hang_s: float = Field(default=5.0, gt=0, le=600)  # after a deadline without an answer it is killed; ours
     restarts: int = Field(default=5, ge=0)  # within 10 minutes; more, and the server ends; ours
+    # After so long at work, each has another beside it that has torch imported and can take its place; None: never.
+    reserve_after_s: float | None = Field(default=3.0, ge=0)  # ours
 
 
 class Crew:
@@ -51,7 +53,9 @@ class Crew:
         config: CrewConfig,
     ) -> None:
         self._config = config
-        self._workers = [Worker(context, command, folder, config.hang_s) for command in commands]
+        self._workers = [
+            Worker(context, command, folder, config.hang_s, config.reserve_after_s) for command in commands
+        ]
         self._shares: list[Worker] = []  # who has a part of the work in hand, in the order of its candidates
         self._replies: dict[Worker, Answer | Refusal] = {}
         self._given: Predict | None = None
@@ -121,6 +125,7 @@ class Crew:
                 self._replies[worker] = reply
             if worker.is_lost():
                 self._replace(worker)
+            worker.tend_reserve()
         if len({worker.spec for worker in self._workers} - {None}) > 1:
             raise MismatchError("the processes hold different models; the checkpoint was changed while they started")
         if self._given is None or not all(worker in self._replies for worker in self._shares):
@@ -131,7 +136,7 @@ class Crew:
     def stop(self) -> None:
         """End all processes at once."""
         for worker in self._workers:
-            worker.end()
+            worker.stop()
 
     def _replace(self, worker: Worker) -> None:
         """Start another process in place of one that is lost; the work in hand is lost with it."""

@@ -57,6 +57,7 @@ class Front:
         config: How requests are taken in.
         commands: One for each process with the model.
         keys: Folder of the server's keys; without it the address must be local.
+        vitals: Where it writes how it is; its own without.
 
     Raises:
         AddressError: From the constructor: the address is not local, not valid, or in use.
@@ -64,13 +65,18 @@ class Front:
     """
 
     def __init__(
-        self, address: str, config: ServingConfig, commands: Sequence[Sequence[str]], keys: Path | None = None
+        self,
+        address: str,
+        config: ServingConfig,
+        commands: Sequence[Sequence[str]],
+        keys: Path | None = None,
+        vitals: Vitals | None = None,
     ) -> None:
         self._config = config
         self._waiting = Waiting(config.max_waiting)
         self._in_work: Asked | None = None
         self._drain_end_s: float | None = None
-        self.vitals = Vitals()
+        self.vitals = vitals or Vitals()
         self._context = zmq.Context()
         with ExitStack() as opened:
             opened.callback(self._context.term)

@@ -3,9 +3,10 @@
 A message is a verb and its parts. Their own folder, which nobody else may enter, is all that guards it; what a planner
 sent travels on it only after it was checked.
 
-    front -> process   work      the parts of a predict message
+    front -> process   begin     the answer to "starting": load the model; one in reserve has to wait for it
+                       work      the parts of a predict message
                        give up   the id of a work that is not wanted any more
-    process -> front   state     loading, then warming
+    process -> front   state     starting (torch is imported), loading, warming
                        ready     the seconds that the warm-up took, and the parts of a welcome
                        done      the parts of a prediction or a refusal
                        failed    an exit code and why: it cannot start, and another one could not either
@@ -17,7 +18,8 @@ from typing import Literal
 
 import zmq
 
-WORK, GIVE_UP, STATE, READY, DONE, FAILED = b"work", b"give up", b"state", b"ready", b"done", b"failed"
+BEGIN, WORK, GIVE_UP = b"begin", b"work", b"give up"
+STATE, READY, DONE, FAILED = b"state", b"ready", b"done", b"failed"
 
 State = Literal["starting", "loading", "warming", "ready", "draining", "stopped"]
 STATES: tuple[State, ...] = ("starting", "loading", "warming", "ready", "draining", "stopped")

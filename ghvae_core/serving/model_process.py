@@ -23,14 +23,16 @@ def model_process(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="predictor.KEY=VALUE")] = None,
 ) -> None:
-    """Load, warm up, prove itself, and compute what the front gives, until the front is gone."""
+    """Wait for the word of the front, load, prove itself, warm up, and compute, until the front is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with closing(Work(line, sys.stdin.fileno())) as work:
+        from ghvae_core.serving.in_process import open_predictor  # noqa: PLC0415 - seconds, spent in reserve
+
+        if not work.begins():
+            return
         try:
             work.tell("loading")
-            from ghvae_core.serving.in_process import open_predictor  # noqa: PLC0415 - the front hears of it first
-
             predictor = open_predictor(checkpoint, device, threads, load_run_server(set_ or []).predictor)
             work.tell("warming")
             predictor.prove()

@@ -34,6 +34,11 @@ class Work:
         self._socket = end(self._context, address, binds=False)
         self._parent = parent
 
+    def begins(self) -> bool:
+        """Wait until the front wants this process to load its model; say no when the front is gone."""
+        self.tell("starting")
+        return self._receive() is not None
+
     def tell(self, state: State) -> None:
         """Tell the front how far the start is."""
         self._socket.send_multipart([STATE, state.encode()])
@@ -65,18 +70,21 @@ class Work:
 
     def _next(self) -> Predict | None:
         """Return the next work; None when the front is gone."""
-        poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._parent, zmq.POLLIN)
-        while True:
-            ready = dict(poller.poll())
-            if self._parent in ready:
-                return None
-            verb, *parts = self._socket.recv_multipart()
+        while (received := self._receive()) is not None:
+            verb, *parts = received
             if verb != GIVE_UP:  # which comes too late for a work that is done
                 message = protocol.decode_request(parts)
                 assert isinstance(message, Predict)  # noqa: S101 - the front sends nothing else
                 return message
+        return None
+
+    def _receive(self) -> list[bytes] | None:
+        """Return the next message; None when the front is gone."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._parent, zmq.POLLIN)
+        is_gone = self._parent in dict(poller.poll())
+        return None if is_gone else self._socket.recv_multipart()
 
     def _answer(self, message: Predict, evaluate: Evaluate, proves: Callable[[], object]) -> Answer | Refusal:
         end_s = time.monotonic() + message.deadline_s

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import subprocess
+import math
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 from uuid import uuid4
@@ -16,7 +16,8 @@ import zmq
 
 from ghvae_core.predictor import MismatchError, PredictorError, PredictorSpec
 from ghvae_core.serving import protocol
-from ghvae_core.serving.line import DONE, FAILED, GIVE_UP, STATE, STATES, WORK, State, end
+from ghvae_core.serving.line import BEGIN, DONE, FAILED, GIVE_UP, STATE, STATES, WORK, State
+from ghvae_core.serving.process import Process
 from ghvae_core.serving.protocol import Answer, Predict, Refusal, Welcome
 
 _START_S = 600.0  # then a process that is not ready is taken for hung; a large checkpoint from a cold disk; ours
@@ -25,19 +26,27 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One process at a time, and the line to it.
+    """One process at a time, and another in reserve, which has torch imported: what takes the longest when one is lost.
 
     Args:
         context: Of the front's sockets.
-        command: Starts the process, which finds the line's address behind `--line`.
-        folder: Private, for the socket.
+        command: Starts a process.
+        folder: Private, for the sockets.
         hang_s: How long after a deadline a process that does not answer is taken for hung.
+        reserve_after_s: How long a process is at work before another is started for the reserve; None for no reserve.
     """
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], command: Sequence[str], folder: Path, hang_s: float
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        command: Sequence[str],
+        folder: Path,
+        hang_s: float,
+        reserve_after_s: float | None,
     ) -> None:
-        self._context, self._command, self._folder, self._hang_s = context, command, folder, hang_s
+        self._launch = partial(Process, context, command, folder)
+        self._hang_s, self._reserve_after_s = hang_s, math.inf if reserve_after_s is None else reserve_after_s
+        self._reserve: Process | None = None
         self._work: bytes | None = None
         self.warm_up_s = 0.0
         self.spec: PredictorSpec | None = None  # of the first process that was ready
@@ -53,30 +62,28 @@ class Worker:
         """Of the process."""
         return self._process.pid
 
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        """Where the process is heard."""
+        return self._process.socket
+
     def start(self) -> None:
-        """Start a process."""
-        address = f"ipc://{self._folder}/{uuid4().hex[:12]}"
-        self.socket = end(self._context, address, binds=True)
+        """Let the process in reserve begin, or a new one where there is none."""
+        self._process, self._reserve = self._reserve or self._launch(), None
         self.state: State = "starting"
-        self._work, self._due_s = None, time.monotonic() + _START_S
-        self._process = subprocess.Popen(  # noqa: S603 - our own module, no shell
-            [*self._command, "--line", address],
-            stdin=subprocess.PIPE,  # its end is the sign that the front has died
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the front, which then ends it in order
-        )
+        self._work, self._due_s, self._reserve_due_s = None, time.monotonic() + _START_S, math.inf
 
     def give(self, message: Predict) -> None:
         """Give it work; it has none."""
         self._work, self._due_s = uuid4().bytes, time.monotonic() + message.deadline_s + self._hang_s
         parts = protocol.encode_request(replace(message, id=self._work))
-        self._send(WORK, *parts)
+        self._process.send(WORK, *parts)
 
     def give_up(self) -> None:
         """Tell it that its work, if it has any, is not wanted any more."""
         if self._work is not None:
             self._due_s = min(self._due_s, time.monotonic() + self._hang_s)
-            self._send(GIVE_UP, self._work)
+            self._process.send(GIVE_UP, self._work)
 
     def read(self) -> Answer | Refusal | None:
         """Take all that it tells; return the reply to its work, once.
@@ -91,6 +98,8 @@ class Worker:
             if verb == STATE:
                 self.state = cast(State, parts[0].decode())
                 assert self.state in STATES  # noqa: S101 - our own process
+                if self.state == "starting":  # which it said, and nobody heard, when it came into the reserve
+                    self._process.send(BEGIN)
             elif verb == FAILED:
                 kind = MismatchError if int(parts[0]) == MismatchError.exit_code else PredictorError
                 raise kind(parts[1].decode())
@@ -105,23 +114,28 @@ class Worker:
     def is_lost(self) -> bool:
         """Tell whether the process has ended, or hangs."""
         is_overdue = (self._work is not None or not self.is_ready) and time.monotonic() > self._due_s
-        return self._process.poll() is not None or is_overdue
+        return self._process.exit_code is not None or is_overdue
+
+    def tend_reserve(self) -> None:
+        """Start a process for the reserve once the present one has been at work for a while, and where one has died."""
+        if self._reserve is not None and self._reserve.exit_code is not None:
+            self._reserve.end()
+            self._reserve, self._reserve_due_s = None, time.monotonic() + self._reserve_after_s
+        if self._reserve is None and time.monotonic() >= self._reserve_due_s:
+            self._reserve = self._launch()
 
     def end(self) -> str:
         """Kill the process and close the line; return what became of it. Safe to call twice."""
-        ended = self._process.poll()
-        self._process.kill()
-        self._process.wait()
-        assert self._process.stdin is not None  # noqa: S101 - it is a pipe
-        self._process.stdin.close()
-        self.socket.close()
+        ended = self._process.exit_code
+        self._process.end()
         self._work = None
         return "it did not answer in time and was killed" if ended is None else f"it ended with {ended}"
 
-    def _send(self, *parts: bytes) -> None:
-        """Send without waiting; what cannot be sent was meant for a process that is lost, which soon shows."""
-        with suppress(zmq.Again):
-            self.socket.send_multipart(parts, zmq.NOBLOCK)
+    def stop(self) -> None:
+        """End all. Safe to call twice."""
+        self.end()
+        if self._reserve is not None:
+            self._reserve.end()
 
     def _enter(self, warm_up_s: float, welcome: Welcome | Answer | Refusal) -> None:
         """Take note that the process is ready."""
@@ -129,4 +143,5 @@ class Worker:
         if self.spec is not None and self.spec != welcome.spec:
             raise MismatchError("the checkpoint has changed since this server was started; start it again")
         self.spec, self.warm_up_s, self.state = welcome.spec, warm_up_s, "ready"
+        self._reserve_due_s = time.monotonic() + self._reserve_after_s
         _log.info("process %d is ready, warm after %.2f s", self.pid, warm_up_s)

@@ -36,6 +36,9 @@ def server_kills(
     kills: Annotated[int, typer.Option(min=1, help="of each")] = 20,
     candidates: Annotated[int, typer.Option(min=1, help="of a plan")] = 100,
     deadline: Annotated[float, typer.Option(min=0.1, help="seconds, of the plan that is hit")] = 3.0,
+    up: Annotated[
+        float, typer.Option(min=0, help="seconds that the server was ready before; then it has a reserve")
+    ] = 8.0,
     seed: Annotated[int, typer.Option(help="of the moments")] = 0,
 ) -> None:
     """Kill, and print the longest times until the client knew, and from the kill to the next plan.
@@ -47,7 +50,7 @@ def server_kills(
     with tempfile.TemporaryDirectory() as name:
         for victim in ("model", "front"):
             question = Question(candidates, 10)
-            told = [_kill(Path(name), f"{victim}_{i}", question, deadline, rng) for i in range(kills)]
+            told = [_kill(Path(name), f"{victim}_{i}", question, Times(up, deadline), rng) for i in range(kills)]
             knew_s, again_s = max(each.knew_s for each in told), max(each.again_s for each in told)
             n_wrong = sum(not each.is_right for each in told)
             figures = {
@@ -66,6 +69,13 @@ def server_kills(
         raise KillsError(f"not within {deadline} s and {_AGAIN_S} s, or wrong, after a kill of: {', '.join(late)}")
 
 
+class Times(NamedTuple):
+    """What is given, in seconds."""
+
+    up: float
+    deadline: float
+
+
 class Told(NamedTuple):
     """What followed one kill."""
 
@@ -74,9 +84,10 @@ class Told(NamedTuple):
     is_right: bool
 
 
-def _kill(folder: Path, name: str, question: Question, deadline_s: float, rng: random.Random) -> Told:
+def _kill(folder: Path, name: str, question: Question, times: Times, rng: random.Random) -> Told:
     address = f"ipc://{folder}/{name}"
-    with served(folder, address=address) as server, closing(connect(address, deadline_s)) as client:
+    with served(folder, address=address) as server, closing(connect(address, times.deadline)) as client:
+        time.sleep(times.up)
         began_s = time.monotonic()
         right = question.costs(client)
         moment_s = rng.uniform(0.1, 0.8) * (time.monotonic() - began_s)

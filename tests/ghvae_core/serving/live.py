@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import psutil
 import zmq
 
 from ghvae_core.predictor import PredictorError
@@ -57,6 +58,11 @@ class Running:
     def n_begun(self) -> int:
         """How many works the gate's process has begun."""
         return len(list(self.folder.glob("entered_*")))
+
+    def processes(self) -> set[int]:
+        """Return the pids of all that were started for this front and are alive."""
+        with_command = ((it.pid, it.info["cmdline"] or []) for it in psutil.process_iter(["cmdline"]))  # none: a zombie
+        return {pid for pid, command in with_command if str(self.folder) in command}
 
     def wait_until_begun(self, n: int = 1) -> None:
         until(lambda: self.n_begun >= n, f"work {n}")

@@ -101,6 +101,8 @@ def main() -> None:
     }  # fmt: skip
     work = Work(address, sys.stdin.fileno())
     try:
+        if not work.begins():
+            return
         if script == "refuse":
             work.fail(MismatchError("nowhere: expected a checkpoint"))
             return

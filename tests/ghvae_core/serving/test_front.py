@@ -1,5 +1,6 @@
 import os
 import random
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -220,6 +221,30 @@ def test_a_lost_process_costs_one_request(script: str, n: int) -> None:
         assert isinstance(reply, Answer)
         np.testing.assert_array_equal(reply.prediction.costs, prediction(request()).costs)
         until(lambda: server.front.vitals.state == "ready", "ready again")
+
+
+def test_the_process_in_reserve_takes_the_place_of_a_lost_one() -> None:
+    with running("die once", ServingConfig(reserve_after_s=0)) as server, peer(server.address) as client:
+        until(lambda: len(server.processes()) == 2, "a reserve")
+        (pid,) = server.front.pids
+        (reserve,) = server.processes() - {pid}
+        assert status(client.ask(predict())) == "unavailable"
+        while status(client.ask(predict())) == "unavailable":
+            time.sleep(0.05)
+        assert server.front.pids == [reserve]
+        until(lambda: len(server.processes()) == 2, "another reserve")
+        (reserve,) = server.processes() - {reserve}
+        os.kill(reserve, signal.SIGKILL)
+        until(lambda: len(server.processes() - {reserve}) == 2, "another in place of a reserve that died")
+        assert status(client.ask(predict())) == "ok"
+        left = server.processes()
+    assert not any(psutil.pid_exists(pid) for pid in left)
+
+
+def test_without_a_reserve_there_is_none() -> None:
+    with running(config=ServingConfig(reserve_after_s=None)) as server, peer(server.address) as client:
+        assert status(client.ask(predict())) == "ok"
+        assert server.processes() == {*server.front.pids}
 
 
 def test_after_an_error_a_process_that_cannot_prove_itself_is_replaced() -> None:

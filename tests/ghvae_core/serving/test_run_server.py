@@ -125,6 +125,23 @@ def test_what_is_refused_exits_with_2_and_one_line(
     assert file.read_text() == "of a year"
 
 
+def test_a_health_port_that_is_taken_is_refused_before_anything_is_begun(
+    command: Command,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("ghvae_core.serving.process.subprocess.Popen", None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert command("--checkpoint", checkpoint, "--address", f"ipc://{tmp_path}/s", "--health", port) == 2
+    assert f"error: --health {port}: " in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
 def test_check_times_a_chunk_and_binds_nothing(
     checkpoint: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
