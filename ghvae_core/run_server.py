@@ -74,8 +74,7 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
     if check:
         print(json.dumps(_time(checkpoint, (device or ["auto"])[0], threads, config.predictor)))
         return
-    vitals = Vitals()
-    with _probes(health, vitals) as probed, closing(Front(address, config.serving, commands, keys, vitals)) as front:
+    with _probes(health) as (vitals, probed), closing(Front(address, config.serving, commands, keys, vitals)) as front:
         _serve(front, probed, sys.stdin.fileno() if with_parent else None)
 
 
@@ -99,10 +98,11 @@ def _command(checkpoint: Path, device: str, threads: int | None, overrides: Sequ
 
 
 @contextmanager
-def _probes(port: int | None, vitals: Vitals) -> Iterator[dict[str, int]]:
-    """Answer probes where a port is given; yields what the line of JSON tells of it."""
+def _probes(port: int | None) -> Iterator[tuple[Vitals, dict[str, int]]]:
+    """Answer probes where a port is given; yields the vitals to write to, and what the line of JSON tells of it."""
+    vitals = Vitals()
     with nullcontext() if port is None else open_health(port, vitals) as taken:
-        yield {} if taken is None else {"health": taken}
+        yield vitals, {} if taken is None else {"health": taken}
 
 
 def _serve(front: Front, probed: Mapping[str, int], parent: int | None) -> None:
