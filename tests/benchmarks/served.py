@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,13 +64,19 @@ class Served:
 
 @contextmanager
 def served(
-    folder: Path, *options: str, address: str = "tcp://127.0.0.1:0", checkpoint: Path = SHIPPED, audited: bool = False
+    folder: Path,
+    *options: str,
+    address: str = "tcp://127.0.0.1:0",
+    checkpoint: Path = SHIPPED,
+    devices: Sequence[str] = ("cpu",),
+    audited: bool = False,
 ) -> Iterator[Served]:
     """Start a server, wait until it is ready, and kill it at the end of the block."""
     program = ["-m", "ghvae_core.run_server"]
     if audited:
         program = ["-c", _AUDITED, str(folder / "armed"), str(folder / "heard")]
-    command = [sys.executable, *program, "--checkpoint", str(checkpoint), "--address", address, "--device", "cpu"]
+    command = [sys.executable, *program, "--checkpoint", str(checkpoint), "--address", address]
+    command += [word for device in devices for word in ("--device", device)]
     with (
         (folder / "server.log").open("a", encoding="utf-8") as log,
         subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=log, text=True) as process,

@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 
 from configs.command import ReportedError
 from ghvae_core.predictor import PredictorError
+from tests.benchmarks.feature_reuse import feature_reuse
 from tests.benchmarks.rollout_rate import rollout_rate
 from tests.benchmarks.served import Served
+from tests.benchmarks.served_rate import served_rate
 from tests.benchmarks.server_crowd import CrowdError, Told, _figures, server_crowd
 from tests.benchmarks.server_kills import server_kills
 from tests.benchmarks.server_siege import SiegeError, server_siege
@@ -38,6 +40,20 @@ def test_rollout_rate() -> None:
     apart = {row[1]: [float(cell) for cell in row[2:]] for row in rows[8:]}
     assert max(apart["float32"]) < 1e-4 < max(apart["bfloat16"]) < 0.1
     assert len(apart["float32"]) == 2
+
+
+def test_served_rate() -> None:
+    lines = _run(served_rate, "--candidates", "4", "--horizon", "2", "--repeats", "1")
+    one, two = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])
+    assert (one[0], one[5], two[0]) == ("1", "1.00", "2")
+    assert all(0 < float(row[4].rstrip("%")) < 100 and float(row[2]) > float(row[3]) for row in (one, two))
+
+
+@pytest.mark.slow
+def test_feature_reuse() -> None:
+    lines = _run(feature_reuse, "--scenes", "1", "--candidates", "4", "--repeats", "1")
+    first, *later = (float(step) for step in lines[2].split(": ")[1].split())
+    assert first == 0 and all(step > 0 for step in later)
 
 
 def test_a_siege() -> None:
