@@ -57,7 +57,7 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
     """Hold a model ready and imagine where candidate actions lead, for planners on this machine or, by keys, on others.
 
     Binds, and starts a process for each device, which checks the checkpoint, compares its answer to a stored question
-    with the stored answer, and imagines a full chunk to warm up; then prints a line of JSON, `{"ready": ADDRESS, ...}`.
+    with the stored one, and imagines two steps of a full chunk; then prints a line of JSON, `{"ready": ADDRESS, ...}`.
     Whoever asks earlier is told to come back. A process that crashes or hangs costs the request in hand and is
     replaced; more than `serving.restarts` times within 10 minutes, and the server ends with 1. SIGTERM or Ctrl-C lets
     requests that were taken finish for `serving.drain_s` seconds, then exits with 0; a second one ends it at once.
@@ -124,9 +124,9 @@ def _time(checkpoint: Path, device: str, threads: int | None, config: InProcessC
 
     predictor = open_predictor(checkpoint, device, threads, config)
     predictor.prove()
-    warm_up_s, chunk_s, n = predictor.warm_up(), predictor.warm_up(), predictor.chunk
+    spec, warm_up_s = predictor.spec, predictor.warm_up()
+    chunk_s, n = predictor.warm_up(spec.max_horizon), predictor.chunk
     figures = {"warm_up_s": warm_up_s, "chunk_s": chunk_s, "rollouts_per_s": n / chunk_s}
-    spec = predictor.spec
     return {"checkpoint": spec.checkpoint, "candidates": n, "horizon": spec.max_horizon} | {
         name: round(value, 6) for name, value in figures.items()
     }

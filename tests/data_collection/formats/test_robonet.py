@@ -103,7 +103,7 @@ def test_any_changed_bit_is_noticed(written: Path, tmp_path: Path) -> None:
     data = written.read_bytes()
     rng = np.random.default_rng(0)
     broken = tmp_path / "broken.hdf5"
-    for place in [*rng.integers(0, 8 * len(data), 300).tolist(), *range(8 * len(data) - 8 * 73, 8 * len(data), 7)]:
+    for place in [*rng.integers(0, 8 * len(data), 400).tolist(), *range(8 * len(data) - 8 * 73, 8 * len(data), 7)]:
         flipped = bytearray(data)
         flipped[place // 8] ^= 1 << place % 8
         broken.write_bytes(flipped)
@@ -114,7 +114,7 @@ def test_any_changed_bit_is_noticed(written: Path, tmp_path: Path) -> None:
 def test_any_cut_is_noticed(written: Path, tmp_path: Path) -> None:
     data = written.read_bytes()
     broken = tmp_path / "broken.hdf5"
-    for n_bytes in [*np.linspace(0, len(data) - 1, 100).astype(int).tolist(), len(data) - 73]:
+    for n_bytes in [*np.linspace(0, len(data) - 1, 200).astype(int).tolist(), len(data) - 73]:
         broken.write_bytes(data[:n_bytes])
         with pytest.raises(EpisodeError):
             read_episode(broken)

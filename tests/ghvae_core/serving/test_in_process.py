@@ -152,8 +152,9 @@ def test_warming_up_imagines_one_full_chunk(checkpoint: Checkpoint, monkeypatch:
         return imagine(context, actions)
 
     monkeypatch.setattr(checkpoint.model, "imagine", watched)
-    assert _predictor(checkpoint, 5).warm_up() > 0
-    assert shapes == [(5, 1 + HORIZON, 4)]
+    predictor = _predictor(checkpoint, 5)
+    assert predictor.warm_up() > 0 and predictor.warm_up(HORIZON + 7) > 0
+    assert shapes == [(5, 1 + 2, 4), (5, 1 + HORIZON, 4)]
 
 
 def _limit(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
