@@ -23,6 +23,9 @@ from ghvae_core.serving.front import Front
 from ghvae_core.serving.health import health as open_health
 from ghvae_core.serving.vitals import Vitals
 
+# Threads that wait for each other sleep. If they spin, as OpenMP lets them, two of them on two cores take twice to
+# fifteen times as long as soon as others work there too; a tenth is lost where nobody does: `tests.benchmarks.busy`.
+WAITING = ("OMP_WAIT_POLICY", "PASSIVE")
 SHIPPED = Path(__file__).parent / "checkpoints" / "tiny"
 
 
@@ -80,6 +83,7 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
 
 def main() -> NoReturn:
     """Run the command."""
+    os.environ.setdefault(*WAITING)
     run(serve)
 
 

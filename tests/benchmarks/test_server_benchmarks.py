@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from configs.command import ReportedError
 from ghvae_core.predictor import PredictorError
+from tests.benchmarks.busy import busy
 from tests.benchmarks.feature_reuse import feature_reuse
 from tests.benchmarks.rollout_rate import rollout_rate
 from tests.benchmarks.served import Served
@@ -47,6 +48,13 @@ def test_served_rate() -> None:
     one, two = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])
     assert (one[0], one[5], two[0]) == ("1", "1.00", "2")
     assert all(0 < float(row[4].rstrip("%")) < 100 and float(row[2]) > float(row[3]) for row in (one, two))
+
+
+@pytest.mark.slow
+def test_busy() -> None:
+    rows = [line.strip("| ").split(" | ") for line in _run(busy, "--others", "1", "--repeats", "1")[2:]]
+    assert [row[:2] for row in rows] == [["0", "spinning"], ["0", "sleeping"], ["1", "spinning"], ["1", "sleeping"]]
+    assert [row[4] for row in rows[::2]] == ["1.00", "1.00"] and all(float(row[2]) > 0 for row in rows)
 
 
 @pytest.mark.slow

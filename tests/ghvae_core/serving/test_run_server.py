@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ghvae_core.run_server import main
+from ghvae_core.run_server import WAITING, main
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.protocol import Welcome
 from tests.ghvae_core.serving.live import PATIENCE_MS, hello, peer, running, status
@@ -151,6 +151,17 @@ def test_check_times_a_chunk_and_binds_nothing(
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["candidates"] == 3 and told["chunk_s"] > 0 and told["warm_up_s"] > 0
     assert told["rollouts_per_s"] == pytest.approx(3 / told["chunk_s"], rel=0.2)
+
+
+def test_threads_of_the_model_sleep_while_they_wait_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ghvae_core.run_server.run", lambda _: None)
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.setenv(*WAITING)  # so that what `main` sets does not stay
+        monkeypatch.delenv(WAITING[0])
+        if given is not None:
+            monkeypatch.setenv(WAITING[0], given)
+        main()
+        assert os.environ[WAITING[0]] == expected
 
 
 def test_the_front_needs_no_torch() -> None:

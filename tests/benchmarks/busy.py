@@ -1,0 +1,68 @@
+"""What a server's threads lose on a machine where others work, by how they wait for each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Annotated, NoReturn
+
+import typer
+
+from configs.command import run
+from ghvae_core.run_server import WAITING
+from tests.benchmarks.served import SHIPPED
+
+_CHECK = "from configs.command import run; from ghvae_core.run_server import serve; run(serve)"
+_WAYS = {"spinning": {}, "sleeping": dict([WAITING])}
+
+
+def busy(
+    checkpoint: Annotated[Path, typer.Option(help="of the model")] = SHIPPED,
+    others: Annotated[int, typer.Option(min=1, help="processes that compute beside it")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="starts of each; the ways take turns")] = 5,
+) -> None:
+    """Time one chunk of candidates on all cores, alone and beside others, with threads that spin and that sleep."""
+    print("| beside it | threads that wait | median s | worst s | times spinning |\n|---|---|---|---|---|")
+    for n in (0, others):
+        took: dict[str, list[float]] = {way: [] for way in _WAYS}
+        with _others(n):
+            for _ in range(repeats):
+                for way, environment in _WAYS.items():
+                    took[way].append(_chunk_s(checkpoint, environment))
+        for way, times_s in took.items():
+            ratio = median(took["spinning"]) / median(times_s)
+            print(f"| {n} | {way} | {median(times_s):.2f} | {max(times_s):.2f} | {ratio:.2f} |", flush=True)
+
+
+def _chunk_s(checkpoint: Path, environment: dict[str, str]) -> float:
+    command = [sys.executable, "-c", _CHECK, "--check", "--device", "cpu", "--checkpoint", str(checkpoint)]
+    others = {name: value for name, value in os.environ.items() if name != WAITING[0]}
+    done = subprocess.run(command, env={**others, **environment}, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1])["chunk_s"])
+
+
+@contextmanager
+def _others(n: int) -> Iterator[None]:
+    """Let n processes compute until the end of the block."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def main() -> NoReturn:
+    """Run the command."""
+    run(busy)
+
+
+if __name__ == "__main__":
+    main()
