@@ -23,8 +23,8 @@ from ghvae_core.serving.front import Front
 from ghvae_core.serving.health import health as open_health
 from ghvae_core.serving.vitals import Vitals
 
-# Threads that wait for each other sleep. If they spin, as OpenMP lets them, two of them on two cores take twice to
-# fifteen times as long as soon as others work there too; a tenth is lost where nobody does: `tests.benchmarks.busy`.
+# Threads that wait for each other sleep. If they spin, as OpenMP lets them, two of them on two cores take 1.6 times as
+# long (and fifteen times was seen) where two others work; alone a twentieth is lost: `tests.benchmarks.busy`.
 WAITING = ("OMP_WAIT_POLICY", "PASSIVE")
 SHIPPED = Path(__file__).parent / "checkpoints" / "tiny"
 
