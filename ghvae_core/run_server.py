@@ -23,9 +23,9 @@ from ghvae_core.serving.front import Front
 from ghvae_core.serving.health import health as open_health
 from ghvae_core.serving.vitals import Vitals
 
-# Threads that wait for each other sleep. If they spin, as OpenMP lets them, two of them on two cores take 1.6 times as
-# long (and fifteen times was seen) where two others work; alone a twentieth is lost: `tests.benchmarks.busy`.
-WAITING = ("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait for each other spin a hundredth as long as GNU's OpenMP lets them, then sleep. Spinning, two of them
+# on two cores take several times as long as soon as others work there too: `tests.benchmarks.busy`.
+WAITING = ("GOMP_SPINCOUNT", "3000")
 SHIPPED = Path(__file__).parent / "checkpoints" / "tiny"
 
 

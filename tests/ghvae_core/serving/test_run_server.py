@@ -153,9 +153,9 @@ def test_check_times_a_chunk_and_binds_nothing(
     assert told["rollouts_per_s"] == pytest.approx(3 / told["chunk_s"], rel=0.2)
 
 
-def test_threads_of_the_model_sleep_while_they_wait_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_of_the_model_soon_sleep_while_they_wait_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ghvae_core.run_server.run", lambda _: None)
-    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+    for given, expected in ((None, WAITING[1]), ("7", "7")):
         monkeypatch.setenv(*WAITING)  # so that what `main` sets does not stay
         monkeypatch.delenv(WAITING[0])
         if given is not None:
