@@ -36,7 +36,7 @@ from ghvae_core.serving.waiting import Asked, Waiting
 
 _TICK_MS = 100  # how soon a signal, or the end of a process, is seen
 _BURST = 8  # messages read before finished work is looked at; keeps a flood from starving answers
-_LOADING_S = 0.2  # told to a client that comes before the model is ready
+_LOADING_S = 0.1  # told to a client that comes before the model is ready
 
 _log = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import time
 from collections.abc import Callable
 
@@ -99,7 +100,7 @@ class Work:
 
     def _is_over(self, id_: bytes, end_s: float) -> bool:
         """Tell whether a work is not wanted any more: its time is up, the front gave it up, or is gone."""
-        if time.monotonic() >= end_s:
+        if time.monotonic() >= end_s or select.select([self._parent], [], [], 0)[0]:
             return True
         while self._socket.poll(0):
             if self._socket.recv_multipart() == [GIVE_UP, id_]:

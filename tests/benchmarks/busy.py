@@ -27,7 +27,7 @@ def busy(
     others: Annotated[int, typer.Option(min=1, help="processes that compute beside it")] = 2,
     repeats: Annotated[int, typer.Option(min=1, help="starts of each; the ways take turns")] = 5,
 ) -> None:
-    """Time one chunk of candidates on all cores, alone and beside others, with threads that spin and that soon sleep."""
+    """Time a chunk of candidates on all cores, alone and beside others, with threads that spin and that soon sleep."""
     print("| beside it | threads that wait | median s | worst s | times spinning |\n|---|---|---|---|---|")
     for n in (0, others):
         took: dict[str, list[float]] = {way: [] for way in _WAYS}
