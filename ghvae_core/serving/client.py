@@ -179,8 +179,10 @@ class ServerClient:
 
     def _is_connected(self) -> bool:
         """Take the next word on connections, and tell whether it is of a new one."""
-        event = recv_monitor_message(self._monitor)["event"]
-        self._shut_out = _SHUT_OUT.get(zmq.Event(event), "")
+        event = zmq.Event(recv_monitor_message(self._monitor)["event"])
+        # A connection may also just break off, on a busy machine, where those before it said why.
+        if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or not self._shut_out:
+            self._shut_out = _SHUT_OUT.get(event, "")
         return not self._shut_out
 
     def _receive(self) -> Welcome | Answer | Refusal:

@@ -35,6 +35,8 @@ _ODD: list[Any] = [
     [], {}, [[[[]]]] * 50, [_OBJECTS], _OBJECTS,
 ]  # fmt: skip
 
+_OPTIONS = ("--threads", "1", "--set", "serving.reserve_after_s=null")  # the reserve is a process that nobody asks for
+
 
 class SiegeError(ReportedError):
     """Something got through."""
@@ -55,7 +57,7 @@ def server_siege(
     """
     with (
         tempfile.TemporaryDirectory() as name,
-        served(Path(name), "--threads", "1", audited=True) as server,
+        served(Path(name), *_OPTIONS, audited=True) as server,
         closing(connect(server.address)) as client,
     ):
         before = Question().costs(client)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 
 from ghvae_core.predictor import GoalCost, PredictorError
 from ghvae_core.serving import client as client_module
@@ -78,6 +79,27 @@ def test_who_has_no_key_an_unknown_one_or_the_wrong_server_is_not_heard(lab: Lab
         bare.send([b"hello"])
         assert bare.receive(500) is None
     assert lab.heard == []
+
+
+def test_a_handshake_that_breaks_off_hides_no_reason_that_was_told_before(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed, broke_off = zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    with closing(lab.client(lab.machine("lab7", True))) as client:
+        for events, words in (
+            ((failed, broke_off), "does not know this machine's key"),
+            ((broke_off, failed), "does not know this machine's key"),
+            ((failed, zmq.EVENT_HANDSHAKE_SUCCEEDED, broke_off), "another key"),
+        ):
+            told = iter(events)
+            monkeypatch.setattr(
+                "ghvae_core.serving.client.recv_monitor_message", lambda _, told=told: {"event": next(told)}
+            )
+            client._shut_out = ""
+            assert [client._is_connected() for _ in events] == [
+                event == zmq.EVENT_HANDSHAKE_SUCCEEDED for event in events
+            ]
+            assert words in client._shut_out
 
 
 def test_a_machine_that_is_shut_out_is_not_heard_on_a_connection_that_stands(lab: Lab) -> None:
