@@ -26,8 +26,8 @@ from ghvae_core.serving.protocol import Hello, Predict, Refusal, decode_reply, d
 from ghvae_core.serving.request import Request
 from tests.benchmarks.served import Question, Served, connect, served
 
-# Messages in flight. The server keeps 16 answers for who does not read, and ZeroMQ hears of eight at a time that they were
-# read, so eight are sure to find room: these, the one to the hello, and a late one to the batch before.
+# Messages in flight. The server keeps 16 answers for who does not read, and ZeroMQ hears of eight at a time that they
+# were read, so eight are sure to find room: these, the one to the hello, and a late one to the batch before.
 _BATCH = 4
 _SETTLE_S = 3.0  # the server lets a silent connection go after 2 s
 _GROWTH_MIB = 8.0
