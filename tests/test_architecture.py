@@ -37,7 +37,7 @@ TORCH_FREE = [
         f"ghvae_core/serving/{name}.py"
         for name in ("configuration", "crew", "front", "guard", "health", "keys", "line", "model_process", "shards")
     ),
-    *(f"ghvae_core/serving/{name}.py" for name in ("vitals", "waiting", "work", "worker")),
+    *(f"ghvae_core/serving/{name}.py" for name in ("process", "vitals", "waiting", "work", "worker")),
     "ghvae_core/run_server.py",
     "ghvae_core/run_keys.py",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 from ghvae_core.evaluation.clips import Clips
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.models.checkpoint import Checkpoint, load
+from ghvae_core.models.device import find_device
 
 MEAN, SAMPLE, SHUFFLED = "prior mean", "one sample", "shuffled actions"
 COPY = "copy last context frame"
@@ -70,8 +71,9 @@ def load_judged(
     Raises:
         MetricError: The models cannot be judged on the same windows, or the labels or depths do not fit.
         CheckpointError: As `checkpoint.load`.
+        DeviceError: There is no such device.
     """
-    device = _device(device)
+    device = find_device(device)
     names = list(labels) or ([_name(folder, folders) for folder in folders] if len(folders) > 1 else ["model"])
     if len(names) != len(folders):
         raise MetricError(f"--label: expected one for each of {len(folders)} checkpoints, got {len(names)}")
@@ -115,11 +117,3 @@ def _name(folder: Path, folders: Sequence[Path]) -> str:
 def _tails(folder: Path) -> Iterator[str]:
     for length in range(1, len(folder.parts) + 1):
         yield "/".join(folder.parts[-length:])
-
-
-def _device(device: str) -> str:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise MetricError("--device cuda: this machine has no usable CUDA device; take --device cpu")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device

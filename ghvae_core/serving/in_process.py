@@ -17,6 +17,7 @@ from ghvae_core.evaluation.lpips import Lpips
 from ghvae_core.evaluation.metric_weights import LPIPS
 from ghvae_core.models.answer import answer, is_same
 from ghvae_core.models.checkpoint import Checkpoint, load
+from ghvae_core.models.device import find_device
 from ghvae_core.models.distance import load as load_distance
 from ghvae_core.predictor import Context, GoalCost, MismatchError, Networks, Prediction, PredictorError, PredictorSpec
 from ghvae_core.serving.configuration import InProcessConfig
@@ -206,13 +207,10 @@ def open_predictor(folder: Path, device: str, threads: int | None, config: InPro
         config: How the work is cut up.
 
     Raises:
-        MismatchError: There is no such device.
+        DeviceError: There is no such device.
         CheckpointError: As `load`.
     """
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise MismatchError(f"--device {device}: torch finds no CUDA device here; take --device cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = find_device(device)
     if threads is not None:
         torch.set_num_threads(threads)
     start_s = time.monotonic()

@@ -18,11 +18,11 @@ from configs.loader import save as save_config
 from ghvae_core.data.dataset import DataConfig, Dataset
 from ghvae_core.models import checkpoint
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointError
+from ghvae_core.models.device import find_device
 from ghvae_core.models.distance import Distance, DistanceConfig, save
 from ghvae_core.training.distance import DistanceTraining, Lesson, measure, teach
 from ghvae_core.training.distributed import Group
 from ghvae_core.training.reading import read_episodes
-from ghvae_core.training.run import choose_device
 from ghvae_core.training.signals import collected
 
 _FILES = {
@@ -63,7 +63,7 @@ def train(request: Request) -> int:
     config = load(DistanceRunConfig, _FILES, request.overrides)
     if request.out.is_file() or (request.out.is_dir() and {file.name for file in request.out.iterdir()} - {_PREPARED}):
         raise CheckpointError(f"{request.out}: expected a new or empty folder; choose another --out")
-    device = choose_device(request.device)
+    device = find_device(request.device)
     imagines = None if request.checkpoint is None else checkpoint.load(request.checkpoint, device)
     _check(config)
     prepared = request.out / _PREPARED

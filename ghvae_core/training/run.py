@@ -19,6 +19,7 @@ from ghvae_core.data.dataset import Dataset
 from ghvae_core.models import checkpoint
 from ghvae_core.models.adaptation import Report, adapt, check_sizes
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo
+from ghvae_core.models.device import find_device
 from ghvae_core.models.foreign import load_foreign
 from ghvae_core.models.manifest import CheckpointError, sha256
 from ghvae_core.models.video_model import VideoModel
@@ -84,7 +85,7 @@ def train(request: Request) -> int:
         n_trained, stage = (init.model.n_modules, str(init.info.provenance.get("stage", ""))) if init else (0, "")
         check_steps(config, n_trained, stage)
     check_plan(stages(config.training, config.model.n_modules), config.model)
-    group = Group(choose_device(request.device))
+    group = Group(find_device(request.device))
     check_processes(config, group.size)
     _check_out(request)
     with group:
@@ -196,17 +197,6 @@ def _job(request: Request, config: RunConfig, dataset: Dataset, start: _Start) -
         data_sha256=dataset.sha256,
         augment=(lambda frames, rng: augment(frames, config.data.augmentation, rng)) if config.data.augment else None,
     )
-
-
-def choose_device(name: str) -> str:
-    """Return `cpu` or `cuda`, as asked or, with `auto`, as there is.
-
-    Raises:
-        CheckpointError: CUDA was asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CheckpointError("--device cuda: this machine has no usable CUDA device; take --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def _name(request: Request, config: RunConfig, dataset: Dataset, start: _Start) -> str:

@@ -180,7 +180,7 @@ def test_ctrl_c_before_the_first_batch_reports_nothing(
         (["--out", "taken"], "taken: expected a new or empty folder"),
         pytest.param(
             ["--device", "cuda"],
-            "no usable CUDA device",
+            "--device cuda: this machine has cpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device"),
         ),
     ],

@@ -87,9 +87,3 @@ def test_a_model_that_imagines_nan_is_refused() -> None:
     broken = Broken(model().config)
     with pytest.raises(MetricError, match="x, prior mean: expected finite frames"):
         Judged("x", Checkpoint(broken, usual.checkpoint.info, ""), 1).imagine(clips(), MEAN)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MetricError, match="no usable CUDA device"):
-        load_judged([tmp_path], [], [], "cuda")

@@ -1,0 +1,16 @@
+import pytest
+import torch
+
+from ghvae_core.models.device import DeviceError, find_device
+
+
+@pytest.mark.parametrize(("n", "best"), [(0, "cpu"), (2, "cuda")])
+def test_what_is_there_is_found_and_nothing_else(n: int, best: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: n > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
+    there = ["cpu", *["cuda", "cuda:0", "cuda:1"][: 1 + n if n else 0]]
+    assert find_device("auto") == best
+    assert [find_device(name) for name in there] == there
+    for name in {"cuda", "cuda:0", "cuda:2", "mps", ""} - {*there}:
+        with pytest.raises(DeviceError, match=f"--device {name}: this machine has {', '.join(there)}; take one"):
+            find_device(name)
