@@ -17,6 +17,7 @@ from configs.loader import Config
 from ghvae_core.predictor import MismatchError, PredictorError, PredictorSpec
 from ghvae_core.serving import shards
 from ghvae_core.serving.line import STATES, State
+from ghvae_core.serving.process import ProcessError
 from ghvae_core.serving.protocol import Answer, Predict, Refusal
 from ghvae_core.serving.worker import Worker
 
@@ -43,6 +44,9 @@ class Crew:
         commands: One for each process.
         folder: Private, for their sockets.
         config: When one is given up.
+
+    Raises:
+        ProcessError: From the constructor: the machine does not start that many; those that it did are ended.
     """
 
     def __init__(
@@ -53,9 +57,13 @@ class Crew:
         config: CrewConfig,
     ) -> None:
         self._config = config
-        self._workers = [
-            Worker(context, command, folder, config.hang_s, config.reserve_after_s) for command in commands
-        ]
+        self._workers: list[Worker] = []
+        try:
+            for command in commands:
+                self._workers.append(Worker(context, command, folder, config.hang_s, config.reserve_after_s))
+        except ProcessError:
+            self.stop()
+            raise
         self._shares: list[Worker] = []  # who has a part of the work in hand, in the order of its candidates
         self._replies: dict[Worker, Answer | Refusal] = {}
         self._given: Predict | None = None

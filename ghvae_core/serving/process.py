@@ -10,7 +10,12 @@ from uuid import uuid4
 
 import zmq
 
+from ghvae_core.predictor import PredictorError
 from ghvae_core.serving import line
+
+
+class ProcessError(PredictorError):
+    """The machine starts no more processes."""
 
 
 class Process:
@@ -20,17 +25,24 @@ class Process:
         context: Of the front's sockets.
         command: Starts the process, which finds the line's address behind `--line`.
         folder: Private, for the socket.
+
+    Raises:
+        ProcessError: From the constructor: the machine starts no more processes.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], command: Sequence[str], folder: Path) -> None:
         address = f"ipc://{folder}/{uuid4().hex[:12]}"
         self.socket = line.end(context, address, binds=True)
-        self._popen = subprocess.Popen(  # noqa: S603 - our own module, no shell
-            [*command, "--line", address],
-            stdin=subprocess.PIPE,  # its end is the sign that the front has died
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the front, which then ends it in order
-        )
+        try:
+            self._popen = subprocess.Popen(  # noqa: S603 - our own module, no shell
+                [*command, "--line", address],
+                stdin=subprocess.PIPE,  # its end is the sign that the front has died
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the front, which then ends it in order
+            )
+        except OSError as error:
+            self.socket.close()
+            raise ProcessError(f"no process for the model could be started: {error.strerror}") from None
 
     @property
     def pid(self) -> int:

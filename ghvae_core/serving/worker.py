@@ -17,10 +17,11 @@ import zmq
 from ghvae_core.predictor import MismatchError, PredictorError, PredictorSpec
 from ghvae_core.serving import protocol
 from ghvae_core.serving.line import BEGIN, DONE, FAILED, GIVE_UP, STATE, STATES, WORK, State
-from ghvae_core.serving.process import Process
+from ghvae_core.serving.process import Process, ProcessError
 from ghvae_core.serving.protocol import Answer, Predict, Refusal, Welcome
 
 _START_S = 600.0  # then a process that is not ready is taken for hung; a large checkpoint from a cold disk; ours
+_AGAIN_S = 60.0  # after a reserve could not be started; ours
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,11 @@ class Worker:
         return self._process.socket
 
     def start(self) -> None:
-        """Let the process in reserve begin, or a new one where there is none."""
+        """Let the process in reserve begin, or a new one where there is none.
+
+        Raises:
+            ProcessError: No new one could be started.
+        """
         self._process, self._reserve = self._reserve or self._launch(), None
         self.state: State = "starting"
         self._work, self._due_s, self._reserve_due_s = None, time.monotonic() + _START_S, math.inf
@@ -122,7 +127,11 @@ class Worker:
             self._reserve.end()
             self._reserve, self._reserve_due_s = None, time.monotonic() + self._reserve_after_s
         if self._reserve is None and time.monotonic() >= self._reserve_due_s:
-            self._reserve = self._launch()
+            try:
+                self._reserve = self._launch()
+            except ProcessError as error:  # which the present one can do without
+                self._reserve_due_s = time.monotonic() + _AGAIN_S
+                _log.warning("there is none in reserve: %s; it is tried again in %g s", error, _AGAIN_S)
 
     def end(self) -> str:
         """Kill the process and close the line; return what became of it. Safe to call twice."""

@@ -13,8 +13,10 @@ from statistics import median
 from typing import Annotated, NoReturn
 
 import typer
+from rich.console import Console
+from rich.progress import track
 
-from configs.command import run
+from configs.command import ReportedError, run
 from ghvae_core.run_server import WAITING
 from tests.benchmarks.served import SHIPPED
 
@@ -32,7 +34,7 @@ def busy(
     for n in (0, others):
         took: dict[str, list[float]] = {way: [] for way in _WAYS}
         with _others(n):
-            for _ in range(repeats):
+            for _ in track(range(repeats), f"beside {n}", console=Console(stderr=True)):
                 for way, environment in _WAYS.items():
                     took[way].append(_chunk_s(checkpoint, environment))
         for way, times_s in took.items():
@@ -43,7 +45,9 @@ def busy(
 def _chunk_s(checkpoint: Path, environment: dict[str, str]) -> float:
     command = [sys.executable, "-c", _CHECK, "--check", "--device", "cpu", "--checkpoint", str(checkpoint)]
     others = {name: value for name, value in os.environ.items() if name != WAITING[0]}
-    done = subprocess.run(command, env={**others, **environment}, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env={**others, **environment}, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ReportedError(done.stderr.splitlines()[-1].removeprefix("error: "))
     return float(json.loads(done.stdout.splitlines()[-1])["chunk_s"])
 
 

@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional
 
-from configs.command import run
+from configs.command import ReportedError, run
 from ghvae_core.models.checkpoint import load
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.predictor import GoalCost
@@ -61,7 +61,10 @@ def feature_reuse(
 ) -> None:
     """Fit the map on the plans of some scenes, then imagine those of others both ways, in turn."""
     model = load(checkpoint).model
-    assert isinstance(model, Ghvae)
+    if not isinstance(model, Ghvae):
+        raise ReportedError(
+            f"{checkpoint}: expected a GHVAE, which has decoders of features; got {type(model).__name__}"
+        )
     mapped = _fit(model, [_ask(seed, candidates) for seed in range(scenes)])
     asks = [_ask(seed, candidates) for seed in range(scenes, 2 * scenes)]
     times_s = interleaved(

@@ -12,6 +12,8 @@ from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -20,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from configs.command import run
 from configs.loader import Config, load
 from ghvae_core.models.checkpoint import AnyConfig, build
+from ghvae_core.models.device import find_device
 from ghvae_core.models.video_model import VideoModel
 from tests.benchmarks.subject import machine
 
@@ -53,7 +56,7 @@ def rollout_rate(  # noqa: PLR0917 - the parameters are the options of the comma
         "svg_tiny"
     ),
     repeats: Annotated[int, typer.Option(min=1, help="medians are reported; the ways take turns")] = 3,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
 ) -> None:
     """Imagine with random weights of each size, each way in turn, and a rival and the machine's limits in between.
@@ -67,7 +70,7 @@ def rollout_rate(  # noqa: PLR0917 - the parameters are the options of the comma
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    place = torch.device(device)
+    place = torch.device(find_device(device))
     rival = Plan.of(beside, place, candidates, horizon, chunk)
     print(f"{candidates} candidates of {horizon} steps, {chunk} together; {machine(place.type)}")
     columns = ("size", "parameters", "way", "rollouts/s", "seconds a plan", "times plain", f"times {beside}", "GFLOP/s")
@@ -148,7 +151,7 @@ def _rows(size: str, plan: Plan, rival: Plan, repeats: int) -> Iterator[str]:
     works = {way.name: partial(plan.imagine, way) for way in WAYS} | {"rival": partial(rival.imagine, WAYS[1])}
     for work in works.values():
         work()  # warms up
-    for _ in range(repeats):
+    for _ in track(range(repeats), size, console=Console(stderr=True)):
         for name, work in works.items():
             took[name].append(_seconds(device, work))
         for is_half in (False, True):

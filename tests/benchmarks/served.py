@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from configs.command import ReportedError
 from ghvae_core.predictor import Context, GoalCost, Prediction
 from ghvae_core.serving.client import ServerClient
 
@@ -71,7 +72,11 @@ def served(
     devices: Sequence[str] = ("cpu",),
     audited: bool = False,
 ) -> Iterator[Served]:
-    """Start a server, wait until it is ready, and kill it at the end of the block."""
+    """Start a server, wait until it is ready, and kill it at the end of the block.
+
+    Raises:
+        ReportedError: It did not start.
+    """
     program = ["-m", "ghvae_core.run_server"]
     if audited:
         program = ["-c", _AUDITED, str(folder / "armed"), str(folder / "heard")]
@@ -83,7 +88,11 @@ def served(
     ):
         try:
             assert process.stdout is not None
-            ready = json.loads(process.stdout.readline())
+            line = process.stdout.readline()
+            if not line:
+                words = (folder / "server.log").read_text(encoding="utf-8").splitlines()
+                raise ReportedError(f"no server: {words[-1].removeprefix('error: ') if words else 'it said nothing'}")
+            ready = json.loads(line)
             yield Served(process, ready["ready"], ready["processes"], folder)
         finally:
             process.kill()

@@ -16,6 +16,8 @@ from typing import Annotated, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import typer
+from rich.console import Console
+from rich.progress import track
 
 from configs.command import ReportedError, run
 from ghvae_core.predictor import PredictorError
@@ -51,7 +53,8 @@ def server_kills(  # noqa: PLR0917 - the parameters are the options of the comma
     with tempfile.TemporaryDirectory() as name:
         for victim in ("model", "front") if of == "both" else (of,):
             question = Question(candidates, 10)
-            told = [_kill(Path(name), f"{victim}_{i}", question, Times(up, deadline), rng) for i in range(kills)]
+            numbers = track(range(kills), victim, console=Console(stderr=True))
+            told = [_kill(Path(name), f"{victim}_{i}", question, Times(up, deadline), rng) for i in numbers]
             knew_s, again_s = max(each.knew_s for each in told), max(each.again_s for each in told)
             n_wrong = sum(not each.is_right for each in told)
             figures = {

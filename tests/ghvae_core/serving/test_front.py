@@ -1,10 +1,13 @@
+import errno
 import os
 import random
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
 import numpy as np
@@ -239,6 +242,38 @@ def test_the_process_in_reserve_takes_the_place_of_a_lost_one() -> None:
         assert status(client.ask(predict())) == "ok"
         left = server.processes()
     assert not any(psutil.pid_exists(pid) for pid in left)
+
+
+def test_a_reserve_that_cannot_be_started_is_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with running(config=ServingConfig(reserve_after_s=0.3)) as server, peer(server.address) as client:
+        with monkeypatch.context() as patched:
+            patched.setattr("ghvae_core.serving.process.subprocess.Popen", refuse)
+            until(lambda: "there is none in reserve: no process for the model could" in caplog.text, "a warning")
+        assert status(client.ask(predict())) == "ok"
+        assert server.processes() == {*server.front.pids}
+
+
+def test_a_second_process_that_cannot_be_started_ends_the_first_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen
+
+    def one_alone(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        if started:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        started.append(start(*arguments, **options))
+        return started[0]
+
+    monkeypatch.setattr("ghvae_core.serving.process.subprocess.Popen", one_alone)
+    with pytest.raises(PredictorError, match="could be started: Cannot allocate memory"):
+        Front(f"ipc://{tmp_path}/s", ServingConfig(), commands("answer", tmp_path, n=2))
+    assert started[0].poll() is not None
 
 
 def test_without_a_reserve_there_is_none() -> None:
