@@ -23,12 +23,12 @@ from planner.result import Setting
 from planner.solver import Solver
 from planner.task import Task
 from robot_bridge.camera import model_image
+from robot_bridge.factory import open_robot
 from robot_bridge.robot import Robot
-from robot_bridge.robots import open_robot
 
 if TYPE_CHECKING:
     from robot_bridge.simulation.franka import SimulatedFranka
-    from robot_bridge.simulation.outcome import Outcome
+    from robot_bridge.simulation.success import Outcome
 
 
 def attempt(choice: Choice, overrides: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from ghvae_core.predictor import Networks
 from planner.difference import DifferenceConfig
 from planner.solver import SolverConfig
 from planner.task import TaskConfig
-from robot_bridge.robots import FILES, RobotConfig, RobotName
+from robot_bridge.factory import FILES, RobotConfig, RobotName
 
 
 class RunConfig(Config):

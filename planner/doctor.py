@@ -13,9 +13,9 @@ from planner.configuration import RunConfig
 from planner.handshake import check_fit
 from planner.plan import PlannerError
 from planner.predictors import connect
-from robot_bridge.finding import Finding, look
+from robot_bridge.factory import examine, settled
+from robot_bridge.franka.finding import Finding, look
 from robot_bridge.robot import RobotSpec
-from robot_bridge.robots import examine, settled
 
 _FREE_GIB = 2.0  # below, a collection stops between two episodes; collection.free_disk_floor_gib
 

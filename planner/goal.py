@@ -58,7 +58,7 @@ def scripted_goal(robot: SimulatedFranka, seed: int) -> NDArray[np.uint8]:
     Raises:
         GoalError: The script fails in it.
     """
-    from robot_bridge.simulation.script import make_goal  # noqa: PLC0415 - MuJoCo, which a real arm does without
+    from robot_bridge.simulation.scripted_policy import make_goal  # noqa: PLC0415 - MuJoCo, which a real arm does without
 
     try:
         return make_goal(robot)

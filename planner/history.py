@@ -17,7 +17,7 @@ from robot_bridge.robot import Observation, Step
 
 if TYPE_CHECKING:
     from robot_bridge.camera import Crop
-    from robot_bridge.simulation.outcome import Outcome
+    from robot_bridge.simulation.success import Outcome
 
 SUCCESS, GOAL_SEEN, STEPS_USED = "success", "goal seen", "steps used"  # how a run ends by itself
 FAILED, INTERRUPTED = "failed", "interrupted"  # and how it is ended

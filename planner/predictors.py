@@ -18,8 +18,8 @@ from planner.configuration import RunConfig
 from planner.plan import PlannerError
 from planner.solver import SolverConfig
 from planner.variant import MODELS
+from robot_bridge.factory import RobotName
 from robot_bridge.robot import Robot
-from robot_bridge.robots import RobotName
 
 if TYPE_CHECKING:
     from ghvae_core.serving.weigher import Weigher

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from planner.configuration import RunConfig
-    from robot_bridge.robots import RealConfig
+    from robot_bridge.factory import RealConfig
 
 
 def run_goal(  # noqa: PLR0917 - typer calls it by name
@@ -62,7 +62,7 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
 def _live(robot: RealConfig, start: Path | None, patience_s: float) -> NDArray[np.uint8]:
     from planner.capture import Sitting, sit  # noqa: PLC0415
     from planner.goal import load_goal  # noqa: PLC0415
-    from robot_bridge.robots import watch  # noqa: PLC0415
+    from robot_bridge.factory import watch  # noqa: PLC0415
 
     before = load_goal(start, robot.camera) if start else None
     with watch(robot) as see:
@@ -77,7 +77,7 @@ def _scripted(config: RunConfig, seed: int) -> NDArray[np.uint8]:
     import numpy as np  # noqa: PLC0415
 
     from planner.goal import scripted_goal  # noqa: PLC0415
-    from robot_bridge.robots import settled  # noqa: PLC0415
+    from robot_bridge.factory import settled  # noqa: PLC0415
     from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415
 
     robot_config = settled(config.robot)

@@ -20,7 +20,7 @@ from planner.solver import Solver
 from robot_bridge.robot import OPEN, Observation, Robot
 
 if TYPE_CHECKING:
-    from robot_bridge.simulation.outcome import Outcome
+    from robot_bridge.simulation.success import Outcome
 
 
 class TaskConfig(Config):

@@ -18,9 +18,9 @@ from planner.processes import Death, in_processes
 from planner.trial import Ending, Job, Trial, carry_out
 from planner.trials_folder import TrialsConfig, TrialsError, TrialsFolder, VariantConfig
 from planner.variant import Variant
-from robot_bridge.robots import open_robot
-from robot_bridge.simulation import render
-from robot_bridge.simulation.configuration import SimulationConfig
+from robot_bridge.factory import open_robot
+from robot_bridge.simulation import renderer
+from robot_bridge.simulation.config import SimulationConfig
 
 _MOST_BROKEN = 3  # trials that the machine breaks off in a row; then no more are begun; ours
 
@@ -100,7 +100,7 @@ def _with_renderer(series: Series, variant: Variant) -> Variant:
     """
     first, *_ = [_config(series, task, variant).robot for task in series.tasks]
     assert isinstance(first, SimulationConfig)  # noqa: S101 - no other is loaded here
-    return replace(variant, overrides=(*variant.overrides, f"robot.renderer={render.choose(first.renderer)}"))
+    return replace(variant, overrides=(*variant.overrides, f"robot.renderer={renderer.choose(first.renderer)}"))
 
 
 def _with_servers(series: Series, stack: ExitStack) -> Iterator[Variant]:

@@ -13,7 +13,7 @@ from planner.configuration import load_run
 from planner.goal import load_goal
 from planner.handshake import check_fit
 from robot_bridge.robot import RobotSpec
-from robot_bridge.simulation.configuration import SimulationConfig
+from robot_bridge.simulation.config import SimulationConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from configs.loader import Config, load
 from data_collection.episode import EpisodeError
 from data_collection.play.collector import CollectionConfig
+from robot_bridge.factory import FILES, RobotConfig, RobotName, settled
 from robot_bridge.robot import RobotError
-from robot_bridge.robots import FILES, RobotConfig, RobotName, settled
-from robot_bridge.simulation.configuration import SimulationConfig
+from robot_bridge.simulation.config import SimulationConfig
 
 
 class SupervisionConfig(Config):

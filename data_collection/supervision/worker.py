@@ -29,8 +29,8 @@ from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import write_episode
 from data_collection.play.collector import Collected, Collector, Dropped
 from data_collection.supervision.configuration import RunConfig
+from robot_bridge.factory import open_robot
 from robot_bridge.robot import Observation, Robot, RobotError, RobotFault, RobotSpec, Step
-from robot_bridge.robots import open_robot
 
 _LOG = logging.getLogger(__name__)
 _ORPHAN_S = 10.0  # after which a process whose supervisor is gone ends, whatever it is doing

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from robot_bridge.arm_state import wrong_frame, wrong_pose
-from robot_bridge.gripper import Gripper
+from robot_bridge.franka.gripper import Gripper
+from robot_bridge.franka.libfranka_configuration import FrankaDirectConfig
+from robot_bridge.franka.robot import RealFranka
+from robot_bridge.franka.state import wrong_frame, wrong_pose
 from robot_bridge.kinematics import Kinematics
-from robot_bridge.libfranka.configuration import FrankaDirectConfig
-from robot_bridge.libfranka.drive import WaypointDrive
-from robot_bridge.libfranka.fingers import DirectFingers
+from robot_bridge.libfranka.connection import Link, LinkError
+from robot_bridge.libfranka.gripper import DirectFingers
 from robot_bridge.libfranka.images import VideoFeed
-from robot_bridge.libfranka.link import Link, LinkError
-from robot_bridge.libfranka.state import StateFeed
-from robot_bridge.real_franka import RealFranka
+from robot_bridge.libfranka.joint_commands import WaypointDrive
+from robot_bridge.libfranka.subscribers import StateFeed
 
 
 class FrankaDirect(RealFranka):

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.camera import Camera
-from robot_bridge.libfranka.configuration import EyeConfig
-from robot_bridge.pictures import Pictures
+from robot_bridge.franka.image_buffer import Pictures
+from robot_bridge.franka.libfranka_configuration import EyeConfig
 
 _AGAIN_S: Final = 0.5  # before a camera that is gone is opened anew
 _OPEN_MS: Final = 3000

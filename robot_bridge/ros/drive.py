@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.arm_state import ArmState, States
-from robot_bridge.configuration import FrankaConfig
-from robot_bridge.drive import Check, Drive, Trip
+from robot_bridge.franka.config import FrankaConfig
+from robot_bridge.franka.state import ArmState, States
+from robot_bridge.franka.trajectory import Check, Drive, Trip
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.robot import RobotFault
-from robot_bridge.ros.stream import JointStream
+from robot_bridge.ros.joint_commands import JointStream
 
 
 class StreamDrive(Drive):

@@ -7,8 +7,8 @@ from typing import Any
 
 import rospy
 
-from robot_bridge.arm_state import ArmState, wrong_frame, wrong_pose
-from robot_bridge.configuration import ForceConfig
+from robot_bridge.franka.config import ForceConfig
+from robot_bridge.franka.state import ArmState, wrong_frame, wrong_pose
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.robot import RobotError
 from robot_bridge.ros import names
@@ -38,7 +38,7 @@ def recognise(timeout_s: float) -> Generation:
         if not came.wait(timeout_s):
             raise DriverError(
                 f"{names.ROBOT_STATE}: expected a state within {timeout_s:g} s, got none; start franka_ros_interface, "
-                "or rehearse with python -m robot_bridge.ros.simulated_driver"
+                "or rehearse with python -m robot_bridge.ros.simulator.node"
             )
     finally:
         subscriber.unregister()

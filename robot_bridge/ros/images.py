@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import Image
 
 from robot_bridge.camera import Camera
-from robot_bridge.pictures import Content, Pictures
+from robot_bridge.franka.configuration import FeedConfig
+from robot_bridge.franka.image_buffer import Content, Pictures
 from robot_bridge.robot import CameraFault
-from robot_bridge.ros.configuration import FeedConfig
 
 _BUFFER_BYTES = 2**24  # more than any picture: a smaller one would keep rospy behind the present
 _CHANNELS = {"rgb8": slice(None), "bgr8": slice(None, None, -1)}

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from robot_bridge.kinematics import HOME_RAD, N_JOINTS, Kinematics, Pose
 from robot_bridge.motion import SETTLE_SHARE, Guard, Motion
 from robot_bridge.robot import CLOSE
-from robot_bridge.simulation import panda
-from robot_bridge.simulation.engine import mujoco
+from robot_bridge.simulation import panda_mjcf
+from robot_bridge.simulation.mujoco_import import mujoco
 
 TICK_S = 0.008  # between two looks of the guard, and two joint targets; the shortest touch is not missed
 GRIP_S = 0.25  # longer when the gripper opens or closes: the fingers travel and take hold
@@ -20,7 +20,7 @@ GRIP_S = 0.25  # longer when the gripper opens or closes: the fingers travel and
 
 @functools.cache
 def _arm_model() -> mujoco.MjModel:
-    return mujoco.MjModel.from_xml_string(panda.arm_xml())
+    return mujoco.MjModel.from_xml_string(panda_mjcf.arm_xml())
 
 
 def kinematics() -> Kinematics:
@@ -57,13 +57,13 @@ class Arm:
         """Put the arm at rest with the hand at `hand_m` and the gripper open, without motion."""
         joints = self._kinematics.solve(HOME_RAD, hand_m)
         self._data.qpos[:N_JOINTS] = joints
-        self._data.qpos[self._fingers] = panda.TRAVEL_M
-        self._data.ctrl[:] = [*joints, panda.TRAVEL_M]
+        self._data.qpos[self._fingers] = panda_mjcf.TRAVEL_M
+        self._data.ctrl[:] = [*joints, panda_mjcf.TRAVEL_M]
 
     def state(self) -> NDArray[np.float64]:
         """Return the measured state (5,), as `Observation.state` describes it."""
         axes = self._data.site_xmat[self._tcp].reshape(3, 3)
-        opening = np.clip(self._data.qpos[self._fingers].mean() / panda.TRAVEL_M, 0.0, 1.0)
+        opening = np.clip(self._data.qpos[self._fingers].mean() / panda_mjcf.TRAVEL_M, 0.0, 1.0)
         return np.array([*self._data.site_xpos[self._tcp], np.arctan2(axes[1, 0], axes[0, 0]), opening])
 
     def hold(self, duration_s: float) -> Iterator[None]:
@@ -75,7 +75,7 @@ class Arm:
     def move(self, action: NDArray[np.float32], step_s: float) -> Iterator[None]:
         """Perform a limited action: first the hand's motion, then the gripper's; yields after each tick."""
         motion = Motion(self._kinematics, self._commanded(), self._tcp_m(), action[:3], self._guard)
-        finger_m = 0.0 if action[3] == CLOSE else panda.TRAVEL_M
+        finger_m = 0.0 if action[3] == CLOSE else panda_mjcf.TRAVEL_M
         n_moving, n = self._n_ticks(step_s, finger_m)
         for tick in range(n):
             if tick >= n_moving:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from robot_bridge.motion import draw_start
 from robot_bridge.robot import OPEN, Observation, RobotError, RobotFault, RobotSpec, Step
 from robot_bridge.safety import limit_action
-from robot_bridge.simulation import render
+from robot_bridge.simulation import renderer as render
 from robot_bridge.simulation.arm import TICK_S, Arm
-from robot_bridge.simulation.configuration import SimulationConfig
-from robot_bridge.simulation.engine import mujoco
-from robot_bridge.simulation.outcome import Judge, Outcome, Progress
-from robot_bridge.simulation.plant import Plant
+from robot_bridge.simulation.config import SimulationConfig
+from robot_bridge.simulation.mujoco_import import mujoco
+from robot_bridge.simulation.realtime import Plant
 from robot_bridge.simulation.scene import Scene, build
+from robot_bridge.simulation.success import Judge, Outcome, Progress
 
 _SETTLE_S = 0.6  # objects come to rest before the first observation
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION

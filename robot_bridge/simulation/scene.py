@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.camera import Camera
-from robot_bridge.simulation import implements, panda
+from robot_bridge.simulation import implements, panda_mjcf
 from robot_bridge.simulation.implements import Container
 from robot_bridge.simulation.objects import Color, Part, Shape, Split, draw_color, draw_hue, draw_shape
 
@@ -259,7 +259,7 @@ def _model(rng: np.random.Generator, camera: Camera, camera_xml: str, bodies: st
   <headlight ambient="{_text((ambient,) * 3)}" diffuse="0.18 0.18 0.18" specular="0 0 0"/>
   <map znear="0.05" zfar="6"/>
 </visual>
-<default>{panda.defaults_xml()}</default>
+<default>{panda_mjcf.defaults_xml()}</default>
 <worldbody>
   <light pos="{_text(light)}" dir="{_text(np.array([0.45, 0.0, 0.0]) - light)}" castshadow="false"
          cutoff="90" exponent="2" diffuse="{_text((power,) * 3)}" specular="0 0 0"/>
@@ -268,10 +268,10 @@ def _model(rng: np.random.Generator, camera: Camera, camera_xml: str, bodies: st
     <geom type="plane" size="3 3 0.1" pos="0 0 -0.002" rgba="{_text(table)} 1" contype="0" conaffinity="0"/>
   </body>
   <body name="bin">{_bin_geoms(rng.uniform(0.16, 0.22))}</body>
-  {panda.body_xml()}
+  {panda_mjcf.body_xml()}
   {bodies}
 </worldbody>
-{panda.drive_xml()}
+{panda_mjcf.drive_xml()}
 </mujoco>"""
 
 

@@ -16,7 +16,7 @@ from data_collection.archive.folder import EpisodeFolder
 from data_collection.formats.robonet import read_episode
 from data_collection.supervision.configuration import RunConfig
 from data_collection.supervision.worker import Closed, Producer
-from robot_bridge.robots import open_robot
+from robot_bridge.factory import open_robot
 from robot_bridge.simulation.franka import SimulatedFranka
 
 

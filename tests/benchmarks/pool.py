@@ -16,10 +16,10 @@ from planner.configuration import RunConfig, load_run
 from planner.plan import Situation
 from planner.proposals import Proposals
 from robot_bridge.camera import model_image
+from robot_bridge.factory import open_robot
 from robot_bridge.robot import RobotError, RobotFault
-from robot_bridge.robots import open_robot
 from robot_bridge.simulation.franka import SimulatedFranka
-from robot_bridge.simulation.script import make_goal
+from robot_bridge.simulation.scripted_policy import make_goal
 
 _OPENED = -1.0  # the gripper's command before the first plan
 PROPOSALS: Mapping[str, tuple[str, ...]] = {  # where candidates come from, and how a run says so

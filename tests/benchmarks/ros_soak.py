@@ -16,10 +16,10 @@ import psutil
 import typer
 
 from configs.command import ReportedError, run
+from robot_bridge.factory import open_robot
+from robot_bridge.franka.configuration import FrankaRosConfig
 from robot_bridge.kinematics import SPEED_LIMITS_RAD_S
 from robot_bridge.robot import CLOSE, OPEN, CameraFault, Robot, RobotFault
-from robot_bridge.robots import open_robot
-from robot_bridge.ros.configuration import FrankaRosConfig
 from tests.robot_bridge.ros.bridge import shipped
 from tests.robot_bridge.ros.rig import Rig, open_rig
 

@@ -12,7 +12,7 @@ from configs.command import run
 from data_collection.play.collector import Collected, Collector
 from data_collection.play.scenery import MOVED_M
 from data_collection.supervision.configuration import RunConfig
-from robot_bridge.robots import open_robot
+from robot_bridge.factory import open_robot
 from robot_bridge.simulation.franka import SimulatedFranka
 
 _EDGE = 0.6  # of the workspace's sides is the middle

@@ -11,7 +11,7 @@ from data_collection.play.directed import Difference
 from planner.difference import DifferenceConfig, find_difference
 from robot_bridge.camera import Crop, model_image
 from robot_bridge.robot import Observation, RobotError, RobotSpec
-from robot_bridge.simulation.script import make_goal
+from robot_bridge.simulation.scripted_policy import make_goal
 from tests.planner.doubles import SPEC
 from tests.robot_bridge.simulated import franka
 

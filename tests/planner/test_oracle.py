@@ -10,8 +10,8 @@ from ghvae_core.predictor import Context, GoalCost, MismatchError
 from planner.configuration import load_run
 from planner.oracle import OraclePredictor
 from robot_bridge.camera import model_image
+from robot_bridge.factory import open_robot
 from robot_bridge.robot import RobotFault
-from robot_bridge.robots import open_robot
 from robot_bridge.simulation.franka import SimulatedFranka
 
 HORIZON = 2

@@ -15,7 +15,7 @@ from planner.report import write_report
 from planner.result import Result, Setting, summarize
 from planner.task import Task, TaskConfig
 from robot_bridge.robot import RobotFault
-from robot_bridge.simulation.outcome import Outcome
+from robot_bridge.simulation.success import Outcome
 from tests.planner.doubles import GOAL, PaperRobot, StubPredictor, solver, towards_goal
 
 SETTING = Setting("pick_wipe", "simulation", "stub", "0123456789abcdef", "", 7)

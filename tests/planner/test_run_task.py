@@ -29,7 +29,7 @@ from planner.folder import RecordError
 from planner.oracle import OraclePredictor
 from planner.predictors import Choice
 from robot_bridge.robot import RobotError
-from robot_bridge.simulation.configuration import SimulationConfig
+from robot_bridge.simulation.config import SimulationConfig
 from robot_bridge.simulation.franka import SimulatedFranka
 
 SMALL = ["planner.n_candidates=4", "planner.horizon=2", "planner.replan_every=1", "planner.n_videos=2"]
@@ -119,7 +119,7 @@ def test_a_scene_in_which_the_scripted_arm_fails_is_refused_not_skipped(
     def fail(robot: SimulatedFranka) -> NDArray[np.uint8]:
         raise RobotError("dropped it")
 
-    monkeypatch.setattr("robot_bridge.simulation.script.make_goal", fail)
+    monkeypatch.setattr("robot_bridge.simulation.scripted_policy.make_goal", fail)
     message = "the scripted arm does not succeed in the scene of seed 7; try another seed or give --goal"
     with pytest.raises(ReportedError, match=f"^{message}$") as refusal:
         attempt(_choice(tmp_path, seed=7), SMALL)

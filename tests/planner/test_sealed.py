@@ -20,7 +20,7 @@ from planner.task import Task
 from robot_bridge.camera import model_image
 from robot_bridge.robot import Robot
 from robot_bridge.simulation.franka import SimulatedFranka
-from robot_bridge.simulation.script import make_goal
+from robot_bridge.simulation.scripted_policy import make_goal
 from tests.robot_bridge.simulated import config as simulation
 
 _PUBLIC = {name for name in vars(Robot) if not name.startswith("_")}  # spec, reset, observe, step, recover, close

@@ -13,7 +13,7 @@ from planner.plan import PREVIOUS, PlanError
 from planner.task import Task, TaskConfig
 from robot_bridge.camera import model_image
 from robot_bridge.robot import RobotFault
-from robot_bridge.simulation.outcome import Outcome
+from robot_bridge.simulation.success import Outcome
 from tests.planner.doubles import GOAL, PREDICTOR_SPEC, PaperRobot, StubPredictor, picture, solver, towards_goal
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from configs.loader import Config, load
-from robot_bridge.simulation.configuration import SimulationConfig
+from robot_bridge.simulation.config import SimulationConfig
 from robot_bridge.simulation.franka import SimulatedFranka
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from robot_bridge.robot import CLOSE, OPEN
 from robot_bridge.simulation.arm import Arm
-from robot_bridge.simulation.engine import mujoco
+from robot_bridge.simulation.mujoco_import import mujoco
 from robot_bridge.simulation.scene import build
 from tests.robot_bridge.robot_contract import act
 from tests.robot_bridge.simulated import config

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from robot_bridge.simulation import implements
-from robot_bridge.simulation.engine import mujoco
+from robot_bridge.simulation.mujoco_import import mujoco
 from robot_bridge.simulation.objects import FAMILIES, HUES, Split, draw_color, draw_hue
 from robot_bridge.simulation.scene import CENTER_M, INNER_M, Scene, build
 from tests.robot_bridge.simulated import config

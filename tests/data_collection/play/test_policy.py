@@ -11,7 +11,7 @@ from data_collection.play.directed import DirectedConfig
 from data_collection.play.policy import CARRY, GRASP, NOISE, PLAY, PUSH, PolicyConfig, RandomPolicy
 from robot_bridge.robot import CLOSE, OPEN, Observation
 from robot_bridge.safety import limit_actions
-from robot_bridge.simulation.configuration import SimulationConfig
+from robot_bridge.simulation.config import SimulationConfig
 from robot_bridge.simulation.franka import SimulatedFranka
 
 

@@ -15,7 +15,7 @@ from data_collection.supervision.configuration import RunConfig
 from data_collection.supervision.numbers import Numbers
 from data_collection.supervision.supervisor import Event, Lost, Renewed, Supervisor, Tick, Waiting
 from data_collection.supervision.worker import Closed, Failed
-from robot_bridge.ros.configuration import FrankaRosConfig
+from robot_bridge.franka.configuration import FrankaRosConfig
 
 SETTINGS = (
     "robot.renderer=ray",

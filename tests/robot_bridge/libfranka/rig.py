@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.loader import Config, load
-from robot_bridge.libfranka.configuration import FrankaDirectConfig
+from robot_bridge.franka.libfranka_configuration import FrankaDirectConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 INTERPRETER = "FRANKY_SIM_PYTHON"
@@ -39,7 +39,7 @@ class Rig:
 
     def __init__(self, folder: Path) -> None:
         """Start it, and wait until it is ready."""
-        command = [os.environ[INTERPRETER], "-m", "robot_bridge.libfranka.simulated_arm"]
+        command = [os.environ[INTERPRETER], "-m", "robot_bridge.libfranka.simulator.node"]
         self._errors = folder / "arm.txt"
         with self._errors.open("w", encoding="utf-8") as errors:
             self.process = subprocess.Popen(

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from robot_bridge.factory import open_robot
 from robot_bridge.robot import Robot
-from robot_bridge.robots import open_robot
 from tests.robot_bridge.libfranka.rig import Rig
 from tests.robot_bridge.robot_contract import RobotContract
 

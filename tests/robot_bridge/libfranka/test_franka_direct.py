@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from configs.loader import Config, load
+from robot_bridge.factory import examine, open_robot
 from robot_bridge.kinematics import HOME_RAD
 from robot_bridge.robot import CLOSE, OPEN, CameraFault, RobotError, RobotFault
-from robot_bridge.robots import examine, open_robot
-from robot_bridge.simulation.configuration import SimulationConfig
+from robot_bridge.simulation.config import SimulationConfig
 from robot_bridge.simulation.scene import build
 from tests.robot_bridge.libfranka.rig import Rig
 from tests.robot_bridge.robot_contract import act

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.loader import Config, load
-from robot_bridge.libfranka.configuration import EyeConfig, FrankaDirectConfig
+from robot_bridge.franka.libfranka_configuration import EyeConfig, FrankaDirectConfig
 from robot_bridge.libfranka.images import VideoFeed
 from robot_bridge.robot import CameraFault
 

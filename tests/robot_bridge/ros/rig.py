@@ -63,7 +63,7 @@ class Rig:
     def start_driver(self, *arguments: str) -> None:
         """Start the driver, in place of the one that runs, and wait until it is ready."""
         self.stop_driver()
-        command = [sys.executable, "-m", "robot_bridge.ros.simulated_driver", "--log", str(self.log), *arguments]
+        command = [sys.executable, "-m", "robot_bridge.ros.simulator.node", "--log", str(self.log), *arguments]
         errors = (self.folder / "driver.txt").open("w", encoding="utf-8")
         with errors:
             self._driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from configs.command import run
-from robot_bridge.robots import open_robot
+from robot_bridge.factory import open_robot
 from tests.robot_bridge.ros.bridge import config
 
 _QUICK = ("robot.gripper.homes=false",)

@@ -56,7 +56,7 @@ def test_a_driver_in_good_health_is_ready_and_is_not_moved(rig: Rig) -> None:
         ("reflex", "mode", "look at what the arm touches; run_collection and run_task free it at their start"),
         ("camera_dark", "camera", "look at the camera"),
         ("camera_silent", "camera", "look at the camera"),
-        ("joint_state_stale", "driver", "or rehearse with python -m robot_bridge.ros.simulated_driver"),
+        ("joint_state_stale", "driver", "or rehearse with python -m robot_bridge.ros.simulator.node"),
         ("nan_state", "state", "restart the driver"),
     ],
 )
@@ -93,7 +93,7 @@ def test_no_driver_at_all(master: Rig) -> None:
 
 
 def test_the_driver_needs_a_master() -> None:
-    command = [sys.executable, "-m", "robot_bridge.ros.simulated_driver"]
+    command = [sys.executable, "-m", "robot_bridge.ros.simulator.node"]
     environment = {"ROS_MASTER_URI": "http://127.0.0.1:1", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(  # noqa: PLW1510 - its code is what is asked
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60

@@ -16,9 +16,9 @@ import rospy
 from numpy.typing import NDArray
 from sensor_msgs.msg import JointState
 
+from robot_bridge.factory import open_robot
 from robot_bridge.kinematics import FLANGE_TO_HAND_RAD, FLANGE_TO_TCP_M, HOME_RAD
 from robot_bridge.robot import CLOSE, OPEN, CameraFault, Robot, RobotFault
-from robot_bridge.robots import open_robot
 from robot_bridge.ros import names
 from robot_bridge.ros.driver import DriverError
 from robot_bridge.ros.messages import load

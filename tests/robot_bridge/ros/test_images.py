@@ -17,8 +17,8 @@ import rospy
 from sensor_msgs.msg import Image
 
 from robot_bridge.camera import Camera
+from robot_bridge.franka.configuration import FeedConfig
 from robot_bridge.robot import CameraFault
-from robot_bridge.ros.configuration import FeedConfig
 from robot_bridge.ros.images import ImageFeed
 from robot_bridge.ros.master import Master
 from tests.robot_bridge.ros.bridge import config

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros installs it")
 
+from robot_bridge.factory import open_robot
 from robot_bridge.robot import Robot
-from robot_bridge.robots import open_robot
 from tests.robot_bridge.robot_contract import RobotContract
 from tests.robot_bridge.ros.bridge import config
 from tests.robot_bridge.ros.rig import Rig

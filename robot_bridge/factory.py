@@ -1,0 +1,129 @@
+"""The arms that there are: by name, by configuration, and opened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from robot_bridge.franka.configuration import FrankaRosConfig
+from robot_bridge.franka.finding import Finding
+from robot_bridge.franka.libfranka_configuration import FrankaDirectConfig
+from robot_bridge.robot import Robot, RobotError
+from robot_bridge.simulation.config import SimulationConfig
+
+if TYPE_CHECKING:
+    from robot_bridge.libfranka.images import VideoFeed
+    from robot_bridge.ros.images import ImageFeed
+
+RobotName = Literal["simulation", "franka_ros", "franka_direct"]
+RealConfig = FrankaRosConfig | FrankaDirectConfig
+AnyConfig = SimulationConfig | RealConfig
+RobotConfig = Annotated[AnyConfig, Field(discriminator="kind")]
+
+FILES: Final[dict[str, str]] = {
+    "simulation": "robots/simulation.yaml",
+    "franka_ros": "robots/franka_ros.yaml",
+    "franka_direct": "robots/franka_direct.yaml",
+}
+_HOW: Final[dict[str, str]] = {  # to get what an arm needs
+    "simulation": "pip install '.[simulation]'",
+    "franka_ros": "./bootstrap.sh ros",
+    "franka_direct": "pip install '.[franky]'",
+}
+
+
+def settled(config: AnyConfig) -> AnyConfig:
+    """Return the configuration with everything named that this machine decides: of renderers, one that works here.
+
+    Raises:
+        RobotError: MuJoCo is missing, or the renderer that was asked for does not work here.
+    """
+    if not isinstance(config, SimulationConfig):
+        return config
+    with _installed(config.kind):
+        from robot_bridge.simulation import renderer  # noqa: PLC0415 - MuJoCo, which only this arm needs
+
+    return config.model_copy(update={"renderer": renderer.choose(config.renderer)})
+
+
+def examine(config: AnyConfig) -> Iterator[Finding]:
+    """Yield a finding on each part of an arm, which neither moves nor is commanded; a simulated one has none."""
+    if isinstance(config, SimulationConfig):
+        return
+    try:
+        with _installed(config.kind):
+            findings = _examination(config)
+    except RobotError as error:
+        yield Finding("ros" if config.kind == "franka_ros" else "franky", False, *str(error).split("; "))
+        return
+    yield from findings
+
+
+@contextmanager
+def watch(config: RealConfig) -> Iterator[Callable[[], NDArray[np.uint8]]]:
+    """Provide a function that returns the camera's picture of now, (H, W, 3) uint8 RGB; nothing else is asked.
+
+    Raises:
+        RobotError: There is no master. From the function: CameraFault.
+    """
+    with closing(_camera(config)) as images:
+        yield lambda: images.newer(time.monotonic())[0]
+
+
+def open_robot(config: AnyConfig) -> Robot:
+    """Return the arm that a configuration describes, ready for `reset`.
+
+    Raises:
+        RobotError: It cannot be had; the message says what is missing. Nothing has moved but the fingers.
+    """
+    with _installed(config.kind):
+        if isinstance(config, FrankaRosConfig):
+            from robot_bridge.ros.franka import FrankaRos  # noqa: PLC0415 - ROS, which only this arm needs
+
+            return FrankaRos(config)
+        if isinstance(config, FrankaDirectConfig):
+            from robot_bridge.libfranka.franka import FrankaDirect  # noqa: PLC0415 - franky, which only this one needs
+
+            return FrankaDirect(config)
+        from robot_bridge.simulation.fault_injection import TroubledFranka  # noqa: PLC0415
+        from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415 - MuJoCo, which only this one needs
+
+        return TroubledFranka(config) if config.troubles.any else SimulatedFranka(config)
+
+
+def _examination(config: RealConfig) -> Iterator[Finding]:
+    if isinstance(config, FrankaRosConfig):
+        from robot_bridge.ros import checks  # noqa: PLC0415 - ROS, which only this arm needs
+
+        return checks.examine(config)
+    from robot_bridge.libfranka import checks as direct  # noqa: PLC0415 - franky, which only this arm needs
+
+    return direct.examine(config)
+
+
+def _camera(config: RealConfig) -> ImageFeed | VideoFeed:
+    with _installed(config.kind):
+        if isinstance(config, FrankaRosConfig):
+            from robot_bridge.ros.images import ImageFeed  # noqa: PLC0415 - ROS, which only this arm needs
+            from robot_bridge.ros.master import Master  # noqa: PLC0415
+
+            Master("ghvae_camera", config.connect_timeout_s)
+            return ImageFeed(config.images, config.camera)
+        from robot_bridge.libfranka.images import VideoFeed  # noqa: PLC0415 - OpenCV, which others need not load
+
+        return VideoFeed(config.images, config.camera)
+
+
+@contextmanager
+def _installed(kind: RobotName) -> Iterator[None]:
+    """Say how to get what an arm needs, where it is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise RobotError(f"--robot {kind}: {error}; run {_HOW[kind]}") from error

@@ -1,0 +1,1 @@
+"""A simulated arm that serves the libfranka protocol."""

@@ -1,0 +1,110 @@
+"""Is a Franka over ROS ready? Everything is asked, nothing is commanded and nothing moves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import rospy
+from sensor_msgs.msg import JointState
+
+from robot_bridge.franka import checks
+from robot_bridge.franka.configuration import FrankaRosConfig
+from robot_bridge.franka.finding import Finding, look
+from robot_bridge.kinematics import Kinematics
+from robot_bridge.robot import RobotError
+from robot_bridge.ros import names
+from robot_bridge.ros.driver import Driver, recognise
+from robot_bridge.ros.gripper import RosFingers
+from robot_bridge.ros.images import ImageFeed
+from robot_bridge.ros.master import Master
+from robot_bridge.ros.messages import RELEASES, Types, expected, load
+from robot_bridge.ros.subscribers import StateFeed
+
+_CLOCK_S = 0.1  # ours: pictures are dated by the clock of the machine that the camera is on
+
+
+def examine(config: FrankaRosConfig) -> Iterator[Finding]:
+    """Yield a finding on each part; where one is missing, those that need it are left out."""
+    timeout_s = config.connect_timeout_s
+    kinematics = Kinematics(margin_rad=config.motion.joint_margin_rad)
+    yield look("workspace", lambda: checks.reach(config, kinematics))
+    master = look("master", lambda: f"{Master('ghvae_doctor', timeout_s).uri} answers")
+    yield master
+    if master.is_good:
+        with closing(ImageFeed(config.images, config.camera)) as images:
+            yield look("camera", lambda: checks.camera(images))
+        found: list[Types] = []
+        yield look("driver", lambda: _driver(found, timeout_s))
+        for types in found:
+            yield from _examine_arm(config, kinematics, types)
+
+
+def _examine_arm(config: FrankaRosConfig, kinematics: Kinematics, types: Types) -> Iterator[Finding]:
+    timeout_s = config.connect_timeout_s
+    with closing(StateFeed(types, config.motion.state_age_s)) as feed:
+        drivers: list[Driver] = []  # one, if it can be met
+        yield look("topics", _topics)
+        yield look("state", lambda: checks.rate(feed))
+        yield look("clock", lambda: _clock(timeout_s))
+        yield look("services", lambda: _services(drivers, types, timeout_s))
+        yield look("mode", lambda: checks.mode(feed.fresh()))
+        yield look("hand", lambda: checks.hand(config, feed.fresh()))
+        if drivers:
+            yield look("frame", lambda: _frame(drivers[0], feed, kinematics))
+        yield look("gripper", lambda: _gripper(config, types))
+
+
+def _driver(found: list[Types], timeout_s: float) -> str:
+    generation = recognise(timeout_s)
+    found.append(load(generation))
+    md5 = expected(generation)["franka_core_msgs/RobotState"]
+    return f"franka_ros {RELEASES[generation]}, by the md5 {md5} of its RobotState"
+
+
+def _topics() -> str:
+    wanted = {
+        names.ROBOT_STATE: "franka_core_msgs/RobotState",
+        names.TIP_STATE: "franka_core_msgs/EndPointState",
+        names.JOINT_STATES: "sensor_msgs/JointState",
+        names.FINGER_STATES: "sensor_msgs/JointState",
+    }
+    there = dict(rospy.get_published_topics())
+    wrong = [f"{topic} of {there.get(topic, 'nobody')}" for topic, type_ in wanted.items() if there.get(topic) != type_]
+    if wrong:
+        raise RobotError(f"expected {', '.join(wanted)}, got {', '.join(wrong)}; start the driver whole")
+    return f"all {len(wanted)} are published with their types"
+
+
+def _clock(timeout_s: float) -> str:
+    try:
+        message = rospy.wait_for_message(names.JOINT_STATES, JointState, timeout_s)
+    except rospy.ROSException as error:
+        raise RobotError(f"{names.JOINT_STATES}: expected a message, got '{error}'; look at the driver") from error
+    ahead_s = message.header.stamp.to_sec() - time.time()
+    if abs(ahead_s) > _CLOCK_S:
+        raise RobotError(
+            f"expected the driver's clock within {_CLOCK_S:g} s of this machine's, got {ahead_s:+.2f} s; let "
+            "both follow one time server (chrony)"
+        )
+    return f"the driver's is {1000 * ahead_s:+.0f} ms off this machine's"
+
+
+def _services(drivers: list[Driver], types: Types, timeout_s: float) -> str:
+    driver = Driver(types, timeout_s)
+    driver.check_controllers()
+    drivers.append(driver)
+    return "the controllers are loaded, nobody else drives, error recovery answers"
+
+
+def _frame(driver: Driver, feed: StateFeed, kinematics: Kinematics) -> str:
+    state = feed.fresh()
+    driver.check_hand(state, kinematics)
+    off_m = checks.off_m(state, kinematics)
+    return f"the Franka hand's, {1000 * off_m:.1f} mm off where the joints put it"
+
+
+def _gripper(config: FrankaRosConfig, types: Types) -> str:
+    with closing(RosFingers(config.gripper, types, config.connect_timeout_s)) as fingers:
+        return f"all four actions answer, the fingers are {1000 * fingers.width_m():.0f} mm apart"

@@ -1,0 +1,83 @@
+"""The fingers over ROS: the actions of franka_gripper, each with a timeout of ours, and the states of their joints."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import rospy
+from sensor_msgs.msg import JointState
+
+from robot_bridge.franka.config import GripperConfig
+from robot_bridge.franka.gripper import HOMING
+from robot_bridge.franka.state import StaleState
+from robot_bridge.robot import RobotFault
+from robot_bridge.ros import names
+from robot_bridge.ros.action import Action
+from robot_bridge.ros.messages import Types
+
+_AGE_S = 0.5  # of the finger states, which come 30 times a second
+
+
+class RosFingers:
+    """See `gripper.Fingers`."""
+
+    name = names.MOVE
+
+    def __init__(self, config: GripperConfig, types: Types, timeout_s: float) -> None:
+        """Meet the gripper's servers.
+
+        Raises:
+            RobotError: One of them is missing.
+        """
+        self._config = config
+        self._widths: tuple[float, float] | None = None  # width in metres, monotonic time
+        self._news = threading.Condition()
+        self._subscriber = rospy.Subscriber(names.FINGER_STATES, JointState, self._take, queue_size=1)
+        self._homing = Action(names.HOMING, "franka_gripper/Homing", types, timeout_s)
+        self._grasp = Action(names.GRASP, "franka_gripper/Grasp", types, timeout_s)
+        self._move = Action(names.MOVE, "franka_gripper/Move", types, timeout_s)
+        self._stop = Action(names.STOP, "franka_gripper/Stop", types, timeout_s)
+        self._epsilon = types["franka_gripper/GraspEpsilon"](inner=config.width_m, outer=config.width_m)
+
+    def width_m(self) -> float:
+        """Return the measured width between the fingers; see `Fingers.width_m`."""
+        deadline_s = time.monotonic() + _AGE_S
+        with self._news:
+            while self._widths is None or time.monotonic() - self._widths[1] > _AGE_S:
+                if not self._news.wait(max(0.0, deadline_s - time.monotonic())):
+                    raise StaleState(f"{names.FINGER_STATES}: expected a state of the last {_AGE_S:g} s, got none")
+            return self._widths[0]
+
+    def home(self) -> None:
+        """Let the hand find its width; see `Fingers.home`."""
+        result = self._homing.run(HOMING * self._config.timeout_s)
+        if not result.success:
+            raise RobotFault(
+                f"{names.HOMING}: expected success, got '{result.error or 'failure'}'; look at the gripper"
+            )
+
+    def grasp(self) -> bool:
+        """Close; see `Fingers.grasp`."""
+        config = self._config
+        goal = {"width": 0.0, "epsilon": self._epsilon, "speed": config.speed_m_s, "force": config.force_n}
+        return bool(self._grasp.run(config.timeout_s, **goal).success)
+
+    def spread(self) -> None:
+        """Open; see `Fingers.spread`."""
+        goal = {"width": self._config.width_m, "speed": self._config.speed_m_s}
+        self._move.run(self._config.timeout_s, **goal)  # says False already where a millimetre is missing
+
+    def halt(self) -> None:
+        """Stop; see `Fingers.halt`."""
+        self._stop.run(self._config.timeout_s)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._subscriber.unregister()
+
+    def _take(self, message: Any) -> None:
+        with self._news:
+            self._widths = (sum(message.position), time.monotonic())
+            self._news.notify_all()

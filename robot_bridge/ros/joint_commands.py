@@ -1,0 +1,88 @@
+"""Joint commands over ROS: a topic that the driver's position controller follows."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import rospy
+from numpy.typing import NDArray
+from std_msgs.msg import Float64
+
+from robot_bridge.franka.command_limits import Door, StreamFault
+from robot_bridge.franka.config import MotionConfig
+from robot_bridge.franka.state import ArmState
+from robot_bridge.kinematics import Kinematics
+from robot_bridge.robot import RobotFault
+from robot_bridge.ros import names
+from robot_bridge.ros.messages import Types
+from robot_bridge.safety import Limits
+
+_COMMAND_TIMEOUT_S = 0.2  # without a command for so long the driver holds; its default, said again at every start
+_QUEUE = 5  # commands that may wait for the wire: one that ROS drops makes the step to the next one twice as large
+
+
+class JointStream(Door):
+    """Publishes joint positions, one bounded step after the other; the only publisher."""
+
+    def __init__(self, config: MotionConfig, limits: Limits, kinematics: Kinematics, types: Types) -> None:
+        """Advertise; nothing is commanded yet."""
+        super().__init__(config, limits, kinematics)
+        self._command = types["franka_core_msgs/JointCommand"]
+        self._publisher = rospy.Publisher(names.JOINT_COMMANDS, self._command, queue_size=_QUEUE, tcp_nodelay=True)
+        self._timeout = rospy.Publisher(names.COMMAND_TIMEOUT, Float64, queue_size=1, latch=True)
+        self._timeout.publish(Float64(_COMMAND_TIMEOUT_S))
+
+    def wait_for_driver(self, timeout_s: float) -> None:
+        """Wait until the driver listens.
+
+        Raises:
+            RobotFault: It does not.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while not self._publisher.get_num_connections():
+            if time.monotonic() > deadline_s:
+                raise RobotFault(
+                    f"{names.JOINT_COMMANDS}: expected a driver that listens within {timeout_s:g} s, got none; start "
+                    "franka_ros_interface with its motion controllers"
+                )
+            time.sleep(self._config.tick_s)
+
+    def begin(self, state: ArmState, low_m: NDArray[np.float64], high_m: NDArray[np.float64]) -> None:
+        """Start a stream from where the driver holds the arm; see `Door.begin`."""
+        super().begin(state, low_m, high_m)
+        self._due_s = time.monotonic()
+
+    def send(self, joints_rad: NDArray[np.float64], state: ArmState) -> None:
+        """Wait for the next tick and command joints (7,), no further from the last than the speed limit allows.
+
+        Raises:
+            StreamFault: The command is not finite, leaves a range or the box, is too far from the last one or from
+                what is measured; or the stream was interrupted. Nothing was sent.
+        """
+        self.check(joints_rad)
+        self.check_tracking(joints_rad, state)
+        self._pace()
+        self._publish(joints_rad)
+        self._last = joints_rad.copy()
+
+    def close(self) -> None:
+        """Stop publishing; the driver goes on holding the last target."""
+        self._publisher.unregister()
+        self._timeout.unregister()
+
+    def _pace(self) -> None:
+        """Sleep until the next tick; a tick that is late is not made up for."""
+        time.sleep(max(0.0, self._due_s - time.monotonic()))
+        now_s = time.monotonic()  # after the sleep, in which this process may have been stopped
+        if now_s - self._due_s > self._config.stall_s:
+            raise StreamFault(
+                f"the stream of commands was interrupted for {now_s - self._due_s:.2f} s, more than "
+                f"{self._config.stall_s:g} s; the driver holds the arm"
+            )
+        self._due_s = now_s + self._config.tick_s
+
+    def _publish(self, joints_rad: NDArray[np.float64]) -> None:
+        message = self._command(mode=self._command.POSITION_MODE, names=names.JOINTS, position=joints_rad.tolist())
+        message.header.stamp = rospy.Time.now()
+        self._publisher.publish(message)

@@ -1,0 +1,176 @@
+"""What the simulated driver answers: parameters, services, error recovery and trajectories, as the real one does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import actionlib
+import numpy as np
+import rospy
+
+from robot_bridge.franka import modes
+from robot_bridge.kinematics import HOME_RAD, RANGES_RAD, SPEED_LIMITS_RAD_S
+from robot_bridge.ros import names
+from robot_bridge.ros.messages import Types
+from robot_bridge.ros.simulator.arm import SimulatedArm
+from robot_bridge.ros.simulator.log import DriverLog
+
+_POLL_S = 0.01
+_EFFORTS_NM = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)  # Franka data sheet
+_ACCELERATIONS = (15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0)  # rad/s2; Franka data sheet
+_TYPES = {  # of controllers, as they stand in the driver's configuration
+    names.DEFAULT_CONTROLLER: "position_controllers/JointTrajectoryController",
+    names.STATE_CONTROLLER: "franka_interface/CustomFrankaStateController",
+    names.POSITION_CONTROLLER: "franka_ros_controllers/PositionJointPositionController",
+}
+_OTHER = "franka_ros_controllers/Controller"
+
+
+def set_parameters() -> None:
+    """Put on the parameter server what the driver's launch files do."""
+    by_joint = [dict(zip(names.JOINTS, values, strict=True)) for values in (
+        SPEED_LIMITS_RAD_S.tolist(), [low for low, _ in RANGES_RAD], [high for _, high in RANGES_RAD],
+        _EFFORTS_NM, _ACCELERATIONS,
+    )]  # fmt: skip
+    velocity, low, high, effort, acceleration = by_joint
+    rospy.set_param("/robot_config", {
+        "robot_ip": "simulated", "arm_id": "panda", "joint_names": list(names.JOINTS),
+        "neutral_pose": dict(zip(names.JOINTS, HOME_RAD.tolist(), strict=True)),
+        "joint_config": {
+            "joint_velocity_limit": velocity, "joint_position_limit": {"lower": low, "upper": high},
+            "joint_effort_limit": effort, "joint_acceleration_limit": acceleration,
+        },
+    })  # fmt: skip
+    rospy.set_param("/controllers_config", {
+        "position_controller": names.POSITION_CONTROLLER, "velocity_controller": names.OTHER_CONTROLLERS[0],
+        "torque_controller": names.OTHER_CONTROLLERS[1], "impedance_controller": names.OTHER_CONTROLLERS[2],
+        "trajectory_controller": names.DEFAULT_CONTROLLER, "default_controller": names.DEFAULT_CONTROLLER,
+    })  # fmt: skip
+    for name in (*_TYPES, *names.OTHER_CONTROLLERS):
+        rospy.set_param(f"/{name}/type", _TYPES.get(name, _OTHER))
+    rospy.set_param("/franka_gripper/robot_ip", "simulated")
+    rospy.set_param("/gripper_config/joint_names", list(names.FINGERS))
+
+
+class SimulatedServices:
+    """Serves everything of the driver that is no topic."""
+
+    def __init__(self, arm: SimulatedArm, types: Types, log: DriverLog) -> None:
+        """Advertise."""
+        self._arm, self._types, self._log = arm, types, log
+        self.flange_to_tip: list[float] | None = None  # column by column; None: the Franka hand
+        for name, type_, answer in (
+            (names.SET_COLLISION_BEHAVIOR, "franka_msgs/SetForceTorqueCollisionBehavior", self._set_reflex),
+            (names.SET_FULL_COLLISION_BEHAVIOR, "franka_msgs/SetFullCollisionBehavior", self._set_reflex),
+            (names.SET_EE_FRAME, "franka_msgs/SetEEFrame", self._set_frame),
+            (names.SET_K_FRAME, "franka_msgs/SetKFrame", self._accept),
+            (names.SET_LOAD, "franka_msgs/SetLoad", self._accept),
+            (names.SET_JOINT_IMPEDANCE, "franka_msgs/SetJointImpedance", self._accept),
+            (names.SET_CARTESIAN_IMPEDANCE, "franka_msgs/SetCartesianImpedance", self._accept),
+            (f"{names.CONTROLLER_MANAGER}/list_controllers", "controller_manager_msgs/ListControllers", self._list),
+            (f"{names.CONTROLLER_MANAGER}/switch_controller", "controller_manager_msgs/SwitchController", self._switch),
+            (f"{names.CONTROLLER_MANAGER}/load_controller", "controller_manager_msgs/LoadController", self._load),
+            (f"{names.CONTROLLER_MANAGER}/unload_controller", "controller_manager_msgs/UnloadController", self._load),
+            (f"{names.CONTROLLER_MANAGER}/list_controller_types", "controller_manager_msgs/ListControllerTypes",
+             self._list_types),
+        ):  # fmt: skip
+            self._serve(name, type_, answer)
+        self._recovery = self._act(names.ERROR_RECOVERY, "franka_msgs/ErrorRecovery", self._recover)
+        self._trajectory = self._act(names.TRAJECTORY, "control_msgs/FollowJointTrajectory", self._follow)
+
+    def _serve(self, name: str, type_: str, answer: Callable[[Any, Any], None]) -> None:
+        service = self._types[type_]
+
+        def reply(request: Any) -> Any:
+            response = service._response_class()
+            answer(request, response)
+            return response
+
+        rospy.Service(name, service, reply)
+
+    def _act(self, name: str, type_: str, execute: Callable[[Any, Any], None]) -> Any:
+        server: Any = None
+
+        def carry_out(goal: Any) -> None:
+            execute(server, goal)
+
+        server = actionlib.SimpleActionServer(name, self._types[f"{type_}Action"], carry_out, auto_start=False)
+        server.start()
+        return server
+
+    def _recover(self, server: Any, _goal: Any) -> None:
+        if self._arm.recover(time.monotonic()):
+            server.set_succeeded()
+        else:
+            server.set_aborted(text=f"nothing to recover from in mode {self._arm.mode}")
+
+    def _follow(self, server: Any, goal: Any) -> None:
+        result = self._types["control_msgs/FollowJointTrajectoryResult"]()
+        points = goal.trajectory.points
+        if set(goal.trajectory.joint_names) != set(names.JOINTS) or not points:
+            result.error_code = result.INVALID_JOINTS
+            server.set_aborted(result)
+            return
+        order = [list(goal.trajectory.joint_names).index(name) for name in names.JOINTS]
+        path = np.array([[point.positions[i] for i in order] for point in points])
+        times_s = np.array([point.time_from_start.to_sec() for point in points])
+        low, high = np.array(RANGES_RAD).T
+        if not (
+            np.isfinite(path).all() and (path >= low).all() and (path <= high).all() and (np.diff(times_s) > 0).all()
+        ):
+            result.error_code = result.INVALID_GOAL
+            server.set_aborted(result)
+            return
+        self._arm.follow(times_s, path, time.monotonic())
+        while not self._arm.has_arrived() and self._arm.mode in {modes.IDLE, modes.MOVING}:
+            if server.is_preempt_requested():
+                self._arm.cancel()
+                server.set_preempted(result)
+                return
+            time.sleep(_POLL_S)
+        if self._arm.mode in {modes.IDLE, modes.MOVING}:
+            server.set_succeeded(result)
+        else:
+            result.error_code = result.PATH_TOLERANCE_VIOLATED
+            server.set_aborted(result)
+
+    def _set_reflex(self, request: Any, response: Any) -> None:
+        forces = np.array(request.upper_force_thresholds_nominal)
+        torques = np.array(request.upper_torque_thresholds_nominal)
+        response.success = bool((forces > 0).all() and (torques > 0).all())
+        if response.success:
+            self._arm.upper_forces, self._arm.upper_torques_nm = forces, torques
+            self._log.event("thresholds", forces=forces.tolist(), torques_nm=torques.tolist())
+        else:
+            response.error = "thresholds must be positive"
+
+    def _set_frame(self, request: Any, response: Any) -> None:
+        self.flange_to_tip = list(request.F_T_EE if hasattr(request, "F_T_EE") else request.NE_T_EE)
+        response.success = True
+
+    def _accept(self, _request: Any, response: Any) -> None:
+        response.success = True
+
+    def _list(self, _request: Any, response: Any) -> None:
+        state = self._types["controller_manager_msgs/ControllerState"]
+        running = {names.STATE_CONTROLLER, self._arm.controller}
+        response.controller = [
+            state(name=name, state="running" if name in running else "initialized", type=_TYPES.get(name, _OTHER))
+            for name in (*_TYPES, *names.OTHER_CONTROLLERS)
+        ]
+
+    def _switch(self, request: Any, response: Any) -> None:
+        known = {*_TYPES, *names.OTHER_CONTROLLERS}
+        moving = [name for name in request.start_controllers if name != names.STATE_CONTROLLER]
+        response.ok = set(request.start_controllers) <= known and len(moving) <= 1
+        if response.ok and moving:
+            self._arm.switch(moving[0])
+
+    def _load(self, request: Any, response: Any) -> None:
+        response.ok = request.name in {*_TYPES, *names.OTHER_CONTROLLERS}
+
+    def _list_types(self, _request: Any, response: Any) -> None:
+        response.types = list(dict.fromkeys([*_TYPES.values(), _OTHER]))
+        response.base_classes = ["controller_interface::ControllerBase"] * len(response.types)

@@ -1,0 +1,186 @@
+"""The simulated driver: the MuJoCo Franka behind the topics, services and actions of franka_ros_interface."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal, NoReturn
+
+import cv2
+import numpy as np
+import rospy
+import typer
+from std_msgs.msg import Float64
+
+from configs.command import ReportedError, run
+from configs.loader import Config, load
+from robot_bridge.franka.configuration import FeedConfig
+from robot_bridge.ros import names
+from robot_bridge.ros.master import Master, MasterError
+from robot_bridge.ros.messages import Generation
+from robot_bridge.ros.messages import load as load_types
+from robot_bridge.ros.simulator.arm import TICK_S, SimulatedArm
+from robot_bridge.ros.simulator.camera import Lens, SimulatedCamera
+from robot_bridge.ros.simulator.faults import Faults
+from robot_bridge.ros.simulator.gripper import SimulatedGripper
+from robot_bridge.ros.simulator.interface import SimulatedServices, set_parameters
+from robot_bridge.ros.simulator.log import DriverLog
+from robot_bridge.ros.simulator.simulated_states import StatePublisher
+from robot_bridge.simulation import renderer
+from robot_bridge.simulation.config import SimulationConfig
+from robot_bridge.simulation.franka import SimulatedFranka
+from robot_bridge.simulation.scripted_policy import make_goal
+
+_LATE_S = 0.05  # behind real time by more than this, time is not made up for
+
+
+class _Sections(Config):
+    robot: SimulationConfig
+
+
+class DriverError(ReportedError):
+    """The simulated driver cannot start."""
+
+
+def simulated_driver(  # noqa: PLR0917 - the parameters are the options of the command line
+    scene: Annotated[
+        Literal["bin", "pick_wipe", "pick_sweep"], typer.Option(help="what stands before the arm")
+    ] = "bin",
+    split: Annotated[Literal["train", "unseen"], typer.Option(help="which objects")] = "train",
+    seed: Annotated[int, typer.Option(min=0, help="draws the scene, the same as run_task --seed N does")] = 0,
+    camera_hz: Annotated[float, typer.Option(min=1, max=60, help="pictures a second")] = 15.0,
+    encoding: Annotated[Literal["rgb8", "bgr8"], typer.Option(help="of the pictures")] = "rgb8",
+    generation: Annotated[
+        Literal["0.7", "0.9"], typer.Option(help="release of franka_ros whose types are served")
+    ] = "0.7",
+    goal: Annotated[Path | None, typer.Option(help="first write the goal picture of a task's scene here, PNG")] = None,
+    log: Annotated[Path | None, typer.Option(help="JSON lines: what happened, and the largest values a second")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="robot.KEY=VALUE", help="of simulation.yaml")
+    ] = None,
+) -> None:
+    """Serve a simulated Franka on the ROS master of ROS_MASTER_URI, as franka_ros_interface serves the real one.
+
+    To rehearse a night without an arm, in three terminals, each with `export ROS_IP=127.0.0.1`:
+
+    1. `rosmaster --core`
+
+    2. `python -m robot_bridge.ros.simulator.node --log driver.jsonl`
+
+    3. `run_doctor --robot franka_ros`, then `run_collection --robot franka_ros --episodes 5`
+
+    Faults are switched on by the service `/simulated_driver/fault` (a name and a duration; an unknown name is answered
+    with those that there are). SIGTERM or Ctrl-C ends it; the last line on standard output is a summary as JSON.
+    """
+    sections = load(
+        _Sections, {"robot": "robots/simulation.yaml"}, [f"robot.scene={scene}", f"robot.split={split}", *(set_ or [])]
+    )
+    try:
+        Master("simulated_driver", timeout_s=5.0)
+    except MasterError as error:
+        raise DriverError(str(error)) from error
+    robot = SimulatedFranka(sections.robot.model_copy(update={"renderer": renderer.choose(sections.robot.renderer)}))
+    scene_rng, rng = np.random.default_rng(seed).spawn(2)
+    robot.reset(scene_rng)
+    if goal is not None:
+        _write(goal, robot)
+    lens = Lens(
+        FeedConfig().topic, sections.robot.camera, renderer.choose(sections.robot.renderer), camera_hz, encoding
+    )
+    _serve(_Node(robot, lens, generation, DriverLog(log), rng))
+
+
+def _write(path: Path, robot: SimulatedFranka) -> None:
+    picture = cv2.cvtColor(make_goal(robot), cv2.COLOR_RGB2BGR)
+    path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+
+
+class _Node:
+    """All parts of the driver, advanced together."""
+
+    def __init__(
+        self, robot: SimulatedFranka, lens: Lens, generation: Generation, log: DriverLog, rng: np.random.Generator
+    ) -> None:
+        types = load_types(generation)
+        self._robot, self._rng, self.log = robot, rng, log
+        plant = robot.plant()
+        self.arm = SimulatedArm(plant, log)
+        set_parameters()
+        self.states = StatePublisher(self.arm, types)
+        self.gripper = SimulatedGripper(plant, types, log)
+        self.services = SimulatedServices(self.arm, types, log)
+        self.camera = SimulatedCamera(lens, plant, rng)
+        self._wants_scene = threading.Event()
+        faults = Faults(self.arm, self.gripper, self.camera, self.states, self._wants_scene.set)
+        rospy.Service(names.FAULT, types["robot_bridge/Fault"], lambda request: faults.answer(request, types, log))
+        self._faults = faults
+        rospy.Subscriber(
+            names.COMMAND_TIMEOUT, Float64, lambda message: self.arm.set_timeout(message.data), queue_size=1
+        )
+        rospy.Subscriber(
+            names.JOINT_COMMANDS, types["franka_core_msgs/JointCommand"], self._command, queue_size=10, tcp_nodelay=True
+        )
+
+    def tick(self) -> None:
+        """Let a tick pass, and publish."""
+        now_s = time.monotonic()
+        if self._wants_scene.is_set():
+            self._wants_scene.clear()
+            self._robot.reset(self._rng)
+            plant = self._robot.plant()
+            for part in (self.arm, self.gripper, self.camera):
+                part.take(plant)
+        self._faults.tick(now_s)
+        self.gripper.tick(TICK_S)
+        self.arm.tick(now_s)
+        self.states.flange_to_tip = self.services.flange_to_tip
+        self.states.publish()
+
+    def summary(self) -> dict[str, object]:
+        """Return what there is to say at the end."""
+        outcome = self.arm.plant.outcome()
+        return {**self.log.summary(), "outcome": asdict(outcome) if outcome else None}
+
+    def _command(self, message: object) -> None:
+        mode = message.mode  # type: ignore[attr-defined]
+        values = message.velocity if mode == 2 else message.position  # type: ignore[attr-defined]
+        self.arm.command(mode, message.names, values, time.monotonic())  # type: ignore[attr-defined]
+
+
+def _serve(node: _Node) -> None:
+    """Keep real time until told to stop."""
+    ends = threading.Event()
+    told: list[int] = []
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        told.append(number)
+        ends.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    print("the simulated driver is ready", file=sys.stderr, flush=True)
+    due_s = time.monotonic()
+    while not ends.wait(max(0.0, due_s - time.monotonic())):
+        due_s = max(due_s + TICK_S, time.monotonic() - _LATE_S)
+        node.tick()
+    node.camera.close()
+    print(json.dumps(node.summary()), flush=True)
+    node.log.close()
+    rospy.signal_shutdown("told to stop")
+    if told[0] == signal.SIGINT:
+        raise KeyboardInterrupt
+
+
+def main() -> NoReturn:
+    """Run the command."""
+    run(simulated_driver)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""The simulated Franka from below: joints, fingers and a camera in real time, for a driver to control."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_bridge.camera import Camera
+from robot_bridge.kinematics import N_JOINTS
+from robot_bridge.simulation import panda_mjcf
+from robot_bridge.simulation import renderer as render
+from robot_bridge.simulation.arm import Arm
+from robot_bridge.simulation.config import RendererName
+from robot_bridge.simulation.mujoco_import import mujoco
+from robot_bridge.simulation.success import Judge, Outcome
+
+
+class Plant:
+    """One scene with the arm in it. One thread advances it; an `Eye` of another may look at it at any time."""
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, judge: Judge | None) -> None:
+        """Take over a scene at rest."""
+        self.model, self._data, self._judge = model, data, judge
+        self._arm = Arm(model, data, contact_limit_n=np.inf)  # the guard is the bridge's
+        self._fingers = [model.joint(name).qposadr[0] for name in ("slide_left", "slide_right")]
+        self._tcp = model.site("tcp").id
+        self._lock = threading.Lock()
+        self._due_s = float(data.time)
+        self._jacobian = np.zeros((6, model.nv))
+        self._mass = np.zeros((model.nv, model.nv))
+        self._look = np.array(data.qpos)
+
+    @property
+    def joints_rad(self) -> NDArray[np.float64]:
+        """Measured joints (7,)."""
+        return np.array(self._data.qpos[:N_JOINTS])
+
+    @property
+    def speeds_rad_s(self) -> NDArray[np.float64]:
+        """Measured joint speeds (7,)."""
+        return np.array(self._data.qvel[:N_JOINTS])
+
+    @property
+    def torques_nm(self) -> NDArray[np.float64]:
+        """What the motors give (7,)."""
+        return np.array(self._data.actuator_force[:N_JOINTS])
+
+    @property
+    def gravity_nm(self) -> NDArray[np.float64]:
+        """What holds the arm against gravity (7,)."""
+        return np.array(self._data.qfrc_gravcomp[:N_JOINTS])
+
+    @property
+    def fingers_m(self) -> NDArray[np.float64]:
+        """How far each finger is from the middle (2,)."""
+        return np.array(self._data.qpos[self._fingers])
+
+    @property
+    def finger_speed_m_s(self) -> float:
+        """How fast the gap between the fingers changes."""
+        return float(self._data.qvel[self._fingers].sum())
+
+    def pose(self) -> NDArray[np.float64]:
+        """Return the hand's pose in the base frame, (4, 4)."""
+        pose = np.eye(4)
+        pose[:3, :3] = self._data.site_xmat[self._tcp].reshape(3, 3)
+        pose[:3, 3] = self._data.site_xpos[self._tcp]
+        return pose
+
+    def jacobian(self) -> NDArray[np.float64]:
+        """Return the hand's Jacobian in the base frame, (6, 7)."""
+        mujoco.mj_jacSite(self.model, self._data, self._jacobian[:3], self._jacobian[3:], self._tcp)
+        return self._jacobian[:, :N_JOINTS].copy()
+
+    def mass(self) -> NDArray[np.float64]:
+        """Return the arm's mass matrix, (7, 7)."""
+        mujoco.mj_fullM(self.model, self._data, self._mass)
+        return self._mass[:N_JOINTS, :N_JOINTS].copy()
+
+    def push_n(self) -> NDArray[np.float64]:
+        """Return the force (3,) with which contacts push the hand, in the base frame."""
+        return self._arm.contact_n()
+
+    def servo(self, joints_rad: NDArray[np.float64]) -> None:
+        """Let the servos hold joints (7,)."""
+        self._data.ctrl[:N_JOINTS] = joints_rad
+
+    def grip(self, width_m: float, force_n: float) -> None:
+        """Let the fingers go to a width, pressing with at most `force_n`."""
+        self._data.ctrl[N_JOINTS] = np.clip(width_m / 2, 0.0, panda_mjcf.TRAVEL_M)
+        self.model.actuator_forcerange[N_JOINTS] = (-force_n, force_n)
+
+    def advance(self, duration_s: float) -> None:
+        """Let time pass. The physics steps are shorter than, and no divisor of, a driver's tick: they average out."""
+        with self._lock:
+            self._due_s += duration_s
+            while self._data.time < self._due_s - 1e-9:
+                mujoco.mj_step(self.model, self._data)
+            mujoco.mj_forward(self.model, self._data)
+            self._look = np.array(self._data.qpos)
+        if self._judge:
+            self._judge.watch(duration_s)
+
+    def conclude(self) -> None:
+        """Tell the judge that the arm rests."""
+        if self._judge:
+            self._judge.conclude()
+
+    def outcome(self) -> Outcome | None:
+        """Return what has been achieved in a task scene, or None."""
+        return self._judge.outcome() if self._judge else None
+
+    def seen(self) -> NDArray[np.float64]:
+        """Return what a camera needs to know of the present; from any thread."""
+        with self._lock:
+            return self._look
+
+
+class Eye:
+    """A camera over a plant, for one thread: whatever draws belongs to the thread that made it."""
+
+    def __init__(self, plant: Plant, renderer: RendererName, camera: Camera) -> None:
+        """Make the renderer in the calling thread."""
+        self._plant = plant
+        self._data = mujoco.MjData(plant.model)
+        self._renderer = render.make(renderer, plant.model, camera)
+
+    def look(self) -> NDArray[np.uint8]:
+        """Return the picture of now, (H, W, 3) uint8 RGB."""
+        self._data.qpos[:] = self._plant.seen()
+        mujoco.mj_kinematics(self._plant.model, self._data)
+        mujoco.mj_camlight(self._plant.model, self._data)
+        return self._renderer.render(self._data)
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self._renderer.close()

@@ -1,0 +1,89 @@
+"""Which arms there are, and what a machine needs of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from configs.loader import FOLDER
+from robot_bridge.franka.configuration import FrankaRosConfig
+from tests.robot_bridge.ros.bridge import config
+
+ROOT = FOLDER.parent
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "module", ["planner.run_task", "planner.run_goal", "planner.run_doctor", "planner.task", "planner.doctor",
+               "planner.capture", "data_collection.run_collection", "data_collection.play.collector",
+               "robot_bridge.factory"],
+)  # fmt: skip
+def test_a_robot_machine_needs_no_simulator_and_a_training_machine_no_ros(module: str) -> None:
+    done = run(f"import {module}, sys; assert not {{'mujoco', 'rospy', 'torch', 'franky'}} & sys.modules.keys()")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("missing", "robot", "how"),
+    [("mujoco", "simulation", "pip install '.[simulation]'"), ("rospy", "franka_ros", "./bootstrap.sh ros")],
+)
+def test_what_is_missing_is_named_with_how_to_get_it(missing: str, robot: str, how: str, tmp_path: Path) -> None:
+    (tmp_path / f"{missing}.py").write_text(f'raise ModuleNotFoundError("No module named {missing!r}")')
+    arguments = ["--episodes", "1", "--robot", robot, "--out", "/nowhere/at/all"]
+    done = subprocess.run(
+        [sys.executable, "-m", "data_collection.run_collection", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+    )
+    assert done.returncode in {1, 2}
+    assert done.stderr.startswith("error: ") and how in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_arm_without_franky_says_how_to_get_it() -> None:
+    code = "import sys; sys.modules['franky'] = None\nfrom planner.run_task import main\n"
+    code += "sys.argv = ['t', 'pick_wipe', '--robot', 'franka_direct', '--goal', 'configs/goals/pick_wipe.png']\nmain()"
+    done = run(code)
+    assert done.returncode == 1
+    assert "--robot franka_direct" in done.stderr and "pip install '.[franky]'" in done.stderr
+
+
+def test_several_workers_have_no_arm_each() -> None:
+    command = "from data_collection.run_collection import main; import sys\n"
+    command += "sys.argv = ['c', '--episodes', '1', '--robot', 'franka_ros', '--workers', '2']\nmain()"
+    done = run(command)
+    assert done.returncode == 2
+    assert "--workers: expected 1, as there is one arm, got 2" in done.stderr
+
+
+def test_limits_are_stricter_than_the_drivers() -> None:
+    shipped = config()
+    assert shipped.motion.state_age_s <= 0.2 and shipped.motion.stall_s <= 0.2
+    assert max(shipped.reflex.torques_nm) <= 20 and max(shipped.reflex.forces[:3]) <= 20
+    assert shipped.motion.contact_limit_n < min(shipped.reflex.forces[:3])
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "told"),
+    [
+        ("motion", {"contact_limit_n": 20.0}, "must be below the forces of the reflex"),
+        ("images", {"brightness": (200.0, 100.0)}, "two rising numbers"),
+        ("motion", {"state_age_s": 0.3}, "less than or equal to 0.2"),
+        ("motion", {"speed_share": 0.6}, "less than or equal to 0.5"),
+    ],
+)
+def test_limits_that_protect_nothing_are_refused(section: str, values: dict[str, object], told: str) -> None:
+    whole = config().model_dump()
+    whole[section].update(values)
+    with pytest.raises(ValidationError, match=told):
+        FrankaRosConfig.model_validate(whole)
