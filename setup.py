@@ -33,7 +33,7 @@ setup(
     packages=find_packages(include=[p for name in PACKAGES for p in (name, f"{name}.*")]),
     package_data={
         "configs": ["**/*.yaml", "goals/*.png", "systemd/*.service"],
-        "data_collection.pages": ["*.html.j2"],
+        "data_collection.reports": ["*.html.j2"],
         "ghvae_core": ["checkpoints/*/*"],
         "planner": ["*.html.j2"],
         "robot_bridge": ["ros/definitions/**/*"],

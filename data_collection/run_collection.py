@@ -38,8 +38,8 @@ def collect_episodes(  # noqa: PLR0917 - the parameters are the options of the c
     is dropped within `supervision.stop_s`, and --resume goes on. The last line of the output is a JSON summary; the
     folder's run.json says what is going on, `run_data status` reads it.
     """
-    from data_collection.supervision.configuration import RunConfig  # noqa: PLC0415 - MuJoCo and HDF5 would make --help slow
-    from data_collection.supervision.session import Target, collect  # noqa: PLC0415
+    from data_collection.collection.config import RunConfig  # noqa: PLC0415 - MuJoCo and HDF5 would make --help slow
+    from data_collection.collection.run import Target, collect  # noqa: PLC0415
 
     _check_arguments(hours, episodes, robot, workers)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

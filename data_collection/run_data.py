@@ -19,7 +19,7 @@ from configs.command import run
 from data_collection.episode import EpisodeError
 
 if TYPE_CHECKING:
-    from data_collection.archive.journal import Value
+    from data_collection.storage.journal import Value
 
 Folder = Annotated[Path, typer.Argument(help="Folder of a collection.", show_default=False)]
 
@@ -36,7 +36,7 @@ def list_episodes(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, as in index.jsonl.")] = False,
 ) -> None:
     """List the closed episodes."""
-    from data_collection.archive import index  # noqa: PLC0415 - HDF5 would make --help slow
+    from data_collection.storage import index  # noqa: PLC0415 - HDF5 would make --help slow
 
     rows = index.read(_folder(folder))
     shown = rows[-last:] if last else rows
@@ -65,9 +65,9 @@ def show(
     frames: Annotated[int, typer.Option(min=1, help="How many frames a picture shows.")] = 12,
 ) -> None:
     """Draw an episode: frames with what was measured and done, as a sheet (.png) or an animation (.gif)."""
-    from data_collection.archive import index  # noqa: PLC0415
     from data_collection.formats.robonet import read_episode  # noqa: PLC0415
-    from data_collection.pages import sheet  # noqa: PLC0415
+    from data_collection.reports import contact_sheet  # noqa: PLC0415
+    from data_collection.storage import index  # noqa: PLC0415
 
     target = out or Path(f"episode_{number}.png")
     if target.suffix not in {".png", ".gif"}:
@@ -77,7 +77,9 @@ def show(
     if not names:
         raise EpisodeError(f"{folder}: expected an episode of number {number}, got none; see run_data list")
     episode = read_episode(names[0])
-    picture = sheet.animation(episode) if target.suffix == ".gif" else sheet.contact_sheet(episode, frames)
+    picture = (
+        contact_sheet.animation(episode) if target.suffix == ".gif" else contact_sheet.contact_sheet(episode, frames)
+    )
     _write_new(target, picture)
 
 
@@ -86,7 +88,8 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Hash every byte, but decode no video.")] = False,
 ) -> None:
     """Hash and read every episode. Exits with 1 where one is damaged; the last line is a JSON summary."""
-    from data_collection.archive import index, verification  # noqa: PLC0415
+    from data_collection.storage import index
+    from data_collection.storage import verify as verification  # noqa: PLC0415
 
     verdict = verification.Verdict()
     with _progress("verifying", len(index.episodes(_folder(folder)))) as steps:
@@ -106,9 +109,9 @@ def quarantine(
     reason: Annotated[str, typer.Option(help="In a word: letters, digits and _.")] = "by_hand",
 ) -> None:
     """Set episodes aside: training no longer sees them, and `run_collection --resume` makes others in their place."""
-    from data_collection.archive import index  # noqa: PLC0415
-    from data_collection.archive.folder import set_aside  # noqa: PLC0415
-    from data_collection.archive.journal import Journal  # noqa: PLC0415
+    from data_collection.storage import index  # noqa: PLC0415
+    from data_collection.storage.folder import set_aside  # noqa: PLC0415
+    from data_collection.storage.journal import Journal  # noqa: PLC0415
 
     if not (reason.isascii() and reason.replace("_", "a").isalnum()):
         raise EpisodeError(f"--reason: expected letters, digits and _, got {reason!r}")
@@ -127,8 +130,9 @@ def quarantine(
 
 def reindex(folder: Folder) -> None:
     """Make the index anew from the files, which are the truth. Exits with 1 where one is damaged."""
-    from data_collection.archive import index, verification  # noqa: PLC0415
-    from data_collection.archive.folder import EpisodeFolder  # noqa: PLC0415
+    from data_collection.storage import index
+    from data_collection.storage import verify as verification  # noqa: PLC0415
+    from data_collection.storage.folder import EpisodeFolder  # noqa: PLC0415
 
     if not index.episodes(_folder(folder)):
         raise EpisodeError(f"{folder}: expected a folder of closed episodes, got none")
@@ -151,9 +155,9 @@ def export(
     task: Annotated[str, typer.Option(help="What LeRobot is told that the arm does.")] = "play",
 ) -> None:
     """Write the episodes as a dataset of another library. The folder appears when it is whole."""
-    from data_collection.archive import index  # noqa: PLC0415
     from data_collection.export.lerobot import export_lerobot  # noqa: PLC0415
-    from data_collection.export.shards import export_shards  # noqa: PLC0415
+    from data_collection.export.webdataset import export_shards  # noqa: PLC0415
+    from data_collection.storage import index  # noqa: PLC0415
 
     by_number = sorted(index.read(_folder(folder)), key=lambda row: row.number)
     paths = [folder / row.file for row in by_number]
@@ -173,7 +177,7 @@ def page(
     seed: Annotated[int, typer.Option(min=0, help="Of that chance.")] = 0,
 ) -> None:
     """Write one HTML page: what the collection holds, how it came about, and episodes to look at."""
-    from data_collection.pages.collection_page import collection_page  # noqa: PLC0415
+    from data_collection.reports.collection_report import collection_page  # noqa: PLC0415
 
     target = out or folder.resolve().with_name(f"{folder.resolve().name}.html")
     _check_free(target)
@@ -186,8 +190,8 @@ def status(
     max_age_s: Annotated[float, typer.Option(min=1, help="A run that has said nothing for longer is not well.")] = 60.0,
 ) -> None:
     """Print what the run in a folder last said of itself. Exits with 1 where it goes on no more, but should."""
-    from data_collection.archive.journal import DONE, read, tell  # noqa: PLC0415
-    from data_collection.supervision.status import read_status  # noqa: PLC0415
+    from data_collection.collection.status import read_status  # noqa: PLC0415
+    from data_collection.storage.journal import DONE, read, tell  # noqa: PLC0415
 
     told = read_status(_folder(folder))
     history = tell(read(folder))

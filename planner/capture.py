@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection.pages.picture import filmstrip, png_bytes
+from data_collection.reports.images import filmstrip, png_bytes
 from planner.goal import GoalError, difference
 from robot_bridge.camera import Camera, camera_image, model_image
 from robot_bridge.robot import CameraFault

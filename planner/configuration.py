@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from configs.loader import Config, load
-from data_collection.play.policy import PolicyConfig
+from data_collection.policies.random_policy import PolicyConfig
 from ghvae_core.predictor import Networks
 from planner.difference import DifferenceConfig
 from planner.solver import SolverConfig

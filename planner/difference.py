@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from configs.loader import Config
-from data_collection.play.blobs import BlobConfig, colours, components, find_blobs, within_reach
-from data_collection.play.directed import Difference, Thing, at_fingertips
-from data_collection.play.policy import holds
+from data_collection.policies.object_detection import BlobConfig, colours, components, find_blobs, within_reach
+from data_collection.policies.primitives import Difference, Thing, at_fingertips
+from data_collection.policies.random_policy import holds
 from robot_bridge.camera import camera_image
 from robot_bridge.robot import Observation, RobotSpec
 

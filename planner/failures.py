@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from data_collection.pages.picture import enlarge, filmstrip, png_bytes
+from data_collection.reports.images import enlarge, filmstrip, png_bytes
 from planner.trial import Trial
 
 _MOST = 12  # rows

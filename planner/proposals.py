@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection.play.directed import Directed
-from data_collection.play.policy import PolicyConfig, RandomPolicy
-from data_collection.play.route import Sequences
+from data_collection.policies.primitives import Directed
+from data_collection.policies.random_policy import PolicyConfig, RandomPolicy
+from data_collection.policies.waypoints import Sequences
 from planner.difference import DifferenceConfig, find_difference
 from planner.plan import HOLD, PREVIOUS, Situation
 from robot_bridge.robot import RobotSpec

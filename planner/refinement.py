@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from configs.loader import Config
-from data_collection.play.route import Sequences, follow
+from data_collection.policies.waypoints import Sequences, follow
 from planner.plan import HOLD
 from robot_bridge.safety import Limits
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection.pages import chart, page
-from data_collection.pages.picture import enlarge, filmstrip, gif_bytes, png_bytes
+from data_collection.reports import chart, html
+from data_collection.reports.images import enlarge, filmstrip, gif_bytes, png_bytes
 from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History
 from planner.plan import HOLD
 from planner.result import Result
@@ -78,7 +78,7 @@ def _page(history: History, result: Result, config_yaml: str) -> str:
         "plans": [_plan_view(history, index) for index in range(len(history.plans))],
         "config_yaml": config_yaml,
     }
-    return page.render("planner", _TEMPLATE, view)
+    return html.render("planner", _TEMPLATE, view)
 
 
 def _verdict(result: Result) -> tuple[str, str]:
@@ -174,8 +174,8 @@ def _seen_strip(frames: list[NDArray[np.uint8]]) -> str:
 
 
 def _png(image: NDArray[np.uint8]) -> str:
-    return page.data_uri("png", png_bytes(enlarge(image[None])[0]))
+    return html.data_uri("png", png_bytes(enlarge(image[None])[0]))
 
 
 def _gif(frames: NDArray[np.uint8]) -> str:
-    return page.data_uri("gif", gif_bytes(frames, _FRAME_S))
+    return html.data_uri("gif", gif_bytes(frames, _FRAME_S))

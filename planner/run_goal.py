@@ -41,7 +41,7 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
     it is not taken yet is said on standard error. The arm does not move. In simulation the scripted arm does the task
     in a twin of the scene, and its last view is the goal.
     """
-    from data_collection.pages.picture import png_bytes  # noqa: PLC0415 - what --help need not load
+    from data_collection.reports.images import png_bytes  # noqa: PLC0415 - what --help need not load
     from planner.capture import preview  # noqa: PLC0415
     from planner.configuration import load_run  # noqa: PLC0415
     from planner.goal import GoalError  # noqa: PLC0415

@@ -7,7 +7,7 @@ from collections import defaultdict
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection.play.route import Sequences
+from data_collection.policies.waypoints import Sequences
 from ghvae_core.predictor import Prediction, PredictorError
 from planner.plan import Plan, PlanError
 from planner.refinement import Scored

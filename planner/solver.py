@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from configs.loader import Config
-from data_collection.play.route import Sequences
+from data_collection.policies.waypoints import Sequences
 from ghvae_core.predictor import GoalCost, Prediction, Predictor
 from ghvae_core.serving.request import NonFiniteError
 from planner.plan import Plan, Situation

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from data_collection.pages import page
+from data_collection.reports import html
 from planner.trial import Trial
 from planner.trials_summary import MEASURES, Group, by_task, notes, paired_table, rates_table
 from planner.variant import VariantName
@@ -52,11 +52,11 @@ def trials_page(
         "paired": paired_table(groups),
         "notes": notes(groups, seeds),
         "extremes": [extremes for group in groups for extremes in _extremes(folder, group)],
-        "failed": page.data_uri("png", failed) if failed else "",
+        "failed": html.data_uri("png", failed) if failed else "",
         "measures": MEASURES,
         "trials": [(trial, _link(folder, trial)) for group in groups for trial in group.trials],
     }
-    return page.render("planner", "trials.html.j2", view)
+    return html.render("planner", "trials.html.j2", view)
 
 
 def _extremes(folder: Path, group: Group) -> list[_Extremes]:
@@ -76,7 +76,7 @@ def _shown(folder: Path, trial: Trial) -> _Shown:
         label=f"seed {trial.seed}",
         words=trial.reason or f"{'; '.join(achieved) or 'nothing'} in {trial.steps} actions{away}",
         link=_link(folder, trial),
-        pictures={name: page.data_uri("png", file.read_bytes()) for name, file in files.items() if file.exists()},
+        pictures={name: html.data_uri("png", file.read_bytes()) for name, file in files.items() if file.exists()},
     )
 
 

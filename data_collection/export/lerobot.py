@@ -7,9 +7,9 @@ from contextlib import closing
 from pathlib import Path
 
 from data_collection.episode import EpisodeError
-from data_collection.export.staging import beside
-from data_collection.export.take import read_take
+from data_collection.export.episode_reader import read_take
 from data_collection.formats.hdf5 import naming
+from data_collection.staging import beside
 
 
 def export_lerobot(paths: Sequence[Path], out: Path, *, task: str, on_episode: Callable[[], None]) -> int:

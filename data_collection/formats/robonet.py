@@ -13,11 +13,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection.commit import commit
+from data_collection.atomic_io import commit
 from data_collection.episode import Episode, EpisodeError, video_episode
-from data_collection.formats.gripper import closes
+from data_collection.formats.gripper_convention import closes
 from data_collection.formats.hdf5 import naming, seal
-from data_collection.formats.trajectory import FILE_VERSION, ROBONET_DIM, Trajectory, read_footage, read_trajectory
+from data_collection.formats.robonet_file import FILE_VERSION, ROBONET_DIM, Trajectory, read_footage, read_trajectory
 from data_collection.formats.video import VideoConfig, encode_video
 from robot_bridge.robot import ACTION_DIM, CLOSE, OPEN, STATE_DIM, RobotSpec
 

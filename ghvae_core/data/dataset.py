@@ -16,7 +16,7 @@ from pydantic import Field
 
 from configs.loader import Config
 from data_collection.episode import ROBOT_ACTIONS
-from data_collection.formats.source import Recording
+from data_collection.formats.reader import Recording
 from ghvae_core.data.augmentation import AugmentationConfig
 from ghvae_core.data.frames import end_to_end
 from ghvae_core.data.prepared import Facts, Prepared, Reading, model_frames, prepare

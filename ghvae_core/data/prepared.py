@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from data_collection.episode import Episode, EpisodeError
-from data_collection.formats.source import Recording, read
+from data_collection.formats.reader import Recording, read
 from data_collection.formats.video_file import VideoReading
 from ghvae_core.data.processes import DatasetError, in_processes
 from robot_bridge.camera import Camera, Crop, model_image

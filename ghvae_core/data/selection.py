@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_collection.episode import EpisodeError
-from data_collection.formats.source import KINDS, Recording, find, read_names, robot
+from data_collection.formats.reader import KINDS, Recording, find, read_names, robot
 from ghvae_core.data.processes import DatasetError, in_processes
 
 _PIECE_BYTES = 2**24  # read at once

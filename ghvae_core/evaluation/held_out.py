@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from data_collection.formats.source import Recording, find
+from data_collection.formats.reader import Recording, find
 from ghvae_core.data.dataset import DataConfig, digest_files, left_out
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.models.checkpoint import CheckpointInfo

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection.pages.picture import filmstrip, gif_bytes, png_bytes
+from data_collection.reports.images import filmstrip, gif_bytes, png_bytes
 from ghvae_core.evaluation.clips import Clips
 from ghvae_core.evaluation.judged import MEAN, Judged
 from ghvae_core.evaluation.summary import Evaluation, ranked

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from configs.command import ReportedError
-from data_collection.commit import flush
+from data_collection.atomic_io import flush
 
 MANIFEST = "MANIFEST.json"
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_collection.pages.picture import filmstrip, png_bytes
+from data_collection.reports.images import filmstrip, png_bytes
 from ghvae_core.data.windows import Windows
 from ghvae_core.models.video_model import ModelConfig, VideoModel
 from ghvae_core.training.objective import Batch, Kind

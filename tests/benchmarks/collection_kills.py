@@ -17,9 +17,9 @@ import psutil
 import typer
 
 from configs.command import ReportedError, run
-from data_collection.archive import index
-from data_collection.archive.folder import QUARANTINE_NAME
-from data_collection.archive.verification import Verdict, verify
+from data_collection.storage import index
+from data_collection.storage.folder import QUARANTINE_NAME
+from data_collection.storage.verify import Verdict, verify
 
 _SETTINGS = (
     *("robot.renderer=ray", "collection.n_steps=2", "collection.steps_per_draw=[1,2]"),

@@ -12,10 +12,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from configs.command import run
-from data_collection.archive.folder import EpisodeFolder
+from data_collection.collection.config import RunConfig
+from data_collection.collection.worker import Closed, Producer
 from data_collection.formats.robonet import read_episode
-from data_collection.supervision.configuration import RunConfig
-from data_collection.supervision.worker import Closed, Producer
+from data_collection.storage.folder import EpisodeFolder
 from robot_bridge.factory import open_robot
 from robot_bridge.simulation.franka import SimulatedFranka
 

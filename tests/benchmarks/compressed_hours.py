@@ -15,8 +15,8 @@ import psutil
 import typer
 
 from configs.command import ReportedError, run
-from data_collection.archive import index, journal
-from data_collection.archive.verification import Verdict, verify
+from data_collection.storage import index, journal
+from data_collection.storage.verify import Verdict, verify
 
 REFLEXES, FREEZES, DEATHS = 1 / 40, 1 / 500, 1 / 200  # in an episode; what unattended collections report
 _SAMPLE_S = 2.0

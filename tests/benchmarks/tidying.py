@@ -9,9 +9,9 @@ import numpy as np
 import typer
 
 from configs.command import run
-from data_collection.play.collector import Collected, Collector
-from data_collection.play.scenery import MOVED_M
-from data_collection.supervision.configuration import RunConfig
+from data_collection.collection.collector import Collected, Collector
+from data_collection.collection.config import RunConfig
+from data_collection.policies.scenery import MOVED_M
 from robot_bridge.factory import open_robot
 from robot_bridge.simulation.franka import SimulatedFranka
 

@@ -7,9 +7,9 @@ import json
 import os
 from pathlib import Path
 
-from data_collection.archive.index import Row
-from data_collection.archive.journal import JOURNAL_NAME, Value
 from data_collection.formats.robonet import write_episode
+from data_collection.storage.index import Row
+from data_collection.storage.journal import JOURNAL_NAME, Value
 from tests.data_collection.episodes import SPEC, make_episode
 
 BEGAN_S = 1_750_000_000.0

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from data_collection.archive import index, journal
+from data_collection.collection.status import read_status
 from data_collection.formats.robonet import read_episode
-from data_collection.supervision.status import read_status
+from data_collection.storage import index, journal
 from tests.data_collection.test_run_collection import TINY, collect, summary
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_collection.archive import index, journal
-from data_collection.archive.folder import EpisodeFolder
+from data_collection.collection.progress import Account
+from data_collection.collection.status import Status
 from data_collection.formats.robonet import read_episode
 from data_collection.run_data import main
-from data_collection.supervision.account import Account
-from data_collection.supervision.status import Status
+from data_collection.storage import index, journal
+from data_collection.storage.folder import EpisodeFolder
 from tests.data_collection.folders import episode_path, make_collection
 from tests.data_collection.test_run_collection import TINY, collect, start, summary, wait_for
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection.play.policy import PolicyConfig
+from data_collection.policies.random_policy import PolicyConfig
 from ghvae_core.predictor import Context, Prediction, PredictorSpec
 from planner.difference import DifferenceConfig
 from planner.plan import Situation

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_collection.play.blobs import BlobConfig
-from data_collection.play.directed import Difference
+from data_collection.policies.object_detection import BlobConfig
+from data_collection.policies.primitives import Difference
 from planner.difference import DifferenceConfig, find_difference
 from robot_bridge.camera import Crop, model_image
 from robot_bridge.robot import Observation, RobotError, RobotSpec

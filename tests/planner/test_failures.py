@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from data_collection.pages.picture import gif_bytes, png_bytes
+from data_collection.reports.images import gif_bytes, png_bytes
 from planner.failures import failures_picture
 from planner.trial import Trial
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_collection.play.policy import PolicyConfig
+from data_collection.policies.random_policy import PolicyConfig
 from planner.difference import DifferenceConfig
 from planner.plan import HOLD, PREVIOUS, Situation
 from planner.proposals import Proposals

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_collection.play.route import Sequences
+from data_collection.policies.waypoints import Sequences
 from planner.plan import HOLD
 from planner.refinement import Method, Refinement, RefinementConfig, Scored
 from robot_bridge.safety import Limits, limit_actions

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from data_collection.episode import EpisodeError
 from data_collection.export.dataset import Dataset, FileSizes
+from data_collection.export.episode_reader import Take, read_take
 from data_collection.export.lerobot import export_lerobot
-from data_collection.export.take import Take, read_take
 from data_collection.formats.robonet import write_episode
 from data_collection.formats.video import VideoConfig
 from tests.data_collection.episodes import GENUINE, SPEC, make_episode, make_frames
 from tests.data_collection.export.conftest import LENGTHS, names
-from tests.data_collection.formats.test_trajectory import write_foreign
+from tests.data_collection.formats.test_robonet_file import write_foreign
 
 READER = Path(__file__).with_name("lerobot_reader.py")
 CAMERA = "observation.images.cam0"

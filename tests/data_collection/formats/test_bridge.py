@@ -12,7 +12,7 @@ import pytest
 
 from data_collection.episode import EpisodeError
 from data_collection.formats.bridge import read_bridge
-from data_collection.formats.source import find
+from data_collection.formats.reader import find
 from tests.data_collection.records import Values, bridge_features, example, write_records
 
 GENUINE = Path(__file__).resolve().parents[3] / "shared/data/bridge_rlds"

@@ -16,10 +16,10 @@ import pytest
 
 from data_collection.episode import Episode, EpisodeError
 from data_collection.formats.robonet import read_episode, write_episode
-from data_collection.formats.trajectory import read_trajectory
+from data_collection.formats.robonet_file import read_trajectory
 from robot_bridge.robot import CLOSE, OPEN
 from tests.data_collection.episodes import GENUINE, RED, SPEC, make_episode, make_frames
-from tests.data_collection.formats.test_trajectory import genuine, write_foreign
+from tests.data_collection.formats.test_robonet_file import genuine, write_foreign
 
 ARRAYS = ("states", "actions", "commanded", "times_s")
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from data_collection.episode import Episode
-from data_collection.formats import source
+from data_collection.formats import reader
 from data_collection.formats.robonet import read_episode
 from ghvae_core.data.dataset import DataConfig, Dataset, DatasetError, digest_files, left_out, load_dataset
 from robot_bridge.camera import Crop, model_image
 from tests.data_collection.formats.test_npz import METAWORLD, write_bair
-from tests.data_collection.formats.test_trajectory import write_foreign
+from tests.data_collection.formats.test_robonet_file import write_foreign
 from tests.data_collection.formats.test_video_file import video_frames, write_video
 from tests.ghvae_core.episodes import STEP_LIMIT_M, STEP_S, record, spec
 
@@ -102,7 +102,7 @@ def test_files_that_say_nonsense_are_left_out_with_the_reason(
         episode = read_episode(path, camera, action_free)
         return replace(episode, info={**episode.info, **info}) if "traj1" in path.name else episode  # type: ignore[dict-item]
 
-    monkeypatch.setattr(source, "read_episode", read)
+    monkeypatch.setattr(reader, "read_episode", read)
     dataset = _load(tmp_path / "data", tmp_path / "cache")
     assert dataset.n_episodes == 2
     assert [reason in refused for refused in dataset.refused] == [True]

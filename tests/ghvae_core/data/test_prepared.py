@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_collection.formats.source import find, read
+from data_collection.formats.reader import find, read
 from ghvae_core.data import prepared as module
 from ghvae_core.data.prepared import Prepared, Reading, model_frames, prepare
 from ghvae_core.data.processes import DatasetError

@@ -11,7 +11,7 @@ from data_collection.episode import EpisodeError
 from ghvae_core.data.processes import DatasetError
 from ghvae_core.data.selection import Selection, choose
 from tests.data_collection.formats.test_npz import write_bair
-from tests.data_collection.formats.test_trajectory import write_foreign
+from tests.data_collection.formats.test_robonet_file import write_foreign
 from tests.ghvae_core.episodes import record
 
 ALL = Selection((), None, None)

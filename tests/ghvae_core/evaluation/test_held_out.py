@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_collection.formats.source import find
+from data_collection.formats.reader import find
 from ghvae_core.data.dataset import DataConfig, digest_files, left_out, load_dataset
 from ghvae_core.evaluation.held_out import check_held_out, choose
 from ghvae_core.evaluation.metrics import MetricError

@@ -1,0 +1,120 @@
+"""Where everything that happens to a run is written down and told: index, journal, status, and a person."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import TracebackType
+
+from data_collection.collection.alerts import Alerts
+from data_collection.collection.config import RunConfig
+from data_collection.collection.progress import Account
+from data_collection.collection.status import Status
+from data_collection.collection.supervisor import Event, Lost, Renewed, Waiting
+from data_collection.collection.worker import Closed, Failed
+from data_collection.storage import index
+from data_collection.storage.folder import EpisodeFolder
+from data_collection.storage.journal import DONE, STOPPED, Journal, Value
+
+_LOG = logging.getLogger(__name__)
+_ALIVE_S = 3600.0  # between two signs of life in the journal, so that a run that is killed has lasted
+
+
+class Logbook:
+    """Follows one run, as a context: however it ends, that is written down, too."""
+
+    def __init__(self, folder: EpisodeFolder, account: Account, config: RunConfig) -> None:
+        self._folder, self._account, self._config = folder.path, account, config
+        self._journal = Journal(folder.path)
+        self._status = Status(folder.path, account)
+        self._alive_s = time.monotonic()
+        self._alerts = Alerts(config.supervision.alert, config.supervision.digest_s)
+
+    def __enter__(self) -> Logbook:
+        self._journal.note("started", {"seed": self._config.seed, "present": self._account.n_present})
+        self._status.beat()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        why = DONE if error is None else STOPPED if isinstance(error, KeyboardInterrupt) else _words_of(error)
+        try:
+            self._journal.note(
+                "ended", {"why": why, "closed": self._account.closed, "attempts": self._account.attempts}
+            )
+            self._status.beat(why)
+        except OSError as full:
+            _LOG.warning("%s: could not be written: %s", self._folder, full.strerror or full)
+        self._alerts.change(f"ended {why}", f"{self._folder}: ended: {why}; {self._words()}")
+        self._alerts.close()
+
+    def take(self, event: Event) -> None:
+        """Write an event down, and tell a person where one should know.
+
+        Raises:
+            OSError: The disk is full or at fault.
+        """
+        self._account.take(event)
+        if isinstance(event, Closed):
+            index.append(self._folder, event.row)
+        for name, details in _notes(event):
+            self._journal.note(name, details)
+        if time.monotonic() - self._alive_s > _ALIVE_S:
+            self._alive_s = time.monotonic()
+            self._journal.note("alive", {"closed": self._account.closed})
+        self._status.beat()
+        self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, Waiting):
+            self._alerts.change("waiting", f"{self._folder}: nothing succeeds for now: {event.reason}; {self._words()}")
+        elif isinstance(event, Closed):
+            limit = 2 * self._config.collection.tidying.dull_after
+            if event.dull_for < limit:
+                self._alerts.change("collecting", f"{self._folder}: collecting again; {self._words()}")
+            elif self._alerts.change("dull", self._dull(event)):
+                self._journal.note("dull", {"episodes": event.dull_for})
+        self._alerts.digest(f"{self._folder}: {self._words()}")
+
+    def _dull(self, event: Closed) -> str:
+        return (
+            f"{self._folder}: nothing but the arm moved in {event.dull_for} episodes, although the table was swept; "
+            f"objects seen: {event.row.objects_seen}; look whether there is something to play with"
+        )
+
+    def _words(self) -> str:
+        account = self._account
+        hours = (account.present_s + account.recorded_s) / 3600
+        counts = {
+            "dropped": account.dropped.total(),
+            "set aside": account.quarantined.total(),
+            "lost": account.lost,
+        }
+        troubles = [f"{n} {what}" for what, n in counts.items() if n]
+        return ", ".join(
+            [f"{account.n_present + account.closed} of {account.n_wanted} episodes", f"{hours:.2f} h", *troubles]
+        )
+
+
+def _words_of(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _notes(event: Event) -> list[tuple[str, dict[str, Value]]]:
+    """Return what the journal has to say of an event; nothing of an episode that was closed, which is in the folder."""
+    notes: list[tuple[str, dict[str, Value]]] = []
+    if isinstance(event, Failed):
+        told: dict[str, Value] = {"number": event.number, "attempt": event.attempt, "kind": event.kind}
+        notes.append(("quarantined" if event.file else "dropped", {**told, "reason": event.reason, "file": event.file}))
+    elif isinstance(event, Lost):
+        if event.number is not None:
+            notes.append(("lost", {"number": event.number, "given_up": event.is_given_up}))
+        notes.append(("restarted", {"reason": event.reason}))
+    elif isinstance(event, Waiting):
+        notes.append(("waiting", {"reason": event.reason, "pause_s": event.pause_s}))
+    elif isinstance(event, Renewed):
+        notes.append(("renewed", {"reason": event.reason}))
+    elif isinstance(event, Closed) and event.swept:
+        notes.append(("swept", {"number": event.row.number}))
+    return notes

@@ -1,0 +1,61 @@
+"""One run of a collection, from the arm that is there to the account that adds up."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import NamedTuple
+
+from data_collection.collection.config import RunConfig
+from data_collection.collection.notifications import Logbook
+from data_collection.collection.numbers import Numbers
+from data_collection.collection.progress import Account
+from data_collection.collection.supervisor import Supervisor
+from data_collection.collection.tally import Tally
+from data_collection.storage.folder import EpisodeFolder
+from data_collection.storage.index import Row
+
+
+class Target(NamedTuple):
+    """How much is to be in the folder at the end: one of the two."""
+
+    episodes: int | None
+    hours: float | None  # recorded
+
+
+def collect(config: RunConfig, target: Target, out: Path, n_workers: int, resume: bool) -> None:
+    """Collect until the target is reached; progress on stderr, a summary on stdout, all else in the folder.
+
+    Raises:
+        EpisodeError: The folder is not one to collect into. Nothing was changed.
+        CollectionError: No arm, or a person must look. Every episode that was closed stands.
+    """
+    EpisodeFolder(out, "").check(resume)
+    with ExitStack() as stack:
+        supervisor = stack.enter_context(Supervisor(config, out, n_workers))  # without an arm nothing is written
+        folder = EpisodeFolder(out, config.stem(supervisor.robot))
+        lock = stack.enter_context(folder.lock(exclusive=True))
+        folder.check(resume)  # a second time, now that nobody else can write
+        folder.keep_config(config)
+        rows = folder.tidy()
+        folder.share(lock)
+        account = _open_account(rows, target, config)
+        tally = stack.enter_context(Tally(out, account))
+        logbook = stack.enter_context(Logbook(folder, account, config))
+        numbers = Numbers({row.number for row in rows}, account.n_wanted - account.n_present)
+        for event in stack.enter_context(closing(supervisor.run(numbers))):
+            logbook.take(event)
+            tally.show(event)
+            if account.is_done():
+                break
+
+
+def _open_account(rows: list[Row], target: Target, config: RunConfig) -> Account:
+    """Begin with what is there; of hours, as many episodes are wanted as there are at the shortest a step can last."""
+    n, present_s = len(rows), sum(row.recorded_s for row in rows)
+    if target.hours is None:
+        return Account(n, present_s, max(n, target.episodes or 0), None)
+    wanted_s = target.hours * 3600
+    more = math.ceil((wanted_s - present_s) / (config.collection.n_steps * config.robot.step_s) - 1e-6)
+    return Account(n, present_s, n + max(0, more), wanted_s)

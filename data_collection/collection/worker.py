@@ -1,0 +1,233 @@
+"""A process with one arm that collects the episodes it is asked for, and tells of each attempt."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from configs.command import ReportedError
+from data_collection.atomic_io import make_folder
+from data_collection.collection.collector import Collected, Collector, Dropped
+from data_collection.collection.config import RunConfig
+from data_collection.episode import EpisodeError
+from data_collection.formats.robonet import write_episode
+from data_collection.storage.folder import EpisodeFolder
+from data_collection.storage.index import Row, describe
+from robot_bridge.factory import open_robot
+from robot_bridge.robot import Observation, Robot, RobotError, RobotFault, RobotSpec, Step
+
+_LOG = logging.getLogger(__name__)
+_ORPHAN_S = 10.0  # after which a process whose supervisor is gone ends, whatever it is doing
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The arm is there."""
+
+    robot: str  # its name
+
+
+@dataclass(frozen=True)
+class Closed:
+    """One episode that is safely on disk."""
+
+    row: Row
+    swept: bool
+    dull_for: int  # see `Collected`
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An attempt that gave no episode."""
+
+    number: int
+    attempt: int
+    kind: str
+    reason: str
+    file: str | None  # in quarantine; None where nothing whole was recorded
+    is_fault: bool  # the arm stopped itself
+
+
+@dataclass(frozen=True)
+class GaveUp:
+    """No attempt at an episode succeeded, or something else keeps this process from going on."""
+
+    reason: str
+    needs_person: bool  # else another process may fare better, now or later
+
+
+Told: TypeAlias = Ready | Closed | Failed | GaveUp
+
+
+class Pulse(Protocol):
+    """Where a process leaves the time at which it was last seen to go on."""
+
+    value: float  # monotonic seconds, which all processes of a machine share
+
+
+class Stop(Protocol):
+    """Whether the process is to end."""
+
+    is_asked: bool
+
+
+class Watched:
+    """A robot every call of which is a sign of life, and the last moment to end."""
+
+    def __init__(self, robot: Robot, pulse: Pulse, stop: Stop) -> None:
+        self._robot, self._pulse, self._stop = robot, pulse, stop
+
+    @property
+    def spec(self) -> RobotSpec:
+        """What this robot is."""
+        return self._robot.spec
+
+    def reset(self, rng: np.random.Generator) -> Observation:
+        """See `Robot.reset`."""
+        self._beat()
+        return self._robot.reset(rng)
+
+    def observe(self) -> Observation:
+        """See `Robot.observe`."""
+        self._beat()
+        return self._robot.observe()
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        """See `Robot.step`."""
+        self._beat()
+        return self._robot.step(action)
+
+    def recover(self) -> None:
+        """See `Robot.recover`."""
+        self._beat()
+        self._robot.recover()
+
+    def close(self) -> None:
+        """See `Robot.close`."""
+        self._robot.close()
+
+    def _beat(self) -> None:
+        self._pulse.value = time.monotonic()
+        if self._stop.is_asked:
+            raise KeyboardInterrupt
+
+
+class Producer:
+    """Collects episodes and closes them."""
+
+    def __init__(self, config: RunConfig, folder: EpisodeFolder, robot: Robot) -> None:
+        self._config, self._folder, self._robot = config, folder, robot
+        self._collector = Collector(robot, config.collection)
+
+    def produce(self, number: int) -> Iterator[Told]:
+        """Tell of each attempt at an episode; the last word is `Closed` or `GaveUp`."""
+        last: Dropped | None = None
+        try:
+            for taken in self._collector.attempts(self._config.seed, number):
+                if isinstance(taken, Collected):
+                    yield from self._close(number, taken)
+                    return
+                last = taken
+                yield self._set_aside(number, taken)
+        except RobotFault as fault:
+            yield GaveUp(str(fault), needs_person=True)
+        except (EpisodeError, RobotError, OSError) as error:
+            yield GaveUp(str(error), needs_person=not isinstance(error, RobotError))
+        else:
+            n = self._config.collection.max_faults_in_row
+            words = f", the last with {last.kind}: {last.reason}" if last else ""
+            yield GaveUp(f"episode {number}: {n} attempts failed in a row{words}", bool(last and last.is_fault))
+
+    def _close(self, number: int, taken: Collected) -> Iterator[Told]:
+        """Write an episode; one that the disk does not take is told of, and ends this."""
+        path = self._folder.episode_path(number)
+        try:
+            write_episode(taken.episode, path, self._robot.spec)
+        except EpisodeError as error:
+            yield Failed(number, int(taken.episode.info["attempt"]), "not_written", str(error), None, False)
+            raise
+        yield Closed(describe(path), taken.swept, taken.dull_for)
+
+    def _set_aside(self, number: int, dropped: Dropped) -> Failed:
+        """Keep a whole attempt in quarantine, where a file can hold it."""
+        file: str | None = None
+        if dropped.rejected is not None:
+            path = self._folder.attempt_path(number, dropped.attempt, dropped.kind)
+            make_folder(path.parent)
+            with suppress(EpisodeError):  # no file can hold times that go back, or frames of another size
+                write_episode(dropped.rejected, path, self._robot.spec)
+                file = str(path.relative_to(self._folder.path))
+        return Failed(number, dropped.attempt, dropped.kind, dropped.reason, file, dropped.is_fault)
+
+
+def work(connection: Connection, config: RunConfig, out: Path, pulse: Pulse) -> None:
+    """Make the episodes that are asked for until the other side is gone; SIGTERM stops the arm first, then this."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor decides
+    stop = _Sigterm()
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    pulse.value = time.monotonic()
+    with suppress(EOFError, ConnectionError, KeyboardInterrupt):
+        try:
+            with closing(open_robot(config.robot)) as robot:
+                connection.send(Ready(robot.spec.name))
+                folder = EpisodeFolder(out, config.stem(robot.spec.name))
+                _serve(connection, Producer(config, folder, Watched(robot, pulse, stop)), folder, pulse)
+        except ReportedError as error:
+            connection.send(GaveUp(str(error), needs_person=False))
+    sys.stderr.flush()
+    os._exit(0)  # the arm is closed; threads that ROS leaves behind would keep the process for ever
+
+
+def _serve(connection: Connection, producer: Producer, folder: EpisodeFolder, pulse: Pulse) -> None:
+    number: int | None = connection.recv()
+    with folder.lock(exclusive=False):
+        while number is not None:
+            pulse.value = time.monotonic()
+            for told in producer.produce(number):
+                connection.send(told)
+            number = connection.recv()
+
+
+class _Sigterm:
+    """What SIGTERM asks for: at once, and where that fell on deaf ears, with the next call of the robot."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+        sys.unraisablehook = self._overhear
+
+    def _ask(self, _signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever asks again is told nothing new
+        self.is_asked = True
+        raise KeyboardInterrupt
+
+    def _overhear(self, lost: sys.UnraisableHookArgs) -> None:
+        """Pass over an interrupt that came while Python was cleaning up, which lets nothing through."""
+        if not isinstance(lost.exc_value, KeyboardInterrupt):
+            sys.__unraisablehook__(lost)
+
+
+def _follow_parent() -> None:
+    """End with the supervisor, however it ended: the arm stops first, where that still goes."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        _thread.interrupt_main(signal.SIGTERM)
+        time.sleep(_ORPHAN_S)
+        os._exit(1)

@@ -1,0 +1,189 @@
+"""The random policy: what the arm tries by itself, and what the planner proposes, so that both are alike."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from configs.loader import Config
+from data_collection.policies.object_detection import BlobConfig, find_blobs, within_reach
+from data_collection.policies.primitives import USE, Difference, Directed, DirectedConfig, Thing, at_fingertips
+from data_collection.policies.waypoints import Sequences, Span, Waypoint, walk
+from robot_bridge.robot import CLOSE, OPEN, Observation, RobotSpec
+from robot_bridge.safety import limit_actions
+
+NOISE, GRASP, PUSH, CARRY, PLAY = "noise", "grasp", "push", "carry", "play"  # families; play: use a thing on another
+
+
+class PolicyConfig(Config):
+    """A mixture of blind noise and things tried on what the camera sees.
+
+    Noise alone lifts an object in 3 to 7 % of episodes, the mixture in most of them, and a model that never saw a grasp
+    cannot imagine one.
+    """
+
+    noise_share: float = Field(default=0.25, ge=0, le=1)  # of sequences; ours
+    carry_share: float = Field(default=0.8, ge=0, le=1)  # of those left while something is held; ours
+    use_share: float = Field(default=0.4, ge=0, le=1)  # of the other sequences while two objects are seen; ours
+    push_share: float = Field(default=0.2, ge=0, le=1)  # of the sequences that aim at one object; ours
+    use_m: Span = (0.05, 0.2)  # how far an object is to be brought with another; ours
+    noise_sd_m: tuple[float, float, float] = (0.08, 0.08, 0.06)  # of one step; Visual Foresight's 5 cm, scaled to ours
+    noise_correlation: float = Field(default=0.5, ge=0, lt=1)  # from step to step; Visual Foresight
+    noise_sink_m: float = 0.02  # mean descent of a step, so that the arm meets objects; Visual Foresight has 4 cm
+    autograsp_height_m: float = Field(default=0.06, gt=0)  # the gripper closes below; RoboNet's reflex
+    release_probability: float = Field(default=0.12, ge=0, le=1)  # per step above that height; ours
+    stride_m: Span = (0.08, 0.2)  # longest step of a sequence, drawn from this range; ours
+    aim_sd_m: float = Field(default=0.01, ge=0)  # horizontal error of an approach; ours, grasps bear 1 cm
+    grasp_height_m: float = Field(default=0.02, gt=0)  # ours, half the height of a sponge
+    drag_share: float = Field(default=0.4, ge=0, le=1)  # of carries that stay below 6 cm, which is how one wipes; ours
+    directed: DirectedConfig = DirectedConfig()
+    blobs: BlobConfig = BlobConfig()
+
+    @model_validator(mode="after")
+    def _check_stride(self) -> PolicyConfig:
+        if not self.stride_m[0] > 0:
+            raise ValueError("stride_m must be above 0")
+        return self
+
+
+class RandomPolicy:
+    """Draws action sequences that fit what is seen: noise, grasps, pushes, and carries of what is held."""
+
+    def __init__(self, config: PolicyConfig, spec: RobotSpec) -> None:
+        self._config = config
+        self._spec = spec
+        self._directed = Directed(config.directed, spec)
+        self._low = np.array(spec.limits.workspace_low_m)
+        self._high = np.array(spec.limits.workspace_high_m)
+
+    def sequences(self, observation: Observation, n: int, horizon: int, rng: np.random.Generator) -> Sequences:
+        """Draw `n` sequences of `horizon` actions that start from `observation`.
+
+        Objects are found in the image; nothing else is known of the scene.
+        """
+        seen_m = find_blobs(observation.image, self._spec.camera, self._config.blobs).places_m
+        objects = seen_m[within_reach(seen_m, self._spec.limits)]
+        families = [self._family(observation, len(objects), rng) for _ in range(n)]
+        actions = np.empty((n, horizon, 4))
+        for i, family in enumerate(families):
+            actions[i] = self._sequence(family, observation, objects, horizon, rng)
+        return Sequences(limit_actions(actions, observation.state[:3], self._spec.limits), families)
+
+    def _family(self, observation: Observation, n_objects: int, rng: np.random.Generator) -> str:
+        if rng.random() < self._config.noise_share:
+            return NOISE
+        if n_objects > 1 and rng.random() < self._config.use_share:
+            return PLAY
+        if holds(observation) and rng.random() < self._config.carry_share:
+            return CARRY
+        if not n_objects:
+            return NOISE
+        return PUSH if rng.random() < self._config.push_share else GRASP
+
+    def _sequence(
+        self,
+        family: str,
+        observation: Observation,
+        objects: NDArray[np.float64],
+        horizon: int,
+        rng: np.random.Generator,
+    ) -> NDArray[np.float64]:
+        if family == NOISE:
+            return self._noise(observation, horizon, rng)
+        if family == PLAY:
+            route = self._directed.route(USE, self._made_up(observation, objects, rng), observation.state[:3], rng)
+        elif family == CARRY:
+            route = self._carry(observation.state[:3], rng)
+        else:
+            target = objects[rng.integers(len(objects))].copy()
+            target[:2] += rng.normal(0.0, self._config.aim_sd_m, 2)
+            route = self._grasp(target, rng) if family == GRASP else self._push(target, rng)
+        stride_m = rng.uniform(*self._config.stride_m)
+        limits = self._spec.limits
+        return walk(route, observation.state[:3], horizon, stride_m, limits, onward=lambda: self._place(rng))
+
+    def _made_up(self, observation: Observation, objects: NDArray[np.float64], rng: np.random.Generator) -> Difference:
+        """Make up where two objects must go, of which one is to be used on the other: that which is held, or either."""
+        camera, hand_m = self._spec.camera, observation.state[:3]
+        here = objects[rng.permutation(len(objects))]
+        if holds(observation):
+            hidden = at_fingertips(camera.project(here), hand_m, camera)
+            here = np.concatenate([hand_m[None], here if hidden is None else np.delete(here, hidden, axis=0)])
+        here = here[:2]
+        angle, way_m = rng.uniform(-np.pi, np.pi, 2), rng.uniform(*self._config.use_m, 2)
+        there = here + np.stack([way_m * np.cos(angle), way_m * np.sin(angle), np.zeros(2)], axis=1)
+        pixels, goal_pixels = camera.project(here), camera.project(np.clip(there, self._low, self._high))
+        things = [Thing(pixel, goal_pixel) for pixel, goal_pixel in zip(pixels, goal_pixels, strict=True)]
+        return Difference(things[0], things[1:]) if holds(observation) else Difference(None, things)
+
+    def _noise(self, observation: Observation, horizon: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw correlated translation of constant deviation; the gripper follows the autograsp reflex."""
+        gain = self._config.noise_correlation
+        steps = rng.normal(size=(horizon, 3))
+        for t in range(1, horizon):
+            steps[t] = gain * steps[t - 1] + np.sqrt(1 - gain**2) * steps[t]  # keeps the variance at 1
+        actions = np.zeros((horizon, 4))
+        actions[:, :3] = steps * self._config.noise_sd_m
+        actions[:, 2] -= self._config.noise_sink_m
+        reached = limit_actions(actions[None], observation.state[:3], self._spec.limits)[0, :, 2].cumsum()
+        actions[:, 3] = self._autograsp(observation, observation.state[2] + reached, rng)
+        return actions
+
+    def _autograsp(
+        self, observation: Observation, heights_m: NDArray[np.float64], rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Close when a step ends low; once closed, stay closed until a chance release higher up."""
+        closed = observation.state[4] < _OPENING_OPEN
+        commands = np.empty(len(heights_m))
+        for t, height_m in enumerate(heights_m):
+            if height_m < self._config.autograsp_height_m:
+                closed = True
+            elif rng.random() < self._config.release_probability:
+                closed = False
+            commands[t] = CLOSE if closed else OPEN
+        return commands
+
+    def _grasp(self, target_m: NDArray[np.float64], rng: np.random.Generator) -> list[Waypoint]:
+        """Approach from above, descend, close, lift or drag, and carry."""
+        low = np.array([*target_m[:2], self._config.grasp_height_m])
+        above = np.array([*target_m[:2], rng.uniform(0.1, 0.2)])
+        return [Waypoint(above, OPEN), Waypoint(low, OPEN), Waypoint(low, CLOSE), *self._carry(low, rng)]
+
+    def _carry(self, held_m: NDArray[np.float64], rng: np.random.Generator) -> list[Waypoint]:
+        """Lift what is held, or hardly, take it to a few random places, and sometimes let it go."""
+        drag = rng.random() < self._config.drag_share
+        height_m = rng.uniform(0.02, 0.06) if drag else rng.uniform(0.08, self._high[2])
+        lift = np.array([*held_m[:2], max(held_m[2], rng.uniform(0.06, 0.15)) if rng.random() < 0.5 else height_m])
+        places = [np.array([*self._place(rng)[:2], height_m]) for _ in range(rng.integers(1, 4))]
+        route = [Waypoint(place, CLOSE) for place in [lift, *places]]
+        if rng.random() < 0.4:
+            up = np.array([*places[-1][:2], rng.uniform(0.1, self._high[2])])
+            route += [Waypoint(places[-1], OPEN), Waypoint(up, OPEN)]
+        return route
+
+    def _push(self, target_m: NDArray[np.float64], rng: np.random.Generator) -> list[Waypoint]:
+        """Set the closed fingers down beside the target and move them through it."""
+        angle = rng.uniform(-np.pi, np.pi)
+        direction = np.array([np.cos(angle), np.sin(angle)])
+        height_m = rng.uniform(0.015, 0.04)
+        beside = target_m[:2] - direction * rng.uniform(0.06, 0.1)
+        beyond = target_m[:2] + direction * rng.uniform(0.03, 0.15)
+        return [
+            Waypoint(np.array([*beside, rng.uniform(0.1, 0.2)]), CLOSE),
+            Waypoint(np.array([*beside, height_m]), CLOSE),
+            Waypoint(np.array([*beyond, height_m]), CLOSE),
+            Waypoint(np.array([*beyond, rng.uniform(0.08, 0.2)]), CLOSE),
+        ]
+
+    def _place(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        return rng.uniform(self._low, self._high)
+
+
+_OPENING_OPEN = 0.93  # above, the gripper is open; between this and _OPENING_EMPTY something keeps it from closing
+_OPENING_EMPTY = 0.04
+
+
+def holds(observation: Observation) -> bool:
+    """Tell whether something keeps the closed gripper apart."""
+    return _OPENING_EMPTY < float(observation.state[4]) < _OPENING_OPEN

@@ -1,0 +1,119 @@
+"""One episode for a person: its frames with what was measured and done, as one picture or as an animation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from data_collection.episode import ROBOT_ACTIONS, Episode, EpisodeError
+from data_collection.reports.images import enlarge, gif_bytes, png_bytes, shrink, spread
+from robot_bridge.robot import ACTION_DIM, STATE_DIM
+
+_FRAME_S = 0.2  # each frame of an animation stands for this long
+_WIDTH_PX = 240  # of a frame at least: as much as the words below it need
+_COLUMNS = 4
+_GAP_PX = 8
+_FONT_PX = 13
+_LINE_PX = 17
+_PAPER, _INK, _SOFT = (255, 255, 255), (15, 23, 42), (100, 116, 139)
+_CLOSED, _OPENED = (37, 99, 235), (245, 158, 11)
+_BAR_PX = 5
+
+
+def contact_sheet(episode: Episode, n_frames: int) -> bytes:
+    """Return `n_frames` moments of an episode as PNG: evenly from the first to the last, all if there are not so many.
+
+    Below each frame stand the time, the hand, and the action that follows; the bar is as long as the gripper
+    is open, blue where it was told to close.
+
+    Raises:
+        EpisodeError: Less than one frame is asked for.
+    """
+    if n_frames < 1:
+        raise EpisodeError(f"expected 1 frame or more to show, got {n_frames}")
+    tiles = [_tile(episode, int(t)) for t in spread(len(episode.frames), n_frames)]
+    height, width = tiles[0].shape[:2]
+    n_columns = min(_COLUMNS, len(tiles))
+    n_rows = math.ceil(len(tiles) / n_columns)
+    size = (n_columns * (width + _GAP_PX) + _GAP_PX, n_rows * (height + _GAP_PX) + _GAP_PX + _LINE_PX)
+    sheet = Image.new("RGB", size, _PAPER)
+    ImageDraw.Draw(sheet).text((_GAP_PX, _GAP_PX), _title(episode), fill=_INK, font=_font())
+    for i, tile in enumerate(tiles):
+        left, top = i % n_columns * (width + _GAP_PX), i // n_columns * (height + _GAP_PX)
+        sheet.paste(Image.fromarray(tile), (left + _GAP_PX, top + _GAP_PX + _LINE_PX))
+    return png_bytes(np.asarray(sheet, np.uint8))
+
+
+def animation(episode: Episode) -> bytes:
+    """Return all frames of an episode as an endless GIF, five in a second, labelled as on the contact sheet."""
+    return gif_bytes(np.stack([_tile(episode, t) for t in range(len(episode.frames))]), _FRAME_S)
+
+
+def _tile(episode: Episode, t: int) -> NDArray[np.uint8]:
+    """Return one frame (H, W, 3) with its words below."""
+    frame = _sized(episode.frames[t : t + 1])
+    height, width = frame.shape[:2]
+    lines = _lines(episode, t)
+    tile = Image.new("RGB", (width, height + _BAR_PX + _LINE_PX * len(lines) + 2), _PAPER)
+    tile.paste(Image.fromarray(frame), (0, 0))
+    draw = ImageDraw.Draw(tile)
+    if _has_hand(episode):
+        closes = t > 0 and _has_command(episode) and episode.actions[t - 1, 3] > 0  # the action that led here
+        end = round(float(np.clip(episode.states[t, 4], 0, 1)) * (width - 1))
+        draw.rectangle((0, height + 1, end, height + _BAR_PX - 1), fill=_CLOSED if closes else _OPENED)
+    for i, line in enumerate(lines):
+        place = (2, height + _BAR_PX + _LINE_PX * i)
+        draw.text(place, line, fill=_INK if i else _SOFT, font=_font())
+    return np.asarray(tile, np.uint8)
+
+
+def _sized(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the one frame, wide enough for words and not much wider."""
+    large = enlarge(shrink(frames, _WIDTH_PX))
+    factor = -(-_WIDTH_PX // large.shape[2])
+    sized: NDArray[np.uint8] = large[0].repeat(factor, axis=0).repeat(factor, axis=1)
+    return sized
+
+
+def _lines(episode: Episode, t: int) -> list[str]:
+    """Return what is written below a frame: as many lines for each frame of an episode."""
+    lines = [f"frame {t} of {len(episode.actions)}, {episode.times_s[t] - episode.times_s[0]:.1f} s"]
+    if _has_hand(episode):
+        x, y, z, yaw, opening = episode.states[t]
+        lines += [f"hand {_cm((x, y, z))}", f"yaw {round(np.degrees(yaw)):+d}°, gripper {100 * opening:.0f} % open"]
+    if _has_command(episode):
+        lines.append(_action(episode.actions[t]) if t < len(episode.actions) else "the end")
+    return lines
+
+
+def _action(action: NDArray[np.float32]) -> str:
+    return f"then {_cm(action[:3])}, {'close' if action[3] > 0 else 'open'}"
+
+
+def _cm(vector: Iterable[float]) -> str:
+    return " ".join(f"{round(100 * float(value), 1) + 0.0:+.1f}" for value in vector) + " cm"  # + 0.0: no -0.0
+
+
+def _has_hand(episode: Episode) -> bool:
+    return episode.action_space == ROBOT_ACTIONS and episode.states.shape[1] == STATE_DIM
+
+
+def _has_command(episode: Episode) -> bool:
+    return episode.action_space == ROBOT_ACTIONS and episode.actions.shape[1] == ACTION_DIM
+
+
+def _title(episode: Episode) -> str:
+    """Return what an episode says of itself, as far as it does."""
+    info = episode.info
+    families = str(info.get("families", "")).replace(",", ", ")
+    words = [f"episode {info['episode']}" if "episode" in info else "", str(info.get("robot", "")), families]
+    words += [f"objects moved {100 * float(info['objects_moved_m']):.1f} cm" if "objects_moved_m" in info else ""]
+    return "   ".join([word for word in words if word] + ["lifted"] * bool(info.get("lifted")))
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=_FONT_PX)

@@ -1,0 +1,214 @@
+"""The logbook: whatever happens to a run, and however it ends, is written down and told to a person once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data_collection.collection.config import RunConfig
+from data_collection.collection.notifications import Logbook
+from data_collection.collection.progress import Account
+from data_collection.collection.status import read_status
+from data_collection.collection.supervisor import Event, Lost, Renewed, Tick, Waiting
+from data_collection.collection.worker import Closed, Failed
+from data_collection.episode import EpisodeError
+from data_collection.storage import index
+from data_collection.storage.folder import CollectionError, EpisodeFolder
+from data_collection.storage.journal import Journal, Value, read, tell
+from tests.data_collection.folders import row
+
+SETTINGS = ("robot.renderer=ray", "collection.tidying.dull_after=3")
+DULL = 6  # episodes in which nothing moves, before a person is told: twice as many as before a sweep
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return RunConfig.load(5, SETTINGS)
+
+
+class Run:
+    """A run whose alerts add lines to a file beside the folder."""
+
+    def __init__(self, place: Path, config: RunConfig, digest_s: float = 1e9) -> None:
+        self.folder = place / "play"
+        self.folder.mkdir()
+        self.account = Account(2, 36.0, 10, None)
+        self._told = place / "told"
+        command = ("sh", "-c", 'echo "$1" >> "$0"', str(self._told))
+        changes = {"alert": command, "digest_s": digest_s}
+        supervision = config.supervision.model_copy(update=changes)
+        config = config.model_copy(update={"supervision": supervision})
+        self.logbook = Logbook(EpisodeFolder(self.folder, "lab_franka_play"), self.account, config)
+
+    def take(self, *events: Event) -> None:
+        """Follow events, each told to the person before the next one comes."""
+        for event in events:
+            self.logbook.take(event)
+            self.logbook._alerts.close()
+
+    def events(self) -> list[dict[str, Value]]:
+        """Return the journal without the hours."""
+        return [{name: value for name, value in event.items() if name != "time_s"} for event in read(self.folder)]
+
+    def told(self) -> list[str]:
+        return self._told.read_text().splitlines() if self._told.exists() else []
+
+
+@pytest.fixture
+def run(tmp_path: Path, config: RunConfig) -> Run:
+    return Run(tmp_path, config)
+
+
+def closed(number: int, swept: bool = False, dull_for: int = 0) -> Closed:
+    return Closed(row(number, 0.0), swept, dull_for)
+
+
+def test_a_start_is_written_before_anything_happens(run: Run) -> None:
+    with run.logbook:
+        assert run.events() == [{"event": "started", "seed": 5, "present": 2}]
+        assert read_status(run.folder)["state"] == "collecting"
+
+
+def test_an_episode_that_was_closed_is_in_the_index_and_needs_no_words(run: Run) -> None:
+    with run.logbook:
+        run.take(closed(4), closed(2))
+    assert [each.number for each in index.listed(run.folder)] == [4, 2]
+    assert [event["event"] for event in run.events()] == ["started", "ended"]
+    assert run.account.closed == 2
+
+
+FAILED = {"number": 3, "attempt": 1, "kind": "bad_light", "reason": "dark"}
+DROPPED = {"event": "dropped", **FAILED, "file": None}
+ASIDE = {"event": "quarantined", **FAILED, "file": "quarantine/bad_light/x.aside"}
+CASES: list[tuple[Event, list[dict[str, object]]]] = [
+    (Failed(3, 1, "bad_light", "dark", None, False), [DROPPED]),
+    (Failed(3, 1, "bad_light", "dark", "quarantine/bad_light/x.aside", False), [ASIDE]),
+    (
+        Lost(3, "died", True),
+        [{"event": "lost", "number": 3, "given_up": True}, {"event": "restarted", "reason": "died"}],
+    ),
+    (Lost(None, "died", False), [{"event": "restarted", "reason": "died"}]),
+    (Waiting("no arm", 5.0), [{"event": "waiting", "reason": "no arm", "pause_s": 5.0}]),
+    (Renewed("old"), [{"event": "renewed", "reason": "old"}]),
+    (closed(3, swept=True), [{"event": "swept", "number": 3}]),
+    (Tick(1.0, 50), []),
+]
+
+
+@pytest.mark.parametrize(("event", "notes"), CASES, ids=lambda case: type(case).__name__)
+def test_what_happens_is_written_down_and_counted(run: Run, event: Event, notes: list[dict[str, object]]) -> None:
+    with run.logbook:
+        run.take(event)
+        assert run.events()[1:] == notes
+    history, account = tell(read(run.folder)), run.account
+    assert (history.dropped, history.quarantined) == (account.dropped, account.quarantined)
+    assert (history.lost, history.restarts, history.sweeps) == (account.lost, account.restarts, account.swept)
+
+
+def test_the_end_of_the_work_is_written_down_and_told(run: Run) -> None:
+    with run.logbook:
+        run.take(closed(4), Failed(5, 0, "bad_light", "dark", None, False), Lost(5, "died", False))
+    assert run.events()[-1] == {"event": "ended", "why": "done", "closed": 1, "attempts": 3}
+    assert read_status(run.folder)["ended"] == "done"
+    words = f"{run.folder}: ended: done; 3 of 10 episodes, 0.01 h, 1 dropped, 1 lost"
+    assert run.told() == [words.replace("0.01", f"{(36 + 18) / 3600:.2f}")]
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (KeyboardInterrupt(), "stopped"),
+        (CollectionError("play: expected 2 GiB of free disk, got 1"), "play: expected 2 GiB of free disk, got 1"),
+        (EpisodeError("two\n  lines"), "two lines"),
+        (OSError(28, "No space left on device", "x"), "[Errno 28] No space left on device: 'x'"),
+        (AssertionError(), "AssertionError"),
+    ],
+    ids=str,
+)
+def test_an_end_on_the_way_is_written_down_and_told(run: Run, error: BaseException, why: str) -> None:
+    with pytest.raises(type(error)) as raised, run.logbook:
+        raise error
+    assert raised.value is error
+    assert run.events()[-1] == {"event": "ended", "why": why, "closed": 0, "attempts": 0}
+    told = read_status(run.folder)
+    assert (told["state"], told["ended"]) == ("ended", why)
+    assert len(run.told()) == 1 and f"ended: {why}; 2 of 10 episodes" in run.told()[0]
+    assert tell([*read(run.folder), {"event": "started", "time_s": 1e10}]).interventions == 1
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt(), CollectionError("no room")], ids=str)
+@pytest.mark.parametrize("what", ["journal", "status"])
+def test_a_disk_that_is_full_at_the_end_hides_neither_the_end_nor_its_reason(
+    run: Run,
+    what: str,
+    error: BaseException | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def end() -> None:
+        with run.logbook:
+            target: tuple[object, str] = (Journal, "note") if what == "journal" else (run.logbook._status, "beat")
+            monkeypatch.setattr(target[0], target[1], _fail)
+            if error is not None:
+                raise error
+
+    if error is None:
+        end()
+    else:
+        with pytest.raises(type(error)) as raised:
+            end()
+        assert raised.value is error
+    assert caplog.messages == [f"{run.folder}: could not be written: No space left on device"]
+    assert len(run.told()) == 1 and "ended: " in run.told()[0]
+
+
+@pytest.mark.parametrize("event", [closed(1), Waiting("no light", 5.0)], ids=["index", "journal"])
+def test_a_disk_that_is_full_on_the_way_ends_the_run(run: Run, event: Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="No space left"), run.logbook, monkeypatch.context() as patch:
+        patch.setattr(index, "append", _fail)
+        patch.setattr(Journal, "note", _fail)
+        run.take(event)
+    assert run.events()[-1]["why"] == "[Errno 28] No space left on device"
+
+
+def test_a_person_is_told_once_when_nothing_succeeds_and_once_when_it_does(run: Run) -> None:
+    with run.logbook:
+        run.take(Tick(1.0, 50), closed(0), Waiting("no light", 5.0), Waiting("still none", 10.0))
+        run.take(Failed(1, 0, "bad_light", "dark", None, False), closed(1), closed(2))
+    first, second, last = run.told()
+    assert "nothing succeeds for now: no light; 3 of 10 episodes" in first
+    assert "collecting again; 4 of 10 episodes" in second and "1 dropped" in second
+    assert "ended: done; 5 of 10 episodes" in last
+
+
+def test_a_table_on_which_nothing_moves_is_told_of_once(run: Run) -> None:
+    with run.logbook:
+        for number, dull_for in enumerate([0, 1, DULL - 1, DULL, DULL + 1, DULL + 2]):
+            run.take(closed(number, dull_for=dull_for))
+        run.take(closed(6, dull_for=0), closed(7, dull_for=DULL))
+        notes = [event for event in run.events() if event["event"] == "dull"]
+    assert notes == [{"event": "dull", "episodes": DULL}] * 2
+    first, again, second, last = run.told()
+    assert f"nothing but the arm moved in {DULL} episodes" in first and "objects seen: 3" in first
+    assert "collecting again" in again and "nothing but the arm" in second and "ended" in last
+
+
+def test_how_things_stand_is_told_after_its_time(tmp_path: Path, config: RunConfig) -> None:
+    run = Run(tmp_path, config, digest_s=1e-9)
+    with run.logbook:
+        run.take(Tick(1.0, 50))
+    assert run.told()[0] == f"{run.folder}: 2 of 10 episodes, 0.01 h"
+
+
+@pytest.mark.parametrize("what", [lambda run: run.folder.rmdir(), lambda run: (run.folder / "run.json").mkdir()])
+def test_a_folder_that_cannot_be_written_is_told_of_at_the_start(run: Run, what: Callable[[Run], None]) -> None:
+    what(run)
+    with pytest.raises(OSError, match="play"), run.logbook:
+        pass
+    assert run.told() == []

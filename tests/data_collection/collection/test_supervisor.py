@@ -1,0 +1,164 @@
+"""The supervisor: whatever ends a process, its episode is made again, and what needs a person ends the run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from data_collection.collection.config import RunConfig
+from data_collection.collection.numbers import Numbers
+from data_collection.collection.supervisor import Event, Lost, Renewed, Supervisor, Tick, Waiting
+from data_collection.collection.worker import Closed, Failed
+from data_collection.storage.folder import CollectionError
+from robot_bridge.franka.configuration import FrankaRosConfig
+
+SETTINGS = (
+    "robot.renderer=ray",
+    "collection.n_steps=5",
+    "collection.steps_per_draw=[1, 2]",
+    "collection.free_disk_floor_gib=0",
+    "collection.max_faults_in_row=2",
+    "supervision.back_off_s=[0.1, 0.2]",
+)
+
+
+T = TypeVar("T")
+
+
+class Run:
+    """What became of a run."""
+
+    def __init__(self, out: Path, n: int, changes: Sequence[str], n_workers: int = 1) -> None:
+        config = RunConfig.load(0, [*SETTINGS, *changes])
+        self.events: list[Event] = []
+        self.error: CollectionError | None = None
+        out.mkdir(exist_ok=True)
+        with Supervisor(config, out, n_workers) as supervisor:
+            try:
+                for event in supervisor.run(Numbers(set(), n)):
+                    self.events.append(event)
+            except CollectionError as error:
+                self.error = error
+        self.files = sorted(path.name for path in out.glob("*_traj*"))
+
+    def of(self, kind: type[T]) -> list[T]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def closed(self) -> list[int]:
+        return [event.row.number for event in self.events if isinstance(event, Closed)]
+
+
+def test_a_process_that_dies_costs_its_episode_and_nothing_else(tmp_path: Path) -> None:
+    run = Run(tmp_path, 4, ["robot.troubles.deaths_per_reset=0.5", "supervision.restarts_per_hour=1000"])
+    losses = [event for event in run.events if isinstance(event, Lost)]
+    assert run.error is None and losses and all("died" in loss.reason for loss in losses)
+    assert len(run.closed()) == len(set(run.closed())) == 4
+    assert run.files == sorted(f"lab_franka_play_traj{n}.hdf5" for n in run.closed())
+
+
+def test_an_episode_whose_process_died_before_it_could_tell_is_not_made_again(tmp_path: Path) -> None:
+    Run(tmp_path, 1, [])
+    before = (tmp_path / "lab_franka_play_traj0.hdf5").read_bytes()
+    run = Run(tmp_path, 1, ["robot.troubles.deaths_per_reset=1"])
+    (loss,) = run.of(Lost)
+    assert run.error is None and run.closed() == [0] and loss.number is None and "died" in loss.reason
+    assert (tmp_path / "lab_franka_play_traj0.hdf5").read_bytes() == before
+
+
+def test_a_process_that_hangs_is_killed(tmp_path: Path) -> None:
+    changes = ["robot.troubles.hangs_per_reset=1", "supervision.hang_s=5", "supervision.restarts_per_hour=0"]
+    run = Run(tmp_path, 3, changes)
+    (loss,) = [event for event in run.events if isinstance(event, Lost)]
+    assert loss.number == 0 and re.search(r"hung without a sign of life for \d+ s \(exit code -9\)", loss.reason)
+    assert run.error is not None and "look at the machine" in str(run.error)
+
+
+def test_only_a_real_arm_may_not_stop_itself_as_often_as_it_likes() -> None:
+    real = RunConfig.load(0, [], "franka_ros")
+    assert isinstance(real.robot, FrankaRosConfig) and real.faults_per_hour == real.robot.recovery.per_hour
+    assert RunConfig.load(0, SETTINGS).faults_per_hour == math.inf
+
+
+def test_an_episode_that_kills_every_process_is_given_up_for_another(tmp_path: Path) -> None:
+    changes = [
+        "robot.troubles.deaths_per_reset=1",
+        "supervision.losses_per_episode=2",
+        "supervision.restarts_per_hour=4",
+    ]
+    run = Run(tmp_path, 1, changes)
+    losses = [event for event in run.events if isinstance(event, Lost)]
+    assert [(loss.number, loss.is_given_up) for loss in losses[:4]] == [(0, False), (0, True), (1, False), (1, True)]
+    assert run.error is not None and "the last of 5 within an hour" in str(run.error) and not run.files
+
+
+def test_an_arm_that_keeps_stopping_itself_needs_a_person(tmp_path: Path) -> None:
+    run = Run(tmp_path, 2, ["robot.troubles.reflexes_per_reset=1"])
+    failures = [event for event in run.events if isinstance(event, Failed)]
+    assert [(f.number, f.attempt, f.kind, f.file) for f in failures] == [
+        (0, 0, "RobotFault", None),
+        (0, 1, "RobotFault", None),
+    ]
+    assert run.error is not None and "episode 0: 2 attempts failed in a row, the last with RobotFault" in str(run.error)
+    assert not run.of(Waiting)
+
+
+def test_reflexes_are_counted_over_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunConfig, "faults_per_hour", 2)
+    run = Run(tmp_path, 50, ["robot.troubles.reflexes_per_reset=0.5", "supervision.renew_after_s=0.001"])
+    assert run.error is not None and str(run.error).startswith(("the arm stopped itself 3 times", "episode"))
+    assert sum(failure.is_fault for failure in run.of(Failed)) <= 4
+
+
+def test_a_camera_that_freezes_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
+    run = Run(
+        tmp_path,
+        1,
+        ["robot.troubles.freezes_per_reset=1", "collection.gate.frozen_frames=1", "supervision.give_up_s=8"],
+    )
+    waits = [event for event in run.events if isinstance(event, Waiting)]
+    failures = [event for event in run.events if isinstance(event, Failed)]
+    assert waits and waits[0].pause_s == 0.1 and all(wait.pause_s == 0.2 for wait in waits[1:])
+    assert run.error is not None and "frozen_camera" in str(run.error)
+    files = [failure.file for failure in failures if failure.file]
+    assert files and all((tmp_path / file).exists() for file in files)
+
+
+def test_a_process_that_is_old_is_renewed_between_episodes(tmp_path: Path) -> None:
+    run = Run(tmp_path, 3, ["supervision.renew_after_s=0.001"])
+    assert run.error is None and sorted(run.closed()) == [0, 1, 2]
+    assert len(run.of(Renewed)) == 3 and "h old" in str(run.of(Renewed)[0])
+
+
+def test_the_burden_of_processes_is_told(tmp_path: Path) -> None:
+    run = Run(tmp_path, 1, [])
+    ticks = [event for event in run.events if isinstance(event, Tick)]
+    assert max(tick.rss_gib for tick in ticks) > 0.02 and max(tick.descriptors for tick in ticks) > 3
+
+
+def test_a_name_that_is_taken_ends_the_run_and_others_end_what_they_have_begun(tmp_path: Path) -> None:
+    (tmp_path / "lab_franka_play_traj0.hdf5").touch()  # an episode is never overwritten
+    run = Run(tmp_path, 1000, [], n_workers=2)
+    assert run.error is not None and "traj0.hdf5: exists already" in str(run.error)
+    assert 1 in run.closed() and len(run.closed()) < 900
+    assert run.files == sorted({"lab_franka_play_traj0.hdf5", *(f"lab_franka_play_traj{n}.hdf5" for n in run.closed())})
+
+
+def test_a_disk_that_is_gone_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    config = RunConfig.load(0, SETTINGS)
+    with Supervisor(config, tmp_path / "unmounted", 1) as lone, pytest.raises(CollectionError, match="unmounted"):
+        list(lone.run(Numbers(set(), 1)))
+
+
+def test_an_arm_that_cannot_be_had_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROS_MASTER_URI", "http://127.0.0.1:9")  # where nobody listens
+    config = RunConfig.load(0, ["robot.connect_timeout_s=0.1"], "franka_ros")
+    with pytest.raises(CollectionError, match=r"ROS master|bootstrap"), Supervisor(config, tmp_path / "new", 1):
+        pass
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,236 @@
+"""The producer of episodes: which endings call for a person, and which another process may mend."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from data_collection.collection.config import RunConfig
+from data_collection.collection.worker import Closed, Failed, GaveUp, Producer, Told, Watched
+from data_collection.formats.robonet import read_episode
+from data_collection.storage.folder import EpisodeFolder
+from robot_bridge.robot import OPEN, CameraFault, Observation, RobotError, RobotFault, RobotSpec, Step
+from robot_bridge.safety import limit_action
+from tests.data_collection.episodes import SPEC, make_frames
+
+STEM = "lab_franka_play"
+FRAMES = make_frames(30)
+
+
+class Double:
+    """An arm that goes where it is sent, before a block that is always somewhere else; and what befalls it."""
+
+    spec: RobotSpec = SPEC
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.n_seen = 0
+        self.hand_m = np.array([0.5, 0.0, 0.15])
+        self.at_reset: Exception | None = None
+        self.at_step: Exception | None = None
+        self.at_recover: Exception | None = None
+        self.last_step: Callable[[], None] = lambda: None  # what happens meanwhile
+        self.is_still = False  # the camera shows one picture for ever
+
+    def _see(self) -> Observation:
+        self.n_seen += not self.is_still
+        state = np.array([*self.hand_m, 0.0, 1.0])
+        return Observation(FRAMES[self.n_seen % len(FRAMES)], state, 0.6 * len(self.calls))
+
+    def reset(self, rng: np.random.Generator) -> Observation:
+        self.calls.append("reset")
+        if self.at_reset:
+            raise self.at_reset
+        self.hand_m = np.array([0.5, 0.0, 0.15])
+        return self._see()
+
+    def observe(self) -> Observation:
+        self.calls.append("observe")
+        return self._see()
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        self.calls.append("step")
+        if self.at_step:
+            raise self.at_step
+        applied = limit_action(action, self.hand_m, self.spec.limits)
+        self.hand_m = self.hand_m + applied[:3]
+        self.last_step()
+        return Step(applied, self._see())
+
+    def recover(self) -> None:
+        self.calls.append("recover")
+        if self.at_recover:
+            raise self.at_recover
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return RunConfig.load(0, ["robot.renderer=ray", "collection.n_steps=3", "collection.steps_per_draw=[1, 2]"])
+
+
+@pytest.fixture
+def robot() -> Double:
+    return Double()
+
+
+def path_of(folder: Path, number: int) -> Path:
+    return EpisodeFolder(folder, STEM).episode_path(number)
+
+
+def produce(robot: Double, config: RunConfig, folder: Path, number: int = 7) -> list[Told]:
+    return list(Producer(config, EpisodeFolder(folder, STEM), robot).produce(number))
+
+
+def end_of(told: list[Told]) -> GaveUp:
+    """Return the last word, which is the only one of its kind."""
+    ends = [each for each in told if isinstance(each, GaveUp | Closed)]
+    assert ends == told[-1:] and isinstance(ends[0], GaveUp)
+    return ends[0]
+
+
+def test_an_episode_is_closed_and_told_of(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+    (told,) = produce(robot, config, tmp_path)
+    assert isinstance(told, Closed) and (told.row.number, told.row.n_steps, told.row.attempt) == (7, 3, 0)
+    episode = read_episode(tmp_path / told.row.file)
+    assert episode.info["episode"] == 7 and len(episode.actions) == 3
+    assert robot.calls == ["reset", "step", "step", "step"]
+
+
+def test_a_link_that_is_lost_needs_no_person(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+    robot.at_step = RobotError("the driver is gone")
+    told = produce(robot, config, tmp_path)
+    failed = Failed(7, 0, "RobotError", "the driver is gone", None, False)
+    assert told == [failed, GaveUp("the driver is gone", needs_person=False)]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_camera_that_fails_every_time_needs_no_person(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+    robot.at_step = CameraFault("no picture in 1 s")
+    told = produce(robot, config, tmp_path)
+    failures = [each for each in told if isinstance(each, Failed)]
+    assert [(f.number, f.attempt, f.kind, f.reason, f.file) for f in failures] == [
+        (7, attempt, "CameraFault", "no picture in 1 s", None) for attempt in range(5)
+    ]
+    end = end_of(told)
+    assert not end.needs_person and end.reason == (
+        "episode 7: 5 attempts failed in a row, the last with CameraFault: no picture in 1 s"
+    )
+    assert robot.calls.count("recover") == 5
+
+
+def test_an_arm_that_stops_itself_every_time_needs_a_person(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+    robot.at_reset = RobotFault("reflex")
+    told = produce(robot, config, tmp_path)
+    assert len(told) == 6 and end_of(told).needs_person and "RobotFault: reflex" in end_of(told).reason
+
+
+def test_a_fault_that_cannot_be_cleared_needs_a_person(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+    robot.at_step, robot.at_recover = CameraFault("dark"), RobotFault("user stop is pressed")
+    told = produce(robot, config, tmp_path)
+    assert [type(each) for each in told] == [Failed, GaveUp]
+    assert end_of(told) == GaveUp("user stop is pressed", needs_person=True)
+
+
+def test_a_link_that_is_lost_on_the_way_back_needs_no_person(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+    robot.at_step, robot.at_recover = RobotFault("reflex"), RobotError("the driver is gone")
+    assert end_of(produce(robot, config, tmp_path)) == GaveUp("the driver is gone", needs_person=False)
+
+
+def test_a_name_that_is_taken_needs_a_person(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+    path_of(tmp_path, 7).write_bytes(b"mine")
+    end = end_of(produce(robot, config, tmp_path))
+    assert end.needs_person and "traj7.hdf5: exists already" in end.reason
+    assert path_of(tmp_path, 7).read_bytes() == b"mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def _full(*_: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_needs_a_person(
+    robot: Double, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", _full)
+        end = end_of(produce(robot, config, tmp_path))
+    assert end.needs_person and "No space left" in end.reason and not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_which_nothing_can_be_set_aside_needs_a_person(
+    robot: Double, config: RunConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "quarantine").write_text("a file")
+    robot.is_still = True
+    end = end_of(produce(robot, config, tmp_path))
+    assert end.needs_person and "Not a directory" in end.reason
+
+
+def test_a_whole_episode_that_is_refused_is_set_aside(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+    robot.is_still = True
+    told = produce(robot, config, tmp_path)
+    failures = [each for each in told if isinstance(each, Failed)]
+    assert [failure.kind for failure in failures] == ["frozen_camera"] * 5 and not end_of(told).needs_person
+    for failure in failures:
+        assert failure.file == f"quarantine/frozen_camera/{STEM}_traj7_attempt{failure.attempt}.hdf5.aside"
+        assert len(read_episode(tmp_path / failure.file).actions) == 3
+    assert not list(tmp_path.glob("*.hdf5"))
+
+
+def test_an_attempt_that_no_file_can_hold_is_told_of_alone(
+    robot: Double, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot.last_step = robot.calls.clear  # so that the arm's clock goes back
+    told = produce(robot, config, tmp_path)
+    failures = [each for each in told if isinstance(each, Failed)]
+    assert [(failure.kind, failure.file) for failure in failures] == [("wrong_stamps", None)] * 5
+    assert not list(tmp_path.rglob("*.aside")) and not end_of(told).needs_person
+
+
+def test_after_a_fault_another_attempt_is_closed(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+    robot.at_step = RobotFault("reflex")
+
+    def mend() -> None:
+        robot.at_step = None
+
+    producer = Producer(config, EpisodeFolder(tmp_path, STEM), robot).produce(7)
+    first = next(producer)
+    mend()
+    (second,) = list(producer)
+    assert isinstance(first, Failed) and isinstance(second, Closed) and second.row.attempt == 1
+
+
+class Pulse:
+    value = 0.0
+
+
+class Stop:
+    is_asked = False
+
+
+def test_every_call_of_a_watched_arm_is_a_sign_of_life(robot: Double) -> None:
+    pulse, stop = Pulse(), Stop()
+    watched = Watched(robot, pulse, stop)
+    calls: dict[str, Callable[[], object]] = {
+        "reset": lambda: watched.reset(np.random.default_rng(0)),
+        "observe": watched.observe,
+        "step": lambda: watched.step(np.array([0.01, 0.0, 0.0, OPEN], np.float32)),
+        "recover": watched.recover,
+    }
+    for call in calls.values():
+        pulse.value = 0.0
+        call()
+        assert pulse.value > 0
+    stop.is_asked = True
+    for call in calls.values():
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    watched.close()
+    assert robot.calls == [*calls, "close"] and watched.spec is SPEC

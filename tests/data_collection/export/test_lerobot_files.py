@@ -1,0 +1,94 @@
+"""Videos one after another, without loss."""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from data_collection.export.lerobot_files import Reel, is_copyable
+from data_collection.formats.video import VideoConfig, decode_video, encode_video
+from tests.data_collection.episodes import make_frames
+
+STEP = Fraction(3, 5)
+
+
+def _video(seed: int, n_frames: int = 6, config: VideoConfig | None = None) -> tuple[bytes, NDArray[np.uint8]]:
+    data = encode_video(np.roll(make_frames(n_frames), 50 * seed, 1), config or VideoConfig())
+    return data, decode_video(data, (n_frames, 240, 320))
+
+
+def _decoded(path: Path) -> tuple[NDArray[np.uint8], list[float]]:
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].average_rate == 1 / STEP
+        frames = list(container.decode(video=0))
+    return np.array([frame.to_ndarray(format="rgb24") for frame in frames]), [
+        float(frame.time or 0) for frame in frames
+    ]
+
+
+def test_copied_frames_are_the_same_at_times_that_do_not_drift(tmp_path: Path) -> None:
+    reel, wanted = Reel(tmp_path, STEP, 10**9), []
+    for seed in range(40):
+        data, frames = _video(seed % 4)
+        assert reel.append(data, 5) == ((0, 0), seed * 3.0, seed * 3.0 + 3.0)
+        wanted.append(frames[:5])
+    reel.close()
+    reel.close()  # which does nothing
+    found, times_s = _decoded(tmp_path / "chunk-000/file-000.mp4")
+    assert np.array_equal(found, np.concatenate(wanted))
+    assert times_s == [t * 3 / 5 for t in range(200)]
+
+
+def test_one_frame_can_be_sought_without_those_of_other_videos(tmp_path: Path) -> None:
+    reel = Reel(tmp_path, STEP, 10**9)
+    videos = [_video(seed) for seed in range(3)]
+    for data, _ in videos:
+        reel.append(data, 6)
+    reel.close()
+    with av.open(str(tmp_path / "chunk-000/file-000.mp4")) as container:
+        container.seek(round(8.4 * av.time_base))  # frame 14, the third of the last video
+        first = next(container.decode(video=0))
+    assert first.time == pytest.approx(12 * 0.6) and np.array_equal(first.to_ndarray(format="rgb24"), videos[2][1][0])
+
+
+def test_the_next_file_begins_where_one_would_grow_too_large(tmp_path: Path) -> None:
+    data, frames = _video(0)
+    reel = Reel(tmp_path, STEP, round(2.5 * len(data)))
+    spans = [reel.append(data, 6) for _ in range(5)]
+    reel.close()
+    assert [span.place.file for span in spans] == [0, 0, 1, 1, 2]
+    assert [round(span.from_s, 6) for span in spans] == [0, 3.6, 0, 3.6, 0]
+    assert np.array_equal(_decoded(tmp_path / "chunk-000/file-001.mp4")[0], np.concatenate([frames] * 2))
+
+
+def test_the_next_file_begins_where_the_encoder_was_another(tmp_path: Path) -> None:
+    """A codec's header stands once in a file, and packets under a wrong one decode to nonsense or not at all."""
+    reel = Reel(tmp_path, STEP, 10**9)
+    videos = [_video(0), _video(1, config=VideoConfig(preset="medium")), _video(2)]
+    assert [reel.append(data, 6).place.file for data, _ in videos] == [0, 1, 2]
+    reel.close()
+    for number, (_, frames) in enumerate(videos):
+        assert np.array_equal(_decoded(tmp_path / f"chunk-000/file-{number:03d}.mp4")[0], frames)
+
+
+def _encoded(codec: str, options: dict[str, str], pix_fmt: str = "yuv420p") -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream(codec, rate=10, options=options)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, pix_fmt
+        for image in make_frames(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=pix_fmt)))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def test_what_has_its_frames_in_another_order_or_codec_is_not_copied() -> None:
+    assert is_copyable(_video(0)[0]) and is_copyable(_encoded("libx264", {"bf": "0"}))
+    assert not is_copyable(_encoded("libx264", {"bf": "2", "b-adapt": "0"}))
+    assert not is_copyable(_encoded("mpeg4", {}))
+    assert not is_copyable(_encoded("libx264", {"bf": "0"}, "yuv444p"))

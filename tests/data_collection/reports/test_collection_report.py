@@ -1,0 +1,167 @@
+"""The page of a collection: whole in itself, of any folder that holds an episode, true to its files."""
+
+from __future__ import annotations
+
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from data_collection.atomic_io import make_folder
+from data_collection.episode import EpisodeError
+from data_collection.formats.robonet import write_episode
+from data_collection.reports import collection_report as module
+from data_collection.reports.collection_report import collection_page
+from data_collection.storage import index
+from data_collection.storage.folder import QUARANTINE_NAME
+from tests.data_collection.episodes import SPEC, make_episode
+from tests.data_collection.folders import episode_path, make_collection, write_journal
+
+
+class _Page(HTMLParser):
+    """The texts, pictures and charts of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.images: list[str] = []
+        self.charts = 0
+        self._texts: list[str] = []
+        self._skips = 0
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._skips += tag in ("style", "svg")
+        self.charts += tag == "svg"
+        self.images += [value or "" for name, value in attrs if (tag, name) == ("img", "src")]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skips -= tag in ("style", "svg")
+
+    def handle_data(self, data: str) -> None:
+        if not self._skips:
+            self._texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self._texts).split())
+
+
+def _page(folder: Path, n_shown: int = 2, seed: int = 0) -> _Page:
+    return _Page(collection_page(folder, n_shown, seed))
+
+
+def test_it_needs_nothing_but_itself(tmp_path: Path) -> None:
+    html = collection_page(make_collection(tmp_path, 3), 2, 0)
+    page = _Page(html)
+    assert len(page.images) == 2 and all(each.startswith("data:image/jpeg;base64,") for each in page.images)
+    assert "http" not in html and "<script" not in html and not re.search(r"@import|url\(", html)
+    assert "nan" not in page.text and "None" not in page.text and page.charts == 13
+
+
+def test_one_episode_alone_has_a_page(tmp_path: Path) -> None:
+    page = _page(make_collection(tmp_path, 1), 24)
+    assert "Episodes 1 Hours recorded" in page.text and "1 episodes, drawn by chance" in page.text
+    assert "What gave no episode" not in page.text and "Set aside" not in page.text and "Restarts" not in page.text
+    assert len(page.images) == 1 and page.charts == 13
+
+
+def test_the_numbers_are_those_of_the_folder(tmp_path: Path) -> None:
+    text = _page(make_collection(tmp_path, 5)).text
+    assert "Episodes 5 " in text and "Attempts 7 " in text and "Longest gap 90.0 s" in text
+    assert "go 3 cm or more in 40 % of the episodes" in text and "in the air in 40 %" in text
+    assert "2 of 7 attempts gave no episode" in text and "15 steps of 5 episodes" in text
+    assert "7 sequences." in text and "Episodes closed in each minute" in text
+
+
+def test_the_same_seed_gives_the_same_page_and_another_other_episodes(tmp_path: Path) -> None:
+    make_collection(tmp_path, 6)
+    first = collection_page(tmp_path, 2, 0)
+    assert first == collection_page(tmp_path, 2, 0)
+    assert {tuple(re.findall(r"<h3>(episode \d)", collection_page(tmp_path, 2, seed))) for seed in range(4)} > {
+        tuple(re.findall(r"<h3>(episode \d)", first))
+    }
+
+
+def test_it_tells_what_failed_and_shows_what_was_set_aside(tmp_path: Path) -> None:
+    make_collection(tmp_path, 4)
+    path = tmp_path / QUARANTINE_NAME / "bad_light" / "lab_franka_play_traj3_attempt0.hdf5.aside"
+    make_folder(path.parent)
+    episode_path(tmp_path, 3).rename(path)
+    write_journal(
+        tmp_path,
+        (-60.0, "started", {"seed": 0, "present": 0}),
+        (10.0, "dropped", {"kind": "RobotFault", "reason": "it stopped", "file": None}),
+        (20.0, "quarantined", {"kind": "bad_light", "reason": "too <dark>", "file": str(path.relative_to(tmp_path))}),
+        (30.0, "lost", {"number": 2, "given_up": False}),
+        (30.0, "restarted", {"reason": "a process died"}),
+        (3540.0, "ended", {"why": "done"}),
+    )
+    page = _page(tmp_path)
+    assert "RobotFault 1 0 0 bad_light 0 1 1 a process died or hung 1 0 0" in page.text
+    assert "Restarts 1 " in page.text and "Interventions in 24 h 0 " in page.text and "Attempts 6 " in page.text
+    assert "Set aside: bad_light 1 in quarantine." in page.text and "too <dark>" in page.text
+    assert len(page.images) == 3
+
+
+def test_an_episode_that_cannot_be_read_does_not_keep_the_others_from_being_shown(tmp_path: Path) -> None:
+    rows = index.read(make_collection(tmp_path, 3))
+    path = episode_path(tmp_path, 1)
+    data, stat = bytearray(path.read_bytes()), path.stat()
+    data[1000] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    index.write(tmp_path, rows)
+    page = _page(tmp_path, 3)
+    assert f"{path.name} cannot be read" in page.text and "6 steps of 2 episodes" in page.text and len(page.images) == 2
+
+
+def test_of_many_episodes_only_some_are_read_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_READ", 2)
+    page = _page(make_collection(tmp_path, 4))
+    assert "6 steps of 2 episodes, which were drawn by chance" in page.text and "Episodes 4 " in page.text
+
+
+def test_a_folder_without_episodes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for folder, words in {tmp_path: "got none", tmp_path / "none": "No such", tmp_path / "file": "Not a dir"}.items():
+        with pytest.raises(EpisodeError, match=words) as refused:
+            collection_page(folder, 3, 0)
+        assert str(folder) in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_folder_of_damaged_or_foreign_files_is_refused_by_name(tmp_path: Path) -> None:
+    episode_path(tmp_path, 7).write_bytes(b"nothing")
+    with pytest.raises(EpisodeError, match="traj7"):
+        collection_page(tmp_path, 3, 0)
+
+
+def test_the_name_of_a_folder_is_escaped(tmp_path: Path) -> None:
+    html = collection_page(make_collection(tmp_path / "<b>&", 1), 0, 0)
+    assert "<b>" not in html and "Collection &lt;b&gt;&amp;" in html
+
+
+def _chart(html: str, title: str) -> str:
+    """Return the chart below a title."""
+    found = re.search(rf"<h3>{title}</h3>(<svg.*?</svg>)", html)
+    assert found is not None
+    return found[1]
+
+
+def test_the_episodes_of_each_minute_are_counted(tmp_path: Path) -> None:
+    html = collection_page(make_collection(tmp_path, 5, every_s=25.0), 0, 0)  # from 40 s after a full minute on
+    counts = re.findall(r"<title>\d\d:\d\d: (\d)</title>", _chart(html, "Episodes closed in each minute"))
+    assert counts == ["1", "3", "1"]
+
+
+def test_the_map_shows_what_is_left_of_the_arm_on_the_left_and_what_is_near_below(tmp_path: Path) -> None:
+    states = make_episode(3).states.copy()
+    states[:, :2] = [[0.5, 0.0], [0.35, 0.15], [0.35, 0.15], [0.65, -0.15]]  # twice near and to the left, then far
+    write_episode(make_episode(3, states=states), episode_path(tmp_path, 0), SPEC)
+    svg = _chart(collection_page(tmp_path, 0, 0), "Where the hand was")
+    cells = re.findall(r'<rect x="([\d.]+)" y="([\d.]+)"[^>]*fill-opacity="([\d.]+)"', svg)
+    places = {opacity: (float(x), float(y)) for x, y, opacity in cells}
+    assert set(places) == {"1.00", "0.71"}
+    (near_x, near_y), (far_x, far_y) = places["1.00"], places["0.71"]
+    assert near_x < far_x and near_y > far_y

@@ -1,0 +1,89 @@
+"""One episode as a picture and as an animation: every moment once, with words that follow the numbers."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageSequence
+
+from data_collection.episode import EpisodeError, video_episode
+from data_collection.reports.contact_sheet import animation, contact_sheet
+from tests.data_collection.episodes import RED, make_episode, make_frames
+
+
+def _picture(data: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data)) as opened:
+        return np.asarray(opened.convert("RGB"))
+
+
+def _blocks(picture: NDArray[np.uint8]) -> int:
+    """Return how many red blocks a picture shows, each 48 x 40 pixels."""
+    return round(int((picture == RED).all(axis=-1).sum()) / (48 * 40))
+
+
+@pytest.mark.parametrize(("n_frames", "n_shown"), [(1, 1), (3, 3), (5, 5), (7, 7), (100, 7)])
+def test_a_sheet_shows_as_many_moments_as_are_asked_for_and_there_are(n_frames: int, n_shown: int) -> None:
+    assert _blocks(_picture(contact_sheet(make_episode(6), n_frames))) == n_shown
+
+
+@pytest.mark.parametrize("n_frames", [0, -1])
+def test_a_sheet_of_nothing_is_refused(n_frames: int) -> None:
+    with pytest.raises(EpisodeError, match="1 frame or more"):
+        contact_sheet(make_episode(), n_frames)
+
+
+@pytest.mark.parametrize("what", ["states", "actions"])
+def test_the_words_and_the_bar_follow_the_numbers(what: str) -> None:
+    episode = make_episode(3)
+    before = _picture(contact_sheet(episode, 4))
+    changed = getattr(episode, what).copy()
+    changed[1] = [0.41, 0.02, 0.11, *([0.7] if what == "states" else []), 1]
+    after = _picture(contact_sheet(make_episode(3, **{what: changed}), 4))
+    different = (before != after).any(axis=(0, 2))
+    assert different.any(), "something is written of it"
+    rows = (before != after).any(axis=(1, 2))
+    assert not rows[40:240].any(), "the frames themselves are the same"
+
+
+def test_the_bar_is_as_long_as_the_gripper_is_open() -> None:
+    episode = make_episode(2)
+    episode.states[:, 4] = [1.0, 0.5, 0.0]
+    picture = _picture(contact_sheet(episode, 3))
+    coloured = (picture == (37, 99, 235)).all(axis=-1) | (picture == (245, 158, 11)).all(axis=-1)
+    lengths = [int(coloured[:, left : left + 320].sum(axis=1).max()) for left in (8, 336, 664)]
+    assert lengths == [320, pytest.approx(160, abs=1), 1]
+
+
+def test_an_animation_shows_every_frame_with_words_below() -> None:
+    episode = make_episode(5)
+    with Image.open(io.BytesIO(animation(episode))) as opened:
+        assert opened.info["duration"] == 200 and opened.info["loop"] == 0
+        shown = [np.asarray(frame.convert("RGB")).astype(int) for frame in ImageSequence.Iterator(opened)]
+    assert len(shown) == 6 and {frame.shape for frame in shown} == {(315, 320, 3)}
+    places = [np.argwhere((frame[:240, :, 0] > 180) & (frame[:240, :, 1] < 80))[:, 1].min() for frame in shown]
+    assert np.diff(places).tolist() == pytest.approx([8] * 5, abs=1)  # in the order of time
+    assert all((frame[245:] < 128).any() for frame in shown)
+
+
+def test_an_episode_of_frames_alone_is_shown_without_a_hand() -> None:
+    episode = video_episode(make_frames(4), {})
+    assert _blocks(_picture(contact_sheet(episode, 4))) == 4
+    assert _picture(contact_sheet(episode, 4)).shape[0] < _picture(contact_sheet(make_episode(3), 4)).shape[0]
+    assert animation(episode).startswith(b"GIF8")
+
+
+def test_actions_of_another_meaning_are_not_given_our_words() -> None:
+    episode = make_episode(3, action_space="delta pose")
+    assert (
+        _picture(contact_sheet(episode, 4)).shape == _picture(contact_sheet(video_episode(make_frames(4), {}), 4)).shape
+    )
+
+
+@pytest.mark.parametrize("px", [32, 64, 700])
+def test_frames_of_any_size_are_shown_wide_enough_for_words(px: int) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, px, px, 3), dtype=np.uint8)
+    width = _picture(contact_sheet(video_episode(frames, {}), 1)).shape[1]
+    assert 240 <= width - 16 <= 480

@@ -1,0 +1,34 @@
+"""Pages: filled, escaped, in one style wherever their template lies, and refused where something is missing."""
+
+import base64
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from data_collection.reports import html as page
+
+_VIEW = {"tasks": ["<b>"], "seeds": "0 to 1", "variants": {}, "rates": [["a"]], "paired": [], "notes": ["x & y"]}
+_REST = {"extremes": [], "failed": "", "measures": {}, "trials": []}
+
+
+def test_a_page_of_another_package_is_filled_escaped_and_in_the_style_of_all() -> None:
+    html = page.render("planner", "trials.html.j2", {**_VIEW, **_REST})
+    style = Path(page.__file__).with_name("style.html.j2").read_text(encoding="utf-8")
+    assert style.strip() in html
+    assert "<b>" not in html and "Trials of &lt;b&gt;" in html and "x &amp; y" in html
+
+
+def test_what_the_view_lacks_is_an_error() -> None:
+    with pytest.raises(jinja2.UndefinedError, match="extremes"):
+        page.render("planner", "trials.html.j2", {**_VIEW, "failed": "", "measures": {}, "trials": []})
+
+
+def test_a_template_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(jinja2.TemplateNotFound, match="none"):
+        page.render("planner", "none.html.j2", {})
+
+
+def test_a_picture_in_a_page_is_the_bytes_of_its_file() -> None:
+    head, _, data = page.data_uri("jpeg", b"\xff\xd8 picture").partition(",")
+    assert head == "data:image/jpeg;base64" and base64.b64decode(data) == b"\xff\xd8 picture"

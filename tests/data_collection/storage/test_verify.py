@@ -1,0 +1,133 @@
+"""Verification: a sound folder is clean, and one changed byte or a number that is there twice is found by name."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from data_collection.episode import EpisodeError
+from data_collection.formats.hdf5 import seal
+from data_collection.storage import index
+from data_collection.storage.verify import Verdict, verify
+from tests.data_collection.folders import episode_path, make_collection
+
+N_SEAL_BYTES = 73  # of the line at the end of a file
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = make_collection(tmp_path_factory.mktemp("made") / "play", 3)
+    index.write(folder, [index.describe(path) for path in index.episodes(folder)])
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    """A copy to spoil, with the dates of its files."""
+    return Path(shutil.copytree(made, tmp_path / "play"))
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def verdict_of(folder: Path, reads: bool = True) -> Verdict:
+    """Return the verdict on a folder, in which nothing is changed."""
+    verdict, before = Verdict(), contents(folder)
+    assert list(verify(folder, reads, verdict)) == index.episodes(folder)
+    assert contents(folder) == before
+    return verdict
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_sound_folder_is_clean(made: Path, reads: bool) -> None:
+    n_bytes = sum(path.stat().st_size for path in made.glob("*.hdf5"))
+    verdict = verdict_of(made, reads)
+    assert verdict == Verdict(n_sound=3, n_bytes=n_bytes) and verdict.is_clean
+
+
+@pytest.mark.parametrize("reads", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9, 1.0])
+def test_one_bit_that_has_changed_is_found_by_the_name_of_its_file(folder: Path, share: float, reads: bool) -> None:
+    path = episode_path(folder, 1)
+    data = bytearray(path.read_bytes())
+    data[round(share * (len(data) - 1))] ^= 1
+    path.write_bytes(data)
+    verdict = verdict_of(folder, reads)
+    assert list(verdict.damaged) == [path.name] and path.name in verdict.damaged[path.name]
+    assert verdict.n_sound == 2 and not verdict.is_clean
+
+
+@pytest.mark.parametrize("spoil", [lambda data: b"", lambda data: data[:-1], lambda data: data[:1000]])
+def test_a_file_that_is_cut_short_is_found(folder: Path, spoil: Callable[[bytes], bytes]) -> None:
+    path = episode_path(folder, 0)
+    path.write_bytes(spoil(path.read_bytes()))
+    assert list(verdict_of(folder, reads=False).damaged) == [path.name]
+
+
+def _scratch_video(data: bytes) -> bytes:
+    start = data.index(b"mdat") + 4
+    return data[:start] + bytes(len(data[start : start + 2000])) + data[start + 2000 :]
+
+
+def _turn_back_time(data: bytes) -> bytes:
+    buffer = io.BytesIO(data)
+    with h5py.File(buffer, "r+") as file:
+        times_s = file["env/timestamps"]
+        times_s[1] = times_s[2] = np.float64(times_s[0])
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("spoil", "words"), [(_scratch_video, "video"), (_turn_back_time, "expected rising times")])
+def test_what_was_sealed_wrongly_is_found_where_it_is_read(
+    folder: Path, spoil: Callable[[bytes], bytes], words: str
+) -> None:
+    path = episode_path(folder, 2)
+    body = path.read_bytes()[:-N_SEAL_BYTES]
+    assert spoil(body) != body
+    path.write_bytes(seal(spoil(body)))
+    assert verdict_of(folder, reads=False).is_clean
+    verdict = verdict_of(folder, reads=True)
+    assert list(verdict.damaged) == [path.name] and path.name in verdict.damaged[path.name]
+    assert words in verdict.damaged[path.name]
+
+
+def test_a_number_that_two_files_have_is_told(folder: Path) -> None:
+    shutil.copy2(episode_path(folder, 1), folder / "home_franka_play_traj1.hdf5")
+    verdict = verdict_of(folder, reads=False)
+    assert verdict.twice == [1] and not verdict.is_clean and verdict.n_sound == 4 and not verdict.damaged
+
+
+def test_what_the_index_does_not_say_is_counted_and_is_no_damage(folder: Path) -> None:
+    rows = index.listed(folder)
+    index.write(folder, rows[:2])
+    verdict = verdict_of(folder, reads=False)
+    assert verdict.not_indexed == 1 and verdict.is_clean
+    episode_path(folder, 0).touch()  # another date than the index has
+    assert verdict_of(folder, reads=False).not_indexed == 2
+    (folder / index.INDEX_NAME).unlink()
+    assert verdict_of(folder, reads=False).not_indexed == 3
+
+
+def test_a_file_of_others_is_not_taken_for_sound(folder: Path) -> None:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["something"] = 1
+    path = folder / "penn_sawyer_traj9.hdf5"
+    path.write_bytes(buffer.getvalue())
+    verdict = verdict_of(folder, reads=False)
+    assert list(verdict.damaged) == [path.name] and verdict.n_sound == 3
+
+
+def test_a_folder_without_episodes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "lab_franka_play_traj0.hdf5.part").touch()
+    with pytest.raises(EpisodeError, match="expected a folder of closed episodes, got none"):
+        next(verify(tmp_path, True, Verdict()))
+    with pytest.raises(FileNotFoundError, match="gone"):
+        next(verify(tmp_path / "gone", True, Verdict()))

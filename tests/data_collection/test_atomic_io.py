@@ -1,0 +1,199 @@
+"""A crash at any moment, on disks that keep only what was flushed: what was told to be there is there, and whole."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_collection import atomic_io
+from data_collection.atomic_io import make_folder, move, replace
+from data_collection.episode import EpisodeError
+
+WHOLE = b"a whole episode"
+
+
+@dataclass
+class Recorder:
+    """Stands in for `os` within `commit`: does what is asked, and writes it down."""
+
+    skipped: str = ""  # which kind of flush is left out
+    calls: list[tuple[str, ...]] = field(default_factory=list)
+    paths: dict[int, Path] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT:
+            self.calls.append(("create", str(path)))
+        descriptor = os.open(path, flags, mode)
+        self.paths[descriptor] = Path(path)
+        return descriptor
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        n = os.write(descriptor, data[:7])  # in pieces, as a disk may
+        self.calls.append(("write", str(self.paths[descriptor]), bytes(data[:n]).decode()))
+        return n
+
+    def fsync(self, descriptor: int) -> None:
+        path = self.paths[descriptor]
+        kind = "folder" if path.is_dir() else "file"
+        if kind != self.skipped:
+            self.calls.append((f"flush {kind}", str(path)))
+
+    def rename(self, path: Path, to: Path) -> None:
+        self.calls.append(("rename", str(path), str(to)))
+        Path(path).rename(to)
+
+
+def crashes(calls: list[tuple[str, ...]]) -> Iterator[dict[str, str]]:
+    """Yield what a disk may hold, file by name, if the power fails right after these calls.
+
+    Of a file's bytes what was not flushed may be there or not; of the names in a folder, those that were not flushed
+    may be there or not, each by itself.
+    """
+    files: list[list[str]] = []  # of each: what is written, and how much of it is flushed
+    flushed: list[int] = []
+    names: dict[str, int] = {}  # as the running system sees them
+    durable: dict[str, int] = {}
+    pending: list[tuple[str, int | None]] = []  # changes of names that were not flushed
+    for call, *arguments in calls:
+        if call == "create":
+            files.append([])
+            flushed.append(0)
+            names[arguments[0]] = len(files) - 1
+            pending.append((arguments[0], len(files) - 1))
+        elif call == "write":
+            files[names[arguments[0]]].append(arguments[1])
+        elif call == "flush file":
+            flushed[names[arguments[0]]] = len(files[names[arguments[0]]])
+        elif call == "rename":
+            names[arguments[1]] = names.pop(arguments[0])
+            pending += [(arguments[0], None), (arguments[1], names[arguments[1]])]
+        elif call == "flush folder":
+            for name, file in pending:
+                durable.pop(name, None) if file is None else durable.update({name: file})
+            pending.clear()
+    for chosen in itertools.product([False, True], repeat=len(pending)):
+        kept = dict(durable)
+        for (name, file), is_there in zip(pending, chosen, strict=True):
+            if is_there:
+                kept.pop(name, None) if file is None else kept.update({name: file})
+        for whole in (False, True):
+            yield {name: "".join(files[file] if whole else files[file][: flushed[file]]) for name, file in kept.items()}
+
+
+def commit_with(skipped: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[str, ...]], int]:
+    """Commit two files in turn; return all calls, and how many came before the first was told to be there."""
+    recorder = Recorder(skipped)
+    monkeypatch.setattr(atomic_io, "os", recorder)
+    atomic_io.commit(folder / "one.hdf5", WHOLE, lambda part: None)
+    told = len(recorder.calls)
+    atomic_io.commit(folder / "two.hdf5", WHOLE, lambda part: None)
+    return recorder.calls, told
+
+
+def violations(calls: list[tuple[str, ...]], told: int, folder: Path) -> int:
+    """Count the crashes after which a named file is not whole, or the first is not there although that was told."""
+    count = 0
+    for n in range(len(calls) + 1):
+        for held in crashes(calls[:n]):
+            torn = any(not name.endswith(".part") and text != WHOLE.decode() for name, text in held.items())
+            lost = n >= told and str(folder / "one.hdf5") not in held
+            count += torn or lost
+    return count
+
+
+def test_no_crash_loses_or_tears_what_was_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, told = commit_with("", tmp_path, monkeypatch)
+    assert [call for call, *_ in calls].count("write") >= 4 and 0 < told < len(calls)
+    assert violations(calls, told, tmp_path) == 0
+
+
+@pytest.mark.parametrize("skipped", ["file", "folder"])
+def test_a_flush_that_is_left_out_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skipped: str) -> None:
+    calls, told = commit_with(skipped, tmp_path, monkeypatch)
+    assert violations(calls, told, tmp_path) > 0
+
+
+@pytest.mark.parametrize("skipped", ["", "file", "folder"])
+def test_a_file_that_is_replaced_is_the_old_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skipped: str
+) -> None:
+    recorder = Recorder(skipped)
+    monkeypatch.setattr(atomic_io, "os", recorder)
+    replace(tmp_path / "index", b"the old one")
+    told = len(recorder.calls)
+    replace(tmp_path / "index", b"the new one")
+    found = [
+        held.get(str(tmp_path / "index"))
+        for n in range(told, len(recorder.calls) + 1)
+        for held in crashes(recorder.calls[:n])
+    ]
+    is_right = set(found) <= {"the old one", "the new one"} and "the old one" not in found[-1:]
+    assert is_right == (skipped == "")
+
+
+def test_what_is_moved_is_flushed_on_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    (tmp_path / "a").write_bytes(WHOLE)
+    monkeypatch.setattr(atomic_io, "os", recorder)
+    move(tmp_path / "a", tmp_path / "deep/er/b")
+    assert (tmp_path / "deep/er/b").read_bytes() == WHOLE
+    flushed = [arguments[0] for call, *arguments in recorder.calls if call == "flush folder"]
+    assert flushed == [str(tmp_path), str(tmp_path / "deep"), str(tmp_path / "deep/er"), str(tmp_path)]
+
+
+def test_a_folder_is_flushed_into_those_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(atomic_io, "os", recorder)
+    make_folder(tmp_path / "a/b")
+    assert [arguments[0] for _, *arguments in recorder.calls] == [str(tmp_path), str(tmp_path / "a")]
+    make_folder(tmp_path / "a/b")
+    assert len(recorder.calls) == 2
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError):
+        make_folder(tmp_path / "file/c")
+
+
+def refuse(_: Path) -> None:
+    raise EpisodeError("read back something else")
+
+
+def fail(number: int) -> Callable[..., None]:
+    def call(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return call
+
+
+def test_what_is_refused_when_read_back_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(EpisodeError, match="something else"):
+        atomic_io.commit(tmp_path / "one.hdf5", WHOLE, refuse)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+def test_a_disk_that_fails_leaves_nothing_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(recorder, call, fail(errno.ENOSPC), raising=False)
+    monkeypatch.setattr(atomic_io, "os", recorder)
+    with pytest.raises(EpisodeError, match=r"one\.hdf5: could not be written: No space left"):
+        atomic_io.commit(tmp_path / "one.hdf5", WHOLE, lambda part: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_is_never_used_twice(tmp_path: Path) -> None:
+    atomic_io.commit(tmp_path / "one.hdf5", WHOLE, lambda part: None)
+    with pytest.raises(EpisodeError, match="exists already"):
+        atomic_io.commit(tmp_path / "one.hdf5", b"other", lambda part: None)
+    assert (tmp_path / "one.hdf5").read_bytes() == WHOLE
