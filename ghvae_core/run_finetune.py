@@ -55,7 +55,7 @@ def _describe(model: str, overrides: tuple[str, ...], modules: int | None) -> No
     from rich.console import Console  # noqa: PLC0415
 
     from ghvae_core.training.config import load_config  # noqa: PLC0415
-    from ghvae_core.training.description import describe, show  # noqa: PLC0415
+    from ghvae_core.training.cost_model import describe, show  # noqa: PLC0415
 
     config = load_config(model, overrides, modules)
     description = describe(config.model, config.training)

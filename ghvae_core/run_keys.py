@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from configs.command import run
-from ghvae_core.serving import keys
+from ghvae_core.serving import auth
 
 _Folder = Annotated[Path, typer.Argument(help="of this machine's keys")]
 
@@ -18,8 +18,8 @@ def new(
     folder: _Folder, name: Annotated[str, typer.Option(help="by which others know this machine; server for a server")]
 ) -> None:
     """Make the pair of keys of this machine, once. The secret half never leaves it."""
-    public = keys.create(folder, name)
-    if name == keys.SERVER:
+    public = auth.create(folder, name)
+    if name == auth.SERVER:
         print(f"copy {public} into the keys' folder of each planner, and let them in: run_keys allow {folder} NAME.key")
     else:
         print(
@@ -29,19 +29,19 @@ def new(
 
 def allow(folder: _Folder, public: Annotated[Path, typer.Argument(help="NAME.key of the machine to let in")]) -> None:
     """Let a machine in; a running server knows at once."""
-    print(f"{keys.allow(folder, public)} is let in")
+    print(f"{auth.allow(folder, public)} is let in")
 
 
 def revoke(folder: _Folder, name: Annotated[str, typer.Argument(help="of the machine to shut out")]) -> None:
     """Shut a machine out; a running server hears nothing more of it, not even on a connection that stands."""
-    keys.revoke(folder, name)
+    auth.revoke(folder, name)
     print(f"{name} is shut out")
 
 
 def list_(folder: _Folder) -> None:
     """Print who is let in, a line each: the name and the public key."""
-    keys.own(folder)
-    for key, name in keys.allowed(folder).items():
+    auth.own(folder)
+    for key, name in auth.allowed(folder).items():
         print(f"{name}\t{key.decode('ascii', 'replace')}")
 
 

@@ -17,11 +17,11 @@ import typer
 
 from configs.command import run
 from ghvae_core.predictor import MismatchError
-from ghvae_core.serving.configuration import InProcessConfig, load_run_server
-from ghvae_core.serving.crew import Crew
-from ghvae_core.serving.front import Front
-from ghvae_core.serving.health import health as open_health
+from ghvae_core.serving.config import InProcessConfig, load_run_server
+from ghvae_core.serving.metrics import health as open_health
+from ghvae_core.serving.server import Front
 from ghvae_core.serving.vitals import Vitals
+from ghvae_core.serving.worker_pool import Crew
 
 # Threads that wait for each other spin a hundredth as long as GNU's OpenMP lets them, then sleep. Spinning, two of them
 # on two cores take several times as long as soon as others work there too: `tests.benchmarks.busy`.
@@ -124,7 +124,7 @@ def _serve(front: Front, probed: Mapping[str, int], parent: int | None) -> None:
 
 def _time(checkpoint: Path, device: str, threads: int | None, config: InProcessConfig) -> dict[str, object]:
     """Return how fast a predictor imagines once it is warm."""
-    from ghvae_core.serving.in_process import open_predictor  # noqa: PLC0415 - torch, which the front does without
+    from ghvae_core.serving.local import open_predictor  # noqa: PLC0415 - torch, which the front does without
 
     predictor = open_predictor(checkpoint, device, threads, config)
     predictor.prove()

@@ -66,7 +66,7 @@ def _describe(spec: PredictorSpec) -> str:
 
 
 def _checkpoint(folder: Path) -> str:
-    from ghvae_core.models.manifest import read_manifest  # noqa: PLC0415 - torch, where no server is named
+    from ghvae_core.models.checkpoint_files import read_manifest  # noqa: PLC0415 - torch, where no server is named
 
     read_manifest(folder)
     return f"{folder} is whole; a private server would load it (name one with --server)"

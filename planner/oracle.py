@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from ghvae_core.cost import goal_costs
 from ghvae_core.predictor import Context, GoalCost, Prediction, PredictorSpec
-from ghvae_core.serving.request import Request
+from ghvae_core.request import Request
 from robot_bridge.camera import MODEL_IMAGE_PX, model_image
 from robot_bridge.robot import ACTION_DIM, RobotFault
 from robot_bridge.simulation.franka import SimulatedFranka, Snapshot
 from robot_bridge.simulation.scene import Scene
 
 if TYPE_CHECKING:
-    from ghvae_core.serving.weigher import Weigher
+    from ghvae_core.goal_cost import Weigher
 
 _MOST = 100_000  # candidates and actions of one request; a bound that nothing reaches
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ghvae_core.predictor import Networks, Predictor, PredictorSpec
 from ghvae_core.serving.client import ServerClient
-from ghvae_core.serving.private import private_server
+from ghvae_core.serving.launch import private_server
 from planner.baseline import CopyPredictor, RandomPredictor
 from planner.configuration import RunConfig
 from planner.plan import PlannerError
@@ -22,7 +22,7 @@ from robot_bridge.factory import RobotName
 from robot_bridge.robot import Robot
 
 if TYPE_CHECKING:
-    from ghvae_core.serving.weigher import Weigher
+    from ghvae_core.goal_cost import Weigher
     from planner.oracle import OraclePredictor
 
 
@@ -77,8 +77,8 @@ def open_predictor(choice: Choice, config: RunConfig, robot: Robot) -> Iterator[
             yield RandomPredictor(robot.spec, cost, np.random.default_rng(choice.seed))
         elif choice.predictor == "in_process":
             from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which only this way needs
-            from ghvae_core.serving.configuration import InProcessConfig  # noqa: PLC0415
-            from ghvae_core.serving.in_process import InProcessPredictor  # noqa: PLC0415
+            from ghvae_core.serving.config import InProcessConfig  # noqa: PLC0415
+            from ghvae_core.serving.local import InProcessPredictor  # noqa: PLC0415
 
             settings = InProcessConfig(**networks(config).model_dump())
             here = InProcessPredictor(load(choice.checkpoint), cost, settings)
@@ -132,7 +132,7 @@ def _check_held(wanted: Networks, spec: PredictorSpec, address: str) -> None:
             raise PlannerError(f"{key}: {address} weighs no {term}; start that server with it, or leave --server out")
     if wanted.distance is None:
         return
-    from ghvae_core.models.manifest import read_manifest  # noqa: PLC0415 - torch, which only this way needs
+    from ghvae_core.models.checkpoint_files import read_manifest  # noqa: PLC0415 - torch, which only this way needs
 
     if read_manifest(Path(wanted.distance))[2] != spec.distance:
         raise PlannerError(
@@ -146,6 +146,6 @@ def _weigher(choice: Choice, config: RunConfig) -> Weigher | None:
     if config.planner.cost.terms() == ("pixel",):
         return None
     from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which pixels do without
-    from ghvae_core.serving.in_process import weigher  # noqa: PLC0415
+    from ghvae_core.serving.local import weigher  # noqa: PLC0415
 
     return weigher(load(choice.checkpoint), networks(config))

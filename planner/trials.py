@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ghvae_core.serving.private import private_server
+from ghvae_core.serving.launch import private_server
 from planner.configuration import RunConfig, load_run
 from planner.handshake import check_fit
 from planner.ledger import Ledger

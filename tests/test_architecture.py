@@ -43,7 +43,7 @@ TORCH_FREE = [
 ]
 REFUSED = {"dill", "cloudpickle", "marshal", "msgpack_numpy", "torchvision", "shelve"}
 UNPICKLER = (
-    "ghvae_core/evaluation/metric_weights.py"  # reads the published metric weights, restricted, after a hash check
+    "ghvae_core/evaluation/weights_download.py"  # reads the published metric weights, restricted, after a hash check
 )
 NOTHING_NAMES = {"utils", "helpers", "common", "misc", "tools", "types", "base"}
 

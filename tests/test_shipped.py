@@ -8,7 +8,7 @@ from configs.loader import FOLDER, Config, load
 from ghvae_core.models.checkpoint import load as load_checkpoint
 from ghvae_core.predictor import GoalCost
 from ghvae_core.run_server import SHIPPED
-from ghvae_core.serving.in_process import InProcessPredictor
+from ghvae_core.serving.local import InProcessPredictor
 from planner.configuration import load_run
 from planner.goal import load_goal
 from planner.handshake import check_fit

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from data_collection.episode import EpisodeError
 from data_collection.formats.reader import KINDS, Recording, find, read_names, robot
-from ghvae_core.data.processes import DatasetError, in_processes
+from ghvae_core.data.parallel import DatasetError, in_processes
 
 _PIECE_BYTES = 2**24  # read at once
 _ROBOTS_AT_ONCE = 64  # files whose robot one process looks up at a time; ours

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ghvae_core.evaluation.estimate import Estimate
-from ghvae_core.evaluation.judged import COPY, MEAN, SAMPLE, SHUFFLED
+from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED
+from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation
 from ghvae_core.evaluation.tables import head
 

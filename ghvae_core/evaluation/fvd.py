@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ghvae_core.evaluation.estimate import resample
 from ghvae_core.evaluation.i3d import LEAST_FRAMES
 from ghvae_core.evaluation.metrics import MetricError
+from ghvae_core.evaluation.statistics import resample
 
 FVD_CONVENTION = (
     "Frechet distance of Gaussians (unbiased covariance) over I3D Kinetics-400 logits, mean over time; frames resized"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ghvae_core.evaluation.metrics import MetricError
-from ghvae_core.evaluation.published_weights import read_weights
+from ghvae_core.evaluation.weights import read_weights
 
 TITLE = "I3D Kinetics-400 RGB"
 # Of the published weights, by `fingerprint`.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ghvae_core.evaluation.metrics import check_videos
-from ghvae_core.evaluation.published_weights import read_weights
+from ghvae_core.evaluation.weights import read_weights
 
 LPIPS_CONVENTION = "v0.1, AlexNet, frames scaled to [-1, 1]"
 # Of the published weights, by `fingerprint`.

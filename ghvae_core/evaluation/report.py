@@ -6,8 +6,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from ghvae_core.evaluation.figures import ERROR_GAIN, FILMSTRIP, GIF, SHEET
 from ghvae_core.evaluation.metrics import MetricError, MetricFailure
-from ghvae_core.evaluation.pictures import ERROR_GAIN, FILMSTRIP, GIF, SHEET
 from ghvae_core.evaluation.summary import Evaluation
 from ghvae_core.evaluation.tables import (
     markdown_table,

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from configs.loader import Config
 from ghvae_core.cost import goal_costs
 from ghvae_core.evaluation.clips import Candidates, Clips, EvaluationConfig
-from ghvae_core.evaluation.estimate import Estimate, estimate, groups_of, resample
-from ghvae_core.evaluation.judged import Judged
+from ghvae_core.evaluation.evaluated_model import Judged
 from ghvae_core.evaluation.metrics import MetricError
+from ghvae_core.evaluation.statistics import Estimate, estimate, groups_of, resample
 from ghvae_core.predictor import GoalCost
 
 SENSITIVITY_CONVENTION = (

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from configs.loader import Config
 from ghvae_core.evaluation.clips import Clips
-from ghvae_core.evaluation.estimate import Estimate, estimate, groups_of
+from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SHUFFLED, Judged
 from ghvae_core.evaluation.fvd import FVD_CONVENTION, bootstrap_error, frechet_distance
-from ghvae_core.evaluation.judged import COPY, MEAN, SHUFFLED, Judged
 from ghvae_core.evaluation.lpips import LPIPS_CONVENTION
 from ghvae_core.evaluation.metrics import PSNR_CAP_DB, PSNR_CONVENTION, SSIM_CONVENTION
-from ghvae_core.evaluation.score import REAL, Scores
+from ghvae_core.evaluation.scoring import REAL, Scores
 from ghvae_core.evaluation.sensitivity import Sensitivity
+from ghvae_core.evaluation.statistics import Estimate, estimate, groups_of
 
 CONVENTIONS = {
     "psnr_db": PSNR_CONVENTION,

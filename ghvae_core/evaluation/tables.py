@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import rich.table
 from rich.console import Console
 
-from ghvae_core.evaluation.estimate import Estimate
-from ghvae_core.evaluation.judged import COPY, MEAN, SHUFFLED
-from ghvae_core.evaluation.score import LOWER_IS_BETTER
+from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SHUFFLED
+from ghvae_core.evaluation.scoring import LOWER_IS_BETTER
 from ghvae_core.evaluation.sensitivity import SENSITIVITY_CONVENTION
+from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation
 
 NAMES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "lpips_alex": "LPIPS (AlexNet v0.1)", "fvd": "FVD"}

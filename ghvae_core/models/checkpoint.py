@@ -16,8 +16,15 @@ from torch import Tensor
 from configs.loader import Config
 from ghvae_core.models import schema
 from ghvae_core.models.answer import answer
+from ghvae_core.models.checkpoint_files import (
+    CheckpointError,
+    CheckpointWriteError,
+    pack,
+    read_manifest,
+    unpack,
+    write_folder,
+)
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
-from ghvae_core.models.manifest import CheckpointError, CheckpointWriteError, pack, read_manifest, unpack, write_folder
 from ghvae_core.models.svg import Svg, SvgConfig
 from ghvae_core.models.video_model import VideoModel
 from robot_bridge.camera import Camera

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ghvae_core.models.manifest import CheckpointError
+from ghvae_core.models.checkpoint_files import CheckpointError
 
 CURRENT = 2
 

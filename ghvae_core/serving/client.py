@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from zmq.utils.monitor import recv_monitor_message
 
 from ghvae_core.predictor import Context, GoalCost, MismatchError, Prediction, PredictorError, PredictorSpec
+from ghvae_core.request import DeadlineError, NonFiniteError, Request
 from ghvae_core.serving import protocol
-from ghvae_core.serving.header import MAX_DEADLINE_S, MAX_PART_BYTES, ProtocolError
-from ghvae_core.serving.keys import own, servers
+from ghvae_core.serving.auth import own, servers
 from ghvae_core.serving.protocol import Answer, Hello, Predict, Refusal, Welcome
-from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
+from ghvae_core.serving.wire import MAX_DEADLINE_S, MAX_PART_BYTES, ProtocolError
 
 _CONNECT_TIMEOUT_S = 5.0  # ours
 _EVENT_MS = 1  # from a connection that takes messages to the word of it; ours

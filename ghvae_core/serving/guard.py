@@ -9,8 +9,8 @@ from pathlib import Path
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from ghvae_core.serving import keys
-from ghvae_core.serving.keys import KeysError
+from ghvae_core.serving import auth
+from ghvae_core.serving.auth import KeysError
 
 _DOMAIN = "ghvae"  # of ZAP, ZeroMQ RFC 27
 _TOLD = 100  # keys that are shut out; more would let strangers fill the disk with the log; ours
@@ -27,8 +27,8 @@ class Guard:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], folder: Path) -> None:
         self._folder = folder
-        self._pair = keys.own(folder)
-        self._list = keys.state(folder), keys.allowed(folder)  # together, as two threads read and renew it
+        self._pair = auth.own(folder)
+        self._list = auth.state(folder), auth.allowed(folder)  # together, as two threads read and renew it
         self._shut_out: set[bytes] = set()  # what the log has told, once each
         if not self._list[1]:
             _log.warning("%s lets nobody in yet; let machines in with: run_keys allow %s NAME.key", folder, folder)
@@ -66,9 +66,9 @@ class Guard:
     def _names(self) -> dict[bytes, str]:
         """Return who is let in; nobody, where the list cannot be read."""
         try:
-            state = keys.state(self._folder)
+            state = auth.state(self._folder)
             if state != self._list[0]:
-                self._list = state, keys.allowed(self._folder)
+                self._list = state, auth.allowed(self._folder)
             return self._list[1]
         except (KeysError, OSError) as error:
             if self._list[1]:

@@ -12,8 +12,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from configs.command import ReportedError, run
-from ghvae_core.serving.configuration import load_run_server
-from ghvae_core.serving.work import Work
+from ghvae_core.serving.config import load_run_server
+from ghvae_core.serving.worker_main import Work
 
 
 def model_process(
@@ -27,7 +27,7 @@ def model_process(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with closing(Work(line, sys.stdin.fileno())) as work:
-        from ghvae_core.serving.in_process import open_predictor  # noqa: PLC0415 - seconds, spent in reserve
+        from ghvae_core.serving.local import open_predictor  # noqa: PLC0415 - seconds, spent in reserve
 
         if not work.begins():
             return

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
 from ghvae_core.predictor import Context, MismatchError, Prediction, PredictorSpec
-from ghvae_core.serving.header import (
+from ghvae_core.request import Request
+from ghvae_core.serving.wire import (
     MAX_DEADLINE_S,
     MAX_PART_BYTES,
     MAX_VIDEOS,
@@ -48,7 +49,6 @@ from ghvae_core.serving.header import (
     unpack,
     views,
 )
-from ghvae_core.serving.request import Request
 
 _REQUEST_ARRAYS = {"context_frames": "|u1", "context_actions": "<f4", "candidates": "<f4", "goal": "|u1"}
 _PREDICTION_ARRAYS = {"costs": "<f4", "videos": "|u1"}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghvae_core.predictor import Prediction
-from ghvae_core.serving.request import Request
+from ghvae_core.request import Request
 
 
 def split(request: Request, n: int) -> list[Request]:

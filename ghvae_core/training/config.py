@@ -13,7 +13,7 @@ from ghvae_core.models.checkpoint import AnyConfig, Checkpoint
 from ghvae_core.models.ghvae import GhvaeConfig
 from ghvae_core.models.svg import SvgConfig
 from ghvae_core.training.objective import ObjectiveConfig
-from ghvae_core.training.plan import TrainingConfig
+from ghvae_core.training.stages import TrainingConfig
 
 
 class RunConfig(Config):

@@ -19,11 +19,11 @@ from ghvae_core.data.dataset import DataConfig, Dataset
 from ghvae_core.models import checkpoint
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointError
 from ghvae_core.models.device import find_device
-from ghvae_core.models.distance import Distance, DistanceConfig, save
-from ghvae_core.training.distance import DistanceTraining, Lesson, measure, teach
+from ghvae_core.models.temporal_distance import Distance, DistanceConfig, save
 from ghvae_core.training.distributed import Group
 from ghvae_core.training.reading import read_episodes
 from ghvae_core.training.signals import collected
+from ghvae_core.training.temporal_distance import DistanceTraining, Lesson, measure, teach
 
 _FILES = {
     "distance": "models/distance.yaml",

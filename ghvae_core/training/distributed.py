@@ -12,7 +12,7 @@ from types import TracebackType
 import torch
 from torch import distributed
 
-from ghvae_core.models.manifest import CheckpointError
+from ghvae_core.models.checkpoint_files import CheckpointError
 
 EXIT_S = 120.0  # what saving and leaving may take once a run was told to stop; ours
 _SILENCE = timedelta(minutes=30)  # of another process, then it counts as dead: it may be writing a large state

@@ -14,16 +14,16 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ghvae_core.models.checkpoint_files import CheckpointError
 from ghvae_core.models.ghvae import Ghvae
-from ghvae_core.models.manifest import CheckpointError
 from ghvae_core.models.video_model import VideoModel
+from ghvae_core.training.batches import Part
 from ghvae_core.training.distributed import Group
 from ghvae_core.training.ema import Ema
-from ghvae_core.training.loader import Part
 from ghvae_core.training.objective import Loss, ObjectiveConfig
 from ghvae_core.training.phase import Phase, trained_parameters
-from ghvae_core.training.plan import Stage, TrainingConfig
-from ghvae_core.training.state import Moments
+from ghvae_core.training.run_state import Moments
+from ghvae_core.training.stages import Stage, TrainingConfig
 
 
 class Recipe(NamedTuple):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from configs.loader import Config
-from ghvae_core.models.manifest import CheckpointWriteError
+from ghvae_core.models.checkpoint_files import CheckpointWriteError
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -18,7 +18,7 @@ from ghvae_core.training.objective import (
     rollout_loss,
     svg_loss,
 )
-from ghvae_core.training.plan import Stage, TrainingConfig
+from ghvae_core.training.stages import Stage, TrainingConfig
 
 
 class Phase(nn.Module):

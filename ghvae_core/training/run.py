@@ -17,11 +17,11 @@ from configs.loader import save
 from ghvae_core.data.augmentation import augment
 from ghvae_core.data.dataset import Dataset
 from ghvae_core.models import checkpoint
-from ghvae_core.models.adaptation import Report, adapt, check_sizes
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo
+from ghvae_core.models.checkpoint_files import CheckpointError, sha256
 from ghvae_core.models.device import find_device
-from ghvae_core.models.foreign import load_foreign
-from ghvae_core.models.manifest import CheckpointError, sha256
+from ghvae_core.models.torch_import import load_foreign
+from ghvae_core.models.transfer import Report, adapt, check_sizes
 from ghvae_core.models.video_model import VideoModel
 from ghvae_core.training.config import (
     RunConfig,
@@ -34,13 +34,13 @@ from ghvae_core.training.config import (
 )
 from ghvae_core.training.distributed import Group
 from ghvae_core.training.engine import Recipe
-from ghvae_core.training.health import Figures
-from ghvae_core.training.log import Silence, TrainingLog
-from ghvae_core.training.plan import OPERATIONAL, check_plan, stages
+from ghvae_core.training.logger import Silence, TrainingLog
 from ghvae_core.training.reading import read_episodes
+from ghvae_core.training.run_state import latest_state
 from ghvae_core.training.signals import PREEMPTED, collected
-from ghvae_core.training.state import latest_state
+from ghvae_core.training.stages import OPERATIONAL, check_plan, stages
 from ghvae_core.training.trainer import Interrupted, Job, Trainer
+from ghvae_core.training.validation import Figures
 
 _FOREIGN = {".pt", ".pth"}  # files of others, as `--init`
 

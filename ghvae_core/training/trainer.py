@@ -17,14 +17,14 @@ from configs.command import ReportedError
 from ghvae_core.data.windows import Windows
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.video_model import VideoModel
+from ghvae_core.training.batches import Augment, Draw, Loader
 from ghvae_core.training.distributed import Group
 from ghvae_core.training.engine import Engine, Recipe
-from ghvae_core.training.feature_policy import FeaturePolicy
-from ghvae_core.training.features import FeatureCache, Source
-from ghvae_core.training.health import Figures, measure, spread
-from ghvae_core.training.loader import Augment, Draw, Loader
-from ghvae_core.training.plan import Stage
-from ghvae_core.training.state import Moments, Progress, State, latest_state, load_state, load_weights, save_state
+from ghvae_core.training.feature_cache import FeatureCache, Source
+from ghvae_core.training.feature_cache_policy import FeaturePolicy
+from ghvae_core.training.run_state import Moments, Progress, State, latest_state, load_state, load_weights, save_state
+from ghvae_core.training.stages import Stage
+from ghvae_core.training.validation import Figures, measure, spread
 
 _GREEDY = ("module", "polish")  # stages in which all encoders but the deepest are frozen
 _BAD_STEPS = 5  # in a row, then the last saved state is restored with half the learning rate; ours

@@ -11,8 +11,8 @@ import typer
 
 from configs.command import ReportedError, run
 from ghvae_core.models.ghvae import Ghvae
+from ghvae_core.training.batches import Loader
 from ghvae_core.training.engine import Engine
-from ghvae_core.training.loader import Loader
 from tests.benchmarks.subject import Subject, interleaved, machine, subject
 
 

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from configs.command import ReportedError, run
+from ghvae_core.goal_cost import Weigher
 from ghvae_core.models.checkpoint import load
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.predictor import GoalCost
-from ghvae_core.serving.weigher import Weigher
 from tests.benchmarks.pool import Scene
 from tests.benchmarks.subject import interleaved, machine
 

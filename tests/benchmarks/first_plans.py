@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.progress import track
 
 from configs.command import ReportedError, run
+from ghvae_core.goal_cost import Weigher
 from ghvae_core.models.checkpoint import Checkpoint
 from ghvae_core.models.checkpoint import load as load_checkpoint
 from ghvae_core.predictor import GoalCost, Networks
-from ghvae_core.serving.configuration import InProcessConfig
-from ghvae_core.serving.in_process import InProcessPredictor, weigher
-from ghvae_core.serving.weigher import Weigher
+from ghvae_core.serving.config import InProcessConfig
+from ghvae_core.serving.local import InProcessPredictor, weigher
 from planner.configuration import load_run
 from planner.plan import PlanError
 from planner.predictors import Choice, open_predictor

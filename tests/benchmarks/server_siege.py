@@ -21,9 +21,9 @@ import zmq
 
 from configs.command import ReportedError, run
 from ghvae_core.predictor import Context, GoalCost
-from ghvae_core.serving.header import ProtocolError
+from ghvae_core.request import Request
 from ghvae_core.serving.protocol import Hello, Predict, Refusal, decode_reply, decode_request, encode_request
-from ghvae_core.serving.request import Request
+from ghvae_core.serving.wire import ProtocolError
 from tests.benchmarks.served import Question, Served, connect, served
 
 # Messages in flight. The server keeps 16 answers for who does not read, and ZeroMQ hears of eight at a time that they

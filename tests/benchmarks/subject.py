@@ -18,12 +18,12 @@ from ghvae_core.data.dataset import Windows
 from ghvae_core.models.checkpoint import AnyConfig, build
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.video_model import VideoModel
+from ghvae_core.training.batches import Draw, Loader, Part
 from ghvae_core.training.distributed import Group
 from ghvae_core.training.engine import Engine, Recipe
-from ghvae_core.training.features import FeatureCache, Source
-from ghvae_core.training.loader import Draw, Loader, Part
+from ghvae_core.training.feature_cache import FeatureCache, Source
 from ghvae_core.training.objective import ObjectiveConfig
-from ghvae_core.training.plan import Stage, TrainingConfig, stages
+from ghvae_core.training.stages import Stage, TrainingConfig, stages
 
 N_CONTEXT, N_FRAMES = 2, 12  # paper E.1
 _EPISODE_FRAMES = 2 * N_FRAMES

@@ -13,7 +13,7 @@ import typer
 
 from configs.command import run
 from ghvae_core.models.ghvae import GhvaeConfig
-from ghvae_core.training.description import describe
+from ghvae_core.training.cost_model import describe
 from tests.benchmarks.subject import machine, subject
 
 LIMIT = 1.0  # greedy over end to end, of 6 modules of `base` and larger; smaller ones keep next to nothing but images

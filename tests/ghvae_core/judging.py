@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ghvae_core.evaluation.clips import Clips, EvaluationConfig
-from ghvae_core.evaluation.judged import Judged
+from ghvae_core.evaluation.evaluated_model import Judged
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, ModuleConfig
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from ghvae_core.models.video_model import VideoModel
+from ghvae_core.training.batches import Augment
 from ghvae_core.training.distributed import Group
 from ghvae_core.training.engine import Recipe
-from ghvae_core.training.health import Figures
-from ghvae_core.training.loader import Augment
 from ghvae_core.training.objective import ObjectiveConfig
-from ghvae_core.training.plan import Stage, TrainingConfig, stages
+from ghvae_core.training.stages import Stage, TrainingConfig, stages
 from ghvae_core.training.trainer import Job, Trainer
+from ghvae_core.training.validation import Figures
 from tests.ghvae_core.small import small_model, small_windows
 
 CONFIG = TrainingConfig(module_steps=(4, 3), polish_steps=2, rollout_steps=2, batch_windows=3, validation_windows=4)

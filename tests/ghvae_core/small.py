@@ -7,8 +7,8 @@ import torch
 
 from ghvae_core.data.windows import Windows
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, ModuleConfig
-from ghvae_core.training.health import to_batch
 from ghvae_core.training.objective import Batch
+from ghvae_core.training.validation import to_batch
 
 PX = 16  # of the images
 N_FRAMES = 5  # of a window

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ghvae_core.models.distance import load
+from ghvae_core.models.temporal_distance import load
 from tests.ghvae_core.episodes import record
 
 COMMAND = [sys.executable, "-m", "ghvae_core.run_distance"]

@@ -16,8 +16,8 @@ from data_collection.episode import Episode
 from data_collection.formats.robonet import write_episode
 from ghvae_core.data.dataset import DataConfig, load_dataset
 from ghvae_core.evaluation import run as evaluation_run
-from ghvae_core.evaluation.judged import COPY, MEAN, SAMPLE, SHUFFLED
-from ghvae_core.evaluation.score import Scores, score
+from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED
+from ghvae_core.evaluation.scoring import Scores, score
 from ghvae_core.models.checkpoint import CheckpointInfo, save
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, ModuleConfig
 from ghvae_core.run_evaluation import main

@@ -20,10 +20,10 @@ from ghvae_core.models.checkpoint import load
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.run_finetune import finetune
 from ghvae_core.training.config import load_config
-from ghvae_core.training.log import TrainingLog
+from ghvae_core.training.logger import TrainingLog
 from ghvae_core.training.objective import Loss, module_loss
-from ghvae_core.training.plan import Stage
 from ghvae_core.training.run import Request, train
+from ghvae_core.training.stages import Stage
 from ghvae_core.training.trainer import TrainingError
 from tests.ghvae_core.episodes import record
 from tests.ghvae_core.small import MODEL

@@ -17,7 +17,7 @@ from ghvae_core.models.checkpoint import module_sha256
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.training.distributed import Group
 from ghvae_core.training.objective import Batch, Loss, Weights, module_loss
-from ghvae_core.training.plan import TrainingConfig
+from ghvae_core.training.stages import TrainingConfig
 from ghvae_core.training.trainer import Interrupted
 from tests.ghvae_core.runs import after, make_trainer, never
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from configs.loader import FOLDER
-from ghvae_core.serving.private import private_server
+from ghvae_core.serving.launch import private_server
 from planner.configuration import load_run
 from planner.doctor import Choice, consult
 from planner.variant import SHIPPED

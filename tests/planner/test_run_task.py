@@ -21,7 +21,7 @@ from configs.loader import FOLDER, load
 from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import read_episode
 from ghvae_core.predictor import Context, Networks, Prediction, PredictorError
-from ghvae_core.serving.private import private_server
+from ghvae_core.serving.launch import private_server
 from planner import folder as folder_module
 from planner.attempt import attempt
 from planner.configuration import RunConfig
@@ -328,7 +328,7 @@ def test_a_private_server_makes_one_command_enough(
 def test_the_network_of_steps_to_go_is_named_by_its_hash(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ghvae_core.models.distance import Distance, DistanceConfig, load, save
+    from ghvae_core.models.temporal_distance import Distance, DistanceConfig, load, save
 
     save(tmp_path / "distance", Distance(DistanceConfig(channels=(8, 8))), {})
     told = (f"predictor.distance={tmp_path / 'distance'}", "planner.cost.steps=0.1", "task.n_steps=1")
@@ -346,7 +346,7 @@ def test_a_server_without_the_network_that_was_asked_for_is_refused(tmp_path: Pa
 
 
 def test_a_server_with_another_network_than_asked_for_is_refused(tmp_path: Path, checkpoint: Path) -> None:
-    from ghvae_core.models.distance import Distance, DistanceConfig, save
+    from ghvae_core.models.temporal_distance import Distance, DistanceConfig, save
 
     for name in ("one", "other"):
         save(tmp_path / name, Distance(DistanceConfig(channels=(8, 8))), {"name": name})

@@ -11,7 +11,7 @@ from configs.loader import Config, load
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo, build
 from ghvae_core.models.ghvae import GhvaeConfig
 from ghvae_core.predictor import GoalCost
-from ghvae_core.serving.in_process import InProcessPredictor
+from ghvae_core.serving.local import InProcessPredictor
 from planner.configuration import load_run
 from planner.history import STEPS_USED
 from planner.proposals import Proposals

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ghvae_core.predictor import MismatchError, PredictorError
-from ghvae_core.serving.request import DeadlineError, NonFiniteError
+from ghvae_core.request import DeadlineError, NonFiniteError
 from planner import trial as trial_module
 from planner.folder import RecordError
 from planner.goal import GoalError

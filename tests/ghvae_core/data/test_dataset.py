@@ -60,7 +60,7 @@ def test_other_windows_are_cut_from_the_same_prepared_frames(
     episodes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = _load(episodes, tmp_path)
-    monkeypatch.setattr("ghvae_core.data.prepared._make", None)
+    monkeypatch.setattr("ghvae_core.data.cache._make", None)
     other = _load(episodes, tmp_path, DataConfig(n_context=2, horizon=1, validation_share=0.3))
     assert other.n_episodes == 5 and other.sha256 != whole.sha256
     assert np.array_equal(other.train.frames[:], whole.train.frames[:])

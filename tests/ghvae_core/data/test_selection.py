@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_collection.episode import EpisodeError
-from ghvae_core.data.processes import DatasetError
+from ghvae_core.data.parallel import DatasetError
 from ghvae_core.data.selection import Selection, choose
 from tests.data_collection.formats.test_npz import write_bair
 from tests.data_collection.formats.test_robonet_file import write_foreign

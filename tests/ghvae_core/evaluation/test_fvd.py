@@ -16,8 +16,8 @@ from torch import Tensor
 from ghvae_core.evaluation.fvd import bootstrap_error, check_length, frechet_distance
 from ghvae_core.evaluation.i3d import I3d
 from ghvae_core.evaluation.lpips import Lpips
-from ghvae_core.evaluation.metric_weights import I3D, cache_folder
 from ghvae_core.evaluation.metrics import MetricError, psnr, ssim
+from ghvae_core.evaluation.weights_download import I3D, cache_folder
 
 torch.set_num_threads(1)
 REFERENCE = Path(__file__).resolve().parents[4] / "shared/data/metric_reference"

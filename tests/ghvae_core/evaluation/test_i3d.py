@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ghvae_core.evaluation import i3d
 from ghvae_core.evaluation.i3d import I3d
-from ghvae_core.evaluation.metric_weights import I3D, cache_folder
 from ghvae_core.evaluation.metrics import MetricError
+from ghvae_core.evaluation.weights_download import I3D, cache_folder
 
 torch.set_num_threads(1)
 DATA = Path(__file__).resolve().parents[4] / "shared/data"

@@ -13,7 +13,7 @@ from torch import Tensor
 from ghvae_core.evaluation import lpips
 from ghvae_core.evaluation.lpips import CONVOLUTIONS, Lpips
 from ghvae_core.evaluation.metrics import MetricError
-from ghvae_core.evaluation.published_weights import fingerprint
+from ghvae_core.evaluation.weights import fingerprint
 
 torch.set_num_threads(1)
 DATA = Path(__file__).resolve().parents[4] / "shared/data"

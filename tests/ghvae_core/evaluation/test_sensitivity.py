@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ghvae_core.evaluation.clips import Clips
-from ghvae_core.evaluation.judged import Judged
+from ghvae_core.evaluation.evaluated_model import Judged
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.evaluation.sensitivity import Sensitivity, check_candidates, rank, summarize_ranks
 from ghvae_core.models.checkpoint import Checkpoint

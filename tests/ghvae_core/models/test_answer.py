@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ghvae_core.models.answer import TOLERANCE, answer, is_same
 from ghvae_core.models.checkpoint import build, load, save
-from ghvae_core.models.manifest import CheckpointWriteError
+from ghvae_core.models.checkpoint_files import CheckpointWriteError
 from ghvae_core.models.svg import SvgConfig
 from ghvae_core.predictor import GoalCost, PredictorError
 from ghvae_core.run_server import SHIPPED
-from ghvae_core.serving.in_process import InProcessPredictor
+from ghvae_core.serving.local import InProcessPredictor
 from tests.ghvae_core.serving.small_model import HORIZON, small_checkpoint
 
 

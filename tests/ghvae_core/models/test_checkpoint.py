@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from ghvae_core.models.checkpoint import CheckpointError, CheckpointInfo, build, load, save
+from ghvae_core.models.checkpoint_files import MANIFEST, pack, sha256
 from ghvae_core.models.ghvae import Ghvae
-from ghvae_core.models.manifest import MANIFEST, pack, sha256
 from ghvae_core.models.svg import Svg, SvgConfig
 from robot_bridge.camera import Crop
 from tests.ghvae_core.episodes import spec as robot_spec

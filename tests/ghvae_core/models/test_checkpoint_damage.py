@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ghvae_core.models.checkpoint import CheckpointError, CheckpointInfo, build, load, save
-from ghvae_core.models.manifest import MANIFEST, pack, sha256
+from ghvae_core.models.checkpoint_files import MANIFEST, pack, sha256
 from tests.ghvae_core.small import small_config, small_model
 
 N_DAMAGED = 200
@@ -153,7 +153,7 @@ import torch
 
 from ghvae_core.models import checkpoint
 from ghvae_core.models.checkpoint import CheckpointInfo, load, save
-from ghvae_core.training.state import Moments, Progress, latest_state, load_state, load_weights, save_state
+from ghvae_core.training.run_state import Moments, Progress, latest_state, load_state, load_weights, save_state
 from tests.ghvae_core.small import small_config, small_model
 
 folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])

@@ -11,7 +11,7 @@ import pytest
 
 from ghvae_core.models import schema
 from ghvae_core.models.checkpoint import CheckpointInfo
-from ghvae_core.models.manifest import CheckpointError
+from ghvae_core.models.checkpoint_files import CheckpointError
 
 GOLDEN = Path(__file__).parent / "golden" / "config_schema_1.json"
 PATH = Path("somewhere/config.json")

@@ -13,8 +13,8 @@ from ghvae_core.models.checkpoint import CheckpointInfo, save
 from ghvae_core.models.checkpoint import load as load_checkpoint
 from ghvae_core.models.layers import Gaussian
 from ghvae_core.models.svg import Svg, SvgConfig
-from ghvae_core.training.health import to_batch
 from ghvae_core.training.objective import Batch, kl_divergence, svg_loss
+from ghvae_core.training.validation import to_batch
 from tests.ghvae_core.small import PX, small_batch, small_windows
 
 CONFIG = SvgConfig(image_px=PX, width_k=0.125, width_m=0.0625, features=16, latent=3)

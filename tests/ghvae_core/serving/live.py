@@ -13,7 +13,6 @@ import psutil
 import zmq
 
 from ghvae_core.predictor import PredictorError
-from ghvae_core.serving.front import Front, ServingConfig
 from ghvae_core.serving.protocol import (
     Answer,
     Hello,
@@ -23,6 +22,7 @@ from ghvae_core.serving.protocol import (
     decode_reply,
     encode_request,
 )
+from ghvae_core.serving.server import Front, ServingConfig
 from tests.ghvae_core.serving.example import SPEC, request
 
 PATIENCE_MS = 20_000  # a hung test fails instead of waiting

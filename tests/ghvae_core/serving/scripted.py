@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ghvae_core.predictor import MismatchError, Prediction
-from ghvae_core.serving.request import DeadlineError, Request
-from ghvae_core.serving.work import Evaluate, Work
+from ghvae_core.request import DeadlineError, Request
+from ghvae_core.serving.worker_main import Evaluate, Work
 from tests.ghvae_core.serving.example import SPEC, prediction
 
 Over = Callable[[], bool]

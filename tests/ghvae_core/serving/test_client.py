@@ -10,9 +10,9 @@ import pytest
 import zmq
 
 from ghvae_core.predictor import GoalCost, MismatchError, Prediction, PredictorError
+from ghvae_core.request import DeadlineError, NonFiniteError, Request
 from ghvae_core.serving import client as client_module
 from ghvae_core.serving.client import ServerClient
-from ghvae_core.serving.header import Limits
 from ghvae_core.serving.protocol import (
     Answer,
     Hello,
@@ -22,7 +22,7 @@ from ghvae_core.serving.protocol import (
     decode_request,
     encode_reply,
 )
-from ghvae_core.serving.request import DeadlineError, NonFiniteError, Request
+from ghvae_core.serving.wire import Limits
 from tests.ghvae_core.serving.example import SPEC, prediction, request
 from tests.ghvae_core.serving.live import running
 

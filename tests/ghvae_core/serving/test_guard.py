@@ -11,14 +11,14 @@ import pytest
 import zmq
 
 from ghvae_core.predictor import GoalCost, PredictorError
+from ghvae_core.request import DeadlineError
+from ghvae_core.serving import auth, protocol
 from ghvae_core.serving import client as client_module
-from ghvae_core.serving import keys, protocol
-from ghvae_core.serving.address import AddressError, check_address
+from ghvae_core.serving.auth import KeysError
 from ghvae_core.serving.client import ServerClient
-from ghvae_core.serving.front import Front, ServingConfig
-from ghvae_core.serving.keys import KeysError
 from ghvae_core.serving.protocol import Hello, Predict
-from ghvae_core.serving.request import DeadlineError
+from ghvae_core.serving.server import Front, ServingConfig
+from ghvae_core.serving.sockets import AddressError, check_address
 from tests.ghvae_core.serving.example import prediction, request
 from tests.ghvae_core.serving.live import Running, peer, running
 
@@ -32,10 +32,10 @@ class Lab:
 
     def machine(self, name: str, is_let_in: bool) -> Path:
         folder = self._folder / name
-        public = keys.create(folder, name)
+        public = auth.create(folder, name)
         shutil.copy(self.keys / "server.key", folder)
         if is_let_in:
-            keys.allow(self.keys, public)
+            auth.allow(self.keys, public)
         return folder
 
     def client(self, folder: Path | None, timeout_s: float = 10.0) -> ServerClient:
@@ -53,7 +53,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
         return decode(parts)
 
     monkeypatch.setattr(protocol, "decode_request", overheard)
-    keys.create(tmp_path / "server", "server")
+    auth.create(tmp_path / "server", "server")
     with running(address="tcp://0.0.0.0:0", keys=tmp_path / "server") as server:
         yield Lab(server, tmp_path, heard)
 
@@ -71,7 +71,7 @@ def test_a_machine_that_is_let_in_is_served(lab: Lab) -> None:
 
 def test_who_has_no_key_an_unknown_one_or_the_wrong_server_is_not_heard(lab: Lab) -> None:
     stranger, misled = lab.machine("stranger", False), lab.machine("misled", True)
-    shutil.copy(keys.create(lab.keys.parent / "another", "server"), misled)
+    shutil.copy(auth.create(lab.keys.parent / "another", "server"), misled)
     for folder, words in ((stranger, "does not know this machine's key"), (None, "uses keys"), (misled, "another key")):
         with pytest.raises(PredictorError, match=f"did not let this machine in: .*{words}"):
             lab.client(folder)
@@ -106,14 +106,14 @@ def test_a_machine_that_is_shut_out_is_not_heard_on_a_connection_that_stands(lab
     folder, other = lab.machine("lab7", True), lab.machine("lab8", True)
     with closing(lab.client(folder, timeout_s=1.0)) as client, closing(lab.client(other)) as loyal:
         _ask(client)
-        keys.revoke(lab.keys, "lab7")
+        auth.revoke(lab.keys, "lab7")
         n_heard = len(lab.heard)
         assert n_heard
         with pytest.raises(DeadlineError):
             _ask(client)
         assert len(lab.heard) == n_heard
         _ask(loyal)
-    keys.allow(lab.keys, folder / "lab7.key")
+    auth.allow(lab.keys, folder / "lab7.key")
     with closing(lab.client(folder)) as client:
         _ask(client)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ghvae_core.predictor import Context, GoalCost, MismatchError, Prediction
-from ghvae_core.serving.header import MAX_HEADER_BYTES, MAX_PART_BYTES, Limits, ProtocolError, SpecHeader
+from ghvae_core.request import Request
 from ghvae_core.serving.protocol import (
     Answer,
     Hello,
@@ -21,7 +21,7 @@ from ghvae_core.serving.protocol import (
     encode_reply,
     encode_request,
 )
-from ghvae_core.serving.request import Request
+from ghvae_core.serving.wire import MAX_HEADER_BYTES, MAX_PART_BYTES, Limits, ProtocolError, SpecHeader
 from tests.ghvae_core.serving.example import SPEC, prediction, request
 
 ASKED = request()

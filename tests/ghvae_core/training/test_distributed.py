@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from ghvae_core.models.checkpoint import load
-from ghvae_core.models.manifest import CheckpointError
+from ghvae_core.models.checkpoint_files import CheckpointError
 from ghvae_core.models.video_model import VideoModel
 from ghvae_core.training.distributed import Group
-from ghvae_core.training.plan import TrainingConfig
-from ghvae_core.training.state import latest_state, load_state
+from ghvae_core.training.run_state import latest_state, load_state
+from ghvae_core.training.stages import TrainingConfig
 from tests.ghvae_core.episodes import record as record_episode
 from tests.ghvae_core.runs import make_trainer, never
 from tests.ghvae_core.small import MODEL

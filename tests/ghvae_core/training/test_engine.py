@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from ghvae_core.models.manifest import CheckpointError, pack, unpack
+from ghvae_core.models.checkpoint_files import CheckpointError, pack, unpack
+from ghvae_core.training.batches import Part
 from ghvae_core.training.distributed import Group
 from ghvae_core.training.engine import Engine, Recipe
-from ghvae_core.training.loader import Part
 from ghvae_core.training.objective import ObjectiveConfig
-from ghvae_core.training.plan import stages
-from ghvae_core.training.state import Moments
+from ghvae_core.training.run_state import Moments
+from ghvae_core.training.stages import stages
 from tests.ghvae_core.runs import CONFIG
 from tests.ghvae_core.small import small_batch, small_model
 

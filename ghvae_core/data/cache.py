@@ -1,0 +1,285 @@
+"""Recordings decoded once to model size, in files that are mapped into memory: larger than it, if need be.
+
+One folder a set of recordings, named by the hash of their names, sizes and times and of how they were read. In it,
+shards of some recordings each: `shard-<i>.frames` (uint8, as it is used) and `shard-<i>.index` (an npz archive of all
+else, and the checksum of the frames). A shard exists whole or not at all, so a broken-off preparation goes on where it
+was; a damaged shard is found when it is opened, and made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import time
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from data_collection.episode import Episode, EpisodeError
+from data_collection.formats.reader import Recording, read
+from data_collection.formats.video_file import VideoReading
+from ghvae_core.data.parallel import DatasetError, in_processes
+from robot_bridge.camera import Camera, Crop, model_image
+
+_VERSION = 1  # of the files and of how recordings are read; another number makes them anew
+_LEAST_RECORDINGS, _MOST_SHARDS = 8, 256  # of a shard; of a folder, each of which keeps a file open; ours
+_PIECE_BYTES = 2**24  # read at once for a checksum
+_ORPHAN_S = 3600.0  # without a write, after which an unfinished file has no writer any more; ours
+
+_Vector = tuple[float, float, float]
+
+
+class Reading(NamedTuple):
+    """How recordings are read."""
+
+    camera: int
+    image_px: int
+    action_free: bool
+    video_stride: int
+
+
+class Facts(NamedTuple):
+    """What one usable recording is."""
+
+    number: int  # in the list of recordings
+    n_frames: int
+    n_action_dims: int
+    action_space: str
+    step_limit_m: float | None  # None: the file does not say it
+    step_s: float | None
+    camera: str  # calibration as JSON; empty: the file does not say it
+    workspace_m: tuple[_Vector, _Vector] | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The recordings of one folder at model size."""
+
+    parts: list[NDArray[np.uint8]]  # frames (F_i, px, px, 3), mapped, those of all episodes end to end
+    actions: list[NDArray[np.float32]]  # of each episode, (n_frames - 1, A)
+    facts: list[Facts]  # of each episode
+    refused: Counter[str]  # reason to number of recordings
+
+
+class _Task(NamedTuple):
+    """One shard to make."""
+
+    place: Path  # without suffix
+    first: int  # number of its first recording
+    recordings: list[Recording]
+    reading: Reading
+
+
+class _Shard(NamedTuple):
+    frames: NDArray[np.uint8]
+    actions: list[NDArray[np.float32]]
+    facts: list[Facts]
+    refused: Counter[str]
+
+
+def prepare(
+    recordings: Sequence[Recording], reading: Reading, cache: Path, notify: Callable[[int, int], None]
+) -> Prepared:
+    """Return recordings at model size, from the cache as far as they are there and sound, else decoded in parallel.
+
+    Args:
+        recordings: At least one.
+        reading: How to read them.
+        cache: Folder of prepared sets; may be shared by runs.
+        notify: Called with the number of recordings at hand and of all, once one of them proved usable.
+
+    Raises:
+        DatasetError: A process was killed, or the disk gives back other data than were written.
+    """
+    tasks = list(_tasks(recordings, reading, cache))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        shards = dict(zip([task.place for task in tasks], threads.map(_open, tasks), strict=True))
+    missing = [task for task in tasks if shards[task.place] is None]
+    _sweep(tasks[0].place.parent)
+    done = len(recordings) - sum(len(task.recordings) for task in missing)
+    is_usable = any(shard is not None and shard.facts for shard in shards.values())
+    for task, n_usable in zip(missing, in_processes(_make, missing), strict=True):
+        done += len(task.recordings)
+        is_usable = is_usable or n_usable > 0
+        if is_usable:
+            notify(done, len(recordings))
+        shards[task.place] = _open(task)
+    sound = [shard for shard in shards.values() if shard is not None]
+    if len(sound) < len(tasks):
+        raise DatasetError(f"{cache}: prepared episodes read back otherwise than written: the disk is at fault")
+    return Prepared(
+        parts=[shard.frames for shard in sound],
+        actions=[actions for shard in sound for actions in shard.actions],
+        facts=[facts for shard in sound for facts in shard.facts],
+        refused=sum((shard.refused for shard in sound), Counter()),
+    )
+
+
+def model_frames(episode: Episode, image_px: int) -> NDArray[np.uint8]:
+    """Return an episode's frames (T + 1, px, px, 3) as the model sees them, with the crop that its file names.
+
+    Raises:
+        EpisodeError: The file's camera is none of ours, or its crop is of frames of another size.
+    """
+    calibration = episode.info.get("camera_calibration")
+    crop = _crop(str(calibration), episode.frames.shape[1:3]) if calibration else None
+    return np.stack([model_image(frame, crop, image_px) for frame in episode.frames])
+
+
+def _crop(calibration: str, size_px: tuple[int, ...]) -> Crop | None:
+    try:
+        camera = Camera.model_validate_json(calibration)
+    except ValidationError:
+        raise EpisodeError("camera_calibration: expected a camera as run_collection writes it, got another") from None
+    if camera.crop and size_px != (camera.height_px, camera.width_px):
+        raise EpisodeError(
+            f"camera_calibration: its crop is of frames of {camera.height_px}x{camera.width_px}, "
+            f"got {size_px[0]}x{size_px[1]}"
+        )
+    return camera.crop
+
+
+def _tasks(recordings: Sequence[Recording], reading: Reading, cache: Path) -> Iterator[_Task]:
+    states = [(path, path.stat()) for path in dict.fromkeys(recording.path for recording in recordings)]
+    stamps = {path: (state.st_size, state.st_mtime_ns) for path, state in states}
+    named = [(recording.name, *stamps[recording.path]) for recording in recordings]
+    key = hashlib.sha256(json.dumps([_VERSION, named, reading]).encode()).hexdigest()
+    size = max(_LEAST_RECORDINGS, math.ceil(len(recordings) / _MOST_SHARDS))
+    bounds = [*range(0, len(recordings), size), len(recordings)]
+    for i, (first, end) in enumerate(pairwise(bounds)):
+        yield _Task(cache / key[:32] / f"shard-{i:04d}", first, list(recordings[first:end]), reading)
+
+
+def _make(task: _Task) -> int:
+    """Write a shard; return how many of its recordings are usable."""
+    facts: list[Facts] = []
+    actions: list[NDArray[np.float32]] = []
+    refused: Counter[str] = Counter()
+    crc = 0
+    task.place.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(task.place.with_suffix(".frames")) as file:
+        for number, recording in enumerate(task.recordings, start=task.first):
+            try:
+                episode = _read(recording, task.reading)
+                fact = _facts(number, episode)
+            except EpisodeError as error:
+                reason = str(error).removeprefix(f"{recording.path}: ")
+                refused[re.sub(r"^record \d+: ", "", reason)] += 1
+                continue
+            data = np.ascontiguousarray(episode.frames).data
+            crc = zlib.crc32(data, crc)
+            file.write(data)
+            facts.append(fact)
+            actions.append(episode.actions)
+    flat = np.concatenate([np.empty(0, np.float32), *(part.reshape(-1) for part in actions)])
+    text = json.dumps({"facts": facts, "refused": refused, "crc": crc})
+    with _replacing(task.place.with_suffix(".index")) as file:
+        np.savez(file, actions=flat, text=np.frombuffer(text.encode(), np.uint8))
+    return len(facts)
+
+
+def _read(recording: Recording, reading: Reading) -> Episode:
+    """Return an episode with model-sized frames."""
+    video = VideoReading(reading.video_stride, reading.image_px)
+    episode = read(recording, reading.camera, reading.action_free, video)
+    return Episode(
+        **{name: getattr(episode, name) for name in Episode.__dataclass_fields__ if name != "frames"},
+        frames=model_frames(episode, reading.image_px),
+    )
+
+
+def _facts(number: int, episode: Episode) -> Facts:
+    return Facts(
+        number,
+        len(episode.frames),
+        episode.actions.shape[1],
+        episode.action_space,
+        _positive("step_limit_m", episode),
+        _positive("step_s", episode),
+        str(episode.info.get("camera_calibration", "")),
+        episode.workspace_m,
+    )
+
+
+def _positive(name: str, episode: Episode) -> float | None:
+    value = episode.info.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str) or not 0 < value < math.inf:
+        raise EpisodeError(f"{name}: expected a number above 0, got {value!r}")
+    return float(value)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed process left unfinished, but not what another one is writing now."""
+    for part in folder.glob(".*.part"):
+        with suppress(FileNotFoundError):  # swept by another run
+            if time.time() - part.stat().st_mtime > _ORPHAN_S:
+                part.unlink()
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write a file that appears under its name whole, on disk, or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _open(task: _Task) -> _Shard | None:
+    """Map a shard; None where there is none or it is damaged."""
+    path, side = task.place.with_suffix(".frames"), task.reading.image_px
+    try:
+        index = task.place.with_suffix(".index")
+        with index.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+            flat, text = archive["actions"], json.loads(archive["text"].tobytes())
+        facts = [_restored(each) for each in text["facts"]]
+        n_frames = sum(each.n_frames for each in facts)
+        if path.stat().st_size != n_frames * side * side * 3 or _crc(path) != text["crc"]:
+            return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
+        return None
+    shape = (n_frames, side, side, 3)
+    # Copied when written to, which nobody does: only what can be written to becomes a tensor without a warning.
+    frames = np.asarray(np.memmap(path, np.uint8, "c", shape=shape)) if n_frames else np.empty(shape, np.uint8)
+    shapes = [(each.n_frames - 1, each.n_action_dims) for each in facts]
+    ends = np.cumsum([rows * columns for rows, columns in shapes])
+    actions = [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes, strict=bool(facts))]
+    return _Shard(frames, actions, facts, Counter(text["refused"]))
+
+
+def _restored(values: list[Any]) -> Facts:
+    """Return facts from JSON, which knows no tuples."""
+    facts = Facts(*values)
+    if facts.workspace_m is None:
+        return facts
+    low, high = facts.workspace_m
+    return facts._replace(workspace_m=((low[0], low[1], low[2]), (high[0], high[1], high[2])))
+
+
+def _crc(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            crc = zlib.crc32(piece, crc)
+    return crc

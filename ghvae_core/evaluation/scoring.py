@@ -1,0 +1,132 @@
+"""The numbers of every row: models with the prior's mean, drawn samples and wrong actions, beside copying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ghvae_core.evaluation.clips import Clips, EvaluationConfig
+from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, Judged
+from ghvae_core.evaluation.i3d import I3d
+from ghvae_core.evaluation.lpips import Lpips
+from ghvae_core.evaluation.metrics import psnr, ssim
+
+REAL = "real"  # the name of the real videos among the features
+LOWER_IS_BETTER = frozenset({"lpips_alex", "fvd"})
+
+Values = Mapping[str, NDArray[np.float64]]  # metric: (N, T)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A number for each predicted frame of N windows, and what I3D sees of the whole videos."""
+
+    rows: Mapping[str, Values]  # by row
+    features: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # row or REAL: (N, 400); empty: no FVD
+
+    def __len__(self) -> int:
+        return len(self.rows[COPY]["psnr_db"])
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What is measured beside PSNR and SSIM."""
+
+    lpips: Lpips | None = None
+    i3d: I3d | None = None
+    device: str = "cpu"  # where they are measured; both networks are there already
+
+    def frames(self, real: Tensor, predicted: Tensor) -> Values:
+        """Return each metric of each pair of frames of two videos (N, T, 3, px, px)."""
+        real, predicted = real.to(self.device), predicted.to(self.device)
+        metrics: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_db": psnr, "ssim": ssim}
+        if self.lpips is not None:
+            metrics["lpips_alex"] = self.lpips
+        return {name: metric(real, predicted).double().cpu().numpy() for name, metric in metrics.items()}
+
+    def video(self, context: Tensor, future: Tensor) -> NDArray[np.float32]:
+        """Return I3D's logits (N, 400) of the context frames with the future ones behind them."""
+        assert self.i3d is not None  # noqa: S101 - asked only where it is there
+        videos = torch.cat([context, future], 1).to(self.device)
+        logits: list[Tensor] = [self.i3d(video[None]) for video in videos]  # one by one: each takes 0.3 GB
+        return torch.cat(logits).cpu().numpy()
+
+
+def score(
+    judged: Sequence[Judged], clips: Clips, metrics: Metrics, config: EvaluationConfig, seed: int
+) -> Iterator[Scores]:
+    """Yield the scores of one batch of windows after another, in the windows' order.
+
+    Args:
+        judged: The models.
+        clips: The windows.
+        metrics: What is measured.
+        config: How many windows go at once through a model, and how many latents are drawn a window; from 2 on the best
+            has a row of its own.
+        seed: Draws the latents of each model, the same whichever others are judged.
+    """
+    generators = [torch.Generator().manual_seed(seed) for _ in judged]
+    wrong = clips.shuffled()
+    for start in range(0, len(clips), config.batch_windows):
+        batch = range(start, min(start + config.batch_windows, len(clips)))
+        part, wrong_part = clips.take(batch), wrong.take(batch)
+        sheet = _Sheet(part, metrics)
+        for each, generator in zip(judged, generators, strict=True):
+            sheet.add(each.row(MEAN), each.imagine(part, MEAN))
+            samples = [sheet.add(each.row(SAMPLE), each.imagine(part, SAMPLE, generator))]
+            for _ in range(config.n_samples - 1):
+                more = each.imagine(part, SAMPLE, generator)
+                samples.append(metrics.frames(sheet.real, more))
+            if config.n_samples > 1:
+                sheet.rows[each.row(best_of(config.n_samples))] = choose_best(samples)
+            if each.takes_actions:
+                sheet.add(each.row(SHUFFLED), each.imagine(wrong_part, SHUFFLED))
+        sheet.add(COPY, part.context()[:, -1:].expand_as(sheet.real))
+        yield Scores(sheet.rows, sheet.features)
+
+
+def best_of(n_samples: int) -> str:
+    """Return the kind of the row that holds the best of so many samples."""
+    return f"best of {n_samples} samples"
+
+
+def choose_best(samples: Sequence[Values]) -> Values:
+    """Return each window's best sample, for each metric by itself, judged by its mean over the predicted frames."""
+    best = {}
+    for name in samples[0]:
+        values = np.stack([sample[name] for sample in samples])  # (S, N, T)
+        means = values.mean(axis=2)
+        chosen = (means.argmin if name in LOWER_IS_BETTER else means.argmax)(axis=0)
+        best[name] = values[chosen, np.arange(values.shape[1])]
+    return best
+
+
+def join(parts: Sequence[Scores]) -> Scores:
+    """Return the scores of all batches as one."""
+    rows = {
+        row: {name: np.concatenate([part.rows[row][name] for part in parts]) for name in values}
+        for row, values in parts[0].rows.items()
+    }
+    return Scores(rows, {row: np.concatenate([part.features[row] for part in parts]) for row in parts[0].features})
+
+
+class _Sheet:
+    """The rows of one batch while they are being filled."""
+
+    def __init__(self, clips: Clips, metrics: Metrics) -> None:
+        self.real, self._context, self._metrics = clips.real(), clips.context(), metrics
+        self.rows: dict[str, Values] = {}
+        self.features: dict[str, NDArray[np.float32]] = {}
+        if metrics.i3d is not None:
+            self.features[REAL] = metrics.video(self._context, self.real)
+
+    def add(self, row: str, predicted: Tensor) -> Values:
+        self.rows[row] = self._metrics.frames(self.real, predicted)
+        if self._metrics.i3d is not None:
+            self.features[row] = self._metrics.video(self._context, predicted)
+        return self.rows[row]

@@ -1,0 +1,111 @@
+"""How many steps lie between two images: a small network that recorded videos teach by themselves, without labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor, nn
+
+from configs.loader import Config
+from ghvae_core.models.checkpoint_files import CheckpointError, pack, read_manifest, unpack, write_folder
+from ghvae_core.models.layers import ResidualBlock, conv, norm
+
+_CONFIG, _WEIGHTS = "distance.json", "distance.safetensors"
+
+
+class DistanceConfig(Config):
+    """The size of the network. Numbers: ours."""
+
+    image_px: int = Field(default=64, ge=8)
+    channels: tuple[int, ...] = (24, 48, 64, 96)  # of its stages, each at half the side of the one before
+    most_steps: int = Field(default=18, ge=1)  # more, or no way at all, is one class beyond
+    provenance: dict[str, str | int | float] = Field(default_factory=dict)  # data, seed, steps, figures
+
+    @model_validator(mode="after")
+    def _check_size(self) -> DistanceConfig:
+        if not self.channels or min(self.channels) < 1 or self.image_px % 2 ** len(self.channels):
+            raise ValueError(
+                f"channels: expected a positive number for each halving of {self.image_px} pixels, got {self.channels}"
+            )
+        return self
+
+
+class Distance(nn.Module):
+    """Tells, of an image and a goal, how likely each number of steps from the one to the other is."""
+
+    def __init__(self, config: DistanceConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.sha256 = ""  # of the manifest that it was read from
+        widths = config.channels
+        stages: list[nn.Module] = [conv(9, widths[0], 3)]  # the image, the goal, and what differs
+        for inputs, outputs in zip((widths[0], *widths), widths, strict=False):
+            stages += [ResidualBlock(inputs, outputs), nn.AvgPool2d(2)]
+        self.body = nn.Sequential(*stages, norm(widths[-1]), nn.LeakyReLU(0.2))
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * widths[-1], config.most_steps + 2)
+        )
+        nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
+
+    def forward(self, frames: Tensor, goals: Tensor) -> Tensor:
+        """Return logits (N, most_steps + 2): of 0, 1, ... most_steps steps, and of more or none.
+
+        Args:
+            frames: (N, 3, px, px) in [0, 1].
+            goals: The same shape, or (1, 3, px, px).
+        """
+        goals = goals.expand_as(frames)
+        both = torch.cat([frames, goals, frames - goals], 1) - 0.5
+        logits: Tensor = self.head(self.body(both.contiguous(memory_format=torch.channels_last)))
+        return logits
+
+    def steps(self, frames: Tensor, goals: Tensor) -> Tensor:
+        """Return the expected number of steps (N,); more or none counts as `most_steps` + 1."""
+        logits: Tensor = self(frames, goals).float()
+        return logits.softmax(1) @ torch.arange(logits.shape[1], device=logits.device, dtype=torch.float32)
+
+
+def save(folder: Path, distance: Distance, provenance: dict[str, str | int | float]) -> None:
+    """Write the network as a folder of hashed files, whole or not at all.
+
+    Raises:
+        CheckpointWriteError: The disk refused. What stood there before is kept.
+    """
+    config = distance.config.model_copy(update={"provenance": provenance})
+    text = json.dumps(config.model_dump(mode="json"), indent=2).encode() + b"\n"
+    write_folder(folder, {_CONFIG: text, _WEIGHTS: pack(distance.state_dict())}, {})
+
+
+def load(folder: Path, device: str | torch.device = "cpu") -> Distance:
+    """Load a network that `save` wrote, after checking every hash, then shapes, then finiteness.
+
+    Raises:
+        CheckpointError: Anything missing, changed, or not fitting.
+    """
+    files, _, sha256 = read_manifest(folder)
+    if {*files} != {_CONFIG, _WEIGHTS}:
+        raise CheckpointError(
+            f"{folder}: expected {_CONFIG} and {_WEIGHTS}, got {sorted(files)}; make one with run_distance"
+        )
+    try:
+        config = DistanceConfig.model_validate_json(files[_CONFIG])
+    except ValidationError as error:
+        item = error.errors()[0]
+        raise CheckpointError(f"{folder / _CONFIG}: {_place(item['loc'])}: {item['msg']}") from None
+    state = unpack(files[_WEIGHTS], str(folder / _WEIGHTS))
+    with torch.device("meta"):  # without memory, of which a damaged configuration could ask for any amount
+        expected = {name: tensor.shape for name, tensor in Distance(config).state_dict().items()}
+    if {name: tensor.shape for name, tensor in state.items()} != expected:
+        raise CheckpointError(f"{folder / _WEIGHTS}: expected the weights of {_CONFIG}, got others; use another copy")
+    distance = Distance(config)
+    distance.load_state_dict(state)
+    distance.sha256 = sha256
+    return distance.requires_grad_(False).eval().to(device)
+
+
+def _place(parts: Sequence[int | str]) -> str:
+    return ".".join(map(str, parts))

@@ -1,0 +1,275 @@
+"""The model in this process as a predictor: candidates in chunks, costs where the frames are."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ghvae_core.evaluation.lpips import Lpips
+from ghvae_core.evaluation.weights_download import LPIPS
+from ghvae_core.goal_cost import Weigher
+from ghvae_core.models.answer import answer, is_same
+from ghvae_core.models.checkpoint import Checkpoint, load
+from ghvae_core.models.device import find_device
+from ghvae_core.models.temporal_distance import load as load_distance
+from ghvae_core.predictor import Context, GoalCost, MismatchError, Networks, Prediction, PredictorError, PredictorSpec
+from ghvae_core.request import DeadlineError, NonFiniteError, Request
+from ghvae_core.serving.config import InProcessConfig
+from ghvae_core.serving.shards import merge, rank
+from ghvae_core.serving.wire import MAX_ERRORS
+from robot_bridge.robot import ACTION_DIM
+
+_DEFAULTS = InProcessConfig()
+_WARM_STEPS = 2  # the first step decodes, the second one encodes what was decoded
+_log = logging.getLogger(__name__)
+
+
+def _never() -> bool:
+    return False
+
+
+class InProcessPredictor:
+    """A checkpoint that imagines on the device that it was loaded to. One caller at a time.
+
+    Args:
+        checkpoint: The model and what it was made for; its latents take the prior's mean, so that the same request has
+            the same answer.
+        cost: How imagined frames are compared with the goal in `predict`.
+        config: How the work is cut up.
+
+    Raises:
+        MismatchError: The checkpoint is of data that no robot of ours could have recorded, so nothing can be planned.
+        MetricError: The weights of LPIPS are wanted and cannot be had.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, cost: GoalCost, config: InProcessConfig = _DEFAULTS) -> None:
+        self._weigher = weigher(checkpoint, config)
+        self._spec = _spec(checkpoint, config.max_candidates, self._weigher)
+        self._model, self._info = checkpoint.model.eval(), checkpoint.info
+        self._device = checkpoint.model.action_scale.device
+        self._cost, self._chunk = cost, config.chunk
+        self._is_half = config.precision == "bfloat16"
+
+    @property
+    def chunk(self) -> int:
+        """How many candidates are imagined together at most."""
+        return min(self._chunk, self._spec.max_candidates)
+
+    @property
+    def spec(self) -> PredictorSpec:
+        """What the checkpoint was made for."""
+        return self._spec
+
+    def predict(
+        self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
+    ) -> Prediction:
+        """Do as `Predictor.predict`, without a deadline.
+
+        Raises:
+            NonFiniteError: No candidate has a finite cost.
+            MismatchError: The arguments do not fit the checkpoint.
+        """
+        prediction = self.evaluate(Request(context, candidates, goal, n_videos, self._cost))
+        if not np.isfinite(prediction.costs).any():
+            raise NonFiniteError(f"not one of {len(candidates)} candidates has a finite cost; use another checkpoint")
+        return prediction
+
+    def evaluate(self, request: Request, is_over: Callable[[], bool] = _never) -> Prediction:
+        """Answer one request. A cost that is not finite is returned as it is, and ranked behind all that are.
+
+        Where the memory does not hold a chunk, half of it is tried, then and later.
+
+        Args:
+            request: What to imagine, and how to weigh it.
+            is_over: Asked before every imagined step; when it says yes, the work ends there.
+
+        Raises:
+            DeadlineError: `is_over` said yes.
+            MismatchError: The request does not fit the checkpoint.
+            PredictorError: The device's memory does not hold a single candidate.
+        """
+        request.check(self._spec)
+        start_s = time.monotonic()
+        with torch.inference_mode():
+            context = self._images(request.context.frames)[None]
+            goal = self._images(request.goal[None])[0]
+            actions = self._actions(request)
+            prepared_s = time.monotonic()
+            parts: list[Prediction] = []
+            first = 0
+            while first < len(actions):
+                chunk = actions[first : first + self._chunk]
+                try:
+                    parts.append(self._predict(context, chunk, goal, request, is_over))
+                except torch.OutOfMemoryError:
+                    self._halve(len(chunk))
+                    continue
+                first += len(chunk)
+        timing_s = {"prepare": prepared_s - start_s, "imagine": time.monotonic() - prepared_s}
+        return replace(merge(parts, request.n_videos), timing_s=timing_s)
+
+    def warm_up(self, horizon: int = _WARM_STEPS) -> float:
+        """Imagine one full chunk and return the seconds it took; as short as the default, all kinds of work occur.
+
+        Args:
+            horizon: Steps, as far as the checkpoint goes.
+
+        Raises:
+            PredictorError: The device's memory does not hold a single candidate.
+        """
+        spec = self._spec
+        image = np.zeros((spec.n_context, spec.image_px, spec.image_px, 3), dtype=np.uint8)
+        context = Context(image, np.zeros((spec.n_context - 1, spec.action_dim), dtype=np.float32))
+        candidates = np.zeros((self.chunk, min(horizon, spec.max_horizon), spec.action_dim), dtype=np.float32)
+        start_s = time.monotonic()
+        self.evaluate(Request(context, candidates, image[0], 1, GoalCost()))
+        return time.monotonic() - start_s
+
+    def prove(self) -> None:
+        """Compute the answer that is stored with the checkpoint, if one is.
+
+        Raises:
+            PredictorError: Something else comes out.
+        """
+        stored = self._info.answer
+        if stored is None:
+            _log.warning("the checkpoint holds no stored answer; whether it computes rightly here cannot be told")
+            return
+        with torch.inference_mode(), self._precision():
+            computed = answer(self._model, self._info.n_context, self._info.horizon)
+        if not is_same(stored, computed):
+            apart = max(abs(one - other) for one, other in zip(stored, computed, strict=True))
+            raise PredictorError(
+                f"the model on {self._device} does not give the answer stored with it (off by {apart:.3g}); "
+                "try --device cpu, and look at the GPU"
+            )
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _precision(self) -> torch.autocast:
+        """Return the context in which the model computes; its images are float32 in any."""
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_half)
+
+    def _halve(self, n: int) -> None:
+        """Imagine fewer than n candidates at once from now on, as the device's memory does not hold them."""
+        if n == 1:
+            raise PredictorError(
+                f"not one candidate fits the memory of {self._device}; free it, or take a smaller model"
+            )
+        self._chunk = n // 2
+        _log.warning("%d candidates at once do not fit the memory of %s; now %d", n, self._device, self._chunk)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _images(self, frames: NDArray[np.uint8]) -> Tensor:
+        """Return (n, 3, px, px) in [0, 1] of frames (n, px, px, 3)."""
+        # The copy is for arrays that a message lent us read-only.
+        return torch.from_numpy(frames.copy()).to(self._device).permute(0, 3, 1, 2).float() / 255
+
+    def _actions(self, request: Request) -> Tensor:
+        """Return (N, n_context - 1 + T, A): the actions of the context in front of every candidate."""
+        past = np.broadcast_to(request.context.actions, (len(request.candidates), *request.context.actions.shape))
+        return torch.from_numpy(np.concatenate([past, request.candidates], axis=1)).to(self._device)
+
+    def _predict(
+        self, context: Tensor, actions: Tensor, goal: Tensor, request: Request, is_over: Callable[[], bool]
+    ) -> Prediction:
+        """Return the prediction for one chunk of actions."""
+        frames: list[Tensor] = []
+        steps = self._model.imagine(context, actions)
+        with self._precision():
+            for _ in range(request.candidates.shape[1]):
+                if is_over():
+                    raise DeadlineError("the time for the answer ran out while candidates were being imagined")
+                frames.append(next(steps))
+        videos = torch.stack(frames, 1)
+        costs = self._weigher.costs(videos, goal, request.cost).cpu().numpy()
+        best = rank(costs)[: request.n_videos]
+        return Prediction(costs, best, _pictures(videos[torch.from_numpy(best).to(self._device)]), {})
+
+
+def open_predictor(folder: Path, device: str, threads: int | None, config: InProcessConfig) -> InProcessPredictor:
+    """Load a checkpoint to the device that was asked for, or that there is; the cost comes with each request.
+
+    Args:
+        folder: Of the checkpoint.
+        device: "cpu", "cuda", "cuda:N", or "auto" for CUDA where there is any.
+        threads: CPU threads of the model; None for all cores.
+        config: How the work is cut up.
+
+    Raises:
+        DeviceError: There is no such device.
+        CheckpointError: As `load`.
+    """
+    device = find_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    start_s = time.monotonic()
+    checkpoint = load(folder, device)
+    _log.info("loaded %s to %s in %.1f s", folder, device, time.monotonic() - start_s)
+    return InProcessPredictor(checkpoint, GoalCost(), config)
+
+
+def weigher(checkpoint: Checkpoint, networks: Networks) -> Weigher:
+    """Return what weighs frames where a checkpoint was loaded to, with the networks that are wanted.
+
+    Raises:
+        MetricError: The weights of LPIPS cannot be had.
+        CheckpointError: The network of steps to go cannot be used.
+    """
+    device = checkpoint.model.action_scale.device
+    lpips = Lpips(LPIPS.find(None)).to(device) if networks.lpips else None
+    distance = None if networks.distance is None else load_distance(Path(networks.distance), device)
+    if distance is not None and distance.config.image_px != checkpoint.info.model.image_px:
+        raise MismatchError(
+            f"{networks.distance}: expected a network of images of {checkpoint.info.model.image_px} pixels,"
+            f" got one of {distance.config.image_px}"
+        )
+    return Weigher(checkpoint.model, lpips, distance, checkpoint.sha256)
+
+
+def _spec(checkpoint: Checkpoint, max_candidates: int, weigher: Weigher) -> PredictorSpec:
+    info = checkpoint.info
+    if info.model.action_dim != ACTION_DIM:
+        raise MismatchError(
+            f"the checkpoint's action_dim: the robot has {ACTION_DIM}, the model was trained with "
+            f"{info.model.action_dim}; take a checkpoint of the robot's own episodes"
+        )
+    if info.step_limit_m is None or info.step_s is None:
+        missing = "step_limit_m" if info.step_limit_m is None else "step_s"
+        raise MismatchError(
+            f"the checkpoint's {missing}: expected a number, got none: its data are of no robot that it could drive; "
+            "take a checkpoint of the robot's own episodes"
+        )
+    return PredictorSpec(
+        name="in_process",
+        image_px=info.model.image_px,
+        action_dim=info.model.action_dim,
+        step_limit_m=info.step_limit_m,
+        step_s=info.step_s,
+        n_context=info.n_context,
+        max_horizon=info.horizon,
+        max_candidates=max_candidates,
+        checkpoint=checkpoint.sha256,
+        workspace_m=info.workspace_m,
+        camera=info.camera,
+        usual_error=info.usual_error and info.usual_error[:MAX_ERRORS],
+        terms=weigher.terms,
+        distance=weigher.distance_sha256,
+    )
+
+
+def _pictures(frames: Tensor) -> NDArray[np.uint8]:
+    """Return uint8 videos (n, T, px, px, 3) of frames (n, T, 3, px, px) in [0, 1]."""
+    bytes_ = (frames.nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
+    pictures: NDArray[np.uint8] = bytes_.permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
+    return pictures

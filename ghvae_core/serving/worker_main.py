@@ -1,0 +1,108 @@
+"""The process's end of the line: takes one work after the other from the front, until the front is gone."""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from collections.abc import Callable
+
+import zmq
+
+from configs.command import ReportedError
+from ghvae_core.predictor import Prediction, PredictorError, PredictorSpec
+from ghvae_core.request import DeadlineError, Request
+from ghvae_core.serving import protocol
+from ghvae_core.serving.line import DONE, FAILED, GIVE_UP, READY, STATE, State, end
+from ghvae_core.serving.protocol import Answer, Predict, Refusal, Welcome
+from ghvae_core.serving.wire import Limits
+
+Evaluate = Callable[[Request, Callable[[], bool]], Prediction]  # the request, and whether it is over
+
+_log = logging.getLogger(__name__)
+
+
+class Work:
+    """One thread that computes, and between its steps looks whether it still should.
+
+    Args:
+        address: Of the front's end.
+        parent: File descriptor that reaches its end when the front has died.
+    """
+
+    def __init__(self, address: str, parent: int) -> None:
+        self._context = zmq.Context()
+        self._socket = end(self._context, address, binds=False)
+        self._parent = parent
+
+    def begins(self) -> bool:
+        """Wait until the front wants this process to load its model; say no when the front is gone."""
+        self.tell("starting")
+        return self._receive() is not None
+
+    def tell(self, state: State) -> None:
+        """Tell the front how far the start is."""
+        self._socket.send_multipart([STATE, state.encode()])
+
+    def fail(self, error: ReportedError) -> None:
+        """Tell the front why there is no start, and that another process could not start either."""
+        self._socket.send_multipart([FAILED, str(error.exit_code).encode(), str(error).encode()])
+
+    def serve(self, spec: PredictorSpec, warm_up_s: float, evaluate: Evaluate, proves: Callable[[], object]) -> None:
+        """Answer until the front is gone.
+
+        Args:
+            spec: What `evaluate` can do.
+            warm_up_s: For the front to tell.
+            evaluate: Computes; asks between its steps whether to give up.
+            proves: Called after an error in `evaluate`; raises where nothing can be computed any more, which ends this
+                process, and the front starts another.
+        """
+        welcome = Welcome(b"ready", spec, Limits(max_waiting=1))
+        self._socket.send_multipart([READY, repr(warm_up_s).encode(), *protocol.encode_reply(welcome)])
+        while (message := self._next()) is not None:
+            reply = self._answer(message, evaluate, proves)
+            self._socket.send_multipart([DONE, *protocol.encode_reply(reply)])
+
+    def close(self) -> None:
+        """Let the last word leave, and let go of the line."""
+        self._socket.close(linger=1000)
+        self._context.term()
+
+    def _next(self) -> Predict | None:
+        """Return the next work; None when the front is gone."""
+        while (received := self._receive()) is not None:
+            verb, *parts = received
+            if verb != GIVE_UP:  # which comes too late for a work that is done
+                message = protocol.decode_request(parts)
+                assert isinstance(message, Predict)  # noqa: S101 - the front sends nothing else
+                return message
+        return None
+
+    def _receive(self) -> list[bytes] | None:
+        """Return the next message; None when the front is gone."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._parent, zmq.POLLIN)
+        is_gone = self._parent in dict(poller.poll())
+        return None if is_gone else self._socket.recv_multipart()
+
+    def _answer(self, message: Predict, evaluate: Evaluate, proves: Callable[[], object]) -> Answer | Refusal:
+        end_s = time.monotonic() + message.deadline_s
+        try:
+            return Answer(message.id, evaluate(message.request, lambda: self._is_over(message.id, end_s)))
+        except DeadlineError as error:
+            return Refusal(message.id, "expired", str(error))
+        except (PredictorError, RuntimeError):  # RuntimeError: what torch raises
+            _log.exception("an internal error")
+            proves()
+            return Refusal(message.id, "failed", "an internal error; the server's log tells more")
+
+    def _is_over(self, id_: bytes, end_s: float) -> bool:
+        """Tell whether a work is not wanted any more: its time is up, the front gave it up, or is gone."""
+        if time.monotonic() >= end_s or select.select([self._parent], [], [], 0)[0]:
+            return True
+        while self._socket.poll(0):
+            if self._socket.recv_multipart() == [GIVE_UP, id_]:
+                return True
+        return False

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ghvae_core.models import checkpoint_files
+from ghvae_core.models.checkpoint_files import (
+    MANIFEST,
+    CheckpointError,
+    CheckpointWriteError,
+    pack,
+    read_manifest,
+    unpack,
+    write_folder,
+)
+
+FILES = {"a.bin": b"first", "b.bin": b""}
+
+# Writes without end in a child, and kills it at any moment: a fork of a small process, as torch takes long to load.
+_KILLS = """
+import os, random, signal, sys, time
+from pathlib import Path
+from ghvae_core.models.checkpoint_files import read_manifest, write_folder
+
+folder, rng, seen = Path(sys.argv[1]), random.Random(0), set()
+write_folder(folder, {"n": b"start"}, {})
+for turn in range(20):
+    child = os.fork()
+    if not child:
+        n = 0
+        while True:
+            n += 1
+            write_folder(folder, {"n": f"{turn} {n}".encode(), "more": rng.randbytes(100_000)}, {})
+    time.sleep(rng.uniform(0.01, 0.06))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    seen.add(read_manifest(folder)[0]["n"])
+print(len(seen))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_folder(tmp_path / "folder", FILES, {"note": 7})
+    return tmp_path / "folder"
+
+
+def test_what_was_written_is_read_with_its_facts_and_a_name_for_its_content(folder: Path) -> None:
+    files, facts, digest = read_manifest(folder)
+    assert files == FILES
+    assert facts["note"] == 7
+    assert digest == checkpoint_files.sha256((folder / MANIFEST).read_bytes())
+    write_folder(folder, {**FILES, "a.bin": b"second"}, {"note": 7})
+    assert read_manifest(folder)[2] != digest
+
+
+@pytest.mark.parametrize("can_swap", [True, False])
+def test_a_folder_is_replaced_as_a_whole(folder: Path, can_swap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not can_swap:
+        monkeypatch.setattr(checkpoint_files, "_exchange", lambda one, other: False)
+    write_folder(folder, {"c.bin": b"third"}, {})
+    assert read_manifest(folder)[0] == {"c.bin": b"third"}
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is Linux's")
+def test_folders_swap_names_in_one_step(folder: Path) -> None:
+    other = folder.with_name("other")
+    write_folder(other, {"c.bin": b"third"}, {})
+    assert checkpoint_files._exchange(folder, other)
+    assert (read_manifest(folder)[0], read_manifest(other)[0]) == ({"c.bin": b"third"}, FILES)
+    assert not checkpoint_files._exchange(folder, folder.with_name("nowhere"))
+
+
+def test_after_each_of_20_kills_a_whole_folder_stands_there(tmp_path: Path) -> None:
+    script = [sys.executable, "-c", _KILLS, str(tmp_path / "folder")]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1  # the children did write
+    write_folder(tmp_path / "folder", FILES, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_only_what_a_killed_writer_of_this_folder_left_is_swept(folder: Path) -> None:
+    kept = [".folder.more.abcd1234", ".folder", "folder.abcd1234", ".other.abcd1234"]
+    for name in (*kept, ".folder.abcd1234", ".folder.abcd1234.old"):
+        folder.with_name(name).mkdir()
+    write_folder(folder, FILES, {})
+    assert {path.name for path in folder.parent.iterdir()} == {"folder", *kept}
+
+
+def test_the_only_copy_left_by_a_kill_is_not_swept(tmp_path: Path) -> None:
+    (tmp_path / ".folder.abcd1234.old").mkdir()
+    write_folder(tmp_path / "folder", FILES, {})
+    assert (tmp_path / ".folder.abcd1234.old").exists()
+
+
+def test_a_refused_rename_brings_the_old_folder_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name.startswith(".folder.") and not self.name.endswith(".old"):
+            raise OSError(30, "Read-only file system")
+        return rename(self, target)
+
+    monkeypatch.setattr(checkpoint_files, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(CheckpointWriteError, match="Read-only file system"):
+        write_folder(folder, {"c.bin": b"third"}, {})
+    assert read_manifest(folder)[0] == FILES
+    assert [path.name for path in folder.parent.iterdir()] == ["folder"]
+
+
+def test_the_folder_is_as_readable_as_others(folder: Path) -> None:
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "files": 3}', "\x00"])
+def test_a_damaged_manifest_is_refused(folder: Path, text: str) -> None:
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(CheckpointError, match=r"MANIFEST\.json: not a manifest; the folder is damaged"):
+        read_manifest(folder)
+
+
+def test_a_newer_manifest_is_refused_by_name(folder: Path) -> None:
+    tree = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**tree, "version": 2}))
+    with pytest.raises(CheckpointError, match="expected manifest version 1, got 2; it needs a newer program"):
+        read_manifest(folder)
+
+
+def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
+    (folder / "a.bin").unlink()
+    (folder / "a.bin").symlink_to(folder / "nowhere")
+    with pytest.raises(CheckpointError, match=r"a\.bin: cannot be read: No such file"):
+        read_manifest(folder)
+
+
+def test_tensors_are_packed_whatever_their_memory_layout() -> None:
+    tensors = {"x": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last), "n": torch.tensor(3)}
+    found = unpack(pack(tensors), "x")
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    with pytest.raises(CheckpointError, match="file: expected a safetensors file"):
+        unpack(b"no", "file")
+    with pytest.raises(CheckpointError, match="file: x holds NaN or infinity"):
+        unpack(pack({"x": torch.tensor([1.0, torch.nan])}), "file")
+
+
+def test_a_type_of_number_that_is_not_read_is_refused() -> None:
+    header = json.dumps({"weight": {"dtype": "F8_E8M0", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    with pytest.raises(CheckpointError, match=r"weights: expected"):
+        unpack(len(header).to_bytes(8, "little") + header + b"\0\0", "weights")

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo, build
+from ghvae_core.models.checkpoint_files import CheckpointError
+from ghvae_core.models.ghvae import GhvaeConfig
+from ghvae_core.models.svg import SvgConfig
+from ghvae_core.models.transfer import Report, adapt
+from ghvae_core.models.video_model import VideoModel
+from tests.ghvae_core.small import PX, small_config
+
+SVG = SvgConfig(image_px=PX, stage_channels=(8, 8, 8), hidden=8, features=8, latent=2)
+
+
+def _start(config: GhvaeConfig | SvgConfig) -> Checkpoint:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = build(config)
+    info = CheckpointInfo(model=config, step_limit_m=0.1, step_s=0.5, modules_trained=config.n_modules)
+    return Checkpoint(model.requires_grad_(False).eval(), info, "0" * 64)
+
+
+def _adapt(start: Checkpoint, config: GhvaeConfig | SvgConfig) -> tuple[VideoModel, Report]:
+    return adapt(start, config, np.random.default_rng(0))
+
+
+def _of_actions(config: GhvaeConfig | SvgConfig, *scale: float) -> Any:
+    return config.model_copy(update={"action_dim": len(scale), "action_scale": scale})
+
+
+def _rollout(model: VideoModel, actions: Tensor, px: int = PX) -> Tensor:
+    context = torch.rand(1, 2, 3, px, px, generator=torch.Generator().manual_seed(1))
+    return model.rollout(context, actions)
+
+
+def _actions(n: int = 4) -> Tensor:
+    return torch.rand(3, 4, n, generator=torch.Generator().manual_seed(2)) - 0.5
+
+
+def _names(model: VideoModel) -> set[str]:
+    return set(model.state_dict())
+
+
+CONFIGS = pytest.mark.parametrize("config", [small_config(), SVG], ids=["ghvae", "svg"])
+
+
+@CONFIGS
+def test_what_fits_is_loaded_bit_for_bit(config: GhvaeConfig | SvgConfig) -> None:
+    start = _start(config)
+    model, report = _adapt(start, config)
+    assert set(report.loaded) == _names(model)
+    assert (report.adapted, report.new, report.left, report.changed) == ({}, (), (), {})
+    for name, tensor in start.model.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@CONFIGS
+def test_another_action_scale_leaves_the_same_movement_its_effect(config: GhvaeConfig | SvgConfig) -> None:
+    start = _start(_of_actions(config, 0.2, 0.2, 0.2, 1.0))
+    model, report = _adapt(start, _of_actions(config, 0.05, 0.1, 0.2, 1.0))
+    torch.testing.assert_close(_rollout(model, _actions()), _rollout(start.model, _actions()))
+    assert set(report.adapted.values()) == {"scaled to the new action_scale"}
+    assert report.changed == {"action_scale": "was (0.2, 0.2, 0.2, 1.0), is (0.05, 0.1, 0.2, 1.0)"}
+    assert set(report.loaded) | set(report.adapted) == _names(model)
+
+
+@CONFIGS
+def test_more_numbers_keep_the_old_ones_and_the_gripper_last(config: GhvaeConfig | SvgConfig) -> None:
+    start = _start(_of_actions(config, 0.2, 0.2, 0.2, 1.0))
+    model, report = _adapt(start, _of_actions(config, 0.1, 0.1, 0.1, 0.5, 1.0))
+    old = _actions()
+    new = torch.cat([old[..., :3], torch.randn(3, 4, 1), old[..., 3:]], -1)  # the fourth has no effect yet
+    torch.testing.assert_close(_rollout(model, new), _rollout(start.model, old))
+    assert set(report.adapted.values()) == {"action numbers 1->1, 2->2, 3->3, 4->5 kept, 4 new and 0"}
+    assert report.changed["action_dim"] == "was 4, is 5"
+
+
+@CONFIGS
+def test_fewer_numbers_leave_the_others(config: GhvaeConfig | SvgConfig) -> None:
+    start = _start(_of_actions(config, *(1.0,) * 7))
+    model, _ = _adapt(start, _of_actions(config, *(1.0,) * 4))
+    new = _actions()
+    old = torch.cat([new[..., :3], torch.zeros(3, 4, 3), new[..., 3:]], -1)
+    torch.testing.assert_close(_rollout(model, new), _rollout(start.model, old))
+
+
+def test_a_plane_has_no_gripper() -> None:
+    start = _start(_of_actions(SVG, 1.0, 1.0))
+    model, report = _adapt(start, _of_actions(SVG, *(1.0,) * 4))
+    new = _actions()
+    torch.testing.assert_close(_rollout(model, new), _rollout(start.model, new[..., :2]))
+    assert set(report.adapted.values()) == {"action numbers 1->1, 2->2 kept, 3, 4 new and 0"}
+
+
+@CONFIGS
+def test_actions_that_were_unknown_have_no_effect_yet_and_can_be_learned(config: GhvaeConfig | SvgConfig) -> None:
+    start = _start(_of_actions(config))
+    model, report = _adapt(start, _of_actions(config, *(1.0,) * 4))
+    torch.testing.assert_close(_rollout(model, _actions()), _rollout(start.model, _actions(4)[..., :0]))
+    assert report.adapted
+    assert "new" in next(iter(report.adapted.values()))
+    frames = torch.stack(list(model.unroll(torch.rand(1, 2, 3, PX, PX), _actions())))
+    frames.square().sum().backward()  # type: ignore[no-untyped-call]
+    gradient = model.get_parameter([*report.adapted][-1]).grad
+    assert gradient is not None
+    assert gradient.abs().sum() > 0
+
+
+def test_actions_that_are_gone_are_left() -> None:
+    start = _start(small_config())
+    model, report = _adapt(start, _of_actions(small_config()))
+    assert report.left
+    assert all(".action." in name for name in report.left)
+    assert _rollout(model, _actions()[..., :0]).isfinite().all()
+
+
+def test_modules_are_added_and_left() -> None:
+    start = _start(small_config(2))
+    more, report = _adapt(start, small_config(3))
+    assert report.new == tuple(name for name in more.state_dict() if name.startswith("levels.2."))
+    assert report.changed == {"modules": "was 2, is 3"}
+    fewer, report = _adapt(start, small_config(1))
+    assert report.left == tuple(name for name in start.model.state_dict() if name.startswith("levels.1."))
+    torch.testing.assert_close(
+        _rollout(fewer, _actions()), start.model.rollout(_context(), _actions(), depth=1), rtol=0, atol=0
+    )
+
+
+def _context() -> Tensor:
+    return torch.rand(1, 2, 3, PX, PX, generator=torch.Generator().manual_seed(1))
+
+
+def test_another_image_size_turns_kernels_into_each_other() -> None:
+    at_one = small_config(4)  # the deepest features are 1x1
+    start = _start(at_one)
+    larger, report = _adapt(start, at_one.model_copy(update={"image_px": 2 * PX}))
+    assert report.adapted
+    assert all(name.startswith("levels.3.") for name in report.adapted)
+    assert report.changed == {"image_px": f"was {PX}, is {2 * PX}"}
+    assert _rollout(larger, _actions(), 2 * PX).isfinite().all()
+    back = Checkpoint(larger, replace_model(start.info, larger), start.sha256)
+    again, _ = _adapt(back, at_one)
+    torch.testing.assert_close(_rollout(again, _actions()), _rollout(start.model, _actions()))
+
+
+def replace_model(info: CheckpointInfo, model: VideoModel) -> CheckpointInfo:
+    return info.model_copy(update={"model": model.config})
+
+
+def test_a_prior_that_was_uniform_was_never_trained() -> None:
+    start = _start(small_config(prior="uniform"))
+    model, report = _adapt(start, small_config())
+    assert report.new
+    assert all(".prior." in name for name in report.new)
+    assert report.new == report.left
+    name = "levels.1.prior.head.weight"
+    assert not torch.equal(model.state_dict()[name], start.model.state_dict()[name])
+    assert report.changed == {"prior": "was uniform, is learned"}
+
+
+def test_new_weights_follow_the_rng_and_leave_the_global_one_alone() -> None:
+    start, config = _start(small_config(1)), small_config(2)
+    before = torch.random.get_rng_state()
+    first, second = (_adapt(start, config)[0].state_dict() for _ in range(2))
+    other = adapt(start, config, np.random.default_rng(1))[0].state_dict()
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("start", "config", "reason"),
+    [
+        (SVG, small_config(), "expected a model of kind ghvae"),
+        (small_config(), small_config(pixel_channels=16), "pixel_channels: the checkpoint has 8, this run 16"),
+        (small_config(), small_config(refine_latent=False), "refine_latent: the checkpoint has True, this run False"),
+        (SVG, SVG.model_copy(update={"hidden": 16}), "hidden: the checkpoint has 8, this run 16"),
+        (
+            small_config(),
+            small_config(modules=(small_config().modules[1],) * 2),
+            "module 1: channels: the checkpoint has 8, this run 12",
+        ),
+    ],
+)
+def test_other_sizes_are_refused_by_name(
+    start: GhvaeConfig | SvgConfig, config: GhvaeConfig | SvgConfig, reason: str
+) -> None:
+    with pytest.raises(CheckpointError, match=reason):
+        _adapt(_start(start), config)
+
+
+def test_the_report_says_everything_in_words() -> None:
+    start = _start(small_config(2))
+    _, report = _adapt(start, _of_actions(small_config(3), 0.5, 0.5, 0.5, 1.0))
+    text = "\n".join(report.lines())
+    assert "action_scale: was (1.0, 1.0, 1.0, 1.0), is (0.5, 0.5, 0.5, 1.0)" in text
+    assert "adapted: levels.0.prior.body.action.0.weight: scaled to the new action_scale" in text
+    assert "new: levels.2.encoder (" in text
+    assert set(report.provenance()) == {"init_changed", "init_loaded", "init_adapted", "init_new"}
+    info = start.info.model_copy(update={"provenance": dict(report.provenance())})
+    assert CheckpointInfo.model_validate_json(info.model_dump_json()).provenance == report.provenance()
+    assert replace(start, info=info).info.provenance["init_new"].startswith("levels.2.")  # type: ignore[union-attr]

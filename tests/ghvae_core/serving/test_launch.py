@@ -1,0 +1,140 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from ghvae_core.models.checkpoint import load
+from ghvae_core.predictor import MismatchError, PredictorError
+from ghvae_core.request import DeadlineError
+from ghvae_core.serving.client import ServerClient
+from ghvae_core.serving.launch import PrivateServer, private_server
+from ghvae_core.serving.local import InProcessPredictor
+from tests.ghvae_core.serving.small_model import small_checkpoint, small_request
+
+ASKED = small_request()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_checkpoint(tmp_path_factory.mktemp("checkpoint") / "small")
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint: Path) -> Iterator[PrivateServer]:
+    with private_server(checkpoint, "cpu", threads=1) as running:
+        yield running
+
+
+def test_the_server_answers_as_the_model_in_this_process_does(server: PrivateServer, checkpoint: Path) -> None:
+    local = InProcessPredictor(load(checkpoint), ASKED.cost)
+    client = ServerClient(server.address, ASKED.cost)
+    arguments = (ASKED.context, ASKED.candidates, ASKED.goal, ASKED.n_videos)
+    here, there = local.predict(*arguments), client.predict(*arguments)
+    client.close()
+    assert client.spec.checkpoint == local.spec.checkpoint
+    np.testing.assert_allclose(there.costs, here.costs, rtol=1e-4)
+    np.testing.assert_array_equal(there.best, here.best)
+    assert np.abs(there.videos.astype(int) - here.videos).max() <= 1
+    assert {"prepare", "imagine", "queue", "round_trip"} <= set(there.timing_s)
+
+
+def test_many_clients_get_their_own_answers(server: PrivateServer) -> None:
+    wrong: list[str] = []
+
+    def plan(seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        client = ServerClient(server.address, ASKED.cost, timeout_s=60)
+        for _ in range(5):
+            n = int(rng.integers(1, 9))
+            candidates = ASKED.candidates[rng.integers(0, len(ASKED.candidates), n)]
+            got = client.predict(ASKED.context, candidates, ASKED.goal, 1)
+            if not np.allclose(got.costs, everything[_rows(candidates)], rtol=1e-4):
+                wrong.append(f"client {seed}")
+        client.close()
+
+    def _rows(candidates: np.ndarray) -> list[int]:
+        return [next(i for i, own in enumerate(ASKED.candidates) if (own == one).all()) for one in candidates]
+
+    whole = ServerClient(server.address, ASKED.cost)
+    everything = whole.predict(ASKED.context, ASKED.candidates, ASKED.goal, 1).costs
+    whole.close()
+    threads = [threading.Thread(target=plan, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_the_socket_is_private(server: PrivateServer) -> None:
+    path = Path(server.address.removeprefix("ipc://"))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_leaving_the_block_stops_the_server_and_removes_its_folder(checkpoint: Path) -> None:
+    with private_server(checkpoint, "cpu", threads=1) as server:
+        folder = Path(server.address.removeprefix("ipc://")).parent
+        assert psutil.pid_exists(server.pid) and folder.is_dir()
+    assert not psutil.pid_exists(server.pid)
+    assert not folder.exists()
+
+
+def test_a_server_killed_in_mid_request_ends_in_an_error_within_the_timeout(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with private_server(checkpoint, "cpu", threads=1) as server:
+        client = ServerClient(server.address, ASKED.cost, timeout_s=0.5)
+        os.kill(server.pid, signal.SIGSTOP)  # the request will reach it, and no answer will come
+        timer = threading.Timer(0.1, os.kill, (server.pid, signal.SIGKILL))
+        timer.start()
+        with pytest.raises(DeadlineError, match="it may have stopped"):
+            client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 1)
+        client.close()
+        timer.join()
+    assert "the private server had ended with -9" in caplog.text
+
+
+def test_the_server_does_not_outlive_a_killed_parent(checkpoint: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from ghvae_core.serving.launch import private_server\n"
+        "with private_server(Path(sys.argv[1]), 'cpu', 1) as server:\n"
+        "    print(server.address, server.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(checkpoint)], stdout=subprocess.PIPE, check=False)
+    assert done.returncode == -signal.SIGKILL
+    address, pid = done.stdout.decode().split()
+    shutil.rmtree(Path(address.removeprefix("ipc://")).parent)  # the one thing that a killed parent leaves behind
+    _wait_for_the_end(int(pid))
+
+
+def _wait_for_the_end(pid: int) -> None:
+    end_s = time.monotonic() + 60
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < end_s, "the server is still there"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("code", "kind"), [(2, MismatchError), (1, PredictorError)])
+def test_a_server_that_does_not_start_says_why(
+    code: int, kind: type[PredictorError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\necho "error: nothing at $5" >&2\nexit {code}\n')
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with (
+        pytest.raises(PredictorError, match=r"the private server did not start: nothing at .*nowhere") as caught,
+        private_server(tmp_path / "nowhere", "cpu", threads=1),
+    ):
+        raise AssertionError("never ready")
+    assert type(caught.value) is kind

@@ -1,0 +1,104 @@
+import http.client
+import socket
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from ghvae_core.serving.metrics import HealthError, health
+from ghvae_core.serving.vitals import Vitals
+from tests.ghvae_core.serving.example import prediction, request
+from tests.ghvae_core.serving.live import peer, predict, running, status, until
+
+
+@pytest.fixture
+def vitals() -> Vitals:
+    return Vitals()
+
+
+@pytest.fixture
+def port(vitals: Vitals) -> Iterator[int]:
+    with health(0, vitals) as port:
+        yield port
+
+
+def _get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
+    connection = http.client.HTTPConnection(host, port, timeout=20)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def test_it_is_ready_only_when_it_says_so(port: int, vitals: Vitals) -> None:
+    for state, code in (("loading", 503), ("warming", 503), ("ready", 200), ("draining", 503)):
+        vitals.note(state, 0, 0)  # type: ignore[arg-type]
+        assert _get(port, "/readyz") == (code, f"{state}\n")
+        assert _get(port, "/livez") == (200, f"{state}\n")
+
+
+def test_a_front_that_is_silent_is_not_alive(port: int, vitals: Vitals, monkeypatch: pytest.MonkeyPatch) -> None:
+    vitals.note("ready", 0, 0)
+    later_s = time.monotonic() + 6
+    monkeypatch.setattr("ghvae_core.serving.vitals.time.monotonic", lambda: later_s)
+    assert _get(port, "/livez") == (503, "hung\n")
+    assert _get(port, "/readyz") == (503, "hung\n")
+
+
+def test_the_figures_are_told(port: int, vitals: Vitals) -> None:
+    vitals.note("ready", 3, 1)
+    vitals.count("busy")
+    answered = prediction(request())
+    answered.costs[0] = np.nan
+    vitals.predicted(answered)
+    code, text = _get(port, "/metrics")
+    assert code == 200
+    lines = text.splitlines()
+    for line in (
+        'ghvae_replies_total{status="busy"} 1.0',
+        "ghvae_candidates_total 5.0",
+        "ghvae_nonfinite_costs_total 1.0",
+        "ghvae_waiting 3.0",
+        "ghvae_model_restarts 1.0",
+        'ghvae_state{state="ready"} 1.0',
+        'ghvae_state{state="draining"} 0.0',
+        'ghvae_stage_seconds_count{stage="imagine"} 1.0',
+    ):
+        assert line in lines
+
+
+@pytest.mark.parametrize("path", ["/", "/../../etc/passwd", "/metrics/x", "/livez?x"])
+def test_nothing_else_is_there(port: int, path: str) -> None:
+    assert _get(port, path)[0] == 404
+
+
+def test_other_interfaces_do_not_answer(port: int) -> None:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        probe.connect(("127.0.0.1", port))
+    own = socket.gethostbyname(socket.gethostname())
+    if not own.startswith("127.0.0.1"):
+        with pytest.raises(OSError):
+            socket.create_connection((own, port), 1)
+
+
+def test_a_port_in_use_is_refused(port: int, vitals: Vitals) -> None:
+    with pytest.raises(HealthError, match=f"--health {port}: ") as caught, health(port, vitals):
+        raise AssertionError("bound twice")
+    assert caught.value.exit_code == 2
+
+
+def test_a_client_that_says_nothing_holds_nobody_up(port: int, vitals: Vitals) -> None:
+    vitals.note("ready", 0, 0)
+    with socket.create_connection(("127.0.0.1", port)):
+        assert _get(port, "/livez")[0] == 200
+
+
+def test_the_front_tells_its_vitals() -> None:
+    with running() as server, peer(server.address) as client, health(0, server.front.vitals) as port:
+        assert status(client.ask(predict())) == "ok"
+        until(lambda: 'ghvae_replies_total{status="answer"} 1.0' in _get(port, "/metrics")[1], "the answer's count")
+        assert _get(port, "/readyz") == (200, "ready\n")

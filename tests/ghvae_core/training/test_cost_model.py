@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from configs.loader import Config, load
+from ghvae_core.models.checkpoint import AnyConfig, build
+from ghvae_core.models.svg import SvgConfig
+from ghvae_core.models.video_model import VideoModel
+from ghvae_core.training.cost_model import (
+    HORIZON,
+    N_CANDIDATES,
+    N_CONTEXT,
+    N_FRAMES,
+    Cost,
+    Description,
+    describe,
+    show,
+)
+from ghvae_core.training.objective import Batch, ObjectiveConfig
+from ghvae_core.training.phase import Phase, trained_parameters
+from ghvae_core.training.stages import Stage, TrainingConfig, stages
+from tests.ghvae_core.small import PX, small_config, small_model
+
+TRAINING = TrainingConfig(module_steps=(1,), end_to_end_steps=1, polish_steps=1, rollout_steps=1, batch_windows=4)
+SVG = SvgConfig(image_px=PX, stage_channels=(8, 8, 8), hidden=8, features=8, latent=2)
+
+
+class _Settings(Config):
+    model: AnyConfig
+    training: TrainingConfig
+
+
+def _described(size: str) -> Description:
+    files = {"model": f"models/{size}.yaml", "training": "training/paper.yaml"}
+    settings = load(_Settings, files, ["training.batch_windows=32", "training.precision=float32"])
+    return describe(settings.model, settings.training)
+
+
+@pytest.fixture(scope="module")
+def small() -> Description:
+    return describe(small_config(), TRAINING)
+
+
+def _real_step(model: VideoModel, stage: Stage) -> tuple[Phase, Batch]:
+    frames = torch.rand(N_FRAMES * 4, 3, PX, PX)
+    actions = torch.rand((N_FRAMES - 1) * 4, model.config.action_dim)
+    return Phase(model, stage, TRAINING, ObjectiveConfig(), N_CONTEXT), Batch(frames, actions, N_FRAMES - 1)
+
+
+def _stage(model: VideoModel, name: str) -> Stage:
+    return next(stage for stage in stages(TRAINING, model.n_modules) if stage.name == name)
+
+
+def _cost(description: Description, name: str) -> Cost:
+    return next(cost for cost in description.stages if cost.stage == name)
+
+
+def test_layers_and_parameters_are_those_of_the_real_model(small: Description) -> None:
+    model = small_model()
+    assert small.kind == "ghvae"
+    assert small.n_parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert sum(layer.n_parameters for layer in small.layers) == small.n_parameters
+    rows = {(layer.module, layer.network): (layer.inputs, layer.output) for layer in small.layers}
+    assert rows == {
+        (1, "encoder"): (((16, 16, 3),), (8, 8, 8)),
+        (1, "decoder"): (((8, 8, 8), (8, 8, 8)), (16, 16, 8)),
+        (1, "pixels"): (((16, 16, 8),), (16, 16, 3)),
+        (1, "prior"): (((8, 8, 8), (4,)), (8, 8, 3)),
+        (1, "posterior"): (((8, 8, 8),), (8, 8, 3)),
+        (2, "encoder"): (((8, 8, 8),), (4, 4, 12)),
+        (2, "decoder"): (((4, 4, 12), (4, 4, 12)), (8, 8, 8)),
+        (2, "prior"): (((4, 4, 12), (4,)), (4, 4, 3)),
+        (2, "posterior"): (((4, 4, 12),), (4, 4, 3)),
+    }
+    unused = [model.module(1).prior, model.module(1).posterior, model.module(2).posterior]
+    unused.append(model.module(1).decoder.project)
+    n_unused = sum(parameter.numel() for part in unused for parameter in part.parameters())
+    assert small.n_parameters_at_test == small.n_parameters - n_unused
+    assert small.feature_cache_bytes == N_FRAMES * 8 * 8 * 8 * 4
+
+
+@pytest.mark.parametrize("name", ["module_1", "end_to_end", "rollout"])
+def test_costs_are_those_of_a_real_step(small: Description, name: str) -> None:
+    model = small_model()
+    stage, cost = _stage(model, name), _cost(small, name)
+    phase, batch = _real_step(model, stage)
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with FlopCounterMode(display=False) as forward, torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept):
+        loss = phase(batch, 0, torch.Generator())
+    with FlopCounterMode(display=False) as backward:
+        loss.total.backward()
+    parameters = trained_parameters(model, stage)
+    assert cost.n_trained == sum(parameter.numel() for parameter in parameters)
+    assert cost.forward_flop == forward.get_total_flops() // 4
+    assert cost.backward_flop == backward.get_total_flops() // 4
+    assert cost.weights_bytes == 4 * small.n_parameters
+    assert cost.optimizer_bytes == 12 * cost.n_trained
+    assert cost.activations_bytes == pytest.approx(sum(kept.values()), rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["module_1", "end_to_end", "rollout"])
+def test_the_peak_is_what_a_real_step_allocates(small: Description, name: str) -> None:
+    model = small_model()
+    stage = _stage(model, name)
+    phase, batch = _real_step(model, stage)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        phase(batch, 0, torch.Generator()).total.backward()
+    cost = _cost(small, name)
+    there = cost.weights_bytes + 8 * cost.n_trained + 4 * (batch.frames.numel() + batch.actions.numel())
+    measured = there + _most_allocated(profiler)
+    assert cost.peak_bytes == pytest.approx(measured, rel=0.1)
+
+
+def _most_allocated(profiler: profile) -> int:
+    results: Any = profiler.profiler and profiler.profiler.kineto_results
+    now = most = 0
+    for event in results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+def test_imagining_costs_what_it_really_costs(small: Description) -> None:
+    model = small_model()
+    context, actions = torch.rand(1, N_CONTEXT, 3, PX, PX), torch.rand(N_CANDIDATES, N_CONTEXT - 1 + HORIZON, 4)
+    with FlopCounterMode(display=False) as counter:
+        model.rollout(context, actions)
+    assert small.plan_flop == counter.get_total_flops()
+    assert small.frame_flop * N_CANDIDATES * HORIZON == pytest.approx(small.plan_flop, rel=0.15)
+
+
+def test_other_models_are_described_too() -> None:
+    svg = describe(SVG, TRAINING)
+    assert [cost.stage for cost in svg.stages] == ["end_to_end"]
+    assert svg.n_parameters == sum(parameter.numel() for parameter in build(SVG).parameters())
+    assert sum(layer.n_parameters for layer in svg.layers) == svg.n_parameters
+    assert svg.n_parameters_at_test < svg.n_parameters
+    assert svg.feature_cache_bytes == 0
+    changes: dict[str, Any] = {"action_dim": 0, "action_scale": (), "prior": "uniform"}
+    free = describe(small_config(1, **changes), TRAINING)
+    assert [cost.stage for cost in free.stages] == ["module_1", "end_to_end", "rollout"]
+
+
+def test_half_precision_and_accumulation_need_less_memory(small: Description) -> None:
+    less = describe(small_config(), TRAINING.model_copy(update={"precision": "bfloat16", "accumulation_steps": 2}))
+    assert (less.precision, less.batch_windows) == ("bfloat16", 2)
+    for name in ("module_1", "end_to_end"):
+        assert _cost(less, name).activations_bytes < 0.8 * _cost(small, name).activations_bytes / 2
+        assert _cost(less, name).forward_flop == _cost(small, name).forward_flop
+    assert less.feature_cache_bytes * 2 == small.feature_cache_bytes
+
+
+@pytest.mark.slow
+def test_paper_has_the_size_of_the_paper_and_each_greedy_phase_fits_a_24_gb_card() -> None:
+    paper = _described("paper")
+    assert paper.n_parameters == pytest.approx(603e6, rel=0.02)
+    greedy = [cost for cost in paper.stages if cost.stage.startswith("module_")]
+    assert len(greedy) == 6
+    assert all(cost.kept_bytes < 24e9 and cost.peak_bytes < 24e9 for cost in greedy)
+    assert _cost(paper, "end_to_end").peak_bytes > 24e9  # the paper's reason to train greedily
+
+
+def test_a_description_is_shown_and_is_json(small: Description) -> None:
+    console = Console(file=io.StringIO(), width=160)
+    show(small, console)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    for part in (
+        "16x16x3",
+        "4x4x12 + 4",
+        "module_2",
+        "end_to_end",
+        f"{small.n_parameters:,} parameters",
+        "200 x 10 steps",
+    ):
+        assert part in text
+    assert Description.model_validate_json(small.model_dump_json()) == small
