@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ghvae_core.predictor import PredictorSpec
-from planner.configuration import RunConfig
-from planner.handshake import check_fit
+from planner.compatibility import check_fit
+from planner.config import RunConfig
 from planner.plan import PlannerError
 from planner.predictors import connect
 from robot_bridge.factory import examine, settled

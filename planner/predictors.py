@@ -14,10 +14,10 @@ from ghvae_core.predictor import Networks, Predictor, PredictorSpec
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.launch import private_server
 from planner.baseline import CopyPredictor, RandomPredictor
-from planner.configuration import RunConfig
+from planner.config import RunConfig
 from planner.plan import PlannerError
 from planner.solver import SolverConfig
-from planner.variant import MODELS
+from planner.trials.variant import MODELS
 from robot_bridge.factory import RobotName
 from robot_bridge.robot import Robot
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from ghvae_core.predictor import PredictorSpec
-from planner.history import History
+from planner.record import History
 
 
 @dataclass(frozen=True)

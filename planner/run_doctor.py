@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from configs.command import run
-from planner.variant import SECTIONS, SHIPPED
+from planner.trials.variant import SECTIONS, SHIPPED
 
 if TYPE_CHECKING:
     from robot_bridge.franka.finding import Finding
@@ -36,7 +36,7 @@ def run_doctor(  # noqa: PLR0917 - typer calls it by name
 
     Exits with 0 where all is ready, 1 where something is not, 2 when the input was refused.
     """
-    from planner.configuration import load_run  # noqa: PLC0415 - what --help need not load
+    from planner.config import load_run  # noqa: PLC0415 - what --help need not load
     from planner.doctor import Choice, consult  # noqa: PLC0415
 
     file = task if task.endswith(".yaml") else f"tasks/{task}.yaml"

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from configs.command import run
-from planner.variant import SECTIONS
+from planner.trials.variant import SECTIONS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from planner.configuration import RunConfig
+    from planner.config import RunConfig
     from robot_bridge.factory import RealConfig
 
 
@@ -43,7 +43,7 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
     """
     from data_collection.reports.images import png_bytes  # noqa: PLC0415 - what --help need not load
     from planner.capture import preview  # noqa: PLC0415
-    from planner.configuration import load_run  # noqa: PLC0415
+    from planner.config import load_run  # noqa: PLC0415
     from planner.goal import GoalError  # noqa: PLC0415
     from robot_bridge.camera import model_image  # noqa: PLC0415
 

@@ -12,7 +12,7 @@ import typer
 
 from configs.command import run
 from configs.loader import ConfigError
-from planner.variant import SECTIONS, SHIPPED, PredictorName, SolverName, Variant, solver_override
+from planner.trials.variant import SECTIONS, SHIPPED, PredictorName, SolverName, Variant, solver_override
 
 _FIRST_SEED = 1000  # of what is reported; settings are tuned below
 _N_TRIALS = 20  # of a task; paper table 4
@@ -63,7 +63,7 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
         raise ConfigError("--resume: expected --out with the folder to go on in")
     a = Variant("A", predictor, checkpoint, server, (*solver_override(solver), *(set_ or ())))
     variants = (a, a.against(against)) if against else (a,)
-    from planner.trials import Series, run_series  # noqa: PLC0415 - mujoco and the rest, which --help need not load
+    from planner.trials.runner import Series, run_series  # noqa: PLC0415 - mujoco and the rest, which --help need not load
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to stop is like Ctrl-C
     folder = out or Path("runs") / f"trials_{time.strftime('%Y%m%d_%H%M%S')}"

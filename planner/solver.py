@@ -15,7 +15,7 @@ from planner.plan import Plan, Situation
 from planner.proposals import Proposals
 from planner.refinement import Refinement, RefinementConfig
 from planner.search import Search
-from planner.variant import SolverName
+from planner.trials.variant import SolverName
 
 
 class SolverConfig(Config):

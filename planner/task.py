@@ -12,10 +12,10 @@ from pydantic import Field
 
 from configs.loader import Config
 from ghvae_core.predictor import Context, MismatchError, Predictor
+from planner.compatibility import check_fit
 from planner.goal import check_goal, difference
-from planner.handshake import check_fit
-from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History, PlanRecord
 from planner.plan import Situation
+from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History, PlanRecord
 from planner.solver import Solver
 from robot_bridge.robot import OPEN, Observation, Robot
 

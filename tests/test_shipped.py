@@ -9,9 +9,9 @@ from ghvae_core.models.checkpoint import load as load_checkpoint
 from ghvae_core.predictor import GoalCost
 from ghvae_core.run_server import SHIPPED
 from ghvae_core.serving.local import InProcessPredictor
-from planner.configuration import load_run
+from planner.compatibility import check_fit
+from planner.config import load_run
 from planner.goal import load_goal
-from planner.handshake import check_fit
 from robot_bridge.robot import RobotSpec
 from robot_bridge.simulation.config import SimulationConfig
 

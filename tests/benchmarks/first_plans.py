@@ -27,11 +27,11 @@ from ghvae_core.models.checkpoint import load as load_checkpoint
 from ghvae_core.predictor import GoalCost, Networks
 from ghvae_core.serving.config import InProcessConfig
 from ghvae_core.serving.local import InProcessPredictor, weigher
-from planner.configuration import load_run
+from planner.config import load_run
 from planner.plan import PlanError
 from planner.predictors import Choice, open_predictor
-from planner.processes import Death, in_processes
 from planner.solver import Solver
+from planner.trials.process_pool import Death, in_processes
 from tests.benchmarks.pool import PROPOSALS, Job, Scene, Tried, context, fill
 
 SHIPPED = Path(__file__).parents[2] / "ghvae_core" / "checkpoints" / "tiny"

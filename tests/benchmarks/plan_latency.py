@@ -16,7 +16,7 @@ from configs.command import run
 from ghvae_core.predictor import Predictor
 from planner.predictors import Choice, open_predictor
 from planner.solver import Solver
-from planner.variant import SolverName
+from planner.trials.variant import SolverName
 from robot_bridge.camera import model_image
 from tests.benchmarks.pool import Scene
 from tests.benchmarks.subject import machine

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghvae_core.predictor import Context
-from planner.configuration import RunConfig, load_run
+from planner.config import RunConfig, load_run
 from planner.plan import Situation
 from planner.proposals import Proposals
 from robot_bridge.camera import model_image

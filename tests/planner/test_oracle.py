@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ghvae_core.predictor import Context, GoalCost, MismatchError
-from planner.configuration import load_run
+from planner.config import load_run
 from planner.oracle import OraclePredictor
 from robot_bridge.camera import model_image
 from robot_bridge.factory import open_robot

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ghvae_core.predictor import PredictorError
-from planner.history import History
+from planner.record import History
 from planner.report import write_report
 from planner.result import Result, Setting, summarize
 from planner.task import Task, TaskConfig

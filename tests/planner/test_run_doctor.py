@@ -12,9 +12,9 @@ import pytest
 
 from configs.loader import FOLDER
 from ghvae_core.serving.launch import private_server
-from planner.configuration import load_run
+from planner.config import load_run
 from planner.doctor import Choice, consult
-from planner.variant import SHIPPED
+from planner.trials.variant import SHIPPED
 
 ROOT = FOLDER.parent
 

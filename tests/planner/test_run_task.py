@@ -22,12 +22,12 @@ from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import read_episode
 from ghvae_core.predictor import Context, Networks, Prediction, PredictorError
 from ghvae_core.serving.launch import private_server
-from planner import folder as folder_module
-from planner.attempt import attempt
-from planner.configuration import RunConfig
-from planner.folder import RecordError
+from planner import run_folder as folder_module
+from planner.config import RunConfig
+from planner.episode import attempt
 from planner.oracle import OraclePredictor
 from planner.predictors import Choice
+from planner.run_folder import RecordError
 from robot_bridge.robot import RobotError
 from robot_bridge.simulation.config import SimulationConfig
 from robot_bridge.simulation.franka import SimulatedFranka
@@ -403,7 +403,7 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
 
 
 def test_planning_loads_neither_torch_nor_ros() -> None:
-    code = "import sys, planner.attempt; print(sorted({'torch', 'rospy', 'genpy'} & set(sys.modules)))"
+    code = "import sys, planner.episode; print(sorted({'torch', 'rospy', 'genpy'} & set(sys.modules)))"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert output.stdout.strip() == "[]"
 

@@ -18,11 +18,11 @@ import pytest
 from PIL import Image
 
 from configs.loader import FOLDER, ConfigError
-from planner import trials as trials_module
 from planner.run_trials import run_trials
-from planner.trial import Ending, Job
-from planner.trials import Series, run_series
-from planner.variant import Variant
+from planner.trials import runner as trials_module
+from planner.trials.runner import Series, run_series
+from planner.trials.trial import Ending, Job
+from planner.trials.variant import Variant
 from tests.planner.test_run_task import checkpoint  # noqa: F401 - a fixture
 
 COMMAND = [sys.executable, "-m", "planner.run_trials"]

@@ -12,9 +12,9 @@ from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo, build
 from ghvae_core.models.ghvae import GhvaeConfig
 from ghvae_core.predictor import GoalCost
 from ghvae_core.serving.local import InProcessPredictor
-from planner.configuration import load_run
-from planner.history import STEPS_USED
+from planner.config import load_run
 from planner.proposals import Proposals
+from planner.record import STEPS_USED
 from planner.solver import Solver
 from planner.task import Task
 from robot_bridge.camera import model_image

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from ghvae_core.predictor import Context, MismatchError, Prediction, PredictorError
 from planner.goal import GoalError
-from planner.history import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, PlanRecord
 from planner.plan import PREVIOUS, PlanError
+from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, PlanRecord
 from planner.task import Task, TaskConfig
 from robot_bridge.camera import model_image
 from robot_bridge.robot import RobotFault

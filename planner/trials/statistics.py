@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from planner.proportion import Paired, Proportion
-from planner.trial import Trial
-from planner.variant import VariantName
+from planner.trials.proportion import Paired, Proportion
+from planner.trials.trial import Trial
+from planner.trials.variant import VariantName
 
 TUNING_SEEDS = 1000  # settings are tuned on seeds below; what is reported comes from seeds above
 MEASURES = {  # of a trial, in the words of a table

@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple
 from configs.command import ReportedError
 from configs.loader import Config
 from ghvae_core.request import NonFiniteError
-from planner.attempt import attempt
+from planner.episode import attempt
 from planner.goal import GoalError
 from planner.plan import PlanError
 from planner.predictors import Choice
-from planner.variant import VariantName
+from planner.trials.variant import VariantName
 from robot_bridge.robot import RobotFault
 
 RESULT = "result.json"  # what a run leaves of itself

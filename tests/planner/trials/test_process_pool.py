@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from configs.loader import FOLDER
-from planner.processes import Death, in_processes
+from planner.trials.process_pool import Death, in_processes
 
 
 class _Answer(NamedTuple):
@@ -94,7 +94,7 @@ def test_a_caller_that_stops_leaves_no_process_behind(tmp_path: Path) -> None:
 
 def test_a_parent_that_is_killed_takes_its_processes_along(tmp_path: Path) -> None:
     code = (
-        "from collections import deque; from planner.processes import in_processes; import tests.planner.test_processes"
+        "from collections import deque; from planner.trials.process_pool import in_processes; import tests.planner.trials.test_process_pool"
         f" as t; list(in_processes(t._tell_and_wait, deque([{str(tmp_path / 'pid')!r}]), 1))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=FOLDER.parent)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from planner.proportion import Paired, Proportion
+from planner.trials.proportion import Paired, Proportion
 
 
 @pytest.mark.parametrize(

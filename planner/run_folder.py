@@ -9,8 +9,8 @@ from typing import ClassVar
 from configs.command import ReportedError
 from configs.loader import Config, save
 from data_collection.formats.robonet import write_episode
-from planner.history import History
 from planner.plan import PlannerError
+from planner.record import History
 from planner.report import write_report
 from planner.result import Setting, summarize
 from robot_bridge.robot import RobotSpec

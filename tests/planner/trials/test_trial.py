@@ -8,12 +8,12 @@ import pytest
 
 from ghvae_core.predictor import MismatchError, PredictorError
 from ghvae_core.request import DeadlineError, NonFiniteError
-from planner import trial as trial_module
-from planner.folder import RecordError
 from planner.goal import GoalError
 from planner.plan import PlanError
 from planner.predictors import Choice
-from planner.trial import Ending, Job, Trial, carry_out
+from planner.run_folder import RecordError
+from planner.trials import trial as trial_module
+from planner.trials.trial import Ending, Job, Trial, carry_out
 from robot_bridge.robot import CameraFault, RobotFault
 
 RESULT = {

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from planner.trial import Trial
-from planner.trials_report import trials_page
-from planner.trials_summary import MEASURES, Group, as_json, notes, paired, paired_table, rates_table
-from planner.variant import VariantName
+from planner.trials.statistics import MEASURES, Group, as_json, notes, paired, paired_table, rates_table
+from planner.trials.trial import Trial
+from planner.trials.trials_report import trials_page
+from planner.trials.variant import VariantName
 from tests.planner.test_report import _Page
 
 NOTHING: dict[str, Any] = dict.fromkeys(MEASURES, False)

@@ -11,12 +11,12 @@ import rich.table
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from planner.failures import failures_picture
-from planner.trial import Trial
-from planner.trials_folder import TrialsFolder, write_whole
-from planner.trials_report import trials_page
-from planner.trials_summary import MEASURES, Group, as_json, notes, paired_table, rates_table
-from planner.variant import Variant
+from planner.trials.failures import failures_picture
+from planner.trials.statistics import MEASURES, Group, as_json, notes, paired_table, rates_table
+from planner.trials.store import TrialsFolder, write_whole
+from planner.trials.trial import Trial
+from planner.trials.trials_report import trials_page
+from planner.trials.variant import Variant
 
 
 class Ledger:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from configs.loader import ConfigError
-from planner.variant import Variant
+from planner.trials.variant import Variant
 
 A = Variant("A", "server", Path("model"), "tcp://127.0.0.1:5555", ("planner.horizon=8",))
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
 from data_collection.reports.images import enlarge, filmstrip, png_bytes
-from planner.trial import Trial
+from planner.trials.trial import Trial
 
 _MOST = 12  # rows
 _FRAMES = 8  # of what was seen, from the first to the last

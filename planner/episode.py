@@ -13,13 +13,13 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from planner.configuration import load_run
-from planner.folder import RecordError, RunFolder
+from planner.config import load_run
 from planner.goal import GoalError, load_goal, scripted_goal
-from planner.history import History
 from planner.predictors import Choice, check_checkpoint, open_predictor
 from planner.proposals import Proposals
+from planner.record import History
 from planner.result import Setting
+from planner.run_folder import RecordError, RunFolder
 from planner.solver import Solver
 from planner.task import Task
 from robot_bridge.camera import model_image

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from planner import folder as folder_module
-from planner.folder import RecordError, RunFolder
-from planner.history import History
+from planner import run_folder as folder_module
 from planner.plan import PlannerError
+from planner.record import History
 from planner.result import Setting
+from planner.run_folder import RecordError, RunFolder
 from planner.task import TaskConfig
 from tests.planner.doubles import GOAL, SPEC, PaperRobot
 

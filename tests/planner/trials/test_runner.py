@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from configs.command import ReportedError
-from planner import trials as trials_module
-from planner.processes import Death
-from planner.trial import Ending, Job
-from planner.trials import Series, run_series
-from planner.trials_folder import TrialsError, TrialsFolder
-from planner.variant import Variant
+from planner.trials import runner as trials_module
+from planner.trials.process_pool import Death
+from planner.trials.runner import Series, run_series
+from planner.trials.store import TrialsError, TrialsFolder
+from planner.trials.trial import Ending, Job
+from planner.trials.variant import Variant
 
 SMALL = ("planner.n_candidates=4", "planner.horizon=2", "planner.replan_every=1", "robot.renderer=ray")
 DIED = Death("its process was ended by SIGKILL")

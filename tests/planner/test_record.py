@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from planner.history import History, PlanRecord
 from planner.plan import Plan
+from planner.record import History, PlanRecord
 from robot_bridge.robot import Step
 from tests.planner.doubles import GOAL, PaperRobot
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ghvae_core.serving.launch import private_server
-from planner.configuration import RunConfig, load_run
-from planner.handshake import check_fit
-from planner.ledger import Ledger
+from planner.compatibility import check_fit
+from planner.config import RunConfig, load_run
 from planner.plan import PlannerError
 from planner.predictors import Choice, check_checkpoint, networks, open_predictor
-from planner.processes import Death, in_processes
-from planner.trial import Ending, Job, Trial, carry_out
-from planner.trials_folder import TrialsConfig, TrialsError, TrialsFolder, VariantConfig
-from planner.variant import Variant
+from planner.trials.process_pool import Death, in_processes
+from planner.trials.report import Ledger
+from planner.trials.store import TrialsConfig, TrialsError, TrialsFolder, VariantConfig
+from planner.trials.trial import Ending, Job, Trial, carry_out
+from planner.trials.variant import Variant
 from robot_bridge.factory import open_robot
 from robot_bridge.simulation import renderer
 from robot_bridge.simulation.config import SimulationConfig

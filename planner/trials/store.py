@@ -13,10 +13,10 @@ import yaml
 from pydantic import ValidationError
 
 from configs.loader import Config, save
-from planner.configuration import RunConfig
+from planner.config import RunConfig
 from planner.plan import PlannerError
-from planner.trial import Job, Trial
-from planner.variant import VariantName
+from planner.trials.trial import Job, Trial
+from planner.trials.variant import VariantName
 
 CONFIG = "config.yaml"
 _LOCK = ".lock"

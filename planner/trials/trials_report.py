@@ -8,9 +8,9 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from data_collection.reports import html
-from planner.trial import Trial
-from planner.trials_summary import MEASURES, Group, by_task, notes, paired_table, rates_table
-from planner.variant import VariantName
+from planner.trials.statistics import MEASURES, Group, by_task, notes, paired_table, rates_table
+from planner.trials.trial import Trial
+from planner.trials.variant import VariantName
 
 _SHOWN = 3  # best, and as many worst, of each group
 _PICTURES = ("start", "goal", "end")

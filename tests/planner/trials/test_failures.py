@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_collection.reports.images import gif_bytes, png_bytes
-from planner.failures import failures_picture
-from planner.trial import Trial
+from planner.trials.failures import failures_picture
+from planner.trials.trial import Trial
 
 N_FRAMES = 15
 

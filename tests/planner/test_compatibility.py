@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ghvae_core.predictor import GoalCost, MismatchError
-from planner.handshake import check_fit
+from planner.compatibility import check_fit
 from planner.solver import SolverConfig
 from robot_bridge.camera import Crop
 from tests.planner.doubles import PREDICTOR_SPEC, SPEC
