@@ -88,7 +88,7 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Hash every byte, but decode no video.")] = False,
 ) -> None:
     """Hash and read every episode. Exits with 1 where one is damaged; the last line is a JSON summary."""
-    from data_collection.storage import index
+    from data_collection.storage import index  # noqa: PLC0415
     from data_collection.storage import verify as verification  # noqa: PLC0415
 
     verdict = verification.Verdict()
@@ -130,7 +130,7 @@ def quarantine(
 
 def reindex(folder: Folder) -> None:
     """Make the index anew from the files, which are the truth. Exits with 1 where one is damaged."""
-    from data_collection.storage import index
+    from data_collection.storage import index  # noqa: PLC0415
     from data_collection.storage import verify as verification  # noqa: PLC0415
     from data_collection.storage.folder import EpisodeFolder  # noqa: PLC0415
 

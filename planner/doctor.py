@@ -14,7 +14,7 @@ from planner.config import RunConfig
 from planner.plan import PlannerError
 from planner.predictors import connect
 from robot_bridge.factory import examine, settled
-from robot_bridge.franka.finding import Finding, look
+from robot_bridge.franka.checks import Finding, look
 from robot_bridge.robot import RobotSpec
 
 _FREE_GIB = 2.0  # below, a collection stops between two episodes; collection.free_disk_floor_gib

@@ -14,7 +14,7 @@ from configs.command import run
 from planner.trials.variant import SECTIONS, SHIPPED
 
 if TYPE_CHECKING:
-    from robot_bridge.franka.finding import Finding
+    from robot_bridge.franka.checks import Finding
 
 
 def run_doctor(  # noqa: PLR0917 - typer calls it by name

@@ -11,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from robot_bridge.franka.configuration import FrankaRosConfig
-from robot_bridge.franka.finding import Finding
-from robot_bridge.franka.libfranka_configuration import FrankaDirectConfig
+from robot_bridge.franka.checks import Finding
+from robot_bridge.franka.config import FrankaDirectConfig, FrankaRosConfig
 from robot_bridge.robot import Robot, RobotError
 from robot_bridge.simulation.config import SimulationConfig
 
 if TYPE_CHECKING:
-    from robot_bridge.libfranka.images import VideoFeed
-    from robot_bridge.ros.images import ImageFeed
+    from robot_bridge.libfranka.subscribers import VideoFeed
+    from robot_bridge.ros.subscribers import ImageFeed
 
 RobotName = Literal["simulation", "franka_ros", "franka_direct"]
 RealConfig = FrankaRosConfig | FrankaDirectConfig
@@ -110,12 +109,12 @@ def _examination(config: RealConfig) -> Iterator[Finding]:
 def _camera(config: RealConfig) -> ImageFeed | VideoFeed:
     with _installed(config.kind):
         if isinstance(config, FrankaRosConfig):
-            from robot_bridge.ros.images import ImageFeed  # noqa: PLC0415 - ROS, which only this arm needs
-            from robot_bridge.ros.master import Master  # noqa: PLC0415
+            from robot_bridge.ros.driver import Master  # noqa: PLC0415
+            from robot_bridge.ros.subscribers import ImageFeed  # noqa: PLC0415 - ROS, which only this arm needs
 
             Master("ghvae_camera", config.connect_timeout_s)
             return ImageFeed(config.images, config.camera)
-        from robot_bridge.libfranka.images import VideoFeed  # noqa: PLC0415 - OpenCV, which others need not load
+        from robot_bridge.libfranka.subscribers import VideoFeed  # noqa: PLC0415 - OpenCV, which others need not load
 
         return VideoFeed(config.images, config.camera)
 

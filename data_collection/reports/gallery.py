@@ -18,7 +18,7 @@ from data_collection.storage.folder import QUARANTINE_NAME
 from data_collection.storage.index import Row
 
 _N_FRAMES = 8  # of each episode
-_WIDTH_PX = 160  # of a frame
+_TILE_WIDTH_PX = 160  # of a frame
 _PER_REASON = 3  # of those that were set aside
 
 
@@ -78,5 +78,5 @@ def _shown(path: Path, label: str, words: str) -> Shown:
     except EpisodeError as error:
         unread = str(error).removeprefix(f"{path}: ")
         return Shown(label, " · ".join(filter(None, [words, f"cannot be shown: {unread}"])), "")
-    strip = filmstrip({"": shrink(frames[spread(len(frames), _N_FRAMES)], _WIDTH_PX)})
+    strip = filmstrip({"": shrink(frames[spread(len(frames), _N_FRAMES)], _TILE_WIDTH_PX)})
     return Shown(label, words, data_uri("jpeg", jpeg_bytes(strip)))

@@ -19,9 +19,9 @@ from ghvae_core.models.answer import answer
 from ghvae_core.models.checkpoint_files import (
     CheckpointError,
     CheckpointWriteError,
-    pack,
+    pack_tensors,
     read_manifest,
-    unpack,
+    unpack_tensors,
     write_folder,
 )
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
@@ -93,12 +93,12 @@ def save(folder: Path, model: VideoModel, info: CheckpointInfo) -> None:
         name, state = _file(k), model.module(k).state_dict()
         if not all(torch.isfinite(tensor).all() for tensor in state.values()):
             raise CheckpointWriteError(f"{folder / name}: module {k} holds NaN or infinity; not written")
-        files[name], chain[name] = pack(state), dict(above)
+        files[name], chain[name] = pack_tensors(state), dict(above)
         above[name] = module_sha256(state)
     told = answer(model, info.n_context, info.horizon, info.modules_trained)
     if not np.isfinite(told).all():
         raise CheckpointWriteError(f"{folder}: the model imagines NaN or infinity; not written")
-    files[_CONFIG] = schema.pack(info.model_copy(update={"answer": told}).model_dump(mode="json"))
+    files[_CONFIG] = schema.pack_config(info.model_copy(update={"answer": told}).model_dump(mode="json"))
     write_folder(folder, files, {"trained_on": chain})
 
 
@@ -138,7 +138,7 @@ def _file(k: int) -> str:
 
 def _info(files: Mapping[str, bytes], folder: Path) -> CheckpointInfo:
     try:
-        info = CheckpointInfo.model_validate_json(schema.unpack(files[_CONFIG], folder / _CONFIG))
+        info = CheckpointInfo.model_validate_json(schema.unpack_config(files[_CONFIG], folder / _CONFIG))
     except KeyError:
         raise CheckpointError(f"{folder}: {_CONFIG} is missing") from None
     except ValidationError as error:
@@ -156,7 +156,7 @@ def _states(files: Mapping[str, bytes], info: CheckpointInfo, folder: Path) -> l
     names = [_file(k) for k in range(1, info.modules_trained + 1)]
     if {*names, _CONFIG} != set(files):
         raise CheckpointError(f"{folder}: expected {[*names, _CONFIG]}, got {sorted(files)}")
-    return [unpack(files[name], str(folder / name)) for name in names]
+    return [unpack_tensors(files[name], str(folder / name)) for name in names]
 
 
 def _check_chain(states: list[dict[str, Tensor]], chain: object, folder: Path) -> None:

@@ -107,12 +107,12 @@ def read_manifest(folder: Path) -> tuple[dict[str, bytes], dict[str, object], st
     return files, manifest, sha256(text)
 
 
-def pack(tensors: Mapping[str, Tensor]) -> bytes:
+def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """Return tensors as the bytes of a safetensors file."""
     return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
-def unpack(data: bytes, name: str) -> dict[str, Tensor]:
+def unpack_tensors(data: bytes, name: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file.
 
     Raises:

@@ -18,12 +18,12 @@ CURRENT = 2
 _VERSION = "schema_version"
 
 
-def pack(config: Mapping[str, Any]) -> bytes:
+def pack_config(config: Mapping[str, Any]) -> bytes:
     """Return a configuration of the current version as the bytes of its file."""
     return json.dumps({_VERSION: CURRENT, **config}, indent=2).encode() + b"\n"
 
 
-def unpack(data: bytes, path: Path) -> str:
+def unpack_config(data: bytes, path: Path) -> str:
     """Return the JSON text of a configuration file, brought to the current version.
 
     Raises:

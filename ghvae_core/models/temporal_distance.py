@@ -11,7 +11,13 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from configs.loader import Config
-from ghvae_core.models.checkpoint_files import CheckpointError, pack, read_manifest, unpack, write_folder
+from ghvae_core.models.checkpoint_files import (
+    CheckpointError,
+    pack_tensors,
+    read_manifest,
+    unpack_tensors,
+    write_folder,
+)
 from ghvae_core.models.layers import ResidualBlock, conv, norm
 
 _CONFIG, _WEIGHTS = "distance.json", "distance.safetensors"
@@ -77,7 +83,7 @@ def save(folder: Path, distance: Distance, provenance: dict[str, str | int | flo
     """
     config = distance.config.model_copy(update={"provenance": provenance})
     text = json.dumps(config.model_dump(mode="json"), indent=2).encode() + b"\n"
-    write_folder(folder, {_CONFIG: text, _WEIGHTS: pack(distance.state_dict())}, {})
+    write_folder(folder, {_CONFIG: text, _WEIGHTS: pack_tensors(distance.state_dict())}, {})
 
 
 def load(folder: Path, device: str | torch.device = "cpu") -> Distance:
@@ -96,7 +102,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Distance:
     except ValidationError as error:
         item = error.errors()[0]
         raise CheckpointError(f"{folder / _CONFIG}: {_place(item['loc'])}: {item['msg']}") from None
-    state = unpack(files[_WEIGHTS], str(folder / _WEIGHTS))
+    state = unpack_tensors(files[_WEIGHTS], str(folder / _WEIGHTS))
     with torch.device("meta"):  # without memory, of which a damaged configuration could ask for any amount
         expected = {name: tensor.shape for name, tensor in Distance(config).state_dict().items()}
     if {name: tensor.shape for name, tensor in state.items()} != expected:

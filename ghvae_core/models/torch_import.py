@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ghvae_core.models.checkpoint_files import CheckpointError, unpack
+from ghvae_core.models.checkpoint_files import CheckpointError, unpack_tensors
 from ghvae_core.models.transfer import Report
 from ghvae_core.models.video_model import VideoModel
 
@@ -58,7 +58,7 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory(prefix="foreign-") as folder:
         out = Path(folder) / "weights.safetensors"
         _convert_apart(path, out)
-        return unpack(out.read_bytes(), str(path))
+        return unpack_tensors(out.read_bytes(), str(path))
 
 
 def load_foreign(path: Path, model: VideoModel) -> Report:

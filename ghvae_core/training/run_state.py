@@ -12,7 +12,13 @@ from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from configs.loader import Config
-from ghvae_core.models.checkpoint_files import CheckpointError, pack, read_manifest, unpack, write_folder
+from ghvae_core.models.checkpoint_files import (
+    CheckpointError,
+    pack_tensors,
+    read_manifest,
+    unpack_tensors,
+    write_folder,
+)
 
 _STATE, _WEIGHTS = "state.json", "weights.safetensors"
 _OPTIMIZER, _AVERAGES = "optimizer.safetensors", "averages.safetensors"
@@ -55,9 +61,9 @@ def save_state(folder: Path, progress: Progress, weights: Mapping[str, Tensor], 
     """
     files = {
         _STATE: progress.model_dump_json(indent=2).encode(),
-        _WEIGHTS: pack(weights),
-        _OPTIMIZER: pack(moments.moments),
-        _AVERAGES: pack(moments.averages),
+        _WEIGHTS: pack_tensors(weights),
+        _OPTIMIZER: pack_tensors(moments.moments),
+        _AVERAGES: pack_tensors(moments.averages),
     }
     path = folder / f"state_{progress.saves:06d}"
     write_folder(path, files, {})
@@ -91,7 +97,7 @@ def load_state(path: Path, run: str) -> State:
     names = (_WEIGHTS, _OPTIMIZER, _AVERAGES)
     if missing := [name for name in names if name not in files]:
         raise CheckpointError(f"{path}: {missing[0]} is missing; it is of another version of this program")
-    weights, moments, averages = (unpack(files[name], str(path / name)) for name in names)
+    weights, moments, averages = (unpack_tensors(files[name], str(path / name)) for name in names)
     return State(progress, weights, Moments(moments, averages), path)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from robot_bridge.franka import modes
+from configs.command import ReportedError
+from robot_bridge.franka import recovery
 from robot_bridge.franka.config import FrankaConfig
 from robot_bridge.franka.image_buffer import Images
 from robot_bridge.franka.state import ArmState, States
@@ -19,10 +21,10 @@ WATCH_S = 2.0  # of every stream, to count it
 _STATE_HZ = 50.0  # ours: fewer, and states are older than a tick of a motion is worth
 _CAMERA_HZ = 5.0  # ours: fewer, and a step waits for its picture
 _HELP = {
-    modes.USER_STOPPED: "release the user stop, and look why it was pressed",
-    modes.GUIDING: "let go of the arm, and close the guiding mode",
-    modes.REFLEX: "look at what the arm touches; run_collection and run_task free it at their start",
-    modes.RECOVERING: "wait until the arm has recovered",
+    recovery.USER_STOPPED: "release the user stop, and look why it was pressed",
+    recovery.GUIDING: "let go of the arm, and close the guiding mode",
+    recovery.REFLEX: "look at what the arm touches; run_collection and run_task free it at their start",
+    recovery.RECOVERING: "wait until the arm has recovered",
 }
 
 
@@ -53,10 +55,10 @@ def camera(images: Images) -> str:
 
 def mode(state: ArmState) -> str:
     """Look whether the arm may be moved."""
-    if state.mode not in {modes.IDLE, modes.MOVING} or state.errors:
+    if state.mode not in {recovery.IDLE, recovery.MOVING} or state.errors:
         help_ = _HELP.get(state.mode, "look at the driver's own log")
         raise RobotError(f"expected an arm that may move, got mode {state.mode} {', '.join(state.errors)}; {help_}")
-    return f"{'idle' if state.mode == modes.IDLE else 'ready to move'}, no error"
+    return f"{'idle' if state.mode == recovery.IDLE else 'ready to move'}, no error"
 
 
 def hand(config: FrankaConfig, state: ArmState) -> str:
@@ -88,3 +90,22 @@ def _count(newer: Callable[[float], float]) -> float:
         last_s = newer(last_s)
         n += 1
     return n / (last_s - first_s)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    is_good: bool
+    seen: str
+    fix: str = ""  # what to do; empty where all is well
+
+
+def look(subject: str, examine: Callable[[], str]) -> Finding:
+    """Return what an examination says, or the error that it raises, whose last part says what to do."""
+    try:
+        return Finding(subject, True, examine())
+    except ReportedError as error:
+        seen, _, fix = str(error).rpartition("; ")
+        return Finding(subject, False, seen or fix, fix if seen else "")

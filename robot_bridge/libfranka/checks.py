@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from contextlib import closing
 
 from robot_bridge.franka import checks
-from robot_bridge.franka.finding import Finding, look
-from robot_bridge.franka.libfranka_configuration import FrankaDirectConfig
+from robot_bridge.franka.checks import Finding, look
+from robot_bridge.franka.config import FrankaDirectConfig
 from robot_bridge.franka.state import wrong_frame, wrong_pose
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.libfranka.connection import Link, LinkError
 from robot_bridge.libfranka.gripper import DirectFingers
-from robot_bridge.libfranka.images import VideoFeed
-from robot_bridge.libfranka.subscribers import StateFeed
+from robot_bridge.libfranka.subscribers import StateFeed, VideoFeed
 
 
 def examine(config: FrankaDirectConfig) -> Iterator[Finding]:

@@ -13,8 +13,7 @@ import franky
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.franka.config import ForceConfig
-from robot_bridge.franka.libfranka_configuration import FrankaDirectConfig
+from robot_bridge.franka.config import ForceConfig, FrankaDirectConfig
 from robot_bridge.robot import RobotError, RobotFault
 
 ERRORS: Final = (franky.Exception, RuntimeError)  # of franky; the second is what its planner of motions raises

@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
+from robot_bridge.franka.config import FrankaDirectConfig
 from robot_bridge.franka.gripper import Gripper
-from robot_bridge.franka.libfranka_configuration import FrankaDirectConfig
 from robot_bridge.franka.robot import RealFranka
 from robot_bridge.franka.state import wrong_frame, wrong_pose
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.libfranka.connection import Link, LinkError
 from robot_bridge.libfranka.gripper import DirectFingers
-from robot_bridge.libfranka.images import VideoFeed
 from robot_bridge.libfranka.joint_commands import WaypointDrive
-from robot_bridge.libfranka.subscribers import StateFeed
+from robot_bridge.libfranka.subscribers import StateFeed, VideoFeed
 
 
 class FrankaDirect(RealFranka):

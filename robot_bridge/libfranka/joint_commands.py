@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.franka.command_limits import Door, StreamFault
-from robot_bridge.franka.libfranka_configuration import FrankaDirectConfig
+from robot_bridge.franka.config import FrankaDirectConfig
 from robot_bridge.franka.state import ArmState
 from robot_bridge.franka.trajectory import Check, Drive, Trip
 from robot_bridge.kinematics import SPEED_LIMITS_RAD_S, Kinematics

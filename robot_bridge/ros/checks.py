@@ -10,17 +10,15 @@ import rospy
 from sensor_msgs.msg import JointState
 
 from robot_bridge.franka import checks
-from robot_bridge.franka.configuration import FrankaRosConfig
-from robot_bridge.franka.finding import Finding, look
+from robot_bridge.franka.checks import Finding, look
+from robot_bridge.franka.config import FrankaRosConfig
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.robot import RobotError
 from robot_bridge.ros import names
-from robot_bridge.ros.driver import Driver, recognise
+from robot_bridge.ros.driver import Driver, Master, recognise
 from robot_bridge.ros.gripper import RosFingers
-from robot_bridge.ros.images import ImageFeed
-from robot_bridge.ros.master import Master
 from robot_bridge.ros.messages import RELEASES, Types, expected, load
-from robot_bridge.ros.subscribers import StateFeed
+from robot_bridge.ros.subscribers import ImageFeed, StateFeed
 
 _CLOCK_S = 0.1  # ours: pictures are dated by the clock of the machine that the camera is on
 

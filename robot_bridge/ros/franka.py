@@ -5,18 +5,15 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 
-from robot_bridge.franka.configuration import FrankaRosConfig
+from robot_bridge.franka.config import FrankaRosConfig
 from robot_bridge.franka.gripper import Gripper
 from robot_bridge.franka.robot import RealFranka
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.ros import messages
-from robot_bridge.ros.drive import StreamDrive
-from robot_bridge.ros.driver import Driver, recognise
+from robot_bridge.ros.driver import Driver, Master, recognise
 from robot_bridge.ros.gripper import RosFingers
-from robot_bridge.ros.images import ImageFeed
-from robot_bridge.ros.joint_commands import JointStream
-from robot_bridge.ros.master import Master
-from robot_bridge.ros.subscribers import StateFeed
+from robot_bridge.ros.joint_commands import JointStream, StreamDrive
+from robot_bridge.ros.subscribers import ImageFeed, StateFeed
 
 
 class FrankaRos(RealFranka):

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.camera import Camera
-from robot_bridge.simulation import implements, panda_mjcf
-from robot_bridge.simulation.implements import Container
-from robot_bridge.simulation.objects import Color, Part, Shape, Split, draw_color, draw_hue, draw_shape
+from robot_bridge.simulation import objects as implements
+from robot_bridge.simulation import panda_mjcf
+from robot_bridge.simulation.objects import Color, Container, Part, Shape, Split, draw_color, draw_hue, draw_shape
 
 Kind = Literal["bin", "pick_wipe", "pick_sweep"]
 

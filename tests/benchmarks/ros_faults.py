@@ -86,7 +86,7 @@ class Wire:
         from sensor_msgs.msg import JointState
 
         from robot_bridge.ros import names
-        from robot_bridge.ros.master import Master
+        from robot_bridge.ros.driver import Master
         from robot_bridge.ros.messages import load
 
         Master("wire", 5.0)

@@ -17,7 +17,7 @@ import typer
 
 from configs.command import ReportedError, run
 from robot_bridge.factory import open_robot
-from robot_bridge.franka.configuration import FrankaRosConfig
+from robot_bridge.franka.config import FrankaRosConfig
 from robot_bridge.kinematics import SPEED_LIMITS_RAD_S
 from robot_bridge.robot import CLOSE, OPEN, CameraFault, Robot, RobotFault
 from tests.robot_bridge.ros.bridge import shipped

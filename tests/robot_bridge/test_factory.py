@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.loader import FOLDER
-from robot_bridge.franka.configuration import FrankaRosConfig
+from robot_bridge.franka.config import FrankaRosConfig
 from tests.robot_bridge.ros.bridge import config
 
 ROOT = FOLDER.parent

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from robot_bridge.simulation import implements
+from robot_bridge.simulation import objects
 from robot_bridge.simulation.mujoco_import import mujoco
 from robot_bridge.simulation.objects import FAMILIES, HUES, Split, draw_color, draw_hue
 from robot_bridge.simulation.scene import CENTER_M, INNER_M, Scene, build
@@ -45,10 +45,10 @@ def test_hue_bands_of_the_splits_are_disjoint() -> None:
 
 def test_tools_and_containers_of_the_splits_differ_in_size() -> None:
     rng = np.random.default_rng(0)
-    for draw in (implements.sponge, implements.brush):
+    for draw in (objects.sponge, objects.brush):
         lengths = {split: [draw(rng, split).parts[0].size_m[0] for _ in range(30)] for split in SPLITS}
         assert max(lengths["train"]) < min(lengths["unseen"])
-    for draw_container in (implements.plate, implements.pan, implements.tray):
+    for draw_container in (objects.plate, objects.pan, objects.tray):
         sizes = {split: [draw_container(rng, split).half_size_m[0] for _ in range(30)] for split in SPLITS}
         assert max(sizes["train"]) < min(sizes["unseen"])
 
@@ -100,6 +100,6 @@ def test_the_grip_s_fingers_stay_within_the_block() -> None:
     finger_m = 0.012
     rng = np.random.default_rng(0)
     for split in SPLITS:
-        for draw in (implements.sponge, implements.brush):
+        for draw in (objects.sponge, objects.brush):
             block, grip = draw(rng, split).parts
             assert grip.size_m[1] + finger_m < block.size_m[1] + 0.001

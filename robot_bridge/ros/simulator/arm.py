@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.franka import modes
+from robot_bridge.franka import recovery
 from robot_bridge.kinematics import N_JOINTS, RANGES_RAD, SPEED_LIMITS_RAD_S
 from robot_bridge.ros import names
 from robot_bridge.ros.simulator.log import DriverLog
@@ -36,7 +36,7 @@ class SimulatedArm:
         """Hold the arm where it is."""
         self._log = log
         self._lock = threading.RLock()
-        self.mode = modes.MOVING
+        self.mode = recovery.MOVING
         self.errors: tuple[str, ...] = ()
         self.last_errors: tuple[str, ...] = ()
         self.controller = names.DEFAULT_CONTROLLER
@@ -64,7 +64,7 @@ class SimulatedArm:
     def command(self, mode: int, joint_names: Sequence[str], values: Sequence[float], now_s: float) -> None:
         """Follow a joint position or velocity, or hold where it is none that may be followed."""
         with self._lock:
-            if self.mode not in {modes.IDLE, modes.MOVING}:
+            if self.mode not in {recovery.IDLE, recovery.MOVING}:
                 self._log.event("ignored", mode=self.mode)
                 return
             wrong = _wrong(mode, joint_names, values)
@@ -109,8 +109,8 @@ class SimulatedArm:
     def reflex(self, error: str) -> None:
         """Stop at once, where the arm is."""
         with self._lock:
-            if self.mode in {modes.IDLE, modes.MOVING}:
-                self.mode, self.errors = modes.REFLEX, (error,)
+            if self.mode in {recovery.IDLE, recovery.MOVING}:
+                self.mode, self.errors = recovery.REFLEX, (error,)
                 self._hold_measured()
                 place = self.plant.pose()[:3, 3].round(3).tolist()
                 self._log.event("reflex", error=error, wrench=self.wrench.round(1).tolist(), hand_m=place)
@@ -118,7 +118,7 @@ class SimulatedArm:
     def stop(self, is_stopped: bool) -> None:
         """Press or release the user stop."""
         with self._lock:
-            self.mode, self.errors = (modes.USER_STOPPED if is_stopped else modes.IDLE), ()
+            self.mode, self.errors = (recovery.USER_STOPPED if is_stopped else recovery.IDLE), ()
             self._hold_measured()
             self._log.event("user_stop" if is_stopped else "user_release")
 
@@ -126,9 +126,9 @@ class SimulatedArm:
         """Clear a reflex; False where there is none, or a person has stopped the arm."""
         with self._lock:
             self._log.event("recovery", mode=self.mode)
-            if self.mode != modes.REFLEX:
+            if self.mode != recovery.REFLEX:
                 return False
-            self.mode, self.last_errors, self.errors = modes.MOVING, self.errors, ()
+            self.mode, self.last_errors, self.errors = recovery.MOVING, self.errors, ()
             self._hold_measured()
             if self.is_storm:
                 self._stopped_again_s = now_s + 0.3
@@ -145,9 +145,9 @@ class SimulatedArm:
                 self._log.event("timeout")
                 self._hold()
                 self._switch(names.DEFAULT_CONTROLLER)
-            if self.mode in {modes.IDLE, modes.MOVING}:
+            if self.mode in {recovery.IDLE, recovery.MOVING}:
                 self._advance(now_s)
-            elif self.mode == modes.REFLEX:
+            elif self.mode == recovery.REFLEX:
                 self._yield()
             self.plant.servo(self.desired_rad)
             self.plant.advance(TICK_S)

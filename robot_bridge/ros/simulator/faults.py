@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from robot_bridge.franka import modes
+from robot_bridge.franka import recovery
 from robot_bridge.ros.messages import Types
 from robot_bridge.ros.simulator.arm import SimulatedArm
 from robot_bridge.ros.simulator.camera import SimulatedCamera, Trouble
 from robot_bridge.ros.simulator.gripper import SimulatedGripper
+from robot_bridge.ros.simulator.interface import StatePublisher
 from robot_bridge.ros.simulator.log import DriverLog
-from robot_bridge.ros.simulator.simulated_states import StatePublisher
 
 Switch = Callable[[bool], None]
 
@@ -82,7 +82,7 @@ class Faults:
         with self._lock:
             for name in list(self._ends_s):
                 self._end(name)
-        if self._arm.mode == modes.REFLEX:
+        if self._arm.mode == recovery.REFLEX:
             self._arm.recover(time.monotonic())
 
     def _end(self, name: str) -> None:

@@ -20,18 +20,17 @@ from std_msgs.msg import Float64
 
 from configs.command import ReportedError, run
 from configs.loader import Config, load
-from robot_bridge.franka.configuration import FeedConfig
+from robot_bridge.franka.config import FeedConfig
 from robot_bridge.ros import names
-from robot_bridge.ros.master import Master, MasterError
+from robot_bridge.ros.driver import Master, MasterError
 from robot_bridge.ros.messages import Generation
 from robot_bridge.ros.messages import load as load_types
 from robot_bridge.ros.simulator.arm import TICK_S, SimulatedArm
 from robot_bridge.ros.simulator.camera import Lens, SimulatedCamera
 from robot_bridge.ros.simulator.faults import Faults
 from robot_bridge.ros.simulator.gripper import SimulatedGripper
-from robot_bridge.ros.simulator.interface import SimulatedServices, set_parameters
+from robot_bridge.ros.simulator.interface import SimulatedServices, StatePublisher, set_parameters
 from robot_bridge.ros.simulator.log import DriverLog
-from robot_bridge.ros.simulator.simulated_states import StatePublisher
 from robot_bridge.simulation import renderer
 from robot_bridge.simulation.config import SimulationConfig
 from robot_bridge.simulation.franka import SimulatedFranka

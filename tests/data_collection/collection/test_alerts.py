@@ -63,7 +63,7 @@ class Clock:
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: self.now_s, sleep=time.sleep))
 
 
-def test_how_things_stand_is_told_after_its_time(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alerts_send_the_daily_digest_after_its_interval(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     alerts = Alerts(writing(told), 100.0)
     for now_s in (0.0, 50.0, 99.0, 100.0, 101.0, 199.0, 201.0, 202.0):

@@ -15,7 +15,7 @@ from data_collection.collection.numbers import Numbers
 from data_collection.collection.supervisor import Event, Lost, Renewed, Supervisor, Tick, Waiting
 from data_collection.collection.worker import Closed, Failed
 from data_collection.storage.folder import CollectionError
-from robot_bridge.franka.configuration import FrankaRosConfig
+from robot_bridge.franka.config import FrankaRosConfig
 
 SETTINGS = (
     "robot.renderer=ray",

@@ -12,7 +12,7 @@ def _rows(first: int, n: int) -> pa.Table:
     return pa.table({"a": pa.array(range(first, first + n), pa.int64())})
 
 
-def test_the_next_file_begins_where_one_would_grow_too_large(tmp_path: Path) -> None:
+def test_the_next_table_begins_where_one_would_grow_too_large(tmp_path: Path) -> None:
     tables = Tables(tmp_path, limit_bytes=8 * 10, group_rows=4)
     places = []
     for first in range(0, 21, 3):

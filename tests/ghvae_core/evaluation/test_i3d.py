@@ -27,8 +27,8 @@ def video(frames: NDArray[np.uint8]) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def network() -> I3d:
-    """The network's own layers under random weights, which no file is read for."""
+def random_network() -> I3d:
+    """The random_network's own layers under random weights, which no file is read for."""
     generator = torch.Generator().manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(i3d, "read_weights", lambda *_: invented(generator))
@@ -60,15 +60,15 @@ def invented(generator: torch.Generator) -> dict[str, Tensor]:
     return tensors
 
 
-def test_each_video_has_400_scores_of_its_own(network: I3d) -> None:
+def test_each_video_has_400_scores_of_its_own(random_network: I3d) -> None:
     videos = torch.rand(2, 10, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    together = network(videos)
+    together = random_network(videos)
     assert together.shape == (2, 400)
-    torch.testing.assert_close(together[1:], network(videos[1:]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together[1:], random_network(videos[1:]), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(together[0], together[1])
 
 
-def test_the_batch_statistics_are_folded_in(network: I3d) -> None:
+def test_the_batch_statistics_are_folded_in(random_network: I3d) -> None:
     tensors = invented(torch.Generator().manual_seed(0))
     h = torch.rand(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     name = "Conv3d_1a_7x7"
@@ -76,7 +76,7 @@ def test_the_batch_statistics_are_folded_in(network: I3d) -> None:
     plain = torch.nn.functional.conv3d(padded, tensors[f"{name}/kernel"], stride=2)
     mean, variance, bias = (tensors[f"{name}/{part}"] for part in ("mean", "var", "bias"))
     expected = torch.nn.functional.batch_norm(plain, mean, variance, bias=bias, eps=1e-3).relu()
-    torch.testing.assert_close(network.layers[name](h), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(random_network.layers[name](h), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -95,16 +95,16 @@ def test_what_is_odd_of_the_padding_goes_behind(size: int, kernel: int, stride: 
     assert i3d._same(h, (kernel, 1, 1), (stride, 1, 1)) == [0, 0, 0, 0, *expected]
 
 
-def test_short_videos_and_other_shapes_are_refused(network: I3d) -> None:
+def test_short_videos_and_other_shapes_are_refused(random_network: I3d) -> None:
     with pytest.raises(MetricError, match="at least 10 frames for I3D, got 9"):
-        network(torch.zeros(1, 9, 3, 16, 16))
+        random_network(torch.zeros(1, 9, 3, 16, 16))
     for shape in ((10, 3, 16, 16), (1, 10, 16, 16, 3), (0, 10, 3, 16, 16)):
         with pytest.raises(MetricError, match=r"expected videos \(B, T, 3, H, W\)"):
-            network(torch.zeros(shape))
+            random_network(torch.zeros(shape))
 
 
-def test_the_network_is_frozen(network: I3d) -> None:
-    assert not any(parameter.requires_grad for parameter in network.parameters())
+def test_the_network_is_frozen(random_network: I3d) -> None:
+    assert not any(parameter.requires_grad for parameter in random_network.parameters())
 
 
 def test_other_weights_are_not_called_i3d(tmp_path: Path) -> None:

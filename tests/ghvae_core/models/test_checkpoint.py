@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from ghvae_core.models.checkpoint import CheckpointError, CheckpointInfo, build, load, save
-from ghvae_core.models.checkpoint_files import MANIFEST, pack, sha256
+from ghvae_core.models.checkpoint_files import MANIFEST, pack_tensors, sha256
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.svg import Svg, SvgConfig
 from robot_bridge.camera import Crop
@@ -71,7 +71,7 @@ def test_a_configuration_of_giant_layers_is_refused_before_memory_is_taken(
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.complex64], ids=str)
 def test_weights_of_another_type_are_refused_and_not_rounded(folder: Path, dtype: torch.dtype) -> None:
     state = {name: tensor.to(dtype) for name, tensor in small_model().module(2).state_dict().items()}
-    (folder / "module_2.safetensors").write_bytes(pack(state))
+    (folder / "module_2.safetensors").write_bytes(pack_tensors(state))
     _reseal(folder)
     with pytest.raises(CheckpointError, match=f"module_2.safetensors: .*: expected dtype torch.float32, got {dtype}"):
         load(folder)
@@ -135,7 +135,7 @@ def test_a_module_trained_on_other_lower_modules_is_refused(folder: Path) -> Non
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         other = type(small_model())(small_config())
-    (folder / "module_1.safetensors").write_bytes(pack(other.module(1).state_dict()))
+    (folder / "module_1.safetensors").write_bytes(pack_tensors(other.module(1).state_dict()))
     _reseal(folder)
     with pytest.raises(CheckpointError, match=r"module_2\.safetensors: was trained on other lower modules"):
         load(folder)
@@ -211,7 +211,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path
     with pytest.raises(CheckpointError, match="module 2 holds NaN or infinity; not written"):
         save(tmp_path / "bad", model, _info())
     assert not (tmp_path / "bad").exists()
-    (folder / "module_2.safetensors").write_bytes(pack(model.module(2).state_dict()))
+    (folder / "module_2.safetensors").write_bytes(pack_tensors(model.module(2).state_dict()))
     _reseal(folder)
     with pytest.raises(CheckpointError, match="NaN or infinity"):
         load(folder)

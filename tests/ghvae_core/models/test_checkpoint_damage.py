@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ghvae_core.models.checkpoint import CheckpointError, CheckpointInfo, build, load, save
-from ghvae_core.models.checkpoint_files import MANIFEST, pack, sha256
+from ghvae_core.models.checkpoint_files import MANIFEST, pack_tensors, sha256
 from tests.ghvae_core.small import small_config, small_model
 
 N_DAMAGED = 200
@@ -65,7 +65,7 @@ def _swap_lower(folder: Path, rng: np.random.Generator) -> str:
         torch.manual_seed(int(rng.integers(2**31)))
         other = build(small_config(3))
     k = int(rng.integers(1, 3))
-    (folder / f"module_{k}.safetensors").write_bytes(pack(other.module(k).state_dict()))
+    (folder / f"module_{k}.safetensors").write_bytes(pack_tensors(other.module(k).state_dict()))
     _reseal(folder)
     return f"module_{k + 1}.safetensors"
 

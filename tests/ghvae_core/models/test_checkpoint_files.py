@@ -13,9 +13,8 @@ from ghvae_core.models.checkpoint_files import (
     MANIFEST,
     CheckpointError,
     CheckpointWriteError,
-    pack,
     read_manifest,
-    unpack,
+    unpack_tensors,
     write_folder,
 )
 
@@ -143,15 +142,15 @@ def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
 
 def test_tensors_are_packed_whatever_their_memory_layout() -> None:
     tensors = {"x": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last), "n": torch.tensor(3)}
-    found = unpack(pack(tensors), "x")
+    found = unpack_tensors(pack_tensors(tensors), "x")
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
     with pytest.raises(CheckpointError, match="file: expected a safetensors file"):
-        unpack(b"no", "file")
+        unpack_tensors(b"no", "file")
     with pytest.raises(CheckpointError, match="file: x holds NaN or infinity"):
-        unpack(pack({"x": torch.tensor([1.0, torch.nan])}), "file")
+        unpack_tensors(pack_tensors({"x": torch.tensor([1.0, torch.nan])}), "file")
 
 
 def test_a_type_of_number_that_is_not_read_is_refused() -> None:
     header = json.dumps({"weight": {"dtype": "F8_E8M0", "shape": [2], "data_offsets": [0, 2]}}).encode()
     with pytest.raises(CheckpointError, match=r"weights: expected"):
-        unpack(len(header).to_bytes(8, "little") + header + b"\0\0", "weights")
+        unpack_tensors(len(header).to_bytes(8, "little") + header + b"\0\0", "weights")

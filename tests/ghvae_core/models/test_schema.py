@@ -23,14 +23,14 @@ def _old() -> dict[str, Any]:
 
 
 def _read(config: object) -> CheckpointInfo:
-    return CheckpointInfo.model_validate_json(schema.unpack(json.dumps(config).encode(), PATH))
+    return CheckpointInfo.model_validate_json(schema.unpack_config(json.dumps(config).encode(), PATH))
 
 
 def test_what_is_packed_is_unpacked() -> None:
     info = _read(_old())
-    packed = schema.pack(info.model_dump(mode="json"))
+    packed = schema.pack_config(info.model_dump(mode="json"))
     assert json.loads(packed)["schema_version"] == schema.CURRENT
-    assert CheckpointInfo.model_validate_json(schema.unpack(packed, PATH)) == info
+    assert CheckpointInfo.model_validate_json(schema.unpack_config(packed, PATH)) == info
 
 
 def test_version_1_becomes_a_ghvae_with_everything_it_said() -> None:
@@ -72,7 +72,7 @@ def test_a_step_leaves_its_input_as_it_was() -> None:
 )
 def test_what_is_no_configuration_of_ours_is_refused(data: bytes, words: str) -> None:
     with pytest.raises(CheckpointError, match=rf"somewhere/config\.json: {words}"):
-        schema.unpack(data, PATH)
+        schema.unpack_config(data, PATH)
 
 
 @pytest.mark.parametrize("config", [{}, {"model": 3}, {"model": {}}, {"model": {"action_conditioned": 1}}])

@@ -94,8 +94,9 @@ def test_a_caller_that_stops_leaves_no_process_behind(tmp_path: Path) -> None:
 
 def test_a_parent_that_is_killed_takes_its_processes_along(tmp_path: Path) -> None:
     code = (
-        "from collections import deque; from planner.trials.process_pool import in_processes; import tests.planner.trials.test_process_pool"
-        f" as t; list(in_processes(t._tell_and_wait, deque([{str(tmp_path / 'pid')!r}]), 1))"
+        "from collections import deque; from planner.trials.process_pool import in_processes;"
+        f" import tests.planner.trials.test_process_pool as t;"
+        f" list(in_processes(t._tell_and_wait, deque([{str(tmp_path / 'pid')!r}]), 1))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=FOLDER.parent)
     try:

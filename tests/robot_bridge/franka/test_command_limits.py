@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.loader import Config, load
-from robot_bridge.franka import modes
+from robot_bridge.franka import recovery
 from robot_bridge.franka.command_limits import Door, StreamFault
-from robot_bridge.franka.libfranka_configuration import FrankaDirectConfig
+from robot_bridge.franka.config import FrankaDirectConfig
 from robot_bridge.franka.state import ArmState, wrong_frame, wrong_pose
 from robot_bridge.kinematics import (
     FLANGE_TO_HAND_RAD,
@@ -39,7 +39,7 @@ def state(joints: NDArray[np.float64] = START) -> ArmState:
     c, s = np.cos(FLANGE_TO_HAND_RAD), np.sin(FLANGE_TO_HAND_RAD)
     tip = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, FLANGE_TO_TCP_M], [0, 0, 0, 1]])
     hand = KINEMATICS.hand(joints)
-    return ArmState(joints, np.zeros(7), joints, hand, 0.0, np.zeros(3), modes.IDLE, (), tip, time.monotonic())
+    return ArmState(joints, np.zeros(7), joints, hand, 0.0, np.zeros(3), recovery.IDLE, (), tip, time.monotonic())
 
 
 @pytest.fixture

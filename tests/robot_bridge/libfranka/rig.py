@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.loader import Config, load
-from robot_bridge.franka.libfranka_configuration import FrankaDirectConfig
+from robot_bridge.franka.config import FrankaDirectConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 INTERPRETER = "FRANKY_SIM_PYTHON"

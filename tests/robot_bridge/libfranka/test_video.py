@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.loader import Config, load
-from robot_bridge.franka.libfranka_configuration import EyeConfig, FrankaDirectConfig
-from robot_bridge.libfranka.images import VideoFeed
+from robot_bridge.franka.config import EyeConfig, FrankaDirectConfig
+from robot_bridge.libfranka.subscribers import VideoFeed
 from robot_bridge.robot import CameraFault
 
 Make = Callable[[], NDArray[np.uint8] | None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from configs.loader import Config, load
-from robot_bridge.franka.configuration import FrankaRosConfig
+from robot_bridge.franka.config import FrankaRosConfig
 
 QUICK = (
     "robot.step_s=0.6",

@@ -14,14 +14,14 @@ pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros in
 
 import rospy
 
-from robot_bridge.franka import modes
+from robot_bridge.franka import recovery
 from robot_bridge.franka.command_limits import StreamFault
 from robot_bridge.franka.state import ArmState
 from robot_bridge.kinematics import HOME_RAD, SPEED_LIMITS_RAD_S, Kinematics
 from robot_bridge.robot import RobotFault
 from robot_bridge.ros import names
+from robot_bridge.ros.driver import Master
 from robot_bridge.ros.joint_commands import JointStream
-from robot_bridge.ros.master import Master
 from robot_bridge.ros.messages import load
 from tests.robot_bridge.ros.bridge import config
 from tests.robot_bridge.ros.rig import Rig
@@ -36,7 +36,9 @@ BOUND = CONFIG.motion.speed_share * SPEED_LIMITS_RAD_S * CONFIG.motion.tick_s
 
 def state(joints: NDArray[np.float64] = START) -> ArmState:
     hand = KINEMATICS.hand(joints)
-    return ArmState(joints, np.zeros(7), joints, hand, 0.0, np.zeros(3), modes.MOVING, (), np.eye(4), time.monotonic())
+    return ArmState(
+        joints, np.zeros(7), joints, hand, 0.0, np.zeros(3), recovery.MOVING, (), np.eye(4), time.monotonic()
+    )
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from robot_bridge.franka import modes
+from robot_bridge.franka import recovery
 from robot_bridge.kinematics import SPEED_LIMITS_RAD_S, Kinematics
 from robot_bridge.ros import names
 from robot_bridge.ros.simulator.arm import POSITION, TICK_S, VELOCITY, SimulatedArm
@@ -104,7 +104,7 @@ def test_what_may_not_be_followed_holds_the_arm(
     rehearsal.wait(0.3)
     np.testing.assert_allclose(rehearsal.arm.plant.joints_rad, before, atol=1e-3)
     assert rehearsal.log.counts["refused"] == 1
-    assert rehearsal.arm.mode == modes.MOVING
+    assert rehearsal.arm.mode == recovery.MOVING
 
 
 def test_joints_are_known_by_name_not_by_order(rehearsal: Rehearsal) -> None:
@@ -117,14 +117,14 @@ def test_joints_are_known_by_name_not_by_order(rehearsal: Rehearsal) -> None:
 def test_a_jump_is_a_reflex_and_one_recovery_frees_it(rehearsal: Rehearsal) -> None:
     start = rehearsal.arm.desired_rad
     rehearsal.tell(start + 0.3)
-    assert rehearsal.arm.mode == modes.REFLEX
+    assert rehearsal.arm.mode == recovery.REFLEX
     assert rehearsal.arm.errors == ("joint_motion_generator_velocity_limits_violation",)
     rehearsal.tell(start + 0.01)
     rehearsal.wait(0.2)
     np.testing.assert_allclose(rehearsal.arm.plant.joints_rad, start, atol=2e-3)
     assert rehearsal.log.counts["ignored"] == 1
     assert rehearsal.arm.recover(rehearsal.now_s)
-    assert rehearsal.arm.mode == modes.MOVING
+    assert rehearsal.arm.mode == recovery.MOVING
     assert not rehearsal.arm.errors
     assert rehearsal.arm.last_errors == ("joint_motion_generator_velocity_limits_violation",)
     assert not rehearsal.arm.recover(rehearsal.now_s)
@@ -138,7 +138,7 @@ def test_pressing_on_the_bin_is_a_reflex_that_gives_way(rehearsal: Rehearsal) ->
     assert rehearsal.arm.wrench[2] < 5
     assert rehearsal.arm.recover(rehearsal.now_s)
     rehearsal.wait(1.0)
-    assert rehearsal.arm.mode == modes.MOVING
+    assert rehearsal.arm.mode == recovery.MOVING
 
 
 def test_a_higher_threshold_lets_it_press_harder(rehearsal: Rehearsal) -> None:
@@ -158,9 +158,9 @@ def test_a_person_who_stops_it_is_obeyed(rehearsal: Rehearsal) -> None:
     rehearsal.wait(0.3)
     np.testing.assert_array_equal(rehearsal.arm.desired_rad, held)
     assert not rehearsal.arm.recover(rehearsal.now_s)
-    assert rehearsal.arm.mode == modes.USER_STOPPED
+    assert rehearsal.arm.mode == recovery.USER_STOPPED
     rehearsal.arm.stop(False)
-    assert rehearsal.arm.mode == modes.IDLE
+    assert rehearsal.arm.mode == recovery.IDLE
 
 
 def test_a_storm_follows_every_recovery(rehearsal: Rehearsal) -> None:
@@ -169,7 +169,7 @@ def test_a_storm_follows_every_recovery(rehearsal: Rehearsal) -> None:
     for _ in range(3):
         assert rehearsal.arm.recover(rehearsal.now_s)
         rehearsal.wait(0.4)
-        assert rehearsal.arm.mode == modes.REFLEX
+        assert rehearsal.arm.mode == recovery.REFLEX
 
 
 def test_a_trajectory_is_followed_and_can_be_given_up(rehearsal: Rehearsal) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from robot_bridge.franka.finding import Finding, look
+from robot_bridge.franka.checks import Finding, look
 from robot_bridge.robot import RobotError
 
 

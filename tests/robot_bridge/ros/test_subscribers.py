@@ -17,10 +17,10 @@ import rospy
 from sensor_msgs.msg import Image
 
 from robot_bridge.camera import Camera
-from robot_bridge.franka.configuration import FeedConfig
+from robot_bridge.franka.config import FeedConfig
 from robot_bridge.robot import CameraFault
-from robot_bridge.ros.images import ImageFeed
-from robot_bridge.ros.master import Master
+from robot_bridge.ros.driver import Master
+from robot_bridge.ros.subscribers import ImageFeed
 from tests.robot_bridge.ros.bridge import config
 from tests.robot_bridge.ros.rig import Rig
 

@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros installs it")
 
 from configs.loader import FOLDER
-from robot_bridge.ros import master as module
-from robot_bridge.ros.master import Master, MasterError
+from robot_bridge.ros import driver as module
+from robot_bridge.ros.driver import Master, MasterError
 from tests.robot_bridge.ros.rig import Rig
 
 pytestmark = pytest.mark.ros
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.ros
 ROOT = FOLDER.parent
 _JOIN = """
 import logging, os, sys, psutil
-from robot_bridge.ros.master import Master
+from robot_bridge.ros.driver import Master
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
 Master("test", 5.0)
 logging.getLogger("planner").warning("still heard")

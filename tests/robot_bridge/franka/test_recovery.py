@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from robot_bridge.franka import modes
+from robot_bridge.franka import recovery as modes
 from robot_bridge.franka.config import RecoveryConfig
-from robot_bridge.franka.robot_bridge_recovery import Recovery, Stage
+from robot_bridge.franka.recovery import Recovery, Stage
 
 CONFIG = RecoveryConfig(per_episode=3, per_hour=5, back_off_s=1.0)
 
