@@ -14,8 +14,8 @@ from configs.loader import Config
 from data_collection.collection.episode_filter import GateConfig, Rejected, Taken, check
 from data_collection.collection.table_reset import Tidier, TidyingConfig
 from data_collection.episode import Episode, EpisodeError
+from data_collection.policies.object_detection import survey
 from data_collection.policies.random_policy import PolicyConfig, RandomPolicy
-from data_collection.policies.scenery import survey
 from robot_bridge.robot import CameraFault, Observation, Robot, RobotError, RobotFault
 from robot_bridge.safety import UnsafeActionError
 

@@ -9,10 +9,8 @@ from typing import NamedTuple
 
 from data_collection.collection.config import RunConfig
 from data_collection.collection.notifications import Logbook
-from data_collection.collection.numbers import Numbers
-from data_collection.collection.progress import Account
-from data_collection.collection.supervisor import Supervisor
-from data_collection.collection.tally import Tally
+from data_collection.collection.progress import Account, Tally
+from data_collection.collection.supervisor import Numbers, Supervisor
 from data_collection.storage.folder import EpisodeFolder
 from data_collection.storage.index import Row
 

@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from data_collection.episode import EpisodeError
 from data_collection.export.episode_reader import ACTION_NAMES, STATE_NAMES, Take
-from data_collection.export.lerobot_files import Reel, Span, is_copyable
-from data_collection.export.place import FILES_PER_CHUNK, Place
+from data_collection.export.lerobot_files import FILES_PER_CHUNK, Place, Reel, Span, Tables, is_copyable, read_column
 from data_collection.export.statistics import Pixels, summarize
-from data_collection.export.tables import Tables, read_column
 from data_collection.formats.video import VideoConfig, encode_video
 
 MIB: Final = 2**20

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from data_collection.atomic_io import beside
 from data_collection.episode import EpisodeError
 from data_collection.export.episode_reader import read_take
 from data_collection.formats.hdf5 import naming
-from data_collection.staging import beside
 
 
 def export_lerobot(paths: Sequence[Path], out: Path, *, task: str, on_episode: Callable[[], None]) -> int:

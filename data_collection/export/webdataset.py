@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_collection.atomic_io import beside
 from data_collection.episode import EpisodeError
 from data_collection.export.episode_reader import Take, read_take
 from data_collection.formats.hdf5 import naming
 from data_collection.formats.video import VideoConfig, encode_video
-from data_collection.staging import beside
 
 SHARD_BYTES = 2**28  # ours: some 3000 episodes; large enough to be read in one go, small enough to be shuffled
 INDEX_NAME = "index.json"

@@ -13,7 +13,7 @@ from data_collection.formats.npz import read_archive
 from data_collection.formats.robonet import read_episode
 from data_collection.formats.robonet_file import read_metadata
 from data_collection.formats.tfrecord import find_records
-from data_collection.formats.video_file import SUFFIXES, VideoReading, read_video
+from data_collection.formats.video import SUFFIXES, VideoReading, read_video
 
 KINDS = "*.hdf5 (RoboNet), *.npz (BAIR, MetaWorld), *.tfrecord* (BridgeData) or video files"
 

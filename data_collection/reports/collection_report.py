@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_collection.episode import EpisodeError
-from data_collection.policies.scenery import MOVED_M
-from data_collection.reports import chart, gallery, html
-from data_collection.reports.gallery import Aside
-from data_collection.reports.headline import by_time, failed, headline, moment
-from data_collection.reports.statistics import Census, take_census
+from data_collection.policies.object_detection import MOVED_M
+from data_collection.reports import chart, contact_sheet, html
+from data_collection.reports.contact_sheet import Aside
+from data_collection.reports.statistics import Census, by_time, failed, headline, moment, take_census
 from data_collection.storage import index, journal
 from data_collection.storage.index import Row
 from data_collection.storage.journal import History, Value
@@ -53,9 +52,9 @@ def collection_page(folder: Path, n_shown: int, seed: int) -> str:
         if not rows:
             raise EpisodeError(f"{folder}: expected closed episodes, got none; collect some first")
         history = journal.tell(events)
-        shown = gallery.drawn_episodes(folder, rows, n_shown, rng)
+        shown = contact_sheet.drawn_episodes(folder, rows, n_shown, rng)
         census = take_census(folder, rows, _MOST_READ, rng)
-        aside = gallery.set_aside(folder, _reasons(events))
+        aside = contact_sheet.set_aside(folder, _reasons(events))
     except OSError as error:
         raise EpisodeError(f"{folder}: expected a folder that can be read, got: {error.strerror or error}") from None
     view = {

@@ -31,7 +31,7 @@ from pydantic import ValidationError
 
 from data_collection.episode import Episode, EpisodeError
 from data_collection.formats.reader import Recording, read
-from data_collection.formats.video_file import VideoReading
+from data_collection.formats.video import VideoReading
 from ghvae_core.data.parallel import DatasetError, in_processes
 from robot_bridge.camera import Camera, Crop, model_image
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from configs.loader import Config, load
 from data_collection.episode import Episode, EpisodeError
 from data_collection.formats.reader import KINDS, Recording, find, read, read_names
-from data_collection.formats.video_file import VideoReading
+from data_collection.formats.video import VideoReading
 from ghvae_core.data.dataset import model_frames
 from ghvae_core.evaluation.held_out import training_camera, training_stride
 from ghvae_core.evaluation.metrics import MetricError

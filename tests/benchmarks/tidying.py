@@ -11,7 +11,7 @@ import typer
 from configs.command import run
 from data_collection.collection.collector import Collected, Collector
 from data_collection.collection.config import RunConfig
-from data_collection.policies.scenery import MOVED_M
+from data_collection.policies.object_detection import MOVED_M
 from robot_bridge.factory import open_robot
 from robot_bridge.simulation.franka import SimulatedFranka
 

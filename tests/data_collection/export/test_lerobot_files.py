@@ -6,12 +6,24 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from data_collection.export.lerobot_files import Reel, is_copyable
+from data_collection.export.lerobot_files import Place, Reel, Tables, is_copyable, read_column
 from data_collection.formats.video import VideoConfig, decode_video, encode_video
 from tests.data_collection.episodes import make_frames
+
+
+def test_files_are_numbered_within_chunks_of_a_thousand(tmp_path: Path) -> None:
+    place = Place()
+    assert place.path(tmp_path, ".mp4") == tmp_path / "chunk-000/file-000.mp4" and (tmp_path / "chunk-000").is_dir()
+    for _ in range(999):
+        place = place.next()
+    assert place == (0, 999) and place.next() == (1, 0)
+    assert place.next().next().path(tmp_path, ".parquet") == tmp_path / "chunk-001/file-001.parquet"
+
 
 STEP = Fraction(3, 5)
 
@@ -92,3 +104,32 @@ def test_what_has_its_frames_in_another_order_or_codec_is_not_copied() -> None:
     assert not is_copyable(_encoded("libx264", {"bf": "2", "b-adapt": "0"}))
     assert not is_copyable(_encoded("mpeg4", {}))
     assert not is_copyable(_encoded("libx264", {"bf": "0"}, "yuv444p"))
+
+
+def _rows(first: int, n: int) -> pa.Table:
+    return pa.table({"a": pa.array(range(first, first + n), pa.int64())})
+
+
+def test_the_next_table_begins_where_one_would_grow_too_large(tmp_path: Path) -> None:
+    tables = Tables(tmp_path, limit_bytes=8 * 10, group_rows=4)
+    places = []
+    for first in range(0, 21, 3):
+        rows = _rows(first, 3)
+        places.append(tables.place(rows.nbytes))
+        tables.append(rows)
+    tables.close()
+    tables.close()  # which does nothing
+    assert places == [(0, 0)] * 3 + [(0, 1)] * 3 + [(0, 2)]
+    assert read_column(tmp_path, "a").to_pylist() == list(range(21))
+    files = sorted(tmp_path.glob("*/*"))
+    assert [pq.read_metadata(file).num_rows for file in files] == [9, 9, 3]
+    assert pq.read_metadata(files[0]).num_row_groups == 2  # of six rows, and of the three that were left
+
+
+def test_rows_that_are_larger_than_a_file_have_one_of_their_own(tmp_path: Path) -> None:
+    tables = Tables(tmp_path, limit_bytes=8, group_rows=100)
+    for first in (0, 5):
+        assert tables.place(_rows(first, 5).nbytes) == (0, first // 5)
+        tables.append(_rows(first, 5))
+    tables.close()
+    assert read_column(tmp_path, "a").to_pylist() == list(range(10))

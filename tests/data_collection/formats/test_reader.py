@@ -12,11 +12,11 @@ import pytest
 from data_collection.episode import EpisodeError
 from data_collection.formats import reader
 from data_collection.formats.robonet import write_episode
-from data_collection.formats.video_file import VideoReading
+from data_collection.formats.video import VideoReading
 from tests.data_collection.episodes import GENUINE, SPEC, make_episode
 from tests.data_collection.formats.test_npz import write_bair
 from tests.data_collection.formats.test_robonet_file import genuine, write_foreign
-from tests.data_collection.formats.test_video_file import video_frames, write_video
+from tests.data_collection.formats.test_video import video_frames, write_video
 from tests.data_collection.records import bridge_features, example, write_records
 
 

@@ -15,7 +15,7 @@ from ghvae_core.data.dataset import DataConfig, Dataset, DatasetError, digest_fi
 from robot_bridge.camera import Crop, model_image
 from tests.data_collection.formats.test_npz import METAWORLD, write_bair
 from tests.data_collection.formats.test_robonet_file import write_foreign
-from tests.data_collection.formats.test_video_file import video_frames, write_video
+from tests.data_collection.formats.test_video import video_frames, write_video
 from tests.ghvae_core.episodes import STEP_LIMIT_M, STEP_S, record, spec
 
 CONFIG = DataConfig(n_context=2, horizon=2, validation_share=0.3)

@@ -10,7 +10,7 @@ import pytest
 from configs.loader import ConfigError
 from data_collection.episode import Episode, EpisodeError
 from data_collection.formats.reader import Recording
-from data_collection.formats.video_file import VideoReading
+from data_collection.formats.video import VideoReading
 from ghvae_core.evaluation import clips as module
 from ghvae_core.evaluation.clips import Clips, EvaluationConfig, collect, draw, find_episodes, load_evaluation
 from ghvae_core.evaluation.metrics import MetricError
