@@ -31,7 +31,7 @@ def distance(  # noqa: PLR0917 - the parameters are the options of the command l
     The last line on stdout is JSON with its figures on held-out episodes. Ctrl-C and SIGTERM keep what was learned so
     far and exit with 130.
     """
-    from ghvae_core.training.distance_run import Request, train  # noqa: PLC0415 - torch loads slowly
+    from ghvae_core.training.temporal_distance import Request, train  # noqa: PLC0415 - torch loads slowly
 
     raise typer.Exit(train(Request(tuple(data), out, checkpoint, seed, device, tuple(set_ or []))))
 

@@ -18,9 +18,9 @@ import typer
 from configs.command import run
 from ghvae_core.predictor import MismatchError
 from ghvae_core.serving.config import InProcessConfig, load_run_server
+from ghvae_core.serving.metrics import Vitals
 from ghvae_core.serving.metrics import health as open_health
 from ghvae_core.serving.server import Front
-from ghvae_core.serving.vitals import Vitals
 from ghvae_core.serving.worker_pool import Crew
 
 # Threads that wait for each other spin a hundredth as long as GNU's OpenMP lets them, then sleep. Spinning, two of them
@@ -95,7 +95,7 @@ def _command(checkpoint: Path, device: str, threads: int | None, overrides: Sequ
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", device):
         raise MismatchError(f"--device {device}: expected auto, cpu, cuda or cuda:N")
-    command = [sys.executable, "-m", "ghvae_core.serving.model_process"]
+    command = [sys.executable, "-m", "ghvae_core.serving.worker_main"]
     command += ["--checkpoint", str(checkpoint), "--device", device]
     command += ["--threads", str(threads)] if threads else []
     return [*command, *(word for override in overrides for word in ("--set", override))]

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghvae_core.cost import goal_costs
-from ghvae_core.predictor import Context, GoalCost, Prediction, PredictorSpec
-from ghvae_core.request import Request
+from ghvae_core.predictor import Context, GoalCost, Prediction, PredictorSpec, Request
 from robot_bridge.camera import MODEL_IMAGE_PX, model_image
 from robot_bridge.robot import ACTION_DIM, RobotFault
 from robot_bridge.simulation.franka import SimulatedFranka, Snapshot

@@ -9,8 +9,7 @@ from pydantic import Field, model_validator
 
 from configs.loader import Config
 from data_collection.policies.waypoints import Sequences
-from ghvae_core.predictor import GoalCost, Prediction, Predictor
-from ghvae_core.request import NonFiniteError
+from ghvae_core.predictor import GoalCost, NonFiniteError, Prediction, Predictor
 from planner.plan import Plan, Situation
 from planner.proposals import Proposals
 from planner.refinement import Refinement, RefinementConfig

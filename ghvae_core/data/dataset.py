@@ -19,10 +19,9 @@ from data_collection.episode import ROBOT_ACTIONS
 from data_collection.formats.reader import Recording
 from ghvae_core.data.augmentation import AugmentationConfig
 from ghvae_core.data.cache import Facts, Prepared, Reading, model_frames, prepare
-from ghvae_core.data.frames import end_to_end
 from ghvae_core.data.parallel import DatasetError
 from ghvae_core.data.selection import Selection, choose
-from ghvae_core.data.windows import Windows
+from ghvae_core.data.windows import Windows, end_to_end
 from robot_bridge.camera import Camera
 from robot_bridge.robot import ACTION_DIM, CLOSE
 

@@ -2,12 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ghvae_core.data.frames import FrameArray
+
+class Frames:
+    """Arrays (F_i, px, px, 3) uint8 laid end to end without being copied; rows are read from where they lie."""
+
+    def __init__(self, parts: Sequence[NDArray[np.uint8]]) -> None:
+        """Hold at least one part; all of one frame size."""
+        self._parts = [part for part in parts if len(part)] or list(parts[:1])
+        self._ends = np.cumsum([len(part) for part in self._parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(F, px, px, 3)."""
+        return (len(self), *self._parts[0].shape[1:])
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return a copy of some frames, in the shape of `rows`.
+
+        Raises:
+            IndexError: A row that is not there; rows count from 0 only.
+        """
+        index = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows)
+        flat = index.reshape(-1)
+        if len(flat) and not 0 <= flat.min() <= flat.max() < len(self):
+            raise IndexError(f"expected rows from 0 to {len(self) - 1}, got {flat.min()} to {flat.max()}")
+        found = np.empty((len(flat), *self.shape[1:]), np.uint8)
+        owners = np.searchsorted(self._ends, flat, side="right")
+        for owner in np.unique(owners):
+            mine, part = owners == owner, self._parts[owner]
+            found[mine] = part[flat[mine] - (self._ends[owner] - len(part))]
+        return found.reshape(*index.shape, *self.shape[1:])
+
+
+FrameArray: TypeAlias = "NDArray[np.uint8] | Frames"  # both have a length, a shape, and rows by slice or by index
+
+
+def end_to_end(parts: Sequence[NDArray[np.uint8]]) -> FrameArray:
+    """Return parts as one array: the part itself where only one holds anything."""
+    full = [part for part in parts if len(part)] or list(parts[:1])
+    return full[0] if len(full) == 1 else Frames(full)
 
 
 @dataclass(frozen=True)

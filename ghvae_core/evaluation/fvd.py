@@ -2,12 +2,187 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping
+from pathlib import Path
 
-from ghvae_core.evaluation.i3d import LEAST_FRAMES
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.evaluation.statistics import resample
+from ghvae_core.evaluation.weights import read_weights
+
+TITLE = "I3D Kinetics-400 RGB"
+# Of the published weights, by `fingerprint`.
+WEIGHTS_SHA256 = "5da8b7043eef275718d1cc026ac0a111ad9d68c9c04d336c57e6f9b9c940aca7"
+
+N_LOGITS = 400  # classes of Kinetics-400
+SIDE_PX = 224  # the network's own; Carreira & Zisserman 2017
+LEAST_FRAMES = 10  # fewer leave nothing, or next to nothing, after three halvings in time and a pooling over two
+
+_EPSILON = 1e-3  # of the batch normalisation; TensorFlow's, not PyTorch's 1e-5
+# Widths of each inception module: 1x1; 1x1 then 3x3; 1x1 then 3x3; pooling then 1x1. Carreira & Zisserman 2017, fig. 3.
+_MIXED = {
+    "Mixed_3b": (64, 96, 128, 16, 32, 32),
+    "Mixed_3c": (128, 128, 192, 32, 96, 64),
+    "Mixed_4b": (192, 96, 208, 16, 48, 64),
+    "Mixed_4c": (160, 112, 224, 24, 64, 64),
+    "Mixed_4d": (128, 128, 256, 24, 64, 64),
+    "Mixed_4e": (112, 144, 288, 32, 64, 64),
+    "Mixed_4f": (256, 160, 320, 32, 128, 128),
+    "Mixed_5b": (256, 160, 320, 32, 128, 128),
+    "Mixed_5c": (384, 192, 384, 48, 128, 128),
+}
+# Poolings in front of layers: kernel and stride over time, height and width.
+_POOLS = {
+    "Conv3d_2b_1x1": ((1, 3, 3), (1, 2, 2)),
+    "Mixed_3b": ((1, 3, 3), (1, 2, 2)),
+    "Mixed_4b": ((3, 3, 3), (2, 2, 2)),
+    "Mixed_5b": ((2, 2, 2), (2, 2, 2)),
+}
+
+_Triple = tuple[int, int, int]
+
+
+class I3d(nn.Module):
+    """The network with its published weights, frozen; batch statistics are folded into the convolutions.
+
+    Args:
+        weights: A safetensors file keyed as the published checkpoint, kernels in torch's order.
+
+    Raises:
+        MetricError: The file cannot be read, or holds other weights than the published ones: a number from another
+            network must not be called FVD.
+    """
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        layers: dict[str, nn.Module] = {
+            "Conv3d_1a_7x7": _Unit(3, 64, 7, stride=2),
+            "Conv3d_2b_1x1": _Unit(64, 64, 1),
+            "Conv3d_2c_3x3": _Unit(64, 192, 3),
+        }
+        channels = 192
+        for name, widths in _MIXED.items():
+            layers[name] = _Mixed(channels, widths)
+            channels = widths[0] + widths[2] + widths[4] + widths[5]
+        self.layers = nn.ModuleDict(layers)
+        self.logits = nn.Conv3d(channels, N_LOGITS, 1)
+        self.load_state_dict(_fold(read_weights(weights, TITLE, WEIGHTS_SHA256)))
+        self.requires_grad_(False).eval()
+
+    def forward(self, videos: Tensor) -> Tensor:
+        """Return the class scores of each video.
+
+        Args:
+            videos: (B, T, 3, H, W) in [0, 1], T at least `LEAST_FRAMES`; resized to 224x224 (bilinear, corners not
+                aligned, no smoothing) and scaled to [-1, 1] here.
+
+        Returns:
+            (B, 400) float32, before the softmax, the mean over time.
+
+        Raises:
+            MetricError: Not videos, or too short ones.
+        """
+        if videos.ndim != 5 or videos.shape[2] != 3 or 0 in videos.shape:
+            raise MetricError(f"expected videos (B, T, 3, H, W), got {tuple(videos.shape)}")
+        frames = videos.float().flatten(0, 1)
+        if frames.shape[-2:] != (SIDE_PX, SIDE_PX):
+            frames = functional.interpolate(frames, (SIDE_PX, SIDE_PX), mode="bilinear", align_corners=False)
+        return self.scores(frames.view(*videos.shape[:3], SIDE_PX, SIDE_PX).transpose(1, 2) * 2 - 1)
+
+    def scores(self, h: Tensor) -> Tensor:
+        """Return the class scores (B, 400) of what the network itself takes: (B, 3, T, 224, 224), usually in [-1, 1].
+
+        Raises:
+            MetricError: Too few frames.
+        """
+        if h.shape[2] < LEAST_FRAMES:
+            raise MetricError(f"expected videos of at least {LEAST_FRAMES} frames for I3D, got {h.shape[2]}")
+        for name, layer in self.layers.items():
+            if name in _POOLS:
+                h = _pool(h, *_POOLS[name])
+            h = layer(h)
+        h = functional.avg_pool3d(h, (2, 7, 7), stride=1)
+        scores: Tensor = self.logits(h).mean(dim=(2, 3, 4))
+        return scores
+
+
+class _Unit(nn.Module):
+    """A convolution with its batch normalisation folded in, and ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__()
+        self.kernel, self.stride = (kernel,) * 3, (stride,) * 3
+        self.conv = nn.Conv3d(inputs, outputs, kernel, stride)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return functional.relu(self.conv(functional.pad(h, _same(h, self.kernel, self.stride))), inplace=True)
+
+
+class _Mixed(nn.Module):
+    """An inception module: four branches over the same features, concatenated."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        a, b_in, b, c_in, c, d = widths
+        self.branches = nn.ModuleList(
+            [
+                nn.Sequential(_Unit(inputs, a, 1)),
+                nn.Sequential(_Unit(inputs, b_in, 1), _Unit(b_in, b, 3)),
+                nn.Sequential(_Unit(inputs, c_in, 1), _Unit(c_in, c, 3)),
+                nn.Sequential(_Unit(inputs, d, 1)),
+            ]
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        pooled = _pool(h, (3, 3, 3), (1, 1, 1))
+        return torch.cat([branch(pooled if i == 3 else h) for i, branch in enumerate(self.branches)], dim=1)
+
+
+def _pool(h: Tensor, kernel: _Triple, stride: _Triple) -> Tensor:
+    padded = functional.pad(h, _same(h, kernel, stride), value=-torch.inf)
+    return functional.max_pool3d(padded, kernel, stride)
+
+
+def _same(h: Tensor, kernel: _Triple, stride: _Triple) -> list[int]:
+    """Return TensorFlow's 'SAME' padding in `functional.pad`'s order: what is odd goes behind, and below, and right."""
+    padding: list[int] = []
+    for size, k, s in zip(h.shape[:1:-1], kernel[::-1], stride[::-1], strict=True):
+        total = max((-(-size // s) - 1) * s + k - size, 0)
+        padding += [total // 2, total - total // 2]
+    return padding
+
+
+def _fold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of `I3d`: convolution and normalisation made one, (w x - mean) / std + bias."""
+    state = {
+        "logits.weight": tensors["Logits/Conv3d_0c_1x1/kernel"],
+        "logits.bias": tensors["Logits/Conv3d_0c_1x1/bias"],
+    }
+    for name in tensors:
+        layer, part = name.rsplit("/", 1)
+        if part != "mean":
+            continue
+        scale = (tensors[f"{layer}/var"] + _EPSILON).rsqrt()
+        place = _place(layer)
+        state[f"{place}.conv.weight"] = tensors[f"{layer}/kernel"] * scale[:, None, None, None, None]
+        state[f"{place}.conv.bias"] = tensors[f"{layer}/bias"] - tensors[name] * scale
+    return state
+
+
+def _place(layer: str) -> str:
+    """Return where a published layer, such as Mixed_3b/Branch_1/Conv3d_0b_3x3, stands here."""
+    first, *inner = layer.split("/")
+    if not inner:
+        return f"layers.{first}"
+    branch, unit = inner
+    second = unit == "Conv3d_0b_3x3"  # the pooling branch's only unit is called 0b, too
+    return f"layers.{first}.branches.{branch.removeprefix('Branch_')}.{int(second)}"
+
 
 FVD_CONVENTION = (
     "Frechet distance of Gaussians (unbiased covariance) over I3D Kinetics-400 logits, mean over time; frames resized"

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import rich.table
+from rich.console import Console
+
+from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SHUFFLED
 from ghvae_core.evaluation.figures import ERROR_GAIN, FILMSTRIP, GIF, SHEET
 from ghvae_core.evaluation.metrics import MetricError, MetricFailure
+from ghvae_core.evaluation.scoring import LOWER_IS_BETTER
+from ghvae_core.evaluation.sensitivity import SENSITIVITY_CONVENTION
+from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation
-from ghvae_core.evaluation.tables import (
-    markdown_table,
-    models_table,
-    notes,
-    rows_table,
-    sensitivity_table,
-    steps_table,
-)
 
 MARKDOWN, JSON, CURVES = "evaluation.md", "evaluation.json", "curves.png"
 
@@ -84,3 +83,138 @@ def write(folder: Path, evaluation: Evaluation, images: Mapping[str, bytes]) -> 
             report.rename(target)
     except OSError as error:
         raise MetricFailure(f"{folder}: the report could not be written: {error}") from None
+
+
+NAMES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "lpips_alex": "LPIPS (AlexNet v0.1)", "fvd": "FVD"}
+
+_DIGITS = {"psnr_db": 2, "ssim": 4, "lpips_alex": 4, "fvd": 1}
+
+Table = list[list[str]]  # rows of cells, the head first
+
+
+def head(metric: str) -> str:
+    """Return a metric's name with an arrow that points to what is better."""
+    return f"{NAMES[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
+
+
+def rows_table(evaluation: Evaluation) -> Table:
+    """Return the mean and standard error of each row and metric, then the paired differences."""
+    metrics = list(evaluation.conventions)
+    table = [["predicted frames", *map(head, metrics)]]
+    for row, estimates in evaluation.rows.items():
+        table.append([row, *(_cell(metric, estimates.get(metric)) for metric in metrics)])
+    for difference in evaluation.differences:
+        cells = (_cell(metric, difference.metrics.get(metric), sign="+") for metric in metrics)
+        table.append([f"{difference.row} - {difference.minus}", *cells])
+    return table
+
+
+def steps_table(evaluation: Evaluation) -> Table:
+    """Return the means at each predicted step, of the models, of wrong actions and of copying."""
+    steps = evaluation.steps
+    metrics = list(steps[COPY])
+    labels = [each.label for each in evaluation.models]
+    rows = [row for label in labels for row in (f"{label}, {MEAN}", f"{label}, {SHUFFLED}") if row in steps]
+    columns = [(metric, row) for metric in metrics for row in (*rows, COPY)]
+    lines = range(len(steps[COPY][metrics[0]]))
+    return [
+        ["step", *(f"{head(metric)} {row}" for metric, row in columns)],
+        *([str(t + 1), *(_cell(metric, steps[row][metric][t]) for metric, row in columns)] for t in lines),
+    ]
+
+
+def sensitivity_table(evaluation: Evaluation) -> Table:
+    """Return where the executed actions rank among others, a line a model; only the head where it was not asked."""
+    table = [["model", "median percentile", "mean percentile", "top-1 share", "top-1 by chance", "others", "windows"]]
+    for label, found in evaluation.sensitivity.items():
+        table.append(
+            [
+                label,
+                _number(found.median_percentile, 1),
+                _number(found.mean_percentile, 1),
+                _number(found.top_1_share, 3),
+                f"{found.top_1_chance:.3f}",
+                f"{found.n_others} {found.candidates}",
+                str(found.n_windows),
+            ]
+        )
+    return table
+
+
+def models_table(evaluation: Evaluation) -> Table:
+    """Return which checkpoint stands behind each label."""
+    table = [["model", "kind", "modules", "parameters", "checkpoint", "sha256", "held out of training"]]
+    for each in evaluation.models:
+        numbers = [str(each.modules), f"{each.parameters:,}"]
+        table.append([each.label, each.kind, *numbers, each.checkpoint, each.checkpoint_sha256[:12], each.held_out])
+    return table
+
+
+def notes(evaluation: Evaluation) -> list[str]:
+    """Return what has to be known to compare the numbers with others."""
+    about = evaluation.about
+    lines = [
+        f"N = {about['n_windows']} windows that do not overlap, from {about['n_episodes']} episodes;"
+        f" {about['n_context']} context frames, {about['n_predicted']} predicted, {about['image_px']} px;"
+        " only predicted frames count, but for FVD.",
+        "Mean over windows ± standard error over episodes, each with all its windows; a window is the mean over its"
+        " predicted frames. Differences are paired.",
+        *(f"{head(metric)}: {convention}." for metric, convention in evaluation.conventions.items()),
+        "Predicted frames are judged as the model gives them, not rounded to 8 bits.",
+        f"Share of the folder judged: {about['validation_share']:g}.",
+        *(f"Held out of training ({each.label}): {each.held_out}." for each in evaluation.models),
+    ]
+    if "fvd" in evaluation.conventions:
+        n_frames = int(about["n_context"]) + int(about["n_predicted"])
+        lines.append(
+            f"FVD: {about['n_windows']} real against {about['n_windows']} predicted videos of {n_frames} frames,"
+            f" the {about['n_context']} context frames included; ± by bootstrap over episodes. It falls with N."
+        )
+    if int(about["n_samples"]) > 1:
+        lines.append(
+            f"Best of {about['n_samples']}: for each window and metric by itself, the sample with the best mean over"
+            " the predicted frames (PSNR and SSIM highest, LPIPS lowest)."
+        )
+    if any(each.modules < each.modules_trained for each in evaluation.models):
+        lines.append(
+            "Fewer modules than a checkpoint holds are what greedy training made of them only where no rollouts and no"
+            " end-to-end training followed."
+        )
+    if about["n_episodes"] == 1:
+        lines.append("All windows are of one episode: ± is over them and says nothing of other episodes.")
+    if evaluation.sensitivity:
+        lines.append(f"Action sensitivity: {SENSITIVITY_CONVENTION}.")
+    if about.get("n_episodes_passed_over"):
+        lines.append(f"Episodes passed over, as unreadable or too short: {about['n_episodes_passed_over']}.")
+    if any(evaluation.identical_frames.values()):
+        counts = ", ".join(f"{row}: {count}" for row, count in evaluation.identical_frames.items() if count)
+        lines.append(f"Frames identical to the real ones, which count as 100 dB: {counts}.")
+    return lines
+
+
+def show(evaluation: Evaluation, console: Console) -> None:
+    """Print the tables and what has to be known to compare them."""
+    for table in (rows_table(evaluation), sensitivity_table(evaluation)):
+        first, *rows = table
+        if rows:
+            shown = rich.table.Table(*first)
+            for row in rows:
+                shown.add_row(*row)
+            console.print(shown)
+    for note in notes(evaluation):
+        console.print(note, markup=False, highlight=False, style="dim")
+
+
+def markdown_table(table: Table) -> str:
+    """Return a table in Markdown."""
+    first, *rows = table
+    lines: Sequence[list[str]] = [first, ["---"] * len(first), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _cell(metric: str, value: Estimate | None, sign: str = "") -> str:
+    return _number(value, _DIGITS[metric], sign) if value is not None else "-"
+
+
+def _number(value: Estimate, digits: int, sign: str = "") -> str:
+    return f"{value.value:{sign}.{digits}f} ± {value.standard_error:.{digits}f}"

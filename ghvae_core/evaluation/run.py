@@ -14,18 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ghvae_core.evaluation.clips import Clips, EvaluationConfig, collect, draw, find_episodes
-from ghvae_core.evaluation.curves import draw_curves
 from ghvae_core.evaluation.evaluated_model import Judged, load_judged
-from ghvae_core.evaluation.figures import pictures
-from ghvae_core.evaluation.fvd import check_length
+from ghvae_core.evaluation.figures import draw_curves, pictures
+from ghvae_core.evaluation.fvd import I3d, check_length
 from ghvae_core.evaluation.held_out import Part, check_held_out, choose
-from ghvae_core.evaluation.i3d import I3d
 from ghvae_core.evaluation.lpips import Lpips
-from ghvae_core.evaluation.report import CURVES, check_folder, write
+from ghvae_core.evaluation.report import CURVES, check_folder, show, write
 from ghvae_core.evaluation.scoring import Metrics, Scores, join, score
 from ghvae_core.evaluation.sensitivity import Sensitivity, check_candidates, rank, summarize_ranks
 from ghvae_core.evaluation.summary import Evaluation, ModelFacts, facts_of, summarize
-from ghvae_core.evaluation.tables import show
 from ghvae_core.evaluation.weights_download import I3D, LPIPS
 
 _Part = TypeVar("_Part", Clips, Scores, NDArray[np.float64])

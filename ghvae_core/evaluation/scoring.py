@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ghvae_core.evaluation.clips import Clips, EvaluationConfig
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, Judged
-from ghvae_core.evaluation.i3d import I3d
+from ghvae_core.evaluation.fvd import I3d
 from ghvae_core.evaluation.lpips import Lpips
 from ghvae_core.evaluation.metrics import psnr, ssim
 

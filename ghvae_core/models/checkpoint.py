@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor
 
 from configs.loader import Config
-from ghvae_core.models import schema
-from ghvae_core.models.answer import answer
+from ghvae_core.models import checkpoint_files
 from ghvae_core.models.checkpoint_files import (
     CheckpointError,
     CheckpointWriteError,
@@ -28,6 +27,42 @@ from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
 from ghvae_core.models.svg import Svg, SvgConfig
 from ghvae_core.models.video_model import VideoModel
 from robot_bridge.camera import Camera
+
+TOLERANCE = 0.02  # of a mean brightness in [0, 1]; other devices and bfloat16 stay far below it
+_N, _SEED = 3, 7
+
+
+def answer(model: VideoModel, n_context: int, horizon: int, depth: int | None = None) -> tuple[float, ...]:
+    """Return what a model imagines from a drawn context, as the mean colours of the quarters of its last images.
+
+    Args:
+        model: On any device, with any precision that the caller has set.
+        n_context: Frames of context.
+        horizon: How many steps to imagine.
+        depth: How many of its modules to use; None is all.
+
+    Returns:
+        Of 3 candidates, 4 quarters and 3 colours, 36 numbers in [0, 1], or NaN.
+    """
+    device = model.action_scale.device
+    rng = np.random.default_rng(_SEED)
+    px, dim = model.config.image_px, model.config.action_dim
+    coarse = torch.from_numpy(rng.random((n_context, 3, 4, 4)).astype(np.float32))
+    context = torch.nn.functional.interpolate(coarse, (px, px), mode="bilinear")
+    actions = torch.from_numpy(rng.uniform(-1, 1, (_N, n_context - 1 + horizon, dim)).astype(np.float32))
+    frame: Tensor | None = None
+    for imagined in model.imagine(context[None].to(device), actions.to(device) * model.action_scale, depth=depth):
+        frame = imagined
+    assert frame is not None  # noqa: S101 - the horizon is at least 1
+    means = torch.nn.functional.adaptive_avg_pool2d(frame.float(), 2)
+    return tuple(round(float(mean), 5) for mean in means.flatten())
+
+
+def is_same(stored: Sequence[float], computed: Sequence[float]) -> bool:
+    """Tell whether an answer is the stored one, as far as rounding goes."""
+    apart = np.abs(np.asarray(stored) - np.asarray(computed))
+    return len(stored) == len(computed) and bool((apart <= TOLERANCE).all())  # NaN is not
+
 
 __all__ = ["AnyConfig", "Checkpoint", "CheckpointError", "CheckpointInfo", "build", "load", "module_sha256", "save"]
 
@@ -52,7 +87,7 @@ class CheckpointInfo(Config):
     # Root mean square error of imagined images in [0, 1], by step after the context, that 95 % of validation windows
     # stay below; None: not measured.
     usual_error: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(default=None, max_length=1024)
-    # To the question of `ghvae_core.models.answer`; `save` writes it. None: an older checkpoint.
+    # To the question of `ghvae_core.models.checkpoint`; `save` writes it. None: an older checkpoint.
     answer: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(default=None, max_length=36)
     provenance: dict[str, str | int | float | bool] = Field(default_factory=dict)  # data, seed, steps, figures
 
@@ -98,7 +133,7 @@ def save(folder: Path, model: VideoModel, info: CheckpointInfo) -> None:
     told = answer(model, info.n_context, info.horizon, info.modules_trained)
     if not np.isfinite(told).all():
         raise CheckpointWriteError(f"{folder}: the model imagines NaN or infinity; not written")
-    files[_CONFIG] = schema.pack_config(info.model_copy(update={"answer": told}).model_dump(mode="json"))
+    files[_CONFIG] = checkpoint_files.pack_config(info.model_copy(update={"answer": told}).model_dump(mode="json"))
     write_folder(folder, files, {"trained_on": chain})
 
 
@@ -138,7 +173,7 @@ def _file(k: int) -> str:
 
 def _info(files: Mapping[str, bytes], folder: Path) -> CheckpointInfo:
     try:
-        info = CheckpointInfo.model_validate_json(schema.unpack_config(files[_CONFIG], folder / _CONFIG))
+        info = CheckpointInfo.model_validate_json(checkpoint_files.unpack_config(files[_CONFIG], folder / _CONFIG))
     except KeyError:
         raise CheckpointError(f"{folder}: {_CONFIG} is missing") from None
     except ValidationError as error:

@@ -15,8 +15,17 @@ import zmq
 from numpy.typing import NDArray
 from zmq.utils.monitor import recv_monitor_message
 
-from ghvae_core.predictor import Context, GoalCost, MismatchError, Prediction, PredictorError, PredictorSpec
-from ghvae_core.request import DeadlineError, NonFiniteError, Request
+from ghvae_core.predictor import (
+    Context,
+    DeadlineError,
+    GoalCost,
+    MismatchError,
+    NonFiniteError,
+    Prediction,
+    PredictorError,
+    PredictorSpec,
+    Request,
+)
 from ghvae_core.serving import protocol
 from ghvae_core.serving.auth import own, servers
 from ghvae_core.serving.protocol import Answer, Hello, Predict, Refusal, Welcome

@@ -16,15 +16,24 @@ from torch import Tensor
 from ghvae_core.evaluation.lpips import Lpips
 from ghvae_core.evaluation.weights_download import LPIPS
 from ghvae_core.goal_cost import Weigher
-from ghvae_core.models.answer import answer, is_same
-from ghvae_core.models.checkpoint import Checkpoint, load
+from ghvae_core.models.checkpoint import Checkpoint, answer, is_same, load
 from ghvae_core.models.device import find_device
 from ghvae_core.models.temporal_distance import load as load_distance
-from ghvae_core.predictor import Context, GoalCost, MismatchError, Networks, Prediction, PredictorError, PredictorSpec
-from ghvae_core.request import DeadlineError, NonFiniteError, Request
+from ghvae_core.predictor import (
+    Context,
+    DeadlineError,
+    GoalCost,
+    MismatchError,
+    Networks,
+    NonFiniteError,
+    Prediction,
+    PredictorError,
+    PredictorSpec,
+    Request,
+)
 from ghvae_core.serving.config import InProcessConfig
-from ghvae_core.serving.shards import merge, rank
 from ghvae_core.serving.wire import MAX_ERRORS
+from ghvae_core.serving.worker_pool import merge, rank
 from robot_bridge.robot import ACTION_DIM
 
 _DEFAULTS = InProcessConfig()

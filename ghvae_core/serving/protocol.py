@@ -28,8 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
-from ghvae_core.predictor import Context, MismatchError, Prediction, PredictorSpec
-from ghvae_core.request import Request
+from ghvae_core.predictor import Context, MismatchError, Prediction, PredictorSpec, Request
 from ghvae_core.serving.wire import (
     MAX_DEADLINE_S,
     MAX_PART_BYTES,

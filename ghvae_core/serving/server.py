@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,13 +25,12 @@ from pydantic import Field
 
 from ghvae_core.predictor import PredictorError, PredictorSpec
 from ghvae_core.serving import protocol
-from ghvae_core.serving.guard import Guard
-from ghvae_core.serving.line import State
+from ghvae_core.serving.auth import Guard
+from ghvae_core.serving.metrics import Vitals
 from ghvae_core.serving.protocol import Answer, Hello, Predict, Refusal, Welcome
 from ghvae_core.serving.sockets import bind
-from ghvae_core.serving.vitals import Vitals
-from ghvae_core.serving.waiting import Asked, Waiting
 from ghvae_core.serving.wire import MAX_PARTS, Limits, ProtocolError, Status
+from ghvae_core.serving.worker import State
 from ghvae_core.serving.worker_pool import Crew, CrewConfig
 
 _TICK_MS = 100  # how soon a signal, or the end of a process, is seen
@@ -276,3 +275,54 @@ def _why_not(message: Predict, spec: PredictorSpec) -> str:
     except PredictorError as error:
         return str(error)
     return ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, and who asked."""
+
+    client: bytes
+    message: Predict
+    received_s: float  # monotonic
+    started_s: float = 0.0  # monotonic, of the work; 0 while it waits
+
+    @property
+    def waited_s(self) -> float:
+        """How long ago it came."""
+        return time.monotonic() - self.received_s
+
+    @property
+    def left_s(self) -> float:
+        """How long until its deadline; negative after it."""
+        return self.message.deadline_s - self.waited_s
+
+
+class Waiting:
+    """A bounded line in which a client stands at most once.
+
+    Args:
+        size: How many may stand in it.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._line: dict[bytes, Asked] = {}  # by client, the oldest first
+
+    def __len__(self) -> int:
+        """Return how many stand in it."""
+        return len(self._line)
+
+    def leave(self, client: bytes) -> Asked | None:
+        """Take a client's request out, if it has one."""
+        return self._line.pop(client, None)
+
+    def join(self, asked: Asked) -> bool:
+        """Put a request at the end; its client has none in the line. Return whether there was room."""
+        if len(self._line) >= self._size:
+            return False
+        self._line[asked.client] = asked
+        return True
+
+    def next(self) -> Asked | None:
+        """Take the oldest out."""
+        return self._line.pop(next(iter(self._line)), None) if self._line else None

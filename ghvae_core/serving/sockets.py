@@ -12,7 +12,7 @@ from typing import ClassVar
 import zmq
 
 from ghvae_core.predictor import PredictorError
-from ghvae_core.serving.guard import Guard
+from ghvae_core.serving.auth import Guard
 from ghvae_core.serving.wire import MAX_PART_BYTES
 
 _WAITING_MESSAGES = 16  # in either direction and for each peer, before the peer is made to wait or loses answers

@@ -4,21 +4,90 @@ from __future__ import annotations
 
 import logging
 import math
+import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 from uuid import uuid4
 
 import zmq
 
 from ghvae_core.predictor import MismatchError, PredictorError, PredictorSpec
 from ghvae_core.serving import protocol
-from ghvae_core.serving.line import BEGIN, DONE, FAILED, GIVE_UP, STATE, STATES, WORK, State
-from ghvae_core.serving.process import Process, ProcessError
 from ghvae_core.serving.protocol import Answer, Predict, Refusal, Welcome
+
+BEGIN, WORK, GIVE_UP = b"begin", b"work", b"give up"
+STATE, READY, DONE, FAILED = b"state", b"ready", b"done", b"failed"
+
+State = Literal["starting", "loading", "warming", "ready", "draining", "stopped"]
+STATES: tuple[State, ...] = ("starting", "loading", "warming", "ready", "draining", "stopped")
+
+
+def end(context: zmq.Context[zmq.Socket[bytes]], address: str, binds: bool) -> zmq.Socket[bytes]:
+    """Return one end of a line: the front binds, the process connects."""
+    socket = context.socket(zmq.PAIR)
+    socket.setsockopt(zmq.LINGER, 0)
+    (socket.bind if binds else socket.connect)(address)
+    return socket
+
+
+class ProcessError(PredictorError):
+    """The machine starts no more processes."""
+
+
+class Process:
+    """Starts in the constructor, and waits to be told to begin; `end` must be called.
+
+    Args:
+        context: Of the front's sockets.
+        command: Starts the process, which finds the line's address behind `--line`.
+        folder: Private, for the socket.
+
+    Raises:
+        ProcessError: From the constructor: the machine starts no more processes.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], command: Sequence[str], folder: Path) -> None:
+        address = f"ipc://{folder}/{uuid4().hex[:12]}"
+        self.socket = end(context, address, binds=True)
+        try:
+            self._popen = subprocess.Popen(  # noqa: S603 - our own module, no shell
+                [*command, "--line", address],
+                stdin=subprocess.PIPE,  # its end is the sign that the front has died
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the front, which then ends it in order
+            )
+        except OSError as error:
+            self.socket.close()
+            raise ProcessError(f"no process for the model could be started: {error.strerror}") from None
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._popen.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """With what it ended; None while it runs."""
+        return self._popen.poll()
+
+    def send(self, *parts: bytes) -> None:
+        """Send without waiting; what cannot be sent was meant for a process that is lost, which soon shows."""
+        with suppress(zmq.Again):
+            self.socket.send_multipart(parts, zmq.NOBLOCK)
+
+    def end(self) -> None:
+        """Kill it and close the line. Safe to call twice."""
+        self._popen.kill()
+        self._popen.wait()
+        assert self._popen.stdin is not None  # noqa: S101 - it is a pipe
+        self._popen.stdin.close()
+        self.socket.close()
+
 
 _START_S = 600.0  # then a process that is not ready is taken for hung; a large checkpoint from a cold disk; ours
 _AGAIN_S = 60.0  # after a reserve could not be started; ours

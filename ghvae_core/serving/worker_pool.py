@@ -11,15 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import zmq
+from numpy.typing import NDArray
 from pydantic import Field
 
 from configs.loader import Config
-from ghvae_core.predictor import MismatchError, PredictorError, PredictorSpec
-from ghvae_core.serving import shards
-from ghvae_core.serving.line import STATES, State
-from ghvae_core.serving.process import ProcessError
+from ghvae_core.predictor import MismatchError, Prediction, PredictorError, PredictorSpec, Request
 from ghvae_core.serving.protocol import Answer, Predict, Refusal
-from ghvae_core.serving.worker import Worker
+from ghvae_core.serving.worker import STATES, ProcessError, State, Worker
 
 _WINDOW_S = 600.0
 _GRAVITY = ("expired", "failed", "unavailable")  # where some lost their part, others were told to let go of theirs
@@ -110,7 +108,7 @@ class Crew:
     def begin(self, message: Predict) -> None:
         """Share a request out."""
         ready = [worker for worker in self._workers if worker.is_ready]
-        requests = shards.split(message.request, len(ready))
+        requests = split(message.request, len(ready))
         self._given, self._replies, self._shares = message, {}, ready[: len(requests)]
         for worker, request in zip(self._shares, requests, strict=True):
             worker.give(replace(message, request=request))
@@ -172,8 +170,39 @@ class Crew:
         if refusals:
             return replace(max(refusals, key=lambda it: _GRAVITY.index(it.status)), id=given.id)
         predictions = [reply.prediction for reply in replies if isinstance(reply, Answer)]
-        whole = shards.merge(predictions, given.request.n_videos)
+        whole = merge(predictions, given.request.n_videos)
         if not np.isfinite(whole.costs).any():
             why = f"not one of {len(whole.costs)} candidates has a finite cost; the checkpoint is not usable"
             return Refusal(given.id, "nonfinite", why)
         return Answer(given.id, whole)
+
+
+def split(request: Request, n: int) -> list[Request]:
+    """Return at most n requests of almost the same number of candidates, in their order, none of them empty."""
+    shards = np.array_split(request.candidates, min(n, len(request.candidates)))
+    return [
+        replace(request, candidates=candidates, n_videos=min(request.n_videos, len(candidates)))
+        for candidates in shards
+    ]
+
+
+def merge(predictions: Sequence[Prediction], n_videos: int) -> Prediction:
+    """Return the prediction for all candidates, from those for the shards in the order of `split`.
+
+    Args:
+        predictions: At least one.
+        n_videos: How many of the best of all to keep. The stages' times are those of the slowest.
+    """
+    firsts = np.cumsum([0, *(len(each.costs) for each in predictions)])
+    costs = np.concatenate([each.costs for each in predictions])
+    shown = np.concatenate([first + each.best for first, each in zip(firsts, predictions, strict=False)])
+    videos = np.concatenate([each.videos for each in predictions])
+    order = rank(costs[shown])[:n_videos]
+    stages = {stage for each in predictions for stage in each.timing_s}
+    timing_s = {stage: max(each.timing_s.get(stage, 0.0) for each in predictions) for stage in stages}
+    return Prediction(costs, shown[order], videos[order], timing_s)
+
+
+def rank(costs: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the candidates, lowest cost first; those without a finite cost come last, where argmin puts them first."""
+    return np.argsort(np.where(np.isfinite(costs), costs, np.inf), kind="stable")

@@ -27,8 +27,7 @@ from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
 from ghvae_core.models.svg import SvgConfig
 from ghvae_core.models.video_model import IMAGE_CHANNELS, VideoModel
 from ghvae_core.training.objective import Batch, ObjectiveConfig
-from ghvae_core.training.phase import Phase, trained_parameters
-from ghvae_core.training.stages import Stage, TrainingConfig, stages
+from ghvae_core.training.stages import Phase, Stage, TrainingConfig, stages, trained_parameters
 
 N_CONTEXT, HORIZON = 2, 10  # paper E.1
 N_FRAMES = N_CONTEXT + HORIZON  # of a clip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -19,11 +19,33 @@ from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.video_model import VideoModel
 from ghvae_core.training.batches import Part
 from ghvae_core.training.distributed import Group
-from ghvae_core.training.ema import Ema
 from ghvae_core.training.objective import Loss, ObjectiveConfig
-from ghvae_core.training.phase import Phase, trained_parameters
 from ghvae_core.training.run_state import Moments
-from ghvae_core.training.stages import Stage, TrainingConfig
+from ghvae_core.training.stages import Phase, Stage, TrainingConfig, trained_parameters
+
+_WARM_UP = 10  # the average of the first steps is a plain one, which forgets the start; as in TensorFlow's
+
+
+class Ema:
+    """Averages over the steps of one stage."""
+
+    def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
+        """Start at the parameters as they are; `decay` 0 keeps nothing."""
+        self._parameters, self._decay = list(parameters), decay
+        self.averages = [parameter.detach().clone() for parameter in parameters] if decay else []
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the parameters after a step, counted from 0."""
+        decay = min(self._decay, (1 + step) / (_WARM_UP + step))
+        for average, parameter in zip(self.averages, self._parameters, strict=False):
+            average.lerp_(parameter, 1 - decay)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Put the averages in the place of the parameters."""
+        for average, parameter in zip(self.averages, self._parameters, strict=False):
+            parameter.copy_(average)
 
 
 class Recipe(NamedTuple):

@@ -14,8 +14,7 @@ import torch
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.training.distributed import Group
 from ghvae_core.training.feature_cache import FeatureCache, Source, read_rate
-from ghvae_core.training.phase import autocast
-from ghvae_core.training.stages import TrainingConfig
+from ghvae_core.training.stages import TrainingConfig, autocast
 
 _SPARE = 1.1  # of the disk space that files need; ours
 _RUNS = 2  # of an encoder when it is timed; the first one warms up

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import Progress
 
 from configs.loader import save
 from ghvae_core.data.augmentation import augment
-from ghvae_core.data.dataset import Dataset
+from ghvae_core.data.dataset import DataConfig, Dataset, load_dataset
 from ghvae_core.models import checkpoint
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo
 from ghvae_core.models.checkpoint_files import CheckpointError, sha256
@@ -32,15 +35,46 @@ from ghvae_core.training.config import (
     fitted,
     load_config,
 )
-from ghvae_core.training.distributed import Group
+from ghvae_core.training.distributed import PREEMPTED, Group, collected
 from ghvae_core.training.engine import Recipe
 from ghvae_core.training.logger import Silence, TrainingLog
-from ghvae_core.training.reading import read_episodes
 from ghvae_core.training.run_state import latest_state
-from ghvae_core.training.signals import PREEMPTED, collected
 from ghvae_core.training.stages import OPERATIONAL, check_plan, stages
 from ghvae_core.training.trainer import Interrupted, Job, Trainer
 from ghvae_core.training.validation import Figures
+
+
+def read_episodes(folders: Sequence[Path], config: DataConfig, image_px: int, prepared: Path, group: Group) -> Dataset:
+    """Read the episodes, the first process before the others, which find them prepared; say what was left out.
+
+    Args:
+        folders: Where they are.
+        config: What to read of them, and how.
+        image_px: Side of the images that are kept.
+        prepared: Folder for them.
+        group: All processes that need them.
+    """
+    if not group.is_first:
+        group.wait(is_patient=True)
+    console = Console(stderr=True, quiet=not group.is_first)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading episodes", total=None)
+        dataset = load_dataset(
+            folders,
+            config,
+            image_px,
+            prepared,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if group.is_first:
+        group.wait(is_patient=True)
+    warnings = [f"left out {count} episodes: {reason}" for reason, count in dataset.refused.items()]
+    for warning in [*warnings, *dataset.warnings]:
+        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
+    counts = f"{len(dataset.train.starts)} windows to train on, {len(dataset.validation.starts)} to validate with"
+    console.print(f"{dataset.n_episodes} episodes, {counts}", highlight=False)
+    return dataset
+
 
 _FOREIGN = {".pt", ".pth"}  # files of others, as `--init`
 

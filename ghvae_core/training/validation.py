@@ -13,7 +13,7 @@ from data_collection.reports.images import filmstrip, png_bytes
 from ghvae_core.data.windows import Windows
 from ghvae_core.models.video_model import ModelConfig, VideoModel
 from ghvae_core.training.objective import Batch, Kind
-from ghvae_core.training.phase import teacher_forced
+from ghvae_core.training.stages import teacher_forced
 
 _CHUNK = 32  # windows imagined at once; bounds the memory
 _USUAL = 0.95  # of the windows; ours

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from configs.command import ReportedError
 from configs.loader import Config
-from ghvae_core.request import NonFiniteError
+from ghvae_core.predictor import NonFiniteError
 from planner.episode import attempt
 from planner.goal import GoalError
 from planner.plan import PlanError

@@ -20,8 +20,7 @@ import typer
 import zmq
 
 from configs.command import ReportedError, run
-from ghvae_core.predictor import Context, GoalCost
-from ghvae_core.request import Request
+from ghvae_core.predictor import Context, GoalCost, Request
 from ghvae_core.serving.protocol import Hello, Predict, Refusal, decode_reply, decode_request, encode_request
 from ghvae_core.serving.wire import ProtocolError
 from tests.benchmarks.served import Question, Served, connect, served

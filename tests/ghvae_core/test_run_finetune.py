@@ -144,7 +144,7 @@ def test_the_way_on_that_a_failure_names_works(folder: Path, tmp_path: Path, mon
 
     longer = (*SETTINGS, "training.module_steps=[3, 20]")
     with monkeypatch.context() as patch:
-        patch.setattr("ghvae_core.training.phase.module_loss", poisoned)
+        patch.setattr("ghvae_core.training.stages.module_loss", poisoned)
         with pytest.raises(TrainingError, match="module_2: the loss stays NaN or infinite") as error:
             train(_request(folder, tmp_path / "first", overrides=longer))
     way_on = re.search("with another --out and, at its end, (.*)", str(error.value))

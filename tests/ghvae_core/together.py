@@ -83,7 +83,7 @@ def _poison(patch: pytest.MonkeyPatch, group: Group) -> None:
         loss = module_loss(model, k, batch, weights, generator)
         return loss._replace(total=loss.total * float("nan")) if (calls[0], group.rank) == (2, 1) else loss
 
-    patch.setattr("ghvae_core.training.phase.module_loss", poisoned)
+    patch.setattr("ghvae_core.training.stages.module_loss", poisoned)
 
 
 if __name__ == "__main__":

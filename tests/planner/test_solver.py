@@ -8,8 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ghvae_core.predictor import Context, Prediction, PredictorError
-from ghvae_core.request import NonFiniteError
+from ghvae_core.predictor import Context, NonFiniteError, Prediction, PredictorError
 from planner.plan import HOLD, PlanError
 from planner.solver import SolverConfig
 from robot_bridge.safety import limit_actions

@@ -13,16 +13,24 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from ghvae_core.evaluation.curves import draw_curves
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, Judged
-from ghvae_core.evaluation.figures import pictures
+from ghvae_core.evaluation.figures import draw_curves, pictures
 from ghvae_core.evaluation.metrics import MetricError, MetricFailure
-from ghvae_core.evaluation.report import check_folder, markdown, write
+from ghvae_core.evaluation.report import (
+    check_folder,
+    markdown,
+    models_table,
+    notes,
+    rows_table,
+    sensitivity_table,
+    show,
+    steps_table,
+    write,
+)
 from ghvae_core.evaluation.scoring import REAL, Scores
 from ghvae_core.evaluation.sensitivity import Sensitivity
 from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation, facts_of, ranked, summarize
-from ghvae_core.evaluation.tables import models_table, notes, rows_table, sensitivity_table, show, steps_table
 from tests.ghvae_core.judging import clips, judged
 
 torch.set_num_threads(1)

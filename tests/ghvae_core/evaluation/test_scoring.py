@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED
-from ghvae_core.evaluation.i3d import I3d
+from ghvae_core.evaluation.fvd import I3d
 from ghvae_core.evaluation.metrics import psnr, ssim
 from ghvae_core.evaluation.scoring import REAL, Metrics, Scores, best_of, choose_best, join, score
 from tests.ghvae_core.judging import clips, judged, protocol

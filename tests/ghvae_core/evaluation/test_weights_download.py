@@ -17,14 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ghvae_core.evaluation.i3d import I3d
+from ghvae_core.evaluation.fvd import I3d
 from ghvae_core.evaluation.lpips import Lpips
 from ghvae_core.evaluation.metrics import MetricError, MetricFailure
-from ghvae_core.evaluation.package_archive import PackageArchive
 from ghvae_core.evaluation.weights_download import (
     I3D,
     LPIPS,
     MetricWeights,
+    PackageArchive,
     cache_folder,
     convert_i3d,
     convert_lpips,

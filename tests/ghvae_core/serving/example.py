@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ghvae_core.predictor import Context, GoalCost, Prediction, PredictorSpec
-from ghvae_core.request import Request
+from ghvae_core.predictor import Context, GoalCost, Prediction, PredictorSpec, Request
 from robot_bridge.camera import Camera, Crop
 
 SPEC = PredictorSpec(

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ghvae_core.predictor import MismatchError, Prediction
-from ghvae_core.request import DeadlineError, Request
+from ghvae_core.predictor import DeadlineError, MismatchError, Prediction, Request
 from ghvae_core.serving.worker_main import Evaluate, Work
 from tests.ghvae_core.serving.example import SPEC, prediction
 

@@ -7,8 +7,7 @@ import torch
 
 from ghvae_core.models.checkpoint import CheckpointInfo, save
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, ModuleConfig
-from ghvae_core.predictor import Context, GoalCost
-from ghvae_core.request import Request
+from ghvae_core.predictor import Context, GoalCost, Request
 
 PX = 16
 HORIZON = 4

@@ -1,12 +1,142 @@
 """Keys in a folder: what is made, what is let in, and what is refused before anything changes."""
 
+import shutil
 import stat
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zmq
 
-from ghvae_core.serving import auth
+from ghvae_core.predictor import DeadlineError, GoalCost, PredictorError
+from ghvae_core.serving import auth, protocol
+from ghvae_core.serving import client as client_module
 from ghvae_core.serving.auth import KeysError
+from ghvae_core.serving.client import ServerClient
+from ghvae_core.serving.protocol import Hello, Predict
+from ghvae_core.serving.server import Front, ServingConfig
+from ghvae_core.serving.sockets import AddressError, check_address
+from tests.ghvae_core.serving.example import prediction, request
+from tests.ghvae_core.serving.live import Running, peer, running
+
+
+class Lab:
+    """A server with keys and what it has heard."""
+
+    def __init__(self, server: Running, folder: Path, heard: list[int]) -> None:
+        self.address = f"tcp://127.0.0.1:{server.address.rpartition(':')[2]}"
+        self.keys, self.heard, self._folder = folder / "server", heard, folder
+
+    def machine(self, name: str, is_let_in: bool) -> Path:
+        folder = self._folder / name
+        public = auth.create(folder, name)
+        shutil.copy(self.keys / "server.key", folder)
+        if is_let_in:
+            auth.allow(self.keys, public)
+        return folder
+
+    def client(self, folder: Path | None, timeout_s: float = 10.0) -> ServerClient:
+        return ServerClient(self.address, GoalCost(), timeout_s, folder)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    monkeypatch.setattr(client_module, "_CONNECT_TIMEOUT_S", 1.5)
+    heard: list[int] = []
+    decode = protocol.decode_request
+
+    def overheard(parts: Sequence[bytes]) -> Hello | Predict:
+        heard.append(len(parts))
+        return decode(parts)
+
+    monkeypatch.setattr(protocol, "decode_request", overheard)
+    auth.create(tmp_path / "server", "server")
+    with running(address="tcp://0.0.0.0:0", keys=tmp_path / "server") as server:
+        yield Lab(server, tmp_path, heard)
+
+
+def _ask(client: ServerClient) -> None:
+    asked = request()
+    reply = client.predict(asked.context, asked.candidates, asked.goal, asked.n_videos)
+    np.testing.assert_array_equal(reply.costs, prediction(asked).costs)
+
+
+def test_a_machine_that_is_let_in_is_served(lab: Lab) -> None:
+    with closing(lab.client(lab.machine("lab7", True))) as client:
+        _ask(client)
+
+
+def test_who_has_no_key_an_unknown_one_or_the_wrong_server_is_not_heard(lab: Lab) -> None:
+    stranger, misled = lab.machine("stranger", False), lab.machine("misled", True)
+    shutil.copy(auth.create(lab.keys.parent / "another", "server"), misled)
+    for folder, words in ((stranger, "does not know this machine's key"), (None, "uses keys"), (misled, "another key")):
+        with pytest.raises(PredictorError, match=f"did not let this machine in: .*{words}"):
+            lab.client(folder)
+    with peer(lab.address) as bare:
+        bare.send([b"hello"])
+        assert bare.receive(500) is None
+    assert lab.heard == []
+
+
+def test_a_handshake_that_breaks_off_hides_no_reason_that_was_told_before(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed, broke_off = zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    with closing(lab.client(lab.machine("lab7", True))) as client:
+        for events, words in (
+            ((failed, broke_off), "does not know this machine's key"),
+            ((broke_off, failed), "does not know this machine's key"),
+            ((failed, zmq.EVENT_HANDSHAKE_SUCCEEDED, broke_off), "another key"),
+        ):
+            told = iter(events)
+            monkeypatch.setattr(
+                "ghvae_core.serving.client.recv_monitor_message", lambda _, told=told: {"event": next(told)}
+            )
+            client._shut_out = ""
+            assert [client._is_connected() for _ in events] == [
+                event == zmq.EVENT_HANDSHAKE_SUCCEEDED for event in events
+            ]
+            assert words in client._shut_out
+
+
+def test_a_machine_that_is_shut_out_is_not_heard_on_a_connection_that_stands(lab: Lab) -> None:
+    folder, other = lab.machine("lab7", True), lab.machine("lab8", True)
+    with closing(lab.client(folder, timeout_s=1.0)) as client, closing(lab.client(other)) as loyal:
+        _ask(client)
+        auth.revoke(lab.keys, "lab7")
+        n_heard = len(lab.heard)
+        assert n_heard
+        with pytest.raises(DeadlineError):
+            _ask(client)
+        assert len(lab.heard) == n_heard
+        _ask(loyal)
+    auth.allow(lab.keys, folder / "lab7.key")
+    with closing(lab.client(folder)) as client:
+        _ask(client)
+
+
+def test_a_list_that_cannot_be_read_lets_nobody_in(lab: Lab) -> None:
+    folder = lab.machine("lab7", True)
+    with closing(lab.client(folder, timeout_s=1.0)) as client:
+        _ask(client)
+        time.sleep(0.02)  # file times are not finer everywhere
+        (lab.keys / "allowed/odd.key").write_text("nothing")
+        with pytest.raises(DeadlineError):
+            _ask(client)
+        (lab.keys / "allowed/odd.key").unlink()
+        _ask(client)
+
+
+@pytest.mark.parametrize("address", ["tcp://0.0.0.0:5555", "tcp://192.168.0.3:5555"])
+def test_an_address_that_others_reach_needs_keys(address: str, tmp_path: Path) -> None:
+    check_address(address, has_keys=True)
+    with pytest.raises(AddressError, match="with keys only"):
+        Front(address, ServingConfig(), [])
+    with pytest.raises(KeysError, match="run_keys new"):
+        Front(address, ServingConfig(), [], tmp_path)
 
 
 def test_a_pair_is_for_its_owner_alone(tmp_path: Path) -> None:

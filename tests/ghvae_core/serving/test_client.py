@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 import zmq
 
-from ghvae_core.predictor import GoalCost, MismatchError, Prediction, PredictorError
-from ghvae_core.request import DeadlineError, NonFiniteError, Request
+from ghvae_core.predictor import (
+    DeadlineError,
+    GoalCost,
+    MismatchError,
+    NonFiniteError,
+    Prediction,
+    PredictorError,
+    Request,
+)
 from ghvae_core.serving import client as client_module
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.protocol import (

@@ -13,8 +13,7 @@ import psutil
 import pytest
 
 from ghvae_core.models.checkpoint import load
-from ghvae_core.predictor import MismatchError, PredictorError
-from ghvae_core.request import DeadlineError
+from ghvae_core.predictor import DeadlineError, MismatchError, PredictorError
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.launch import PrivateServer, private_server
 from ghvae_core.serving.local import InProcessPredictor

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ghvae_core.cost import goal_costs
 from ghvae_core.models.checkpoint import Checkpoint, load
-from ghvae_core.predictor import GoalCost, MismatchError, PredictorError
-from ghvae_core.request import DeadlineError, NonFiniteError
+from ghvae_core.predictor import DeadlineError, GoalCost, MismatchError, NonFiniteError, PredictorError
 from ghvae_core.serving.config import InProcessConfig
 from ghvae_core.serving.local import InProcessPredictor
 from tests.ghvae_core.episodes import spec as robot_spec

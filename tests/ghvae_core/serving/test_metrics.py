@@ -6,8 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from ghvae_core.serving.metrics import HealthError, health
-from ghvae_core.serving.vitals import Vitals
+from ghvae_core.serving.metrics import HealthError, Vitals, health
 from tests.ghvae_core.serving.example import prediction, request
 from tests.ghvae_core.serving.live import peer, predict, running, status, until
 
@@ -43,7 +42,7 @@ def test_it_is_ready_only_when_it_says_so(port: int, vitals: Vitals) -> None:
 def test_a_front_that_is_silent_is_not_alive(port: int, vitals: Vitals, monkeypatch: pytest.MonkeyPatch) -> None:
     vitals.note("ready", 0, 0)
     later_s = time.monotonic() + 6
-    monkeypatch.setattr("ghvae_core.serving.vitals.time.monotonic", lambda: later_s)
+    monkeypatch.setattr("ghvae_core.serving.metrics.time.monotonic", lambda: later_s)
     assert _get(port, "/livez") == (503, "hung\n")
     assert _get(port, "/readyz") == (503, "hung\n")
 

@@ -7,8 +7,7 @@ import msgpack  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
-from ghvae_core.predictor import Context, GoalCost, MismatchError, Prediction
-from ghvae_core.request import Request
+from ghvae_core.predictor import Context, GoalCost, MismatchError, Prediction, Request
 from ghvae_core.serving.protocol import (
     Answer,
     Hello,

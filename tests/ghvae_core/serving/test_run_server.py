@@ -132,7 +132,7 @@ def test_a_health_port_that_is_taken_is_refused_before_anything_is_begun(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("ghvae_core.serving.process.subprocess.Popen", None)
+    monkeypatch.setattr("ghvae_core.serving.worker.subprocess.Popen", None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

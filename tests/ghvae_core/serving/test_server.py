@@ -1,3 +1,5 @@
+""""""
+
 import errno
 import os
 import random
@@ -16,7 +18,7 @@ import pytest
 
 from ghvae_core.predictor import MismatchError, PredictorError
 from ghvae_core.serving.protocol import Answer, Predict, Refusal, Welcome, encode_request
-from ghvae_core.serving.server import Front, ServingConfig
+from ghvae_core.serving.server import Asked, Front, ServingConfig, Waiting
 from ghvae_core.serving.sockets import AddressError
 from ghvae_core.serving.wire import MAX_PART_BYTES
 from tests.ghvae_core.serving.example import SPEC, prediction, request
@@ -252,7 +254,7 @@ def test_a_reserve_that_cannot_be_started_is_done_without(
 
     with running(config=ServingConfig(reserve_after_s=0.3)) as server, peer(server.address) as client:
         with monkeypatch.context() as patched:
-            patched.setattr("ghvae_core.serving.process.subprocess.Popen", refuse)
+            patched.setattr("ghvae_core.serving.worker.subprocess.Popen", refuse)
             until(lambda: "there is none in reserve: no process for the model could" in caplog.text, "a warning")
         assert status(client.ask(predict())) == "ok"
         assert server.processes() == {*server.front.pids}
@@ -270,7 +272,7 @@ def test_a_second_process_that_cannot_be_started_ends_the_first_and_is_told(
         started.append(start(*arguments, **options))
         return started[0]
 
-    monkeypatch.setattr("ghvae_core.serving.process.subprocess.Popen", one_alone)
+    monkeypatch.setattr("ghvae_core.serving.worker.subprocess.Popen", one_alone)
     with pytest.raises(PredictorError, match="could be started: Cannot allocate memory"):
         Front(f"ipc://{tmp_path}/s", ServingConfig(), commands("answer", tmp_path, n=2))
     assert started[0].poll() is not None
@@ -453,3 +455,29 @@ def test_a_socket_file_is_private_and_a_dead_one_is_taken_over(tmp_path: Path) -
     server.close()
     with pytest.raises(AddressError):
         Front(f"ipc://{tmp_path}/no/such/folder/s", ServingConfig(), [])
+
+
+def _asked(client: bytes, name: bytes = b"x") -> Asked:
+    return Asked(client, Predict(name, request(), SPEC.checkpoint, 1.0), 0.0)
+
+
+def test_first_come_first_served_and_a_bound() -> None:
+    line = Waiting(2)
+    assert line.next() is None
+    assert line.join(_asked(b"a")) and line.join(_asked(b"b")) and not line.join(_asked(b"c"))
+    assert len(line) == 2
+    first = line.next()
+    assert first is not None and first.client == b"a"
+    assert line.join(_asked(b"c"))
+    assert [asked.client for asked in iter(line.next, None)] == [b"b", b"c"]
+
+
+def test_who_leaves_and_joins_again_stands_at_the_end() -> None:
+    line = Waiting(3)
+    line.join(_asked(b"a", b"older"))
+    line.join(_asked(b"b"))
+    older = line.leave(b"a")
+    assert older is not None and older.message.id == b"older"
+    assert line.leave(b"nobody") is None
+    line.join(_asked(b"a", b"newer"))
+    assert [asked.message.id for asked in iter(line.next, None)] == [b"x", b"newer"]

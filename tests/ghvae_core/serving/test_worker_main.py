@@ -6,10 +6,9 @@ from pathlib import Path
 
 import zmq
 
-from ghvae_core.predictor import Prediction
-from ghvae_core.request import DeadlineError, Request
-from ghvae_core.serving.line import BEGIN, READY, STATE, WORK, end
+from ghvae_core.predictor import DeadlineError, Prediction, Request
 from ghvae_core.serving.protocol import Predict, encode_request
+from ghvae_core.serving.worker import BEGIN, READY, STATE, WORK, end
 from ghvae_core.serving.worker_main import Work
 from tests.ghvae_core.serving.example import SPEC, request
 from tests.ghvae_core.serving.live import PATIENCE_MS

@@ -24,8 +24,7 @@ from ghvae_core.training.cost_model import (
     show,
 )
 from ghvae_core.training.objective import Batch, ObjectiveConfig
-from ghvae_core.training.phase import Phase, trained_parameters
-from ghvae_core.training.stages import Stage, TrainingConfig, stages
+from ghvae_core.training.stages import Phase, Stage, TrainingConfig, stages, trained_parameters
 from tests.ghvae_core.small import PX, small_config, small_model
 
 TRAINING = TrainingConfig(module_steps=(1,), end_to_end_steps=1, polish_steps=1, rollout_steps=1, batch_windows=4)

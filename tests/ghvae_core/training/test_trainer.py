@@ -111,7 +111,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> list[int]:
         calls[0] += generator is not None  # else it is validation
         return loss._replace(total=loss.total * float("nan")) if calls[0] in bad else loss
 
-    monkeypatch.setattr("ghvae_core.training.phase.module_loss", poisoned)
+    monkeypatch.setattr("ghvae_core.training.stages.module_loss", poisoned)
     return calls
 
 
@@ -217,7 +217,7 @@ def test_a_device_too_small_is_told_with_the_way_on(tmp_path: Path, monkeypatch:
     def full(model: Ghvae, k: int, *rest: object) -> Loss:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr("ghvae_core.training.phase.prior_loss", full)
+    monkeypatch.setattr("ghvae_core.training.stages.prior_loss", full)
     trainer, _, _ = make_trainer(tmp_path / "run")
     with pytest.raises(
         TrainingError, match=r"polish: the device's memory is too small; halve training.batch_windows"

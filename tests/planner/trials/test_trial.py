@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ghvae_core.predictor import MismatchError, PredictorError
-from ghvae_core.request import DeadlineError, NonFiniteError
+from ghvae_core.predictor import DeadlineError, MismatchError, NonFiniteError, PredictorError
 from planner.goal import GoalError
 from planner.plan import PlanError
 from planner.predictors import Choice

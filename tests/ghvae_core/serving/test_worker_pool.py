@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ghvae_core.serving.shards import merge, rank, split
+from ghvae_core.serving.worker_pool import merge, rank, split
 from tests.ghvae_core.serving.example import prediction, request
 
 

@@ -3,8 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ghvae_core.predictor import Context, GoalCost, MismatchError, PredictorError
-from ghvae_core.request import Request
+from ghvae_core.predictor import Context, GoalCost, MismatchError, PredictorError, Request
 from tests.ghvae_core.serving.example import SPEC, request
 
 GOOD = request()
