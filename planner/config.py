@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from configs.loader import Config, load
 from data_collection.policies.random_policy import PolicyConfig
 from ghvae_core.predictor import Networks
-from planner.difference import DifferenceConfig
+from planner.proposals import DifferenceConfig
 from planner.solver import SolverConfig
 from planner.task import TaskConfig
 from robot_bridge.factory import FILES, RobotConfig, RobotName

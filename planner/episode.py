@@ -17,8 +17,7 @@ from planner.config import load_run
 from planner.goal import GoalError, load_goal, scripted_goal
 from planner.predictors import Choice, check_checkpoint, open_predictor
 from planner.proposals import Proposals
-from planner.record import History
-from planner.result import Setting
+from planner.record import History, Setting
 from planner.run_folder import RecordError, RunFolder
 from planner.solver import Solver
 from planner.task import Task

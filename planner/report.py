@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from data_collection.reports import chart, html
 from data_collection.reports.images import enlarge, filmstrip, gif_bytes, png_bytes
 from planner.plan import HOLD
-from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History
-from planner.result import Result
+from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History, Result
 
 _FRAME_S = 0.25  # each frame of a GIF stands for this long
 _STRIP_FRAMES = 10  # in one row of the filmstrip

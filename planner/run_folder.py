@@ -10,9 +10,8 @@ from configs.command import ReportedError
 from configs.loader import Config, save
 from data_collection.formats.robonet import write_episode
 from planner.plan import PlannerError
-from planner.record import History
+from planner.record import History, Setting, summarize
 from planner.report import write_report
-from planner.result import Setting, summarize
 from robot_bridge.robot import RobotSpec
 
 _CONFIG = "config.yaml"

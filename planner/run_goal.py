@@ -42,9 +42,11 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
     in a twin of the scene, and its last view is the goal.
     """
     from data_collection.reports.images import png_bytes  # noqa: PLC0415 - what --help need not load
-    from planner.capture import preview  # noqa: PLC0415
     from planner.config import load_run  # noqa: PLC0415
-    from planner.goal import GoalError  # noqa: PLC0415
+    from planner.goal import (
+        GoalError,  # noqa: PLC0415
+        preview,  # noqa: PLC0415
+    )
     from robot_bridge.camera import model_image  # noqa: PLC0415
 
     shown = goal.with_suffix(".preview.png")
@@ -60,8 +62,11 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
 
 
 def _live(robot: RealConfig, start: Path | None, patience_s: float) -> NDArray[np.uint8]:
-    from planner.capture import Sitting, sit  # noqa: PLC0415
-    from planner.goal import load_goal  # noqa: PLC0415
+    from planner.goal import (  # noqa: PLC0415
+        Sitting,
+        load_goal,  # noqa: PLC0415
+        sit,
+    )
     from robot_bridge.factory import watch  # noqa: PLC0415
 
     before = load_goal(start, robot.camera) if start else None

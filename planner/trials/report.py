@@ -4,19 +4,54 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
+from urllib.parse import quote
 
+import numpy as np
 import rich.table
+from numpy.typing import NDArray
+from PIL import Image, ImageSequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from planner.trials.failures import failures_picture
-from planner.trials.statistics import MEASURES, Group, as_json, notes, paired_table, rates_table
+from data_collection.reports import html
+from data_collection.reports.images import enlarge, filmstrip, png_bytes
+from planner.trials.statistics import MEASURES, Group, as_json, by_task, notes, paired_table, rates_table
 from planner.trials.store import TrialsFolder, write_whole
 from planner.trials.trial import Trial
-from planner.trials.trials_report import trials_page
-from planner.trials.variant import Variant
+from planner.trials.variant import Variant, VariantName
+
+_MOST = 12  # rows
+_FRAMES = 8  # of what was seen, from the first to the last
+
+
+def failures_picture(folder: Path, trials: Sequence[Trial]) -> bytes:
+    """Return a PNG with a row for each trial that was not done with the tool, the first twelve.
+
+    Args:
+        folder: Of all trials.
+        trials: Of any task and variant; those that recorded no pictures are left out.
+
+    Returns:
+        The picture's bytes; empty where there is nothing to show.
+    """
+    failed = [trial for trial in trials if trial.status == "counted" and not trial.success]
+    shown = [trial for trial in failed if (folder / trial.folder / "seen.gif").exists()][:_MOST]
+    rows = {f"{t.task}, {t.variant}, {t.seed}": _row(folder / t.folder) for t in shown}
+    return png_bytes(filmstrip(rows)) if rows else b""
+
+
+def _row(run: Path) -> NDArray[np.uint8]:
+    """Return the goal and the frames seen (9, H, W, 3), as large as the run's own GIF has them."""
+    with Image.open(run / "goal.png") as file:
+        goal = enlarge(np.asarray(file.convert("RGB"), np.uint8)[None])
+    with Image.open(run / "seen.gif") as file:
+        seen = [np.asarray(frame.convert("RGB"), np.uint8) for frame in ImageSequence.Iterator(file)]
+    chosen = np.linspace(0, len(seen) - 1, _FRAMES).round().astype(int)
+    return np.concatenate([goal, np.stack([seen[i] for i in chosen])])
 
 
 class Ledger:
@@ -138,3 +173,77 @@ def _words(trial: Trial) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+_SHOWN = 3  # best, and as many worst, of each group
+_PICTURES = ("start", "goal", "end")
+
+
+class _Shown(NamedTuple):
+    """A trial with its pictures."""
+
+    label: str
+    words: str
+    link: str
+    pictures: dict[str, str]  # caption to data URI; without those that were not recorded
+
+
+class _Extremes(NamedTuple):
+    """What is shown of one group."""
+
+    title: str
+    trials: list[_Shown]
+
+
+def trials_page(
+    folder: Path, groups: Sequence[Group], variants: Mapping[VariantName, str], seeds: range, failed: bytes
+) -> str:
+    """Return the page of all trials in a folder; it holds everything that it shows but the runs' own pages.
+
+    Args:
+        folder: Of all trials.
+        groups: The trials.
+        variants: What each variant is, in words.
+        seeds: Of all scenes.
+        failed: PNG of what failed; empty for none.
+    """
+    view = {
+        "tasks": list(by_task(groups)),
+        "variants": variants,
+        "seeds": f"{seeds.start} to {seeds.stop - 1}",
+        "rates": rates_table(groups),
+        "paired": paired_table(groups),
+        "notes": notes(groups, seeds),
+        "extremes": [extremes for group in groups for extremes in _extremes(folder, group)],
+        "failed": html.data_uri("png", failed) if failed else "",
+        "measures": MEASURES,
+        "trials": [(trial, _link(folder, trial)) for group in groups for trial in group.trials],
+    }
+    return html.render("planner", "trials.html.j2", view)
+
+
+def _extremes(folder: Path, group: Group) -> list[_Extremes]:
+    ranked = group.ranked()
+    n_best = min(_SHOWN, (len(ranked) + 1) // 2)
+    n_worst = min(_SHOWN, len(ranked) - n_best)
+    name = f"{group.task}, {group.variant}"
+    parts = [("best", ranked[:n_best]), ("worst", ranked[::-1][:n_worst])]
+    return [_Extremes(f"{name}: the {word}", [_shown(folder, t) for t in trials]) for word, trials in parts if trials]
+
+
+def _shown(folder: Path, trial: Trial) -> _Shown:
+    achieved = [words for name, words in MEASURES.items() if getattr(trial, name)]
+    away = "" if not trial.away_m else f", the worst object {100 * trial.away_m:.1f} cm away"
+    files = {name: folder / trial.folder / f"{name}.png" for name in _PICTURES}
+    return _Shown(
+        label=f"seed {trial.seed}",
+        words=trial.reason or f"{'; '.join(achieved) or 'nothing'} in {trial.steps} actions{away}",
+        link=_link(folder, trial),
+        pictures={name: html.data_uri("png", file.read_bytes()) for name, file in files.items() if file.exists()},
+    )
+
+
+def _link(folder: Path, trial: Trial) -> str:
+    """Return where the page of a trial's run is, seen from the folder of all; empty if it left none."""
+    name = f"{trial.folder}/report.html"
+    return quote(name) if (folder / name).exists() else ""

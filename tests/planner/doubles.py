@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from data_collection.policies.random_policy import PolicyConfig
 from ghvae_core.predictor import Context, Prediction, PredictorSpec
-from planner.difference import DifferenceConfig
 from planner.plan import Situation
-from planner.proposals import Proposals
+from planner.proposals import DifferenceConfig, Proposals
 from planner.solver import Solver, SolverConfig
 from robot_bridge.camera import Camera, model_image
 from robot_bridge.robot import Observation, RobotFault, RobotSpec, Step

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from ghvae_core.predictor import PredictorError
-from planner.record import History
+from planner.record import History, Result, Setting, summarize
 from planner.report import write_report
-from planner.result import Result, Setting, summarize
 from planner.task import Task, TaskConfig
 from robot_bridge.robot import RobotFault
 from robot_bridge.simulation.success import Outcome

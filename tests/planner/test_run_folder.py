@@ -8,8 +8,7 @@ import pytest
 
 from planner import run_folder as folder_module
 from planner.plan import PlannerError
-from planner.record import History
-from planner.result import Setting
+from planner.record import History, Setting
 from planner.run_folder import RecordError, RunFolder
 from planner.task import TaskConfig
 from tests.planner.doubles import GOAL, SPEC, PaperRobot

@@ -23,7 +23,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "module", ["planner.run_task", "planner.run_goal", "planner.run_doctor", "planner.task", "planner.doctor",
-               "planner.capture", "data_collection.run_collection", "data_collection.collection.collector",
+               "planner.goal", "data_collection.run_collection", "data_collection.collection.collector",
                "robot_bridge.factory"],
 )  # fmt: skip
 def test_a_robot_machine_needs_no_simulator_and_a_training_machine_no_ros(module: str) -> None:

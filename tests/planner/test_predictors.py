@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ghvae_core.predictor import Context, GoalCost, MismatchError
-from planner.baseline import CopyPredictor, RandomPredictor
 from planner.plan import HOLD
+from planner.predictors import CopyPredictor, RandomPredictor
 from tests.planner.doubles import GOAL, SPEC, situation, solver
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_collection.reports.images import gif_bytes, png_bytes
-from planner.trials.failures import failures_picture
+from planner.trials.report import failures_picture
 from planner.trials.trial import Trial
 
 N_FRAMES = 15
