@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from planner.config import load_run
 from planner.goal import GoalError, load_goal, scripted_goal
+from planner.output_folder import RecordError, RunFolder
 from planner.predictors import Choice, check_checkpoint, open_predictor
 from planner.proposals import Proposals
 from planner.record import History, Setting
-from planner.run_folder import RecordError, RunFolder
 from planner.solver import Solver
 from planner.task import Task
 from robot_bridge.camera import model_image

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from configs.loader import Config
-from data_collection.policies.object_detection import BlobConfig, colours, components, find_blobs, within_reach
+from data_collection.policies.object_detection import BlobConfig, colours, components, find_blobs, holds, within_reach
 from data_collection.policies.primitives import Difference, Directed, Thing, at_fingertips
-from data_collection.policies.random_policy import PolicyConfig, RandomPolicy, holds
+from data_collection.policies.random_policy import PolicyConfig, RandomPolicy
 from data_collection.policies.waypoints import Sequences
 from planner.plan import HOLD, PREVIOUS, Situation
 from robot_bridge.camera import camera_image

@@ -43,10 +43,7 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
     """
     from data_collection.reports.images import png_bytes  # noqa: PLC0415 - what --help need not load
     from planner.config import load_run  # noqa: PLC0415
-    from planner.goal import (
-        GoalError,  # noqa: PLC0415
-        preview,  # noqa: PLC0415
-    )
+    from planner.goal import GoalError, preview  # noqa: PLC0415
     from robot_bridge.camera import model_image  # noqa: PLC0415
 
     shown = goal.with_suffix(".preview.png")
@@ -62,11 +59,7 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
 
 
 def _live(robot: RealConfig, start: Path | None, patience_s: float) -> NDArray[np.uint8]:
-    from planner.goal import (  # noqa: PLC0415
-        Sitting,
-        load_goal,  # noqa: PLC0415
-        sit,
-    )
+    from planner.goal import Sitting, load_goal, sit  # noqa: PLC0415
     from robot_bridge.factory import watch  # noqa: PLC0415
 
     before = load_goal(start, robot.camera) if start else None

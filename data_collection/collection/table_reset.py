@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from configs.loader import Config
-from data_collection.policies.object_detection import BlobConfig, Scenery, at_the_edge
-from data_collection.policies.random_policy import holds
+from data_collection.policies.object_detection import BlobConfig, Scenery, at_the_edge, holds
 from data_collection.policies.waypoints import Waypoint, walk
 from robot_bridge.robot import CLOSE, OPEN, Observation, Robot
 

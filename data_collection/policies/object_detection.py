@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from configs.loader import Config
-from data_collection.policies.random_policy import holds
 from robot_bridge.camera import Camera
 from robot_bridge.robot import Observation, RobotSpec
 from robot_bridge.safety import Limits
@@ -121,6 +120,14 @@ MOVED_M = 0.03  # an object that was seen to go so far was moved; ours
 _SAME_HUE = 8.0  # of OpenCV's 180: less far apart is the same thing; ours
 _LIFTED_M = 0.06  # above the floor of the workspace, what is held touches nothing; ours
 _SAME_SIZE = 0.6  # share of its area that a thing shows at least, else the arm covers it and its centre lies; ours
+
+OPENING_OPEN = 0.93  # above, the gripper is open; between this and _OPENING_EMPTY something keeps it from closing
+_OPENING_EMPTY = 0.04
+
+
+def holds(observation: Observation) -> bool:
+    """Tell whether something keeps the closed gripper apart."""
+    return _OPENING_EMPTY < float(observation.state[4]) < OPENING_OPEN
 
 
 class Scenery(NamedTuple):

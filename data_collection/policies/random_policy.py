@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from configs.loader import Config
-from data_collection.policies.object_detection import BlobConfig, find_blobs, within_reach
+from data_collection.policies.object_detection import OPENING_OPEN, BlobConfig, find_blobs, holds, within_reach
 from data_collection.policies.primitives import USE, Difference, Directed, DirectedConfig, Thing, at_fingertips
 from data_collection.policies.waypoints import Sequences, Span, Waypoint, walk
 from robot_bridge.robot import CLOSE, OPEN, Observation, RobotSpec
@@ -134,7 +134,7 @@ class RandomPolicy:
         self, observation: Observation, heights_m: NDArray[np.float64], rng: np.random.Generator
     ) -> NDArray[np.float64]:
         """Close when a step ends low; once closed, stay closed until a chance release higher up."""
-        closed = observation.state[4] < _OPENING_OPEN
+        closed = observation.state[4] < OPENING_OPEN
         commands = np.empty(len(heights_m))
         for t, height_m in enumerate(heights_m):
             if height_m < self._config.autograsp_height_m:
@@ -178,12 +178,3 @@ class RandomPolicy:
 
     def _place(self, rng: np.random.Generator) -> NDArray[np.float64]:
         return rng.uniform(self._low, self._high)
-
-
-_OPENING_OPEN = 0.93  # above, the gripper is open; between this and _OPENING_EMPTY something keeps it from closing
-_OPENING_EMPTY = 0.04
-
-
-def holds(observation: Observation) -> bool:
-    """Tell whether something keeps the closed gripper apart."""
-    return _OPENING_EMPTY < float(observation.state[4]) < _OPENING_OPEN

@@ -14,13 +14,19 @@ from numpy.typing import NDArray
 from data_collection.reports.images import filmstrip, gif_bytes, png_bytes
 from ghvae_core.evaluation.clips import Clips
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, Judged
-from ghvae_core.evaluation.report import head
+from ghvae_core.evaluation.scoring import LOWER_IS_BETTER
 from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation, ranked
 
+NAMES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "lpips_alex": "LPIPS (AlexNet v0.1)", "fvd": "FVD"}
 _PANEL_INCH = (4.2, 3.4)  # width and height of each metric's panel; ours
 _STYLES = {MEAN: "-", SAMPLE: "-.", SHUFFLED: ":"}
 _BANDS = {"-", "--"}  # the others' would hide them
+
+
+def head(metric: str) -> str:
+    """Return a metric's name with an arrow that points to what is better."""
+    return f"{NAMES[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
 
 
 def draw_curves(evaluation: Evaluation) -> bytes:

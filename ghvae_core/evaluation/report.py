@@ -10,9 +10,8 @@ import rich.table
 from rich.console import Console
 
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SHUFFLED
-from ghvae_core.evaluation.figures import ERROR_GAIN, FILMSTRIP, GIF, SHEET
+from ghvae_core.evaluation.figures import ERROR_GAIN, FILMSTRIP, GIF, SHEET, head
 from ghvae_core.evaluation.metrics import MetricError, MetricFailure
-from ghvae_core.evaluation.scoring import LOWER_IS_BETTER
 from ghvae_core.evaluation.sensitivity import SENSITIVITY_CONVENTION
 from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation
@@ -85,16 +84,9 @@ def write(folder: Path, evaluation: Evaluation, images: Mapping[str, bytes]) -> 
         raise MetricFailure(f"{folder}: the report could not be written: {error}") from None
 
 
-NAMES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "lpips_alex": "LPIPS (AlexNet v0.1)", "fvd": "FVD"}
-
 _DIGITS = {"psnr_db": 2, "ssim": 4, "lpips_alex": 4, "fvd": 1}
 
 Table = list[list[str]]  # rows of cells, the head first
-
-
-def head(metric: str) -> str:
-    """Return a metric's name with an arrow that points to what is better."""
-    return f"{NAMES[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
 
 
 def rows_table(evaluation: Evaluation) -> Table:

@@ -20,7 +20,6 @@ import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
 
 from ghvae_core.predictor import PredictorError
-from ghvae_core.serving import auth
 
 _DOMAIN = "ghvae"  # of ZAP, ZeroMQ RFC 27
 _TOLD = 100  # keys that are shut out; more would let strangers fill the disk with the log; ours
@@ -37,8 +36,8 @@ class Guard:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], folder: Path) -> None:
         self._folder = folder
-        self._pair = auth.own(folder)
-        self._list = auth.state(folder), auth.allowed(folder)  # together, as two threads read and renew it
+        self._pair = own(folder)
+        self._list = allowed_version(folder), allowed(folder)  # together, as two threads read and renew it
         self._shut_out: set[bytes] = set()  # what the log has told, once each
         if not self._list[1]:
             _log.warning("%s lets nobody in yet; let machines in with: run_keys allow %s NAME.key", folder, folder)
@@ -76,9 +75,9 @@ class Guard:
     def _names(self) -> dict[bytes, str]:
         """Return who is let in; nobody, where the list cannot be read."""
         try:
-            state = auth.state(self._folder)
-            if state != self._list[0]:
-                self._list = state, auth.allowed(self._folder)
+            version = allowed_version(self._folder)
+            if version != self._list[0]:
+                self._list = version, allowed(self._folder)
             return self._list[1]
         except (KeysError, OSError) as error:
             if self._list[1]:
@@ -173,7 +172,7 @@ def allowed(folder: Path) -> dict[bytes, str]:
     return {_load(path)[0]: path.stem for path in sorted((folder / _ALLOWED).glob(f"*{_PUBLIC}"))}
 
 
-def state(folder: Path) -> tuple[tuple[str, int], ...]:
+def allowed_version(folder: Path) -> tuple[tuple[str, int], ...]:
     """Return what differs whenever the list of keys that are let in has changed."""
     return tuple((path.name, path.stat().st_mtime_ns) for path in sorted((folder / _ALLOWED).glob(f"*{_PUBLIC}")))
 

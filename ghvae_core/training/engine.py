@@ -20,8 +20,8 @@ from ghvae_core.models.video_model import VideoModel
 from ghvae_core.training.batches import Part
 from ghvae_core.training.distributed import Group
 from ghvae_core.training.objective import Loss, ObjectiveConfig
-from ghvae_core.training.run_state import Moments
 from ghvae_core.training.stages import Phase, Stage, TrainingConfig, trained_parameters
+from ghvae_core.training.training_state import Moments
 
 _WARM_UP = 10  # the average of the first steps is a plain one, which forgets the start; as in TensorFlow's
 

@@ -38,9 +38,9 @@ from ghvae_core.training.config import (
 from ghvae_core.training.distributed import PREEMPTED, Group, collected
 from ghvae_core.training.engine import Recipe
 from ghvae_core.training.logger import Silence, TrainingLog
-from ghvae_core.training.run_state import latest_state
 from ghvae_core.training.stages import OPERATIONAL, check_plan, stages
 from ghvae_core.training.trainer import Interrupted, Job, Trainer
+from ghvae_core.training.training_state import latest_state
 from ghvae_core.training.validation import Figures
 
 

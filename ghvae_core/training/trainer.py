@@ -22,8 +22,16 @@ from ghvae_core.training.distributed import Group
 from ghvae_core.training.engine import Engine, Recipe
 from ghvae_core.training.feature_cache import FeatureCache, Source
 from ghvae_core.training.feature_cache_policy import FeaturePolicy
-from ghvae_core.training.run_state import Moments, Progress, State, latest_state, load_state, load_weights, save_state
 from ghvae_core.training.stages import Stage
+from ghvae_core.training.training_state import (
+    Moments,
+    Progress,
+    State,
+    latest_state,
+    load_state,
+    load_weights,
+    save_state,
+)
 from ghvae_core.training.validation import Figures, measure, spread
 
 _GREEDY = ("module", "polish")  # stages in which all encoders but the deepest are frozen

@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from configs.loader import Config
 from robot_bridge.camera import Camera
-from robot_bridge.ros import names
 from robot_bridge.safety import Limits
 
 _Joints = tuple[float, float, float, float, float, float, float]
@@ -118,7 +117,7 @@ class FrankaDirectConfig(FrankaConfig):
 class FeedConfig(PictureConfig):
     """The camera's topic and what its pictures must be like."""
 
-    topic: str = Field(names.CAMERA, pattern=r"^(/[A-Za-z]\w*)+$")  # RealSense's node
+    topic: str = Field("/camera/color/image_raw", pattern=r"^(/[A-Za-z]\w*)+$")  # RealSense's node
 
 
 class FrankaRosConfig(FrankaConfig):

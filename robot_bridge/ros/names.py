@@ -52,5 +52,3 @@ OTHER_CONTROLLERS: Final = (
     "franka_ros_interface/effort_joint_impedance_controller",
     "franka_ros_interface/effort_joint_position_controller",
 )
-
-CAMERA: Final = "/camera/color/image_raw"  # sensor_msgs/Image, the name that RealSense's node gives

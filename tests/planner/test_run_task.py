@@ -22,12 +22,12 @@ from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import read_episode
 from ghvae_core.predictor import Context, Networks, Prediction, PredictorError
 from ghvae_core.serving.launch import private_server
-from planner import run_folder as folder_module
+from planner import output_folder as folder_module
 from planner.config import RunConfig
 from planner.episode import attempt
 from planner.oracle import OraclePredictor
+from planner.output_folder import RecordError
 from planner.predictors import Choice
-from planner.run_folder import RecordError
 from robot_bridge.robot import RobotError
 from robot_bridge.simulation.config import SimulationConfig
 from robot_bridge.simulation.franka import SimulatedFranka

@@ -9,8 +9,7 @@ import pytest
 
 from data_collection.collection.collector import Collected, CollectionConfig, Collector
 from data_collection.collection.table_reset import Tidier, TidyingConfig
-from data_collection.policies.object_detection import BlobConfig, Scenery, at_the_edge, survey
-from data_collection.policies.random_policy import holds
+from data_collection.policies.object_detection import BlobConfig, Scenery, at_the_edge, holds, survey
 from robot_bridge.robot import CLOSE, OPEN, Observation
 from robot_bridge.simulation.franka import SimulatedFranka
 from tests.robot_bridge import simulated

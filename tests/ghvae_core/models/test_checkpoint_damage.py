@@ -153,7 +153,7 @@ import torch
 
 from ghvae_core.models import checkpoint
 from ghvae_core.models.checkpoint import CheckpointInfo, load, save
-from ghvae_core.training.run_state import Moments, Progress, latest_state, load_state, load_weights, save_state
+from ghvae_core.training.training_state import Moments, Progress, latest_state, load_state, load_weights, save_state
 from tests.ghvae_core.small import small_config, small_model
 
 folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])

@@ -18,6 +18,7 @@ from ghvae_core.models.checkpoint_files import (
     MANIFEST,
     CheckpointError,
     CheckpointWriteError,
+    pack_tensors,
     read_manifest,
     unpack_tensors,
     write_folder,

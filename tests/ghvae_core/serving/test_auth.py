@@ -162,13 +162,13 @@ def test_a_second_pair_and_odd_names_are_refused(tmp_path: Path) -> None:
 def test_machines_are_let_in_and_shut_out(tmp_path: Path) -> None:
     auth.create(tmp_path / "server", "server")
     public = auth.create(tmp_path / "lab7", "lab7")
-    before = auth.state(tmp_path / "server")
+    before = auth.allowed_version(tmp_path / "server")
     assert auth.allow(tmp_path / "server", public) == "lab7"
     assert auth.allowed(tmp_path / "server") == {auth.own(tmp_path / "lab7").public: "lab7"}
-    assert auth.state(tmp_path / "server") != before
+    assert auth.allowed_version(tmp_path / "server") != before
     assert auth.allow(tmp_path / "server", public) == "lab7"  # twice is once
     auth.revoke(tmp_path / "server", "lab7")
-    assert auth.allowed(tmp_path / "server") == {} and auth.state(tmp_path / "server") == before
+    assert auth.allowed(tmp_path / "server") == {} and auth.allowed_version(tmp_path / "server") == before
     with pytest.raises(KeysError, match=r"lab7: expected a machine that is let in \(none\)"):
         auth.revoke(tmp_path / "server", "lab7")
 

@@ -15,8 +15,8 @@ from ghvae_core.models.checkpoint import load
 from ghvae_core.models.checkpoint_files import CheckpointError
 from ghvae_core.models.video_model import VideoModel
 from ghvae_core.training.distributed import Group
-from ghvae_core.training.run_state import latest_state, load_state
 from ghvae_core.training.stages import TrainingConfig
+from ghvae_core.training.training_state import latest_state, load_state
 from tests.ghvae_core.episodes import record as record_episode
 from tests.ghvae_core.runs import make_trainer, never
 from tests.ghvae_core.small import MODEL

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from ghvae_core.models.checkpoint_files import CheckpointError, pack, unpack
+from ghvae_core.models.checkpoint_files import CheckpointError, pack_tensors, unpack_tensors
 from ghvae_core.training.batches import Part
 from ghvae_core.training.distributed import Group
 from ghvae_core.training.engine import Engine, Recipe
 from ghvae_core.training.objective import ObjectiveConfig
-from ghvae_core.training.run_state import Moments
 from ghvae_core.training.stages import stages
+from ghvae_core.training.training_state import Moments
 from tests.ghvae_core.runs import CONFIG
 from tests.ghvae_core.small import small_batch, small_model
 
@@ -22,7 +22,7 @@ def _moments() -> Moments:
     engine = _engine()
     engine.gradients([Part(small_batch(), 0)], 0)
     engine.update(1e-3, 0)
-    return Moments(unpack(pack(engine.state().moments), "file"), {})
+    return Moments(unpack_tensors(pack_tensors(engine.state().moments), "file"), {})
 
 
 def test_moments_lie_in_memory_as_the_parameters_do() -> None:

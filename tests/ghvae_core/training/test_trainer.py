@@ -16,9 +16,9 @@ from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.svg import Svg, SvgConfig
 from ghvae_core.training.engine import Engine
 from ghvae_core.training.objective import Batch, Loss, Weights, module_loss
-from ghvae_core.training.run_state import latest_state, load_state, save_state
 from ghvae_core.training.stages import Stage, TrainingConfig, stages
 from ghvae_core.training.trainer import Interrupted, TrainingError
+from ghvae_core.training.training_state import latest_state, load_state, save_state
 from ghvae_core.training.validation import Figures
 from tests.ghvae_core.runs import CONFIG, Record, after, make_trainer, never
 from tests.ghvae_core.small import N_FRAMES, PX, small_config, small_model

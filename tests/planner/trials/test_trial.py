@@ -8,9 +8,9 @@ import pytest
 
 from ghvae_core.predictor import DeadlineError, MismatchError, NonFiniteError, PredictorError
 from planner.goal import GoalError
+from planner.output_folder import RecordError
 from planner.plan import PlanError
 from planner.predictors import Choice
-from planner.run_folder import RecordError
 from planner.trials import trial as trial_module
 from planner.trials.trial import Ending, Job, Trial, carry_out
 from robot_bridge.robot import CameraFault, RobotFault

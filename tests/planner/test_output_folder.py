@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from planner import run_folder as folder_module
+from planner import output_folder as folder_module
+from planner.output_folder import RecordError, RunFolder
 from planner.plan import PlannerError
 from planner.record import History, Setting
-from planner.run_folder import RecordError, RunFolder
 from planner.task import TaskConfig
 from tests.planner.doubles import GOAL, SPEC, PaperRobot
 
