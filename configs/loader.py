@@ -10,10 +10,11 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_args
+from typing import Any, ClassVar, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from configs.command import ReportedError
@@ -31,6 +32,9 @@ class Config(BaseModel):
     """The base of every configuration: immutable, no unknown keys, no silent conversions, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {}  # former key: present key
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # present key: {former value: present value}
 
 
 class _Source(NamedTuple):
@@ -90,6 +94,31 @@ def load(schema: type[_Schema], sections: Mapping[str, str | Path], overrides: S
         return schema.model_validate_json(_json(tree))
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(item, schema, sources) for item in error.errors())) from None
+
+
+def migrate(schema: type[BaseModel], tree: Any) -> Any:
+    """Return a stored configuration under the present names of its keys and values.
+
+    What a user writes is refused under a former name; what an earlier version stored is read through this function.
+
+    Args:
+        schema: The model of the configuration.
+        tree: Plain values as read from YAML or JSON; what is not a mapping is returned as it is.
+    """
+    if not isinstance(tree, Mapping):
+        return tree
+    keys, values = _renames(schema)
+    migrated: dict[str, Any] = {}
+    for former, value in tree.items():
+        key = keys.get(former, former)
+        if isinstance(value, str):
+            value = values.get(key, {}).get(value, value)  # noqa: PLW2901
+        field = schema.model_fields.get(key)
+        inner = _model(field, value) if field else None
+        if inner is not None:
+            value = [migrate(inner, item) for item in value] if isinstance(value, list) else migrate(inner, value)  # noqa: PLW2901
+        migrated[key] = value
+    return migrated
 
 
 def save(config: BaseModel, path: Path) -> None:
@@ -174,6 +203,9 @@ def _explain(item: ErrorDetails, schema: type[BaseModel], sources: dict[_Key, _S
     dotted = ".".join(str(part) for part in place)
     if item["type"] == "extra_forbidden":
         known = owner.model_fields if owner else ()
+        present = _renames(owner)[0].get(str(place[-1]))
+        if present is not None:
+            return f"{_origin(place, sources)}: '{dotted}' is now '{'.'.join(map(str, (*place[:-1], present)))}'"
         return f"{_origin(place, sources)}: unknown key '{dotted}'{_nearest(str(place[-1]), known)}"
     if item["type"] == "missing":
         return f"{_origin(place[:-1], sources)}: '{dotted}' is missing"
@@ -181,9 +213,34 @@ def _explain(item: ErrorDetails, schema: type[BaseModel], sources: dict[_Key, _S
         key = item["ctx"]["discriminator"].strip("'")
         return f"{_origin(place, sources)}: '{dotted}.{key}': expected {_tags(schema, place)}, got {_tag(item)}"
     got = str(item["input"])
+    present = _renames(owner)[1].get(str(place[-1]), {}).get(got)
+    if present is not None:
+        return f"{_origin(place, sources)}: {dotted}: '{got}' is now '{present}'"
     what = item["msg"].removeprefix("Value error, ")
     told = [keys for keys, source in sources.items() if source.line is None and keys[: len(place)] == place]
     return f"{_origin(told[-1] if told else place, sources)}: {dotted}: {what}, got {got[:80]}"
+
+
+def _renames(schema: type[BaseModel] | None) -> tuple[Mapping[str, str], Mapping[str, Mapping[str, str]]]:
+    """Return the former keys and values of a model."""
+    if schema is None or not issubclass(schema, Config):
+        return {}, {}
+    return schema.renamed_keys, schema.renamed_values
+
+
+def _model(field: FieldInfo, value: object) -> type[BaseModel] | None:
+    """Return the model that a stored value, or each item of a stored list, follows; None for plain values."""
+    models = _models_in(field.annotation)
+    if isinstance(field.discriminator, str) and isinstance(value, Mapping):
+        name = field.discriminator
+        models = [model for model in models if model.model_fields[name].default == value.get(name)]
+    return models[0] if models else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
 
 
 def _tags(schema: type[BaseModel], place: _Key) -> str:

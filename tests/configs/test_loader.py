@@ -1,12 +1,14 @@
 """Configuration: what is accepted, and that each mistake is refused with its place and the nearest key."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
 import yaml
 from pydantic import Field, model_validator
 
-from configs.loader import FOLDER, Config, ConfigError, load, save
+from configs.loader import FOLDER, Config, ConfigError, load, migrate, save
 
 
 class Arm(Config):
@@ -120,3 +122,32 @@ def test_a_config_is_immutable() -> None:
 @pytest.mark.parametrize("file", sorted(FOLDER.rglob("*.yaml")), ids=lambda path: str(path.relative_to(FOLDER)))
 def test_shipped_files_say_where_their_numbers_come_from(file: Path) -> None:
     assert "#" in file.read_text(encoding="utf-8"), "each default needs its origin in a comment"
+
+
+class Gripper(Config):
+    renamed_keys: ClassVar[Mapping[str, str]] = {"force": "force_n"}
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"split": {"unseen": "test"}}
+
+    force_n: float = 20.0
+    split: Literal["train", "test"] = "train"
+
+
+class Hand(Config):
+    gripper: Gripper
+    others: tuple[Gripper, ...] = ()
+
+
+def test_a_former_key_or_value_is_refused_with_the_present_one(tmp_path: Path) -> None:
+    file = tmp_path / "gripper.yaml"
+    file.write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"--set gripper\.force=3: 'gripper\.force' is now 'gripper\.force_n'"):
+        load(Hand, {"gripper": file}, ["gripper.force=3"])
+    with pytest.raises(ConfigError, match=r"gripper\.split: 'unseen' is now 'test'"):
+        load(Hand, {"gripper": file}, ["gripper.split=unseen"])
+
+
+def test_a_stored_configuration_of_before_is_migrated() -> None:
+    stored = {"gripper": {"force": 3.0, "split": "unseen"}, "others": [{"force": 4.0}], "unknown": 1}
+    migrated = migrate(Hand, stored)
+    assert migrated == {"gripper": {"force_n": 3.0, "split": "test"}, "others": [{"force_n": 4.0}], "unknown": 1}
+    assert migrate(Hand, migrated) == migrated
