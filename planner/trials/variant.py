@@ -13,7 +13,7 @@ from configs.loader import ConfigError
 PredictorName = Literal["server", "in_process", "oracle", "copy", "random"]
 MODELS = ("server", "in_process")  # the predictors that need a checkpoint
 SolverName = Literal["shooting", "cem", "icem", "mppi"]
-SHIPPED = Path(__file__).resolve().parent.parent / "ghvae_core" / "checkpoints" / "tiny"  # the model to begin with
+SHIPPED = Path(__file__).resolve().parents[2] / "ghvae_core" / "checkpoints" / "tiny"  # the model to begin with
 SECTIONS = "robot, task, planner, predictor, difference or policy"  # of a run's configuration, for --help
 VariantName = Literal["A", "B"]
 
