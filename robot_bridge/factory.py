@@ -17,7 +17,7 @@ from robot_bridge.robot import Robot, RobotError
 from robot_bridge.simulation.config import SimulationConfig
 
 if TYPE_CHECKING:
-    from robot_bridge.libfranka.subscribers import VideoFeed
+    from robot_bridge.libfranka.video_stream import VideoFeed
     from robot_bridge.ros.subscribers import ImageFeed
 
 RobotName = Literal["simulation", "franka_ros", "franka_direct"]
@@ -114,7 +114,7 @@ def _camera(config: RealConfig) -> ImageFeed | VideoFeed:
 
             Master("ghvae_camera", config.connect_timeout_s)
             return ImageFeed(config.images, config.camera)
-        from robot_bridge.libfranka.subscribers import VideoFeed  # noqa: PLC0415 - OpenCV, which others need not load
+        from robot_bridge.libfranka.video_stream import VideoFeed  # noqa: PLC0415 - OpenCV, which others need not load
 
         return VideoFeed(config.images, config.camera)
 

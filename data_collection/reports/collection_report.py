@@ -73,7 +73,7 @@ def collection_page(folder: Path, n_shown: int, seed: int) -> str:
         "seed": seed,
         "aside": aside,
     }
-    return html.render("data_collection.pages", "collection.html.j2", view)
+    return html.render("data_collection.reports", "collection.html.j2", view)
 
 
 def _reasons(events: Sequence[dict[str, Value]]) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jinja2
 
-_STYLE_PACKAGE = "data_collection.pages"  # where the style is that all pages share
+_STYLE_PACKAGE = "data_collection.reports"  # where the style is that all pages share
 
 
 def render(package: str, template: str, view: Mapping[str, Any]) -> str:

@@ -56,10 +56,6 @@ def main() -> NoReturn:
     run(model_process)
 
 
-if __name__ == "__main__":
-    main()
-
-
 Evaluate = Callable[[Request, Callable[[], bool]], Prediction]  # the request, and whether it is over
 
 _log = logging.getLogger(__name__)
@@ -149,3 +145,7 @@ class Work:
             if self._socket.recv_multipart() == [GIVE_UP, id_]:
                 return True
         return False
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,8 @@ from robot_bridge.kinematics import Kinematics
 from robot_bridge.libfranka.connection import Link, LinkError
 from robot_bridge.libfranka.gripper import DirectFingers
 from robot_bridge.libfranka.joint_commands import WaypointDrive
-from robot_bridge.libfranka.subscribers import StateFeed, VideoFeed
+from robot_bridge.libfranka.subscribers import StateFeed
+from robot_bridge.libfranka.video_stream import VideoFeed
 
 
 class FrankaDirect(RealFranka):

@@ -143,10 +143,6 @@ def main() -> NoReturn:
     run(simulated_arm)
 
 
-if __name__ == "__main__":
-    main()
-
-
 _STIFFNESS: Final = (4500.0, 4500.0, 3500.0, 3500.0, 2000.0, 2000.0, 2000.0)  # N m / rad; franky-sim
 _DAMPING: Final = (160.0, 160.0, 120.0, 120.0, 40.0, 40.0, 40.0)  # N m s / rad; a third of its: the arm lags less
 _SENSOR: Final = '<sensor><contact name="push" subtree1="robot0_hand" reduce="netforce" data="force"/></sensor>'
@@ -176,3 +172,7 @@ def simulate(scene_xml: str) -> tuple[MujocoSimulator, Any]:
 def push_n(simulator: MujocoSimulator) -> NDArray[np.float64]:
     """Return the force (3,) with which contacts push the hand, in the base frame."""
     return -np.array(simulator.data.sensordata[:3])
+
+
+if __name__ == "__main__":
+    main()

@@ -236,7 +236,7 @@ def test_what_cannot_be_exported_is_refused(recorded: list[Path], exported: Path
 def test_without_pyarrow_one_line_says_how_to_get_it(
     recorded: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("dataset", "tables"):
+    for name in ("dataset", "lerobot_files"):
         monkeypatch.delitem(sys.modules, f"data_collection.export.{name}")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(EpisodeError, match=r"expected pyarrow .*: pip install 'ghvae-foresight\[lerobot\]'"):

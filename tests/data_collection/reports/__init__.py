@@ -1,1 +1,1 @@
-"""Tests of `data_collection.pages`."""
+"""Tests of `data_collection.reports`."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from configs.loader import Config, load
 from robot_bridge.franka.config import EyeConfig, FrankaDirectConfig
-from robot_bridge.libfranka.subscribers import VideoFeed
+from robot_bridge.libfranka.video_stream import VideoFeed
 from robot_bridge.robot import CameraFault
 
 Make = Callable[[], NDArray[np.uint8] | None]
