@@ -35,7 +35,7 @@ setup(
         "configs": ["**/*.yaml", "goals/*.png", "systemd/*.service"],
         "data_collection.reports": ["*.html.j2"],
         "ghvae_core": ["checkpoints/*/*"],
-        "planner": ["*.html.j2"],
+        "planner": ["**/*.html.j2"],
         "robot_bridge": ["ros/definitions/**/*"],
     },
     install_requires=[

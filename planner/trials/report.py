@@ -219,7 +219,7 @@ def trials_page(
         "measures": MEASURES,
         "trials": [(trial, _link(folder, trial)) for group in groups for trial in group.trials],
     }
-    return html.render("planner", "trials.html.j2", view)
+    return html.render("planner.trials", "trials.html.j2", view)
 
 
 def _extremes(folder: Path, group: Group) -> list[_Extremes]:

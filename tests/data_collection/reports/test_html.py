@@ -13,7 +13,7 @@ _REST = {"extremes": [], "failed": "", "measures": {}, "trials": []}
 
 
 def test_a_page_of_another_package_is_filled_escaped_and_in_the_style_of_all() -> None:
-    html = page.render("planner", "trials.html.j2", {**_VIEW, **_REST})
+    html = page.render("planner.trials", "trials.html.j2", {**_VIEW, **_REST})
     style = Path(page.__file__).with_name("style.html.j2").read_text(encoding="utf-8")
     assert style.strip() in html
     assert "<b>" not in html and "Trials of &lt;b&gt;" in html and "x &amp; y" in html
@@ -21,7 +21,7 @@ def test_a_page_of_another_package_is_filled_escaped_and_in_the_style_of_all() -
 
 def test_what_the_view_lacks_is_an_error() -> None:
     with pytest.raises(jinja2.UndefinedError, match="extremes"):
-        page.render("planner", "trials.html.j2", {**_VIEW, "failed": "", "measures": {}, "trials": []})
+        page.render("planner.trials", "trials.html.j2", {**_VIEW, "failed": "", "measures": {}, "trials": []})
 
 
 def test_a_template_that_is_not_there_is_an_error() -> None:
