@@ -10,7 +10,7 @@ from ghvae_core.predictor import Networks
 from planner.proposals import DifferenceConfig
 from planner.solver import SolverConfig
 from planner.task import TaskConfig
-from robot_bridge.factory import FILES, RobotConfig, RobotName
+from robot_bridge.factory import CONFIG_FILES, RobotConfig, RobotName
 
 
 class RunConfig(Config):
@@ -37,7 +37,7 @@ def load_run(task_file: str, overrides: Sequence[str], robot: RobotName = "simul
     about_task = [override for override in overrides if override.startswith("task.")]
     task = load(_TaskAlone, {"task": task_file}, about_task).task
     files = {
-        "robot": FILES[robot],
+        "robot": CONFIG_FILES[robot],
         "task": task_file,
         "planner": "planning/solver.yaml",
         "predictor": "planning/predictor.yaml",

@@ -13,8 +13,8 @@ from planner.compatibility import check_fit
 from planner.config import RunConfig
 from planner.plan import PlannerError
 from planner.predictors import connect
-from robot_bridge.factory import examine, settled
-from robot_bridge.franka.checks import Finding, look
+from robot_bridge.factory import resolve_renderer, run_checks
+from robot_bridge.franka.checks import CheckResult, run_check
 from robot_bridge.robot import RobotSpec
 
 _FREE_GIB = 2.0  # below, a collection stops between two episodes; collection.free_disk_floor_gib
@@ -29,20 +29,20 @@ class Choice:
     out: Path  # where episodes or reports would go
 
 
-def consult(choice: Choice, config: RunConfig) -> Iterator[Finding]:
+def consult(choice: Choice, config: RunConfig) -> Iterator[CheckResult]:
     """Yield a finding on each part."""
     if config.robot.kind == "simulation":
-        yield look("renderer", lambda: _renderer(config))
-    yield from examine(config.robot)
-    yield look("disk", lambda: _disk(choice.out))
+        yield run_check("renderer", lambda: _renderer(config))
+    yield from run_checks(config.robot)
+    yield run_check("disk", lambda: _disk(choice.out))
     if choice.server:
-        yield look("server", lambda: _server(choice.server or "", config))
+        yield run_check("server", lambda: _server(choice.server or "", config))
     else:
-        yield look("checkpoint", lambda: _checkpoint(choice.checkpoint))
+        yield run_check("checkpoint", lambda: _checkpoint(choice.checkpoint))
 
 
 def _renderer(config: RunConfig) -> str:
-    robot = settled(config.robot)
+    robot = resolve_renderer(config.robot)
     return f"MuJoCo draws through {robot.renderer}" if robot.kind == "simulation" else ""
 
 

@@ -27,7 +27,7 @@ from robot_bridge.robot import Robot
 
 if TYPE_CHECKING:
     from robot_bridge.simulation.franka import SimulatedFranka
-    from robot_bridge.simulation.success import Outcome
+    from robot_bridge.simulation.success import TaskSuccess
 
 
 def attempt(choice: Choice, overrides: Sequence[str]) -> None:
@@ -80,12 +80,12 @@ def _simulated(robot: Robot) -> SimulatedFranka:
     return robot
 
 
-def _outcome(choice: Choice, robot: Robot) -> Outcome | None:
+def _outcome(choice: Choice, robot: Robot) -> TaskSuccess | None:
     """Return what the simulation says of the task; None where there is none to ask."""
-    return _simulated(robot).outcome() if choice.robot == "simulation" else None
+    return _simulated(robot).task_success() if choice.robot == "simulation" else None
 
 
-def _drive(task: Task, outcome_now: Callable[[], Outcome | None], n_steps: int) -> None:
+def _drive(task: Task, outcome_now: Callable[[], TaskSuccess | None], n_steps: int) -> None:
     """Advance until the run is over, showing on standard error how it goes."""
     columns = (
         TextColumn("{task.description}"),

@@ -14,7 +14,7 @@ from data_collection.policies.waypoints import Sequences
 from planner.plan import HOLD, PREVIOUS, Situation
 from robot_bridge.camera import camera_image
 from robot_bridge.robot import Observation, RobotSpec
-from robot_bridge.safety import Limits, limit_actions
+from robot_bridge.safety import MotionLimits, limit_actions
 
 
 class DifferenceConfig(Config):
@@ -84,7 +84,7 @@ class Proposals:
         self._spec = spec
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> MotionLimits:
         """What every candidate keeps to."""
         return self._spec.limits
 

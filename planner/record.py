@@ -19,7 +19,7 @@ from robot_bridge.robot import Observation, Step
 
 if TYPE_CHECKING:
     from robot_bridge.camera import Crop
-    from robot_bridge.simulation.success import Outcome
+    from robot_bridge.simulation.success import TaskSuccess
 
 
 SUCCESS, GOAL_SEEN, STEPS_USED = "success", "goal seen", "steps used"  # how a run ends by itself
@@ -65,7 +65,7 @@ class History:
     first: InitVar[Observation]
     acts: list[Act] = field(default_factory=list)
     plans: list[PlanRecord] = field(default_factory=list)
-    outcome: Outcome | None = None  # the latest; None where nothing but the camera tells
+    outcome: TaskSuccess | None = None  # the latest; None where nothing but the camera tells
     ended: str = ""  # empty while it goes on
     error: str = ""  # what ended it, if that was no end by itself
 

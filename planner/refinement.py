@@ -17,7 +17,7 @@ from pydantic import Field
 from configs.loader import Config
 from data_collection.policies.waypoints import Sequences, follow
 from planner.plan import HOLD
-from robot_bridge.safety import Limits
+from robot_bridge.safety import MotionLimits
 
 Method = Literal["cem", "icem", "mppi"]
 
@@ -59,7 +59,7 @@ class Refinement:
     elite; `mppi` adds it to the mean of a kind's elites weighted by cost, and draws that mean itself first.
     """
 
-    def __init__(self, method: Method, config: RefinementConfig, limits: Limits) -> None:
+    def __init__(self, method: Method, config: RefinementConfig, limits: MotionLimits) -> None:
         self._method = method
         self._config = config
         self._limits = limits

@@ -14,7 +14,7 @@ from configs.command import run
 from planner.trials.variant import SECTIONS, SHIPPED
 
 if TYPE_CHECKING:
-    from robot_bridge.franka.checks import Finding
+    from robot_bridge.franka.checks import CheckResult
 
 
 def run_doctor(  # noqa: PLR0917 - typer calls it by name
@@ -41,23 +41,23 @@ def run_doctor(  # noqa: PLR0917 - typer calls it by name
 
     file = task if task.endswith(".yaml") else f"tasks/{task}.yaml"
     config = load_run(file, set_ or (), robot)
-    findings: list[Finding] = []
-    for finding in consult(Choice(server, checkpoint, out), config):
-        findings.append(finding)
+    results: list[CheckResult] = []
+    for result in consult(Choice(server, checkpoint, out), config):
+        results.append(result)
         if not json_:
-            _show(finding)
-    n_wrong = sum(not finding.is_good for finding in findings)
+            _show(result)
+    n_wrong = sum(not result.passed for result in results)
     if json_:
-        print(json.dumps({"is_ready": n_wrong == 0, "findings": [asdict(finding) for finding in findings]}))
+        print(json.dumps({"is_ready": n_wrong == 0, "findings": [asdict(result) for result in results]}))
     else:
-        print(f"{n_wrong} of {len(findings)} are not as they must be" if n_wrong else f"all {len(findings)} are well")
+        print(f"{n_wrong} of {len(results)} are not as they must be" if n_wrong else f"all {len(results)} are well")
     sys.exit(1 if n_wrong else 0)
 
 
-def _show(finding: Finding) -> None:
-    print(f"{'ok   ' if finding.is_good else 'WRONG'} {finding.subject:<10} {finding.seen}", flush=True)
-    if finding.fix:
-        print(f"      {'':<10} -> {finding.fix}", flush=True)
+def _show(result: CheckResult) -> None:
+    print(f"{'ok   ' if result.passed else 'WRONG'} {result.name:<10} {result.detail}", flush=True)
+    if result.fix:
+        print(f"      {'':<10} -> {result.fix}", flush=True)
 
 
 def main() -> None:

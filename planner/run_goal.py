@@ -60,10 +60,10 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
 
 def _live(robot: RealConfig, start: Path | None, patience_s: float) -> NDArray[np.uint8]:
     from planner.goal import Sitting, load_goal, sit  # noqa: PLC0415
-    from robot_bridge.factory import watch  # noqa: PLC0415
+    from robot_bridge.factory import open_camera  # noqa: PLC0415
 
     before = load_goal(start, robot.camera) if start else None
-    with watch(robot) as see:
+    with open_camera(robot) as see:
         return sit(see, Sitting(robot.camera, before), patience_s, _tell)
 
 
@@ -75,10 +75,10 @@ def _scripted(config: RunConfig, seed: int) -> NDArray[np.uint8]:
     import numpy as np  # noqa: PLC0415
 
     from planner.goal import scripted_goal  # noqa: PLC0415
-    from robot_bridge.factory import settled  # noqa: PLC0415
+    from robot_bridge.factory import resolve_renderer  # noqa: PLC0415
     from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415
 
-    robot_config = settled(config.robot)
+    robot_config = resolve_renderer(config.robot)
     assert robot_config.kind == "simulation"  # noqa: S101 - asked by the caller
     with closing(SimulatedFranka(robot_config)) as robot:
         robot.reset(np.random.default_rng(seed).spawn(2)[0])

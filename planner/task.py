@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +21,16 @@ from planner.solver import Solver
 from robot_bridge.robot import OPEN, Observation, Robot
 
 if TYPE_CHECKING:
-    from robot_bridge.simulation.success import Outcome
+    from robot_bridge.simulation.success import TaskSuccess
 
 
 class TaskConfig(Config):
     """What is to be done, and for how long it may be tried."""
 
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"split": {"unseen": "test"}}
+
     scene: Literal["pick_wipe", "pick_sweep"]  # which scene the simulation sets up; paper Fig. 2
-    split: Literal["train", "unseen"] = "unseen"  # of the simulated objects; paper E.1: never seen in training
+    split: Literal["train", "test"] = "test"  # of the simulated objects; paper E.1: never seen in training
     n_steps: int = Field(default=50, ge=1)  # most actions of one run; paper E.1
     surprise: float | None = Field(default=None, gt=0)  # times the usual error: above, plan again at once; ours
     least_difference: float = Field(default=2.0, ge=0, lt=255)  # root mean square of 255; below: camera noise; ours
@@ -108,7 +111,7 @@ class Task:
         elif len(self.history.acts) >= self._config.n_steps:
             self.history.ended = STEPS_USED
 
-    def judge(self, outcome: Outcome) -> None:
+    def judge(self, outcome: TaskSuccess) -> None:
         """Take what the simulation says of the present scene; success ends the run."""
         self.history.outcome = outcome
         if outcome.strict:

@@ -11,21 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from robot_bridge.franka.checks import Finding
+from robot_bridge.franka.checks import CheckResult
 from robot_bridge.franka.config import FrankaDirectConfig, FrankaRosConfig
 from robot_bridge.robot import Robot, RobotError
 from robot_bridge.simulation.config import SimulationConfig
 
 if TYPE_CHECKING:
-    from robot_bridge.libfranka.video_stream import VideoFeed
-    from robot_bridge.ros.subscribers import ImageFeed
+    from robot_bridge.libfranka.video_stream import VideoReader
+    from robot_bridge.ros.subscribers import RosImageSubscriber
 
 RobotName = Literal["simulation", "franka_ros", "franka_direct"]
 RealConfig = FrankaRosConfig | FrankaDirectConfig
 AnyConfig = SimulationConfig | RealConfig
 RobotConfig = Annotated[AnyConfig, Field(discriminator="kind")]
 
-FILES: Final[dict[str, str]] = {
+CONFIG_FILES: Final[dict[str, str]] = {
     "simulation": "robots/simulation.yaml",
     "franka_ros": "robots/franka_ros.yaml",
     "franka_direct": "robots/franka_direct.yaml",
@@ -37,7 +37,7 @@ _HOW: Final[dict[str, str]] = {  # to get what an arm needs
 }
 
 
-def settled(config: AnyConfig) -> AnyConfig:
+def resolve_renderer(config: AnyConfig) -> AnyConfig:
     """Return the configuration with everything named that this machine decides: of renderers, one that works here.
 
     Raises:
@@ -51,21 +51,21 @@ def settled(config: AnyConfig) -> AnyConfig:
     return config.model_copy(update={"renderer": renderer.choose(config.renderer)})
 
 
-def examine(config: AnyConfig) -> Iterator[Finding]:
+def run_checks(config: AnyConfig) -> Iterator[CheckResult]:
     """Yield a finding on each part of an arm, which neither moves nor is commanded; a simulated one has none."""
     if isinstance(config, SimulationConfig):
         return
     try:
         with _installed(config.kind):
-            findings = _examination(config)
+            results = _checks(config)
     except RobotError as error:
-        yield Finding("ros" if config.kind == "franka_ros" else "franky", False, *str(error).split("; "))
+        yield CheckResult("ros" if config.kind == "franka_ros" else "franky", False, *str(error).split("; "))
         return
-    yield from findings
+    yield from results
 
 
 @contextmanager
-def watch(config: RealConfig) -> Iterator[Callable[[], NDArray[np.uint8]]]:
+def open_camera(config: RealConfig) -> Iterator[Callable[[], NDArray[np.uint8]]]:
     """Provide a function that returns the camera's picture of now, (H, W, 3) uint8 RGB; nothing else is asked.
 
     Raises:
@@ -90,33 +90,33 @@ def open_robot(config: AnyConfig) -> Robot:
             from robot_bridge.libfranka.franka import FrankaDirect  # noqa: PLC0415 - franky, which only this one needs
 
             return FrankaDirect(config)
-        from robot_bridge.simulation.fault_injection import TroubledFranka  # noqa: PLC0415
+        from robot_bridge.simulation.fault_injection import FaultInjectingFranka  # noqa: PLC0415
         from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415 - MuJoCo, which only this one needs
 
-        return TroubledFranka(config) if config.troubles.any else SimulatedFranka(config)
+        return FaultInjectingFranka(config) if config.fault_injection.any else SimulatedFranka(config)
 
 
-def _examination(config: RealConfig) -> Iterator[Finding]:
+def _checks(config: RealConfig) -> Iterator[CheckResult]:
     if isinstance(config, FrankaRosConfig):
         from robot_bridge.ros import checks  # noqa: PLC0415 - ROS, which only this arm needs
 
-        return checks.examine(config)
+        return checks.run_checks(config)
     from robot_bridge.libfranka import checks as direct  # noqa: PLC0415 - franky, which only this arm needs
 
-    return direct.examine(config)
+    return direct.run_checks(config)
 
 
-def _camera(config: RealConfig) -> ImageFeed | VideoFeed:
+def _camera(config: RealConfig) -> RosImageSubscriber | VideoReader:
     with _installed(config.kind):
         if isinstance(config, FrankaRosConfig):
             from robot_bridge.ros.driver import Master  # noqa: PLC0415
-            from robot_bridge.ros.subscribers import ImageFeed  # noqa: PLC0415 - ROS, which only this arm needs
+            from robot_bridge.ros.subscribers import RosImageSubscriber  # noqa: PLC0415 - ROS, which only this arm needs
 
             Master("ghvae_camera", config.connect_timeout_s)
-            return ImageFeed(config.images, config.camera)
-        from robot_bridge.libfranka.video_stream import VideoFeed  # noqa: PLC0415 - OpenCV, which others need not load
+            return RosImageSubscriber(config.images, config.camera)
+        from robot_bridge.libfranka.video_stream import VideoReader  # noqa: PLC0415 - OpenCV, which others need not load
 
-        return VideoFeed(config.images, config.camera)
+        return VideoReader(config.images, config.camera)
 
 
 @contextmanager

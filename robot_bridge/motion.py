@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from robot_bridge.kinematics import HOME_RAD, Kinematics
 from robot_bridge.robot import RobotError
-from robot_bridge.safety import Limits
+from robot_bridge.safety import MotionLimits
 
-SETTLE_SHARE = 0.25  # of a step, after the hand's motion, for it to come to rest
+SETTLE_FRACTION = 0.25  # of a step, after the hand's motion, for it to come to rest
 PEAK = 1.875  # the highest speed of a minimum-jerk motion, in units of its mean speed
 _REACH_M = 0.001  # between a corner of the workspace and where the joints can bring the hand
 _PUSH_S = 0.025  # a sideways push is averaged over this long: an object that is hit and flies off stops nothing
@@ -20,7 +20,7 @@ _KNOT_M = 0.05  # between two solved points of a path: joints in between keep th
 _START_SHARES = ((0.25, 0.2, 0.6), (0.75, 0.8, 0.95))  # of the workspace: above the bin and in view
 
 
-class Guard(NamedTuple):
+class ContactGuard(NamedTuple):
     """What stops a motion."""
 
     limit_n: float  # of the force that pushes the hand back
@@ -41,7 +41,7 @@ class Motion:
         joints_rad: NDArray[np.float64],
         hand_m: NDArray[np.float64],
         delta_m: NDArray[np.float32] | NDArray[np.float64],
-        guard: Guard,
+        guard: ContactGuard,
     ) -> None:
         """Plan from the commanded joints (7,) and the measured hand (3,) along `delta_m` (3,), in the base frame."""
         self._kinematics, self._guard = kinematics, guard
@@ -96,7 +96,7 @@ def along(path: NDArray[np.float64], share: float) -> NDArray[np.float64]:
     return joints
 
 
-def check_reach(kinematics: Kinematics, limits: Limits) -> None:
+def check_reach(kinematics: Kinematics, limits: MotionLimits) -> None:
     """Refuse a workspace that the arm cannot reach with the hand pointing down.
 
     Raises:
@@ -109,7 +109,7 @@ def check_reach(kinematics: Kinematics, limits: Limits) -> None:
             raise RobotError(f"robot.limits: expected a workspace within reach, got {corner.tolist()}; shrink it")
 
 
-def draw_start(rng: np.random.Generator, limits: Limits) -> NDArray[np.float64]:
+def draw_start(rng: np.random.Generator, limits: MotionLimits) -> NDArray[np.float64]:
     """Return a hand position (3,) for the start of an episode: above the middle of the workspace."""
     low, high = np.array(limits.workspace_low_m), np.array(limits.workspace_high_m)
     start: NDArray[np.float64] = low + rng.uniform(*_START_SHARES) * (high - low)

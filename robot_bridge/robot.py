@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from configs.command import ReportedError
 from robot_bridge.camera import Camera
-from robot_bridge.safety import Limits
+from robot_bridge.safety import MotionLimits
 
 OPEN, CLOSE = -1.0, 1.0  # the gripper command, last number of an action; paper E.1
 ACTION_DIM = 4  # dx, dy, dz, gripper; paper E.1
@@ -53,7 +53,7 @@ class RobotSpec:
     """What a robot is, known before it moves."""
 
     name: str  # RoboNet's `robot`, such as "franka"
-    limits: Limits
+    limits: MotionLimits
     camera: Camera
     step_s: float  # duration of one step
     renews_scene: bool = False  # every reset draws new objects at new places; else they stay where the arm left them

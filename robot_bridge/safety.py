@@ -20,7 +20,7 @@ class UnsafeActionError(ReportedError):
     exit_code: ClassVar[int] = 1
 
 
-class Limits(Config):
+class MotionLimits(Config):
     """How far the hand may go, in the robot base frame."""
 
     workspace_low_m: _Vector  # lower corner of the box that the hand may reach
@@ -28,14 +28,14 @@ class Limits(Config):
     step_limit_m: float = Field(gt=0)  # longest translation of one step (Euclidean)
 
     @model_validator(mode="after")
-    def _check_box(self) -> Limits:
+    def _check_box(self) -> MotionLimits:
         if not all(low < high for low, high in zip(self.workspace_low_m, self.workspace_high_m, strict=True)):
             raise ValueError("workspace_low_m must be below workspace_high_m on every axis")
         return self
 
 
 def limit_action(
-    action: NDArray[np.float32] | NDArray[np.float64], hand_m: NDArray[np.float64], limits: Limits
+    action: NDArray[np.float32] | NDArray[np.float64], hand_m: NDArray[np.float64], limits: MotionLimits
 ) -> NDArray[np.float32]:
     """Return the action that may be applied in place of `action`.
 
@@ -64,7 +64,7 @@ def limit_action(
 
 
 def limit_actions(
-    actions: NDArray[np.float32] | NDArray[np.float64], hand_m: NDArray[np.float64], limits: Limits
+    actions: NDArray[np.float32] | NDArray[np.float64], hand_m: NDArray[np.float64], limits: MotionLimits
 ) -> NDArray[np.float32]:
     """Return the actions that would be applied if each sequence were executed from the same hand position.
 

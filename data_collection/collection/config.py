@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from configs.loader import Config, load
 from data_collection.collection.collector import CollectionConfig
 from data_collection.episode import EpisodeError
-from robot_bridge.factory import FILES, RobotConfig, RobotName, settled
+from robot_bridge.factory import CONFIG_FILES, RobotConfig, RobotName, resolve_renderer
 from robot_bridge.robot import RobotError
 from robot_bridge.simulation.config import SimulationConfig
 
@@ -61,13 +61,13 @@ class RunConfig(_Sections):
             EpisodeError: The renderer asked for does not work here.
         """
         files = {
-            "robot": FILES[robot],
+            "robot": CONFIG_FILES[robot],
             "collection": "collection/random.yaml",
             "supervision": "collection/supervision.yaml",
         }
         sections = load(_Sections, files, overrides)
         try:
-            chosen = settled(sections.robot)
+            chosen = resolve_renderer(sections.robot)
         except RobotError as error:
             raise EpisodeError(str(error)) from error
         return cls(seed=seed, robot=chosen, collection=sections.collection, supervision=sections.supervision)

@@ -14,7 +14,7 @@ from pydantic import Field
 from configs.loader import Config
 from robot_bridge.camera import Camera
 from robot_bridge.robot import Observation, RobotSpec
-from robot_bridge.safety import Limits
+from robot_bridge.safety import MotionLimits
 
 _WALL_M = 0.03  # half an object; ours
 _HUES = 180  # OpenCV's circle
@@ -64,7 +64,7 @@ def find_blobs(image: NDArray[np.uint8], camera: Camera, config: BlobConfig) -> 
     )
 
 
-def within_reach(places_m: NDArray[np.float64], limits: Limits) -> NDArray[np.bool_]:
+def within_reach(places_m: NDArray[np.float64], limits: MotionLimits) -> NDArray[np.bool_]:
     """Return which of the places (M, 3) the hand may come to; a thing at the wall may still be touched from inside."""
     low, high = np.array(limits.workspace_low_m[:2]), np.array(limits.workspace_high_m[:2])
     inside: NDArray[np.bool_] = (places_m[:, :2] > low - _WALL_M) & (places_m[:, :2] < high + _WALL_M)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator
 
-from robot_bridge.safety import Limits
+from robot_bridge.safety import MotionLimits
 
 
 def _rising(lengths: tuple[float, float]) -> tuple[float, float]:
@@ -31,7 +31,7 @@ class Sequences:
 
 
 def follow(
-    paths_m: NDArray[np.float64], gripper: NDArray[np.float32], start_m: NDArray[np.float64], limits: Limits
+    paths_m: NDArray[np.float64], gripper: NDArray[np.float32], start_m: NDArray[np.float64], limits: MotionLimits
 ) -> NDArray[np.float32]:
     """Return the actions (n, T, 4) that keep as near to paths as the limits let them.
 
@@ -69,7 +69,7 @@ def walk(
     start_m: NDArray[np.float64],
     horizon: int,
     stride_m: float,
-    limits: Limits,
+    limits: MotionLimits,
     *,
     onward: Callable[[], NDArray[np.float64]] | None = None,
 ) -> NDArray[np.float64]:

@@ -30,7 +30,7 @@ _FREE_KEYS = (
     "collection.free_disk_floor_gib",
     "collection.max_faults_in_row",
     "supervision.",
-    "robot.troubles.",
+    "robot.fault_injection.",
     "robot.recovery.",
 )
 _LOCK_NAME = ".lock"

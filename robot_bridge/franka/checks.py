@@ -11,8 +11,8 @@ import numpy as np
 from configs.command import ReportedError
 from robot_bridge.franka import recovery
 from robot_bridge.franka.config import FrankaConfig
-from robot_bridge.franka.image_buffer import Images
-from robot_bridge.franka.state import ArmState, States
+from robot_bridge.franka.image_buffer import ImageSource
+from robot_bridge.franka.state import ArmState, StateSource
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.motion import check_reach
 from robot_bridge.robot import RobotError
@@ -34,7 +34,7 @@ def reach(config: FrankaConfig, kinematics: Kinematics) -> str:
     return "every corner is within reach, with the hand pointing down"
 
 
-def rate(states: States) -> str:
+def rate(states: StateSource) -> str:
     """Look how often states come."""
     rate_hz = _count(lambda than_s: _whole(states, than_s))
     if rate_hz < _STATE_HZ:
@@ -42,7 +42,7 @@ def rate(states: States) -> str:
     return f"{rate_hz:.0f} a second, the last {time.monotonic() - states.fresh().time_s:.3f} s old"
 
 
-def camera(images: Images) -> str:
+def camera(images: ImageSource) -> str:
     """Look at the pictures."""
     rate_hz = _count(lambda than_s: images.newer(than_s)[1])
     picture, came_s = images.newer(time.monotonic())
@@ -76,7 +76,7 @@ def off_m(state: ArmState, kinematics: Kinematics) -> float:
     return float(np.linalg.norm(kinematics.hand(state.joints_rad) - state.hand_m))
 
 
-def _whole(states: States, than_s: float) -> float:
+def _whole(states: StateSource, than_s: float) -> float:
     """Wait until all parts of a state have come anew, and return when."""
     states.newer(than_s, WATCH_S)
     return time.monotonic()
@@ -93,19 +93,19 @@ def _count(newer: Callable[[float], float]) -> float:
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One thing that was looked at."""
 
-    subject: str
-    is_good: bool
-    seen: str
+    name: str
+    passed: bool
+    detail: str
     fix: str = ""  # what to do; empty where all is well
 
 
-def look(subject: str, examine: Callable[[], str]) -> Finding:
+def run_check(name: str, check: Callable[[], str]) -> CheckResult:
     """Return what an examination says, or the error that it raises, whose last part says what to do."""
     try:
-        return Finding(subject, True, examine())
+        return CheckResult(name, True, check())
     except ReportedError as error:
-        seen, _, fix = str(error).rpartition("; ")
-        return Finding(subject, False, seen or fix, fix if seen else "")
+        detail, _, fix = str(error).rpartition("; ")
+        return CheckResult(name, False, detail or fix, fix if detail else "")

@@ -9,7 +9,7 @@ from robot_bridge.franka.config import MotionConfig
 from robot_bridge.franka.state import ArmState
 from robot_bridge.kinematics import N_JOINTS, SPEED_LIMITS_RAD_S, Kinematics
 from robot_bridge.robot import RobotFault
-from robot_bridge.safety import Limits
+from robot_bridge.safety import MotionLimits
 
 _ROUNDING = 1 + 1e-6
 _SLACK_M = 0.001  # by which a straight way may bend
@@ -22,15 +22,15 @@ class StreamFault(RobotFault):
     """A command that may not be sent, or a stream that was interrupted. The arm holds its last target."""
 
 
-class Door:
+class CommandLimits:
     """Lets joint positions through, one bounded step after the other."""
 
-    def __init__(self, config: MotionConfig, limits: Limits, kinematics: Kinematics) -> None:
+    def __init__(self, config: MotionConfig, limits: MotionLimits, kinematics: Kinematics) -> None:
         """Know the limits."""
         self._config, self._kinematics = config, kinematics
         self._low_m = np.array(limits.workspace_low_m) - config.workspace_margin_m
         self._high_m = np.array(limits.workspace_high_m) + config.workspace_margin_m
-        self._bound_rad = config.speed_share * SPEED_LIMITS_RAD_S * config.tick_s
+        self._bound_rad = config.speed_fraction * SPEED_LIMITS_RAD_S * config.tick_s
         self._last: NDArray[np.float64] | None = None
 
     @property

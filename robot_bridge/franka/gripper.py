@@ -18,7 +18,7 @@ class BlockedFault(RobotFault):
     """The fingers do not open: something is in their way where the hand is."""
 
 
-class Fingers(Protocol):
+class GripperDevice(Protocol):
     """The device. Each call blocks until the fingers rest, and no longer than a timeout."""
 
     name: str
@@ -67,7 +67,7 @@ class Fingers(Protocol):
 class Gripper:
     """Drives the fingers; the hand is taken to be in an unknown state until told to open or close."""
 
-    def __init__(self, config: GripperConfig, fingers: Fingers) -> None:
+    def __init__(self, config: GripperConfig, fingers: GripperDevice) -> None:
         """Take the device; nothing moves."""
         self._config, self._fingers = config, fingers
         self._is_closed: bool | None = None

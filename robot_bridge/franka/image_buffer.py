@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.camera import Camera
-from robot_bridge.franka.config import PictureConfig
+from robot_bridge.franka.config import ImageConfig
 from robot_bridge.robot import CameraFault
 
 _CLOCK_S = 0.05  # by which a stamp may be in the future: two clocks that agree differ by this much
@@ -19,16 +19,16 @@ _CLOCK_S = 0.05  # by which a stamp may be in the future: two clocks that agree 
 Content = NDArray[np.uint8] | str | CameraFault  # (H, W, 3) RGB; or why it is no picture; or why none will ever be
 
 
-class Images(Protocol):
+class ImageSource(Protocol):
     """Where the pictures come from."""
 
     def newer(self, than_s: float) -> tuple[NDArray[np.uint8], float]:
-        """Wait for a picture that was taken after a moment; see `Pictures.newer`."""
+        """Wait for a picture that was taken after a moment; see `ImageBuffer.newer`."""
         ...
 
 
 @dataclass(frozen=True)
-class Picture:
+class BufferedImage:
     """One picture as it came."""
 
     content: Content
@@ -37,13 +37,13 @@ class Picture:
     n_identical: int  # pictures before it that were the same
 
 
-class Pictures:
+class ImageBuffer:
     """Takes pictures from any thread, and lets one caller wait for those that it may use."""
 
-    def __init__(self, name: str, config: PictureConfig, camera: Camera) -> None:
+    def __init__(self, name: str, config: ImageConfig, camera: Camera) -> None:
         """Name the camera as its faults shall."""
         self._name, self._config, self._camera = name, config, camera
-        self._latest: Picture | None = None
+        self._latest: BufferedImage | None = None
         self._news = threading.Condition()
 
     def take(self, content: Content, stamp_s: float) -> None:
@@ -52,7 +52,7 @@ class Pictures:
             before = self._latest
             is_same = before is not None and _equal(before.content, content)
             n_identical = before.n_identical + 1 if before is not None and is_same else 0
-            self._latest = Picture(content, time.monotonic(), stamp_s, n_identical)
+            self._latest = BufferedImage(content, time.monotonic(), stamp_s, n_identical)
             self._news.notify_all()
 
     def newer(self, than_s: float) -> tuple[NDArray[np.uint8], float]:
@@ -71,7 +71,7 @@ class Pictures:
         deadline_s = time.monotonic() + self._config.timeout_s
         since_s = time.time() - (time.monotonic() - than_s)  # the same moment by the clock that stamps
         wrong = "no picture at all"
-        seen: Picture | None = None
+        seen: BufferedImage | None = None
         while True:
             with self._news:
                 while self._latest is seen:
@@ -92,11 +92,11 @@ class Pictures:
             else:
                 return seen.content, seen.arrived_s
 
-    def _fault(self, picture: Picture, pixels: NDArray[np.uint8]) -> str:
+    def _fault(self, picture: BufferedImage, pixels: NDArray[np.uint8]) -> str:
         """Return what is wrong with a picture, or an empty text."""
         age_s = time.time() - picture.stamp_s
-        if not -_CLOCK_S < age_s < self._config.age_s:
-            return f"a picture {age_s:.2f} s old, where one of the last {self._config.age_s:g} s was expected"
+        if not -_CLOCK_S < age_s < self._config.max_age_s:
+            return f"a picture {age_s:.2f} s old, where one of the last {self._config.max_age_s:g} s was expected"
         expected = (self._camera.height_px, self._camera.width_px, 3)
         if pixels.shape != expected:
             raise CameraFault(

@@ -24,7 +24,7 @@ RECOVERING: Final = 6
 _HOUR_S = 3600.0
 
 
-class Stage(Enum):
+class RecoveryState(Enum):
     """Where the arm stands."""
 
     READY = "ready"
@@ -35,58 +35,58 @@ class Stage(Enum):
     STOPPED = "stopped by a person"  # for ever
 
 
-class Recovery:
+class RecoveryStateMachine:
     """Counts reflexes and decides. All times are monotonic seconds that the caller brings."""
 
     def __init__(self, config: RecoveryConfig) -> None:
         """Begin with a full budget."""
         self._config = config
-        self.stage = Stage.READY
+        self.state = RecoveryState.READY
         self.due_s = 0.0  # when the recovery goal may be sent
         self._of_episode = 0
         self._of_hour: deque[float] = deque()
 
     def begin_episode(self) -> None:
         """Give a new episode its budget, where the arm is ready for one."""
-        if self.stage is Stage.READY:
+        if self.state is RecoveryState.READY:
             self._of_episode = 0
 
-    def see(self, mode: int, now_s: float) -> Stage:
+    def see(self, mode: int, now_s: float) -> RecoveryState:
         """Take the driver's robot mode, and return where the arm stands.
 
         A reflex is counted once, when it is first seen. After the last of a budget the arm may only be parked.
         """
-        if self.stage in {Stage.PARKED, Stage.STOPPED}:
-            return self.stage
+        if self.state in {RecoveryState.PARKED, RecoveryState.STOPPED}:
+            return self.state
         if mode == USER_STOPPED:
-            self.stage = Stage.STOPPED
-        elif self.stage is Stage.LAST and mode == REFLEX:
-            self.stage = Stage.PARKED
-        elif mode == REFLEX and self.stage is Stage.READY:
+            self.state = RecoveryState.STOPPED
+        elif self.state is RecoveryState.LAST and mode == REFLEX:
+            self.state = RecoveryState.PARKED
+        elif mode == REFLEX and self.state is RecoveryState.READY:
             self._count(now_s)
-        elif mode in {IDLE, MOVING} and self.stage is Stage.RECOVERING:
-            self.stage = Stage.LAST if self._is_used_up() else Stage.READY
-        elif mode in {IDLE, MOVING} and self.stage is Stage.REFLEX:
-            self.stage = Stage.READY  # somebody else has freed it
-        return self.stage
+        elif mode in {IDLE, MOVING} and self.state is RecoveryState.RECOVERING:
+            self.state = RecoveryState.LAST if self._is_used_up() else RecoveryState.READY
+        elif mode in {IDLE, MOVING} and self.state is RecoveryState.REFLEX:
+            self.state = RecoveryState.READY  # somebody else has freed it
+        return self.state
 
     def sent(self) -> None:
         """Note that the one recovery goal of this reflex was sent."""
-        self.stage = Stage.RECOVERING
+        self.state = RecoveryState.RECOVERING
 
-    def again(self, now_s: float) -> Stage:
+    def again(self, now_s: float) -> RecoveryState:
         """Note that the goal has ended and the reflex is still there, or there again: it counts as another one."""
         self._count(now_s)
-        return self.stage
+        return self.state
 
     def park(self) -> None:
         """Let nothing move until a person has looked."""
-        if self.stage is not Stage.STOPPED:
-            self.stage = Stage.PARKED
+        if self.state is not RecoveryState.STOPPED:
+            self.state = RecoveryState.PARKED
 
     def why(self) -> str:
         """Return, in words, why nothing moves any more."""
-        if self.stage is Stage.STOPPED:
+        if self.state is RecoveryState.STOPPED:
             return "a person has stopped the arm; release the stop, look, and start this command again"
         return (
             f"{self._of_episode} reflexes in this episode and {len(self._of_hour)} in an hour, of at most "
@@ -97,12 +97,12 @@ class Recovery:
         while self._of_hour and now_s - self._of_hour[0] > _HOUR_S:
             self._of_hour.popleft()
         if self._is_used_up():
-            self.stage = Stage.PARKED
+            self.state = RecoveryState.PARKED
             return
         self.due_s = now_s + self._config.back_off_s * 2**self._of_episode
         self._of_episode += 1
         self._of_hour.append(now_s)
-        self.stage = Stage.REFLEX
+        self.state = RecoveryState.REFLEX
 
     def _is_used_up(self) -> bool:
         return self._of_episode >= self._config.per_episode or len(self._of_hour) >= self._config.per_hour
@@ -114,7 +114,7 @@ _POLL_S = 0.05
 _AGAIN_S = 0.5  # in reflex for so long after a recovery is another reflex
 
 
-class Arm(Protocol):
+class RecoverableArm(Protocol):
     """What can be asked of an arm that may not be moved."""
 
     def mode(self) -> int:
@@ -142,13 +142,13 @@ class Arm(Protocol):
         ...
 
 
-class Rescue:
+class ErrorRecovery:
     """Stands before every motion of one arm, and frees it after a reflex."""
 
-    def __init__(self, config: RecoveryConfig, arm: Arm) -> None:
+    def __init__(self, config: RecoveryConfig, arm: RecoverableArm) -> None:
         """Begin with a full budget; nothing is asked of the arm yet."""
         self._config, self._arm = config, arm
-        self._recovery = Recovery(config)
+        self._recovery = RecoveryStateMachine(config)
         self._is_alerted = False
 
     def begin_episode(self) -> None:
@@ -161,10 +161,10 @@ class Rescue:
         Raises:
             RobotFault: It stopped itself, or a person guides or has stopped it.
         """
-        stage = self._recovery.see(mode, time.monotonic())
-        if stage in {Stage.PARKED, Stage.STOPPED}:
+        state = self._recovery.see(mode, time.monotonic())
+        if state in {RecoveryState.PARKED, RecoveryState.STOPPED}:
             raise self._person()
-        if mode in {IDLE, MOVING} and not errors and stage in {Stage.READY, Stage.LAST}:
+        if mode in {IDLE, MOVING} and not errors and state in {RecoveryState.READY, RecoveryState.LAST}:
             return True
         if mode == GUIDING:
             raise RobotFault("a person guides the arm by hand; let go of it, then call recover")
@@ -176,16 +176,16 @@ class Rescue:
         Raises:
             RobotFault: A person must look: too many reflexes, a user stop, or an arm that stays silent.
         """
-        stage = self._recovery.see(self._arm.mode(), time.monotonic())
-        while stage is Stage.REFLEX:
+        state = self._recovery.see(self._arm.mode(), time.monotonic())
+        while state is RecoveryState.REFLEX:
             time.sleep(max(0.0, self._recovery.due_s - time.monotonic()))
-            stage = self._free()
-        if stage is Stage.LAST:
+            state = self._free()
+        if state is RecoveryState.LAST:
             self._park()
-        if stage is not Stage.READY:
+        if state is not RecoveryState.READY:
             raise self._person()
 
-    def _free(self) -> Stage:
+    def _free(self) -> RecoveryState:
         """Send the one recovery goal of a reflex, and wait for what it does."""
         if self._arm.mode() == REFLEX:
             self._recovery.sent()
@@ -193,9 +193,9 @@ class Rescue:
         ended_s = time.monotonic()
         while True:
             mode, now_s = self._arm.mode(), time.monotonic()
-            stage = self._recovery.see(mode, now_s)
-            if stage is not Stage.RECOVERING:
-                return stage
+            state = self._recovery.see(mode, now_s)
+            if state is not RecoveryState.RECOVERING:
+                return state
             if mode == REFLEX and now_s - ended_s > _AGAIN_S:
                 return self._recovery.again(now_s)
             if now_s - ended_s > self._config.timeout_s:
@@ -213,10 +213,10 @@ class Rescue:
     def _person(self) -> RobotFault:
         """Return the fault that only a person clears, after telling somebody once."""
         reason = self._recovery.why()
-        if not self._is_alerted and self._config.alert:
+        if not self._is_alerted and self._config.notify_command:
             self._is_alerted = True
             try:
-                subprocess.run([*self._config.alert, reason], timeout=_ALERT_S, check=True)  # noqa: S603
+                subprocess.run([*self._config.notify_command, reason], timeout=_ALERT_S, check=True)  # noqa: S603
             except (OSError, subprocess.SubprocessError) as error:
                 _LOG.warning("nobody could be told: %s", error)
         return RobotFault(reason)

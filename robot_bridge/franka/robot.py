@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from robot_bridge.franka.config import FrankaConfig
 from robot_bridge.franka.gripper import BlockedFault, Gripper
-from robot_bridge.franka.image_buffer import Images
-from robot_bridge.franka.recovery import Rescue
-from robot_bridge.franka.state import ArmState, States
-from robot_bridge.franka.trajectory import Drive
+from robot_bridge.franka.image_buffer import ImageSource
+from robot_bridge.franka.recovery import ErrorRecovery
+from robot_bridge.franka.state import ArmState, StateSource
+from robot_bridge.franka.trajectory import TrajectoryExecutor
 from robot_bridge.kinematics import HOME_RAD, Kinematics
 from robot_bridge.motion import check_reach, draw_start
 from robot_bridge.robot import CLOSE, Observation, RobotFault, RobotSpec, Step
@@ -26,9 +26,9 @@ _LOG = logging.getLogger(__name__)
 class RealFranka(ABC):
     """Keeps the `Robot` protocol by what a subclass opens. Every call that moves the arm blocks until it rests."""
 
-    _states: States  # these four a subclass sets as it opens
-    _images: Images
-    _drive: Drive
+    _states: StateSource  # these four a subclass sets as it opens
+    _images: ImageSource
+    _drive: TrajectoryExecutor
     _gripper: Gripper
 
     def __init__(self, config: FrankaConfig, kinematics: Kinematics) -> None:
@@ -40,7 +40,7 @@ class RealFranka(ABC):
         check_reach(kinematics, config.limits)
         self._config, self._kinematics = config, kinematics
         self._spec = RobotSpec("franka", config.limits, config.camera, config.step_s)
-        self._rescue = Rescue(config.recovery, self)
+        self._recovery = ErrorRecovery(config.recovery, self)
         self._margin_m = config.motion.workspace_margin_m
 
     @property
@@ -55,8 +55,8 @@ class RealFranka(ABC):
             RobotFault: The arm stopped itself on the way, or its hand is below the workspace.
             CameraFault: No usable picture.
         """
-        self._check_link()
-        self._rescue.begin_episode()
+        self._check_connection()
+        self._recovery.begin_episode()
         start = draw_start(rng, self._spec.limits)
         self._open_and_rise()
         above = np.array([*start[:2], self._spec.limits.workspace_high_m[2]])
@@ -67,13 +67,13 @@ class RealFranka(ABC):
 
     def observe(self) -> Observation:
         """Look without moving; see `Robot.observe`."""
-        self._check_link()
+        self._check_connection()
         self._rested()
         return self._look()
 
     def step(self, action: NDArray[np.float32]) -> Step:
         """Move, then open or close, wait until the hand rests, and look; see `Robot.step`."""
-        self._check_link()
+        self._check_connection()
         state = self._rested()
         applied = limit_action(action, state.hand_m, self._spec.limits)
         self._check_inside(state)
@@ -87,8 +87,8 @@ class RealFranka(ABC):
         Raises:
             RobotFault: A person must look: too many reflexes, a user stop, or an arm that stays silent.
         """
-        self._check_link()
-        self._rescue.recover()
+        self._check_connection()
+        self._recovery.recover()
 
     def mode(self) -> int:
         """Return the robot mode of now; see `rescue.Arm`."""
@@ -108,7 +108,7 @@ class RealFranka(ABC):
         """Let go of the arm, which holds its pose. Safe to call twice."""
 
     @abstractmethod
-    def _check_link(self) -> None:
+    def _check_connection(self) -> None:
         """Refuse to go on where whatever leads to the arm is not the same any more."""
 
     def _rested(self) -> ArmState:
@@ -117,7 +117,7 @@ class RealFranka(ABC):
         Raises:
             RobotFault: It may not.
         """
-        state = self._states.newer(time.monotonic(), self._config.motion.state_age_s)
+        state = self._states.newer(time.monotonic(), self._config.motion.max_state_age_s)
         self._check_mode(state)
         return state
 
@@ -129,13 +129,13 @@ class RealFranka(ABC):
         """Return what is seen and measured from now on."""
         rested_s = time.monotonic()
         image, came_s = self._images.newer(rested_s)
-        state = self._states.newer(rested_s, self._config.motion.state_age_s)
+        state = self._states.newer(rested_s, self._config.motion.max_state_age_s)
         self._check_mode(state)
         return Observation(image, np.array([*state.hand_m, state.yaw_rad, self._gripper.opening]), came_s)
 
     def _check_mode(self, state: ArmState) -> bool:
-        """Return True where the arm may be moved; see `Rescue.check`."""
-        return self._rescue.check(state.mode, state.errors)
+        """Return True where the arm may be moved; see `ErrorRecovery.check`."""
+        return self._recovery.check(state.mode, state.errors)
 
     def _open_and_rise(self) -> None:
         """Open the gripper, then go up; fingers that cannot open where they are do so above."""

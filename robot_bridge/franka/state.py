@@ -40,7 +40,7 @@ class ArmState:
         return bool(np.isfinite(np.concatenate(numbers)).all())
 
 
-class States(Protocol):
+class StateSource(Protocol):
     """Where the states of an arm come from."""
 
     def fresh(self) -> ArmState:
@@ -60,7 +60,7 @@ class States(Protocol):
         ...
 
 
-def wrong_frame(state: ArmState) -> str:
+def frame_error(state: ArmState) -> str:
     """Return how the arm's hand is not the one that this bridge believes it to have, or an empty text."""
     c, s = np.cos(FLANGE_TO_HAND_RAD), np.sin(FLANGE_TO_HAND_RAD)
     hand = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, FLANGE_TO_TCP_M], [0, 0, 0, 1]])
@@ -72,7 +72,7 @@ def wrong_frame(state: ArmState) -> str:
     )
 
 
-def wrong_pose(state: ArmState, kinematics: Kinematics) -> str:
+def pose_error(state: ArmState, kinematics: Kinematics) -> str:
     """Return how far the arm's hand is from where its joints put it, where that is too far, or an empty text."""
     off_m = float(np.linalg.norm(kinematics.hand(state.joints_rad) - state.hand_m))
     if off_m <= _POSE_TOLERANCE_M:

@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.franka.config import FrankaConfig
-from robot_bridge.franka.state import ArmState, States
+from robot_bridge.franka.state import ArmState, StateSource
 from robot_bridge.kinematics import SPEED_LIMITS_RAD_S, Kinematics
-from robot_bridge.motion import PEAK, SETTLE_SHARE, Guard, Motion, along
+from robot_bridge.motion import PEAK, SETTLE_FRACTION, ContactGuard, Motion, along
 from robot_bridge.robot import RobotFault
 
 Check = Callable[[ArmState], bool]  # raises RobotFault where the arm may not be moved
 
 
 @dataclass(frozen=True)
-class Trip:
+class Trajectory:
     """One motion from rest to rest."""
 
     target: Callable[[float], NDArray[np.float64]]  # joints (7,) at a share of the time
@@ -29,10 +29,10 @@ class Trip:
     way: Motion | None  # which feels what pushes the hand; None where nothing is felt
 
 
-class Drive(ABC):
+class TrajectoryExecutor(ABC):
     """Moves one arm. Every call blocks until the arm rests."""
 
-    def __init__(self, config: FrankaConfig, kinematics: Kinematics, states: States, check: Check) -> None:
+    def __init__(self, config: FrankaConfig, kinematics: Kinematics, states: StateSource, check: Check) -> None:
         """Take what is known of the arm; nothing moves."""
         self._config, self._kinematics = config, kinematics
         self._states, self._check = states, check
@@ -56,17 +56,17 @@ class Drive(ABC):
 
     def _straight(
         self, state: ArmState, delta_m: NDArray[np.float64] | NDArray[np.float32], shortest_s: float | None = None
-    ) -> Trip:
+    ) -> Trajectory:
         """Plan a straight motion of the hand by `delta_m`; it takes as long as a step, or `shortest_s`, at least."""
         motion = self._config.motion
-        guard = Guard(motion.contact_limit_n, motion.tick_s, self._retreat_m)
+        guard = ContactGuard(motion.contact_limit_n, motion.tick_s, self._retreat_m)
         way = Motion(self._kinematics, state.desired_rad, state.hand_m, delta_m, guard)
         steps = np.abs(np.diff(way.path_rad, axis=0)).max(axis=0) * (len(way.path_rad) - 1)
         descent_s = PEAK * max(0.0, -float(delta_m[2])) / motion.descent_m_s
-        least_s = self._config.step_s * (1 - SETTLE_SHARE) if shortest_s is None else shortest_s
-        return Trip(way.target, max(least_s, self._least_s(steps), descent_s), state.hand_m, state.hand_m, way)
+        least_s = self._config.step_s * (1 - SETTLE_FRACTION) if shortest_s is None else shortest_s
+        return Trajectory(way.target, max(least_s, self._least_s(steps), descent_s), state.hand_m, state.hand_m, way)
 
-    def _through_joints(self, state: ArmState, joints_rad: NDArray[np.float64]) -> Trip:
+    def _through_joints(self, state: ArmState, joints_rad: NDArray[np.float64]) -> Trajectory:
         """Plan a motion of the joints to `joints_rad` (7,)."""
         path = np.stack([state.desired_rad, joints_rad])
         hands = np.stack([self._kinematics.hand(along(path, share)) for share in np.linspace(0, 1, 20)])
@@ -74,11 +74,11 @@ class Drive(ABC):
         def target(share: float) -> NDArray[np.float64]:
             return along(path, share**3 * (10 - 15 * share + 6 * share**2))
 
-        return Trip(target, self._least_s(np.abs(path[1] - path[0])), hands.min(axis=0), hands.max(axis=0), None)
+        return Trajectory(target, self._least_s(np.abs(path[1] - path[0])), hands.min(axis=0), hands.max(axis=0), None)
 
     def _least_s(self, change_rad: NDArray[np.float64]) -> float:
         """Return how long a minimum-jerk motion over (7,) joint angles must take."""
-        speed = self._config.motion.speed_share * SPEED_LIMITS_RAD_S
+        speed = self._config.motion.speed_fraction * SPEED_LIMITS_RAD_S
         return max(self._config.motion.tick_s, float((PEAK * change_rad / speed).max()))
 
     def _is_at_rest(self, state: ArmState) -> bool:

@@ -13,7 +13,7 @@ import franky
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.franka.config import ForceConfig, FrankaDirectConfig
+from robot_bridge.franka.config import FrankaDirectConfig, ReflexConfig
 from robot_bridge.robot import RobotError, RobotFault
 
 ERRORS: Final = (franky.Exception, RuntimeError)  # of franky; the second is what its planner of motions raises
@@ -23,11 +23,11 @@ _POLL_S: Final = 0.002
 _JOIN_S: Final = 0.1  # for a motion that has ended to be told of, with what ended it
 
 
-class LinkError(RobotError):
+class FrankaConnectionError(RobotError):
     """The arm cannot be reached, or refuses what it is told at the start. Nothing has moved."""
 
 
-class Link:
+class FrankaConnection:
     """One arm. One thread calls; between motions nobody is in control of it, and it holds."""
 
     def __init__(self, config: FrankaDirectConfig) -> None:
@@ -43,15 +43,15 @@ class Link:
             self._robot = connected(
                 lambda: franky.Robot(config.host, realtime_config=kind), config.host, config.connect_timeout_s
             )
-            self._robot.relative_dynamics_factor = franky.RelativeDynamicsFactor(config.motion.speed_share, 1.0, 1.0)
+            self._robot.relative_dynamics_factor = franky.RelativeDynamicsFactor(config.motion.speed_fraction, 1.0, 1.0)
         except ERRORS as error:
-            raise LinkError(
+            raise FrankaConnectionError(
                 f"{config.host}: expected an arm, got '{_line(error)}'; open its brakes and FCI in Desk, and look at "
                 "robot.host"
             ) from error
-        self._calm = (config.acceleration_share, config.jerk_share)
+        self._calm = (config.acceleration_fraction, config.jerk_fraction)
 
-    def set_reflex(self, config: ForceConfig) -> None:
+    def set_reflex(self, config: ReflexConfig) -> None:
         """Tell the arm from which torque and force on it must stop.
 
         Raises:
@@ -60,7 +60,9 @@ class Link:
         try:
             self._robot.set_collision_behavior(list(config.torques_nm), list(config.forces))
         except ERRORS as error:
-            raise LinkError(f"{self.host}: expected new thresholds, got '{_line(error)}'; restart the arm") from error
+            raise FrankaConnectionError(
+                f"{self.host}: expected new thresholds, got '{_line(error)}'; restart the arm"
+            ) from error
 
     def read(self) -> Any:
         """Return the state of now; while a motion runs the latest that has come, else the next one.
@@ -165,7 +167,7 @@ def connected(connect: Callable[[], Any], host: str, timeout_s: float) -> Any:
     try:
         what = made.get(timeout=timeout_s)
     except queue.Empty as error:
-        raise LinkError(
+        raise FrankaConnectionError(
             f"{host}: expected an answer within {timeout_s:g} s, got none; end whatever else is connected to the arm"
         ) from error
     if isinstance(what, ERRORS):

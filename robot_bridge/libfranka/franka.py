@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from robot_bridge.franka.config import FrankaDirectConfig
 from robot_bridge.franka.gripper import Gripper
 from robot_bridge.franka.robot import RealFranka
-from robot_bridge.franka.state import wrong_frame, wrong_pose
+from robot_bridge.franka.state import frame_error, pose_error
 from robot_bridge.kinematics import Kinematics
-from robot_bridge.libfranka.connection import Link, LinkError
-from robot_bridge.libfranka.gripper import DirectFingers
-from robot_bridge.libfranka.joint_commands import WaypointDrive
-from robot_bridge.libfranka.subscribers import StateFeed
-from robot_bridge.libfranka.video_stream import VideoFeed
+from robot_bridge.libfranka.connection import FrankaConnection, FrankaConnectionError
+from robot_bridge.libfranka.gripper import LibfrankaGripper
+from robot_bridge.libfranka.joint_commands import WaypointExecutor
+from robot_bridge.libfranka.subscribers import LibfrankaStateSubscriber
+from robot_bridge.libfranka.video_stream import VideoReader
 
 
 class FrankaDirect(RealFranka):
@@ -28,13 +28,13 @@ class FrankaDirect(RealFranka):
         """
         super().__init__(config, Kinematics(margin_rad=config.motion.joint_margin_rad, suits_fr3=True))
         with ExitStack() as opened:
-            self._images = images = VideoFeed(config.images, config.camera)
+            self._images = images = VideoReader(config.images, config.camera)
             opened.callback(images.close)
-            self._link = Link(config)
+            self._link = FrankaConnection(config)
             opened.callback(self._link.close)
-            self._states = states = StateFeed(self._link, config.motion.state_age_s)
-            self._drive = WaypointDrive(config, self._kinematics, states, self._link, self._check_mode)
-            fingers = DirectFingers(config.gripper, config.host, config.connect_timeout_s)
+            self._states = states = LibfrankaStateSubscriber(self._link, config.motion.max_state_age_s)
+            self._drive = WaypointExecutor(config, self._kinematics, states, self._link, self._check_mode)
+            fingers = LibfrankaGripper(config.gripper, config.host, config.connect_timeout_s)
             opened.callback(fingers.close)
             self._gripper = Gripper(config.gripper, fingers)
             self._check_hand(config.connect_timeout_s)
@@ -51,10 +51,10 @@ class FrankaDirect(RealFranka):
         """Stop, and let go of the arm, which holds. Safe to call twice."""
         self._opened.close()
 
-    def _check_link(self) -> None:
+    def _check_connection(self) -> None:
         """Nothing stands between this process and the arm; a connection that breaks is told by the next state."""
 
     def _check_hand(self, timeout_s: float) -> None:
         state = self._states.newer(time.monotonic(), timeout_s)
-        if wrong := wrong_frame(state) or wrong_pose(state, self._kinematics):
-            raise LinkError(f"{self._link.host}: {wrong}; set the end effector in Desk to the Franka hand")
+        if wrong := frame_error(state) or pose_error(state, self._kinematics):
+            raise FrankaConnectionError(f"{self._link.host}: {wrong}; set the end effector in Desk to the Franka hand")

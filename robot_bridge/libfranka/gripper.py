@@ -11,14 +11,14 @@ import franky
 
 from robot_bridge.franka.config import GripperConfig
 from robot_bridge.franka.gripper import HOMING
-from robot_bridge.libfranka.connection import ERRORS, LinkError, connected
+from robot_bridge.libfranka.connection import ERRORS, FrankaConnectionError, connected
 from robot_bridge.robot import RobotFault
 
 _POLL_S: Final = 0.05  # in which Ctrl-C is heard
 
 
-class DirectFingers:
-    """See `gripper.Fingers`."""
+class LibfrankaGripper:
+    """See `gripper.GripperDevice`."""
 
     name = "the gripper"
 
@@ -32,33 +32,35 @@ class DirectFingers:
         try:
             self._hand = connected(lambda: franky.Gripper(host), host, timeout_s)
         except ERRORS as error:
-            raise LinkError(f"{host}: expected a hand, got '{error}'; set the Franka hand up in Desk") from error
+            raise FrankaConnectionError(
+                f"{host}: expected a hand, got '{error}'; set the Franka hand up in Desk"
+            ) from error
 
     def width_m(self) -> float:
-        """Return the measured width between the fingers; see `Fingers.width_m`."""
+        """Return the measured width between the fingers; see `GripperDevice.width_m`."""
         with self._told("a width"):
             return float(self._hand.width)
 
     def home(self) -> None:
-        """Let the hand find its width; see `Fingers.home`."""
+        """Let the hand find its width; see `GripperDevice.home`."""
         if not self._run("homing", self._hand.homing_async(), HOMING * self._config.timeout_s):
             raise RobotFault(f"{self.name}: expected success of homing, got failure; look at the fingers")
 
     def grasp(self) -> bool:
-        """Close; see `Fingers.grasp`."""
+        """Close; see `GripperDevice.grasp`."""
         config = self._config
         any_width = (config.width_m, config.width_m)  # inner and outer tolerance
         future = self._hand.grasp_async(0.0, config.speed_m_s, config.force_n, *any_width)
         return self._run("grasp", future, config.timeout_s)
 
     def spread(self) -> None:
-        """Open; see `Fingers.spread`."""
+        """Open; see `GripperDevice.spread`."""
         with self._told("its widest"):
             width_m = min(self._config.width_m, float(self._hand.max_width))
         self._run("move", self._hand.move_async(width_m, self._config.speed_m_s), self._config.timeout_s)
 
     def halt(self) -> None:
-        """Stop; see `Fingers.halt`."""
+        """Stop; see `GripperDevice.halt`."""
         self._run("stop", self._hand.stop_async(), self._config.timeout_s)
 
     def close(self) -> None:

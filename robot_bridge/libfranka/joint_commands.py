@@ -8,13 +8,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.franka.command_limits import Door, StreamFault
+from robot_bridge.franka.command_limits import CommandLimits, StreamFault
 from robot_bridge.franka.config import FrankaDirectConfig
 from robot_bridge.franka.state import ArmState
-from robot_bridge.franka.trajectory import Check, Drive, Trip
+from robot_bridge.franka.trajectory import Check, Trajectory, TrajectoryExecutor
 from robot_bridge.kinematics import SPEED_LIMITS_RAD_S, Kinematics
-from robot_bridge.libfranka.connection import Link
-from robot_bridge.libfranka.subscribers import StateFeed
+from robot_bridge.libfranka.connection import FrankaConnection
+from robot_bridge.libfranka.subscribers import LibfrankaStateSubscriber
 from robot_bridge.motion import Motion
 from robot_bridge.robot import RobotFault
 
@@ -30,7 +30,7 @@ _START_S: Final = 1.0  # for the first state of a motion: until it has begun, th
 _POLL_S: Final = 0.0005
 
 
-class WaypointDrive(Drive):
+class WaypointExecutor(TrajectoryExecutor):
     """Checks a motion whole, as a stream checks it tick by tick, then lets the arm do it.
 
     A motion that something pushes up is ended a little higher, and what is left of it is done at that height; one that
@@ -38,20 +38,25 @@ class WaypointDrive(Drive):
     """
 
     def __init__(
-        self, config: FrankaDirectConfig, kinematics: Kinematics, states: StateFeed, link: Link, check: Check
+        self,
+        config: FrankaDirectConfig,
+        kinematics: Kinematics,
+        states: LibfrankaStateSubscriber,
+        link: FrankaConnection,
+        check: Check,
     ) -> None:
         """Take what leads to the arm; nothing moves."""
         super().__init__(config, kinematics, states, check)
         self._link, self._clock, self._retreat_m = link, states, _RETREAT_M
-        self._door = Door(config.motion, config.limits, kinematics)
+        self._door = CommandLimits(config.motion, config.limits, kinematics)
 
     def move(self, state: ArmState, delta_m: NDArray[np.float64] | NDArray[np.float32]) -> None:
-        """Move the hand straight by `delta_m`; see `Drive.move`."""
+        """Move the hand straight by `delta_m`; see `TrajectoryExecutor.move`."""
         trip = self._straight(state, delta_m)
         for _ in range(_PUSHES):
             if self._travel(state, trip) or trip.way is None:
                 return
-            state = self._states.newer(time.monotonic(), self._config.motion.state_age_s)
+            state = self._states.newer(time.monotonic(), self._config.motion.max_state_age_s)
             left_m = self._kinematics.hand(trip.way.path_rad[-1]) - state.hand_m
             if np.linalg.norm(left_m) < _DONE_M:
                 return
@@ -59,10 +64,10 @@ class WaypointDrive(Drive):
         raise RobotFault("expected a motion that ends, got one that something pushes back all the time")
 
     def go(self, state: ArmState, joints_rad: NDArray[np.float64]) -> None:
-        """Move the joints to `joints_rad` (7,); see `Drive.go`."""
+        """Move the joints to `joints_rad` (7,); see `TrajectoryExecutor.go`."""
         self._travel(state, self._through_joints(state, joints_rad))
 
-    def _travel(self, state: ArmState, trip: Trip) -> bool:
+    def _travel(self, state: ArmState, trip: Trajectory) -> bool:
         """Carry out a motion, and return whether it has come to its end."""
         tick_s = self._config.motion.tick_s
         n = int(np.ceil(trip.duration_s / tick_s))
@@ -71,8 +76,8 @@ class WaypointDrive(Drive):
         knots = np.stack([joints[-1]]) if trip.way is None else trip.way.path_rad[1:]
         changes = np.abs(np.diff(np.vstack([joints[:1], knots]), axis=0))
         speeds = _EVEN * changes / (trip.duration_s / len(knots))
-        shares = (speeds / (self._config.motion.speed_share * SPEED_LIMITS_RAD_S)).max(axis=1).clip(_LEAST, 1.0)
-        state = self._states.newer(time.monotonic(), self._config.motion.state_age_s)  # planning takes its time
+        shares = (speeds / (self._config.motion.speed_fraction * SPEED_LIMITS_RAD_S)).max(axis=1).clip(_LEAST, 1.0)
+        state = self._states.newer(time.monotonic(), self._config.motion.max_state_age_s)  # planning takes its time
         self._check(state)
         self._door.check_tracking(joints[0], state)
         for knot, share in zip(knots, shares, strict=True):
@@ -86,7 +91,7 @@ class WaypointDrive(Drive):
                 return False
         return True
 
-    def _watch(self, trip: Trip) -> bool:
+    def _watch(self, trip: Trajectory) -> bool:
         """Look at the arm with every tick of its own clock until the motion ends; return whether it is pushed back."""
         motion = self._config.motion
         self._states.newer(time.monotonic(), _START_S)
@@ -130,7 +135,7 @@ class WaypointDrive(Drive):
         motion = self._config.motion
         deadline_s = time.monotonic() + motion.rest_timeout_s
         while True:
-            state = self._states.newer(time.monotonic(), motion.state_age_s)
+            state = self._states.newer(time.monotonic(), motion.max_state_age_s)
             self._check(state)
             if self._is_at_rest(state):
                 return state

@@ -10,7 +10,7 @@ import franky
 import numpy as np
 
 from robot_bridge.franka.state import ArmState, StaleState
-from robot_bridge.libfranka.connection import Link
+from robot_bridge.libfranka.connection import FrankaConnection
 from robot_bridge.robot import RobotFault
 
 _POLL_S: Final = 0.0005
@@ -18,10 +18,10 @@ _PAUSE_S: Final = 0.05  # before a silent arm is asked again
 _ERRORS: Final = tuple(name for name in dir(franky.Errors) if not name.startswith("_"))
 
 
-class StateFeed:
+class LibfrankaStateSubscriber:
     """The latest state of the arm. The arm counts time itself: a state whose time stands still is an old one."""
 
-    def __init__(self, link: Link, age_s: float) -> None:
+    def __init__(self, link: FrankaConnection, age_s: float) -> None:
         """Take the connection; nothing older than `age_s` is ever given out."""
         self._link, self._age_s = link, age_s
         self._clock_s, self._came_s = -np.inf, -np.inf
@@ -36,11 +36,11 @@ class StateFeed:
         return self._clock_s
 
     def fresh(self) -> ArmState:
-        """Return the state now; see `States.fresh`."""
+        """Return the state now; see `StateSource.fresh`."""
         return self._put_together(self._take())
 
     def newer(self, than_s: float, timeout_s: float) -> ArmState:
-        """Wait for a state that came after a monotonic time; see `States.newer`."""
+        """Wait for a state that came after a monotonic time; see `StateSource.newer`."""
         deadline_s = time.monotonic() + timeout_s
         while True:
             with suppress(RobotFault):

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.camera import Camera
-from robot_bridge.franka.config import EyeConfig
-from robot_bridge.franka.image_buffer import Pictures
+from robot_bridge.franka.config import VideoConfig
+from robot_bridge.franka.image_buffer import ImageBuffer
 
 _AGAIN_S: Final = 0.5  # before a camera that is gone is opened anew
 _OPEN_MS: Final = 3000
@@ -20,19 +20,19 @@ _READ_MS: Final = 1000
 _CLOSE_S: Final = 5.0  # longer than any call of the thread
 
 
-class VideoFeed:
+class VideoReader:
     """The latest picture of one camera. A camera that falls silent is opened anew until it speaks."""
 
-    def __init__(self, config: EyeConfig, camera: Camera) -> None:
+    def __init__(self, config: VideoConfig, camera: Camera) -> None:
         """Start to look."""
         self._config, self._camera = config, camera
-        self._pictures = Pictures(f"camera {config.source}", config, camera)
+        self._pictures = ImageBuffer(f"camera {config.source}", config, camera)
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def newer(self, than_s: float) -> tuple[NDArray[np.uint8], float]:
-        """Wait for a picture that was taken after a moment; see `Pictures.newer`."""
+        """Wait for a picture that was taken after a moment; see `ImageBuffer.newer`."""
         return self._pictures.newer(than_s)
 
     def close(self) -> None:

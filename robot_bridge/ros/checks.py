@@ -10,52 +10,52 @@ import rospy
 from sensor_msgs.msg import JointState
 
 from robot_bridge.franka import checks
-from robot_bridge.franka.checks import Finding, look
+from robot_bridge.franka.checks import CheckResult, run_check
 from robot_bridge.franka.config import FrankaRosConfig
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.robot import RobotError
 from robot_bridge.ros import names
-from robot_bridge.ros.driver import Driver, Master, recognise
-from robot_bridge.ros.gripper import RosFingers
+from robot_bridge.ros.driver import Driver, Master, detect_generation
+from robot_bridge.ros.gripper import RosGripper
 from robot_bridge.ros.messages import RELEASES, Types, expected, load
-from robot_bridge.ros.subscribers import ImageFeed, StateFeed
+from robot_bridge.ros.subscribers import RosImageSubscriber, RosStateSubscriber
 
 _CLOCK_S = 0.1  # ours: pictures are dated by the clock of the machine that the camera is on
 
 
-def examine(config: FrankaRosConfig) -> Iterator[Finding]:
+def run_checks(config: FrankaRosConfig) -> Iterator[CheckResult]:
     """Yield a finding on each part; where one is missing, those that need it are left out."""
     timeout_s = config.connect_timeout_s
     kinematics = Kinematics(margin_rad=config.motion.joint_margin_rad)
-    yield look("workspace", lambda: checks.reach(config, kinematics))
-    master = look("master", lambda: f"{Master('ghvae_doctor', timeout_s).uri} answers")
+    yield run_check("workspace", lambda: checks.reach(config, kinematics))
+    master = run_check("master", lambda: f"{Master('ghvae_doctor', timeout_s).uri} answers")
     yield master
-    if master.is_good:
-        with closing(ImageFeed(config.images, config.camera)) as images:
-            yield look("camera", lambda: checks.camera(images))
+    if master.passed:
+        with closing(RosImageSubscriber(config.images, config.camera)) as images:
+            yield run_check("camera", lambda: checks.camera(images))
         found: list[Types] = []
-        yield look("driver", lambda: _driver(found, timeout_s))
+        yield run_check("driver", lambda: _driver(found, timeout_s))
         for types in found:
-            yield from _examine_arm(config, kinematics, types)
+            yield from _check_arm(config, kinematics, types)
 
 
-def _examine_arm(config: FrankaRosConfig, kinematics: Kinematics, types: Types) -> Iterator[Finding]:
+def _check_arm(config: FrankaRosConfig, kinematics: Kinematics, types: Types) -> Iterator[CheckResult]:
     timeout_s = config.connect_timeout_s
-    with closing(StateFeed(types, config.motion.state_age_s)) as feed:
+    with closing(RosStateSubscriber(types, config.motion.max_state_age_s)) as feed:
         drivers: list[Driver] = []  # one, if it can be met
-        yield look("topics", _topics)
-        yield look("state", lambda: checks.rate(feed))
-        yield look("clock", lambda: _clock(timeout_s))
-        yield look("services", lambda: _services(drivers, types, timeout_s))
-        yield look("mode", lambda: checks.mode(feed.fresh()))
-        yield look("hand", lambda: checks.hand(config, feed.fresh()))
+        yield run_check("topics", _topics)
+        yield run_check("state", lambda: checks.rate(feed))
+        yield run_check("clock", lambda: _clock(timeout_s))
+        yield run_check("services", lambda: _services(drivers, types, timeout_s))
+        yield run_check("mode", lambda: checks.mode(feed.fresh()))
+        yield run_check("hand", lambda: checks.hand(config, feed.fresh()))
         if drivers:
-            yield look("frame", lambda: _frame(drivers[0], feed, kinematics))
-        yield look("gripper", lambda: _gripper(config, types))
+            yield run_check("frame", lambda: _frame(drivers[0], feed, kinematics))
+        yield run_check("gripper", lambda: _gripper(config, types))
 
 
 def _driver(found: list[Types], timeout_s: float) -> str:
-    generation = recognise(timeout_s)
+    generation = detect_generation(timeout_s)
     found.append(load(generation))
     md5 = expected(generation)["franka_core_msgs/RobotState"]
     return f"franka_ros {RELEASES[generation]}, by the md5 {md5} of its RobotState"
@@ -96,7 +96,7 @@ def _services(drivers: list[Driver], types: Types, timeout_s: float) -> str:
     return "the controllers are loaded, nobody else drives, error recovery answers"
 
 
-def _frame(driver: Driver, feed: StateFeed, kinematics: Kinematics) -> str:
+def _frame(driver: Driver, feed: RosStateSubscriber, kinematics: Kinematics) -> str:
     state = feed.fresh()
     driver.check_hand(state, kinematics)
     off_m = checks.off_m(state, kinematics)
@@ -104,5 +104,5 @@ def _frame(driver: Driver, feed: StateFeed, kinematics: Kinematics) -> str:
 
 
 def _gripper(config: FrankaRosConfig, types: Types) -> str:
-    with closing(RosFingers(config.gripper, types, config.connect_timeout_s)) as fingers:
+    with closing(RosGripper(config.gripper, types, config.connect_timeout_s)) as fingers:
         return f"all four actions answer, the fingers are {1000 * fingers.width_m():.0f} mm apart"

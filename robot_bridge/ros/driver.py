@@ -13,12 +13,12 @@ from typing import Any
 
 import rospy
 
-from robot_bridge.franka.config import ForceConfig
-from robot_bridge.franka.state import ArmState, wrong_frame, wrong_pose
+from robot_bridge.franka.config import ReflexConfig
+from robot_bridge.franka.state import ArmState, frame_error, pose_error
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.robot import RobotError
 from robot_bridge.ros import names
-from robot_bridge.ros.gripper import Action
+from robot_bridge.ros.gripper import ActionClient
 from robot_bridge.ros.messages import RELEASES, Generation, Types, generation_of
 
 
@@ -107,7 +107,7 @@ class DriverError(RobotError):
     """The driver is missing, of an unknown release, or not as it must be. Nothing was commanded."""
 
 
-def recognise(timeout_s: float) -> Generation:
+def detect_generation(timeout_s: float) -> Generation:
     """Return which generation of franka_ros serves the arm, by the md5 of what it publishes.
 
     Raises:
@@ -150,7 +150,7 @@ class Driver:
             RobotError: A part of it is missing.
         """
         self._types, self._timeout_s = types, timeout_s
-        self._recovery = Action(names.ERROR_RECOVERY, "franka_msgs/ErrorRecovery", types, timeout_s)
+        self._recovery = ActionClient(names.ERROR_RECOVERY, "franka_msgs/ErrorRecovery", types, timeout_s)
 
     def check_controllers(self) -> None:
         """Refuse a driver that cannot follow joint positions, or that another program drives.
@@ -174,12 +174,12 @@ class Driver:
         Raises:
             DriverError: Its tip has another frame, or its pose disagrees with the joints.
         """
-        if wrong := wrong_frame(state):
+        if wrong := frame_error(state):
             raise DriverError(f"{wrong}; set it in Desk, or through {names.SET_EE_FRAME}")
-        if wrong := wrong_pose(state, kinematics):
+        if wrong := pose_error(state, kinematics):
             raise DriverError(f"{names.TIP_STATE}: {wrong}; is this another arm than a Panda?")
 
-    def set_reflex(self, config: ForceConfig) -> None:
+    def set_reflex(self, config: ReflexConfig) -> None:
         """Tell the driver from which force on it must stop.
 
         Raises:

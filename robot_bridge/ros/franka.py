@@ -10,10 +10,10 @@ from robot_bridge.franka.gripper import Gripper
 from robot_bridge.franka.robot import RealFranka
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.ros import messages
-from robot_bridge.ros.driver import Driver, Master, recognise
-from robot_bridge.ros.gripper import RosFingers
-from robot_bridge.ros.joint_commands import JointStream, StreamDrive
-from robot_bridge.ros.subscribers import ImageFeed, StateFeed
+from robot_bridge.ros.driver import Driver, Master, detect_generation
+from robot_bridge.ros.gripper import RosGripper
+from robot_bridge.ros.joint_commands import JointCommandPublisher, StreamingExecutor
+from robot_bridge.ros.subscribers import RosImageSubscriber, RosStateSubscriber
 
 
 class FrankaRos(RealFranka):
@@ -29,18 +29,18 @@ class FrankaRos(RealFranka):
         timeout_s = config.connect_timeout_s
         with ExitStack() as opened:
             self._master = Master("ghvae_bridge", timeout_s)
-            types = messages.load(recognise(timeout_s))
-            self._states = states = StateFeed(types, config.motion.state_age_s)
+            types = messages.load(detect_generation(timeout_s))
+            self._states = states = RosStateSubscriber(types, config.motion.max_state_age_s)
             opened.callback(states.close)
-            self._images = images = ImageFeed(config.images, config.camera)
+            self._images = images = RosImageSubscriber(config.images, config.camera)
             opened.callback(images.close)
             self._driver = Driver(types, timeout_s)
             self._driver.check_controllers()
-            stream = JointStream(config.motion, config.limits, self._kinematics, types)
+            stream = JointCommandPublisher(config.motion, config.limits, self._kinematics, types)
             opened.callback(stream.close)
             stream.wait_for_driver(timeout_s)
-            self._drive = StreamDrive(config, self._kinematics, states, stream, self._check_mode)
-            fingers = RosFingers(config.gripper, types, timeout_s)
+            self._drive = StreamingExecutor(config, self._kinematics, states, stream, self._check_mode)
+            fingers = RosGripper(config.gripper, types, timeout_s)
             opened.callback(fingers.close)
             self._gripper = Gripper(config.gripper, fingers)
             self._driver.check_hand(states.newer(time.monotonic(), timeout_s), self._kinematics)
@@ -57,5 +57,5 @@ class FrankaRos(RealFranka):
         """Let go of the driver, which holds the arm. Safe to call twice."""
         self._opened.close()
 
-    def _check_link(self) -> None:
+    def _check_connection(self) -> None:
         self._master.check()

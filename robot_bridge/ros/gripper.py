@@ -24,7 +24,7 @@ class ActionFault(RobotFault):
     """An action did not end in time, or its server threw."""
 
 
-class Action:
+class ActionClient:
     """The client of one action."""
 
     def __init__(self, name: str, type_: str, types: Types, timeout_s: float) -> None:
@@ -73,8 +73,8 @@ class Action:
 _AGE_S = 0.5  # of the finger states, which come 30 times a second
 
 
-class RosFingers:
-    """See `gripper.Fingers`."""
+class RosGripper:
+    """See `gripper.GripperDevice`."""
 
     name = names.MOVE
 
@@ -88,14 +88,14 @@ class RosFingers:
         self._widths: tuple[float, float] | None = None  # width in metres, monotonic time
         self._news = threading.Condition()
         self._subscriber = rospy.Subscriber(names.FINGER_STATES, JointState, self._take, queue_size=1)
-        self._homing = Action(names.HOMING, "franka_gripper/Homing", types, timeout_s)
-        self._grasp = Action(names.GRASP, "franka_gripper/Grasp", types, timeout_s)
-        self._move = Action(names.MOVE, "franka_gripper/Move", types, timeout_s)
-        self._stop = Action(names.STOP, "franka_gripper/Stop", types, timeout_s)
+        self._homing = ActionClient(names.HOMING, "franka_gripper/Homing", types, timeout_s)
+        self._grasp = ActionClient(names.GRASP, "franka_gripper/Grasp", types, timeout_s)
+        self._move = ActionClient(names.MOVE, "franka_gripper/Move", types, timeout_s)
+        self._stop = ActionClient(names.STOP, "franka_gripper/Stop", types, timeout_s)
         self._epsilon = types["franka_gripper/GraspEpsilon"](inner=config.width_m, outer=config.width_m)
 
     def width_m(self) -> float:
-        """Return the measured width between the fingers; see `Fingers.width_m`."""
+        """Return the measured width between the fingers; see `GripperDevice.width_m`."""
         deadline_s = time.monotonic() + _AGE_S
         with self._news:
             while self._widths is None or time.monotonic() - self._widths[1] > _AGE_S:
@@ -104,7 +104,7 @@ class RosFingers:
             return self._widths[0]
 
     def home(self) -> None:
-        """Let the hand find its width; see `Fingers.home`."""
+        """Let the hand find its width; see `GripperDevice.home`."""
         result = self._homing.run(HOMING * self._config.timeout_s)
         if not result.success:
             raise RobotFault(
@@ -112,18 +112,18 @@ class RosFingers:
             )
 
     def grasp(self) -> bool:
-        """Close; see `Fingers.grasp`."""
+        """Close; see `GripperDevice.grasp`."""
         config = self._config
         goal = {"width": 0.0, "epsilon": self._epsilon, "speed": config.speed_m_s, "force": config.force_n}
         return bool(self._grasp.run(config.timeout_s, **goal).success)
 
     def spread(self) -> None:
-        """Open; see `Fingers.spread`."""
+        """Open; see `GripperDevice.spread`."""
         goal = {"width": self._config.width_m, "speed": self._config.speed_m_s}
         self._move.run(self._config.timeout_s, **goal)  # says False already where a millimetre is missing
 
     def halt(self) -> None:
-        """Stop; see `Fingers.halt`."""
+        """Stop; see `GripperDevice.halt`."""
         self._stop.run(self._config.timeout_s)
 
     def close(self) -> None:

@@ -9,36 +9,41 @@ import rospy
 from numpy.typing import NDArray
 from std_msgs.msg import Float64
 
-from robot_bridge.franka.command_limits import Door, StreamFault
+from robot_bridge.franka.command_limits import CommandLimits, StreamFault
 from robot_bridge.franka.config import FrankaConfig, MotionConfig
-from robot_bridge.franka.state import ArmState, States
-from robot_bridge.franka.trajectory import Check, Drive, Trip
+from robot_bridge.franka.state import ArmState, StateSource
+from robot_bridge.franka.trajectory import Check, Trajectory, TrajectoryExecutor
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.robot import RobotFault
 from robot_bridge.ros import names
 from robot_bridge.ros.messages import Types
-from robot_bridge.safety import Limits
+from robot_bridge.safety import MotionLimits
 
 
-class StreamDrive(Drive):
+class StreamingExecutor(TrajectoryExecutor):
     """Streams joint positions; the driver holds the last of them."""
 
     def __init__(
-        self, config: FrankaConfig, kinematics: Kinematics, states: States, stream: JointStream, check: Check
+        self,
+        config: FrankaConfig,
+        kinematics: Kinematics,
+        states: StateSource,
+        stream: JointCommandPublisher,
+        check: Check,
     ) -> None:
         """Take what leads to the arm; nothing moves."""
         super().__init__(config, kinematics, states, check)
         self._stream = stream
 
     def move(self, state: ArmState, delta_m: NDArray[np.float64] | NDArray[np.float32]) -> None:
-        """Move the hand straight by `delta_m`; see `Drive.move`."""
+        """Move the hand straight by `delta_m`; see `TrajectoryExecutor.move`."""
         self._follow(state, self._straight(state, delta_m))
 
     def go(self, state: ArmState, joints_rad: NDArray[np.float64]) -> None:
-        """Move the joints to `joints_rad` (7,); see `Drive.go`."""
+        """Move the joints to `joints_rad` (7,); see `TrajectoryExecutor.go`."""
         self._follow(state, self._through_joints(state, joints_rad))
 
-    def _follow(self, state: ArmState, trip: Trip) -> None:
+    def _follow(self, state: ArmState, trip: Trajectory) -> None:
         """Stream until the target's end is reached and the arm rests; every tick looks at the state first."""
         self._stream.begin(state, trip.low_m, trip.high_m)
         n = int(np.ceil(trip.duration_s / self._config.motion.tick_s))
@@ -71,10 +76,10 @@ _COMMAND_TIMEOUT_S = 0.2  # without a command for so long the driver holds; its 
 _QUEUE = 5  # commands that may wait for the wire: one that ROS drops makes the step to the next one twice as large
 
 
-class JointStream(Door):
+class JointCommandPublisher(CommandLimits):
     """Publishes joint positions, one bounded step after the other; the only publisher."""
 
-    def __init__(self, config: MotionConfig, limits: Limits, kinematics: Kinematics, types: Types) -> None:
+    def __init__(self, config: MotionConfig, limits: MotionLimits, kinematics: Kinematics, types: Types) -> None:
         """Advertise; nothing is commanded yet."""
         super().__init__(config, limits, kinematics)
         self._command = types["franka_core_msgs/JointCommand"]
@@ -98,7 +103,7 @@ class JointStream(Door):
             time.sleep(self._config.tick_s)
 
     def begin(self, state: ArmState, low_m: NDArray[np.float64], high_m: NDArray[np.float64]) -> None:
-        """Start a stream from where the driver holds the arm; see `Door.begin`."""
+        """Start a stream from where the driver holds the arm; see `CommandLimits.begin`."""
         super().begin(state, low_m, high_m)
         self._due_s = time.monotonic()
 

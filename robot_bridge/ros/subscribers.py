@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import Image, JointState
 
 from robot_bridge.camera import Camera
-from robot_bridge.franka.config import FeedConfig
-from robot_bridge.franka.image_buffer import Content, Pictures
+from robot_bridge.franka.config import RosImageConfig
+from robot_bridge.franka.image_buffer import Content, ImageBuffer
 from robot_bridge.franka.state import ArmState, StaleState
 from robot_bridge.kinematics import N_JOINTS
 from robot_bridge.robot import CameraFault
@@ -24,19 +24,19 @@ _BUFFER_BYTES = 2**24  # more than any picture: a smaller one would keep rospy b
 _CHANNELS = {"rgb8": slice(None), "bgr8": slice(None, None, -1)}
 
 
-class ImageFeed:
+class RosImageSubscriber:
     """The latest picture of one topic."""
 
-    def __init__(self, config: FeedConfig, camera: Camera) -> None:
+    def __init__(self, config: RosImageConfig, camera: Camera) -> None:
         """Subscribe."""
         self._topic, self._camera = config.topic, camera
-        self._pictures = Pictures(config.topic, config, camera)
+        self._pictures = ImageBuffer(config.topic, config, camera)
         self._subscriber = rospy.Subscriber(
             config.topic, Image, self._take, queue_size=1, buff_size=_BUFFER_BYTES, tcp_nodelay=True
         )
 
     def newer(self, than_s: float) -> tuple[NDArray[np.uint8], float]:
-        """Wait for a picture that was taken after a moment; see `Pictures.newer`."""
+        """Wait for a picture that was taken after a moment; see `ImageBuffer.newer`."""
         return self._pictures.newer(than_s)
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class ImageFeed:
         return np.ascontiguousarray(image[..., _CHANNELS[message.encoding]])
 
 
-class StateFeed:
+class RosStateSubscriber:
     """The latest state of the arm, put together from three topics."""
 
     def __init__(self, types: Types, age_s: float) -> None:

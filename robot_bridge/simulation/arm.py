@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.kinematics import HOME_RAD, N_JOINTS, Kinematics, Pose
-from robot_bridge.motion import SETTLE_SHARE, Guard, Motion
+from robot_bridge.motion import SETTLE_FRACTION, ContactGuard, Motion
 from robot_bridge.robot import CLOSE
 from robot_bridge.simulation import panda_mjcf
 from robot_bridge.simulation.mujoco_import import mujoco
@@ -40,12 +40,12 @@ def kinematics() -> Kinematics:
     return Kinematics(pose)
 
 
-class Arm:
+class MujocoArm:
     """The arm within one simulated scene."""
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, contact_limit_n: float) -> None:
         self._model, self._data = model, data
-        self._guard = Guard(contact_limit_n, TICK_S)
+        self._guard = ContactGuard(contact_limit_n, TICK_S)
         self._kinematics = kinematics()
         self._tcp = model.site("tcp").id
         self._fingers = [model.joint(name).qposadr[0] for name in ("slide_left", "slide_right")]
@@ -91,9 +91,9 @@ class Arm:
 
     def _n_ticks(self, step_s: float, finger_m: float) -> tuple[int, int]:
         """Return how many ticks the hand moves, and how many the whole step takes."""
-        n_moving = round(step_s * (1 - SETTLE_SHARE) / TICK_S)
+        n_moving = round(step_s * (1 - SETTLE_FRACTION) / TICK_S)
         grip_s = GRIP_S if finger_m != self._data.ctrl[N_JOINTS] else 0.0
-        return n_moving, n_moving + round((step_s * SETTLE_SHARE + grip_s) / TICK_S)
+        return n_moving, n_moving + round((step_s * SETTLE_FRACTION + grip_s) / TICK_S)
 
     def _tick(self) -> None:
         mujoco.mj_step(self._model, self._data, self._n_substeps)

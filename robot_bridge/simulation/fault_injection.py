@@ -18,12 +18,12 @@ from robot_bridge.simulation.franka import SimulatedFranka
 _STEPS = 5  # within which a trouble happens after the reset that drew it
 
 
-class TroubledFranka(SimulatedFranka):
-    """Now and then the arm stops itself, the camera freezes, or the process dies or hangs, as `TroubleConfig` says."""
+class FaultInjectingFranka(SimulatedFranka):
+    """Injects reflexes, a frozen camera, process kills and hangs at the rates of `FaultInjectionConfig`."""
 
     def __init__(self, config: SimulationConfig) -> None:
         super().__init__(config)
-        self._troubles = config.troubles
+        self._fault_injection = config.fault_injection
         self._chance = np.random.default_rng()  # not the collection's: an episode that is tried again may succeed
         self._due: dict[str, int] = {}  # trouble to the number of steps until it happens
         self._frozen: NDArray[np.uint8] | None = None
@@ -34,10 +34,10 @@ class TroubledFranka(SimulatedFranka):
         self._frozen = None
         seen = super().reset(rng)
         shares = {
-            "reflex": self._troubles.reflexes_per_reset,
-            "freeze": self._troubles.freezes_per_reset,
-            "death": self._troubles.deaths_per_reset,
-            "hang": self._troubles.hangs_per_reset,
+            "reflex": self._fault_injection.reflexes_per_reset,
+            "freeze": self._fault_injection.freezes_per_reset,
+            "death": self._fault_injection.deaths_per_reset,
+            "hang": self._fault_injection.hangs_per_reset,
         }
         for trouble, share in shares.items():
             if self._chance.random() < share:
@@ -72,8 +72,8 @@ class TroubledFranka(SimulatedFranka):
         raise RobotFault(f"{self._fault}; call recover")
 
     def _tell(self, trouble: str) -> None:
-        if self._troubles.log:
-            with Path(self._troubles.log).open("a", encoding="utf-8") as file:
+        if self._fault_injection.log:
+            with Path(self._fault_injection.log).open("a", encoding="utf-8") as file:
                 file.write(f"{trouble}\n")
 
 

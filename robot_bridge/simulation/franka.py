@@ -11,12 +11,12 @@ from robot_bridge.motion import draw_start
 from robot_bridge.robot import OPEN, Observation, RobotError, RobotFault, RobotSpec, Step
 from robot_bridge.safety import limit_action
 from robot_bridge.simulation import renderer as render
-from robot_bridge.simulation.arm import TICK_S, Arm
+from robot_bridge.simulation.arm import TICK_S, MujocoArm
 from robot_bridge.simulation.config import SimulationConfig
 from robot_bridge.simulation.mujoco_import import mujoco
-from robot_bridge.simulation.realtime import Plant
+from robot_bridge.simulation.realtime import RealtimeSimulation
 from robot_bridge.simulation.scene import Scene, build
-from robot_bridge.simulation.success import Judge, Outcome, Progress
+from robot_bridge.simulation.success import SuccessTest, TaskProgress, TaskSuccess
 
 _SETTLE_S = 0.6  # objects come to rest before the first observation
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -31,7 +31,7 @@ class Snapshot:
 
     scene: Scene
     physics: NDArray[np.float64]
-    progress: Progress | None
+    progress: TaskProgress | None
 
 
 class SimulatedFranka:
@@ -45,7 +45,7 @@ class SimulatedFranka:
         )
         self._scene: Scene | None = None
         self._renderer: render.Renderer | None = None
-        self._judge: Judge | None = None
+        self._success_test: SuccessTest | None = None
         self._rested: Snapshot | None = None  # the state after the last sane motion
         self._fault: str | None = None
         self._closed = False
@@ -85,7 +85,7 @@ class SimulatedFranka:
             return self.observe()
         for _ in range(_MAX_DRAWS):
             self._make_scene(rng)
-            if self._judge is None or not self._judge.outcome().goal_now:
+            if self._success_test is None or not self._success_test.task_success().goal_now:
                 return self.observe()
         raise RobotFault(f"{_MAX_DRAWS} scenes of kind '{self._config.scene}' began with the task done")
 
@@ -105,11 +105,11 @@ class SimulatedFranka:
         applied = limit_action(action, self.hand(), self._config.limits)
         for _ in self._arm.move(applied, self._config.step_s):
             self._simulated_s += TICK_S
-            if self._judge:
-                self._judge.watch(TICK_S)
+            if self._success_test:
+                self._success_test.watch(TICK_S)
         self._rest()
-        if self._judge:
-            self._judge.conclude()
+        if self._success_test:
+            self._success_test.conclude()
         self._rested = self.snapshot()
         return applied
 
@@ -120,10 +120,10 @@ class SimulatedFranka:
             self._renderer = render.make(self._renderer_name, self._model, self._config.camera)
         return self._renderer.render(self._data)
 
-    def outcome(self) -> Outcome | None:
+    def task_success(self) -> TaskSuccess | None:
         """Return what the trial has achieved so far, or None in a scene without a task."""
         self._check_scene()
-        return self._judge.outcome() if self._judge else None
+        return self._success_test.task_success() if self._success_test else None
 
     def hand(self) -> NDArray[np.float64]:
         """Return the measured hand position (3,) in metres in the base frame."""
@@ -140,7 +140,7 @@ class SimulatedFranka:
         scene = self._check_scene()
         physics = np.empty(mujoco.mj_stateSize(self._model, _STATE))
         mujoco.mj_getState(self._model, self._data, physics, _STATE)
-        return Snapshot(scene, physics, self._judge.progress if self._judge else None)
+        return Snapshot(scene, physics, self._success_test.progress if self._success_test else None)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Return to a state of the present scene, taken here or in a twin. Time goes on.
@@ -154,8 +154,8 @@ class SimulatedFranka:
             )
         mujoco.mj_setState(self._model, self._data, snapshot.physics, _STATE)
         mujoco.mj_forward(self._model, self._data)
-        if self._judge and snapshot.progress:
-            self._judge.progress = snapshot.progress
+        if self._success_test and snapshot.progress:
+            self._success_test.progress = snapshot.progress
         self._rested = snapshot
 
     def twin(self) -> SimulatedFranka:
@@ -168,13 +168,13 @@ class SimulatedFranka:
         other._simulated_s = self._simulated_s
         return other
 
-    def plant(self) -> Plant:
+    def simulation(self) -> RealtimeSimulation:
         """Hand the present scene over to a driver in real time; this robot keeps nothing of it until the next reset."""
         self._check_scene()
-        plant = Plant(self._model, self._data, self._judge)
+        simulation = RealtimeSimulation(self._model, self._data, self._success_test)
         self._free_renderer()
         self._scene = None
-        return plant
+        return simulation
 
     def recover(self) -> None:
         """Clear a fault: the arm holds the pose that it had before it."""
@@ -211,8 +211,8 @@ class SimulatedFranka:
     def _attach(self, scene: Scene, model: mujoco.MjModel) -> None:
         self._scene, self._model = scene, model
         self._data = mujoco.MjData(model)
-        self._arm = Arm(model, self._data, self._config.contact_limit_n)
-        self._judge = Judge(scene.task, model, self._data) if scene.task else None
+        self._arm = MujocoArm(model, self._data, self._config.contact_limit_n)
+        self._success_test = SuccessTest(scene.task, model, self._data) if scene.task else None
 
     def _rest(self) -> None:
         """Bring all that is derived from the state up to date with it; a state that is not sane becomes a fault."""

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Half lengths in metres, low and high: a training instance and an unseen one are never the same.
-_SPONGE_LENGTH: Mapping[Split, tuple[float, float]] = {"train": (0.034, 0.042), "unseen": (0.045, 0.051)}
-_BRUSH_LENGTH: Mapping[Split, tuple[float, float]] = {"train": (0.040, 0.047), "unseen": (0.050, 0.056)}
-_PLATE_RADIUS: Mapping[Split, tuple[float, float]] = {"train": (0.068, 0.080), "unseen": (0.083, 0.092)}
-_PAN_HALF_WIDTH: Mapping[Split, tuple[float, float]] = {"train": (0.058, 0.066), "unseen": (0.069, 0.076)}
+_SPONGE_LENGTH: Mapping[Split, tuple[float, float]] = {"train": (0.034, 0.042), "test": (0.045, 0.051)}
+_BRUSH_LENGTH: Mapping[Split, tuple[float, float]] = {"train": (0.040, 0.047), "test": (0.050, 0.056)}
+_PLATE_RADIUS: Mapping[Split, tuple[float, float]] = {"train": (0.068, 0.080), "test": (0.083, 0.092)}
+_PAN_HALF_WIDTH: Mapping[Split, tuple[float, float]] = {"train": (0.058, 0.066), "test": (0.069, 0.076)}
 _GRIP_M = 0.011  # half height of a tool's grip
 _WALL_M = 0.005  # half thickness of a wall
 
@@ -23,7 +23,7 @@ _WALL_M = 0.005  # half thickness of a wall
 class Container:
     """A fixed plate, tray or dustpan, in its own frame: x across, an open side (if any) towards -y, floor at z = 0."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Geom, ...]
     half_size_m: tuple[float, float]  # of its inside, x and y; a plate's radius twice
     round: bool
     height_m: float  # of its floor's upper face
@@ -53,16 +53,16 @@ def _gripped(length: float, block: NDArray[np.float64], grip: float) -> Shape:
         grip: Half width of the grip.
     """
     width, height = float(block[0]), float(block[1])
-    base = Part("box", (length, width, height), (0.0, 0.0, -_GRIP_M))
-    handle = Part("box", (length * 0.7, grip, _GRIP_M), (0.0, 0.0, height), (0.0, 0.0, 0.0), True)
+    base = Geom("box", (length, width, height), (0.0, 0.0, -_GRIP_M))
+    handle = Geom("box", (length * 0.7, grip, _GRIP_M), (0.0, 0.0, height), (0.0, 0.0, 0.0), True)
     return Shape((base, handle), height + _GRIP_M, float(np.hypot(length, width)))
 
 
 def plate(rng: np.random.Generator, split: Split) -> Container:
     """Return a flat round plate."""
     radius, half = rng.uniform(*_PLATE_RADIUS[split]), 0.003
-    disc = Part("cylinder", (radius, half), (0.0, 0.0, half))
-    inner = Part("cylinder", (radius * 0.72, half), (0.0, 0.0, half + 0.0004), (0, 0, 0), True)
+    disc = Geom("cylinder", (radius, half), (0.0, 0.0, half))
+    inner = Geom("cylinder", (radius * 0.72, half), (0.0, 0.0, half + 0.0004), (0, 0, 0), True)
     return Container((disc, inner), (float(radius), float(radius)), True, 2 * half + 0.0004)
 
 
@@ -70,38 +70,38 @@ def pan(rng: np.random.Generator, split: Split) -> Container:
     """Return a dustpan: a thin floor with a sloping lip, and walls on all sides but the lip's."""
     a, b = rng.uniform(*_PAN_HALF_WIDTH[split]), rng.uniform(0.055, 0.062)
     wall = rng.uniform(0.010, 0.013)
-    floor = Part("box", (a, b, 0.0015), (0.0, 0.0, 0.0015))
-    lip = Part("box", (a, 0.008, 0.0005), (0.0, -b - 0.0076, 0.0014), (0.16, 0.0, 0.0))
+    floor = Geom("box", (a, b, 0.0015), (0.0, 0.0, 0.0015))
+    lip = Geom("box", (a, 0.008, 0.0005), (0.0, -b - 0.0076, 0.0014), (0.16, 0.0, 0.0))
     return Container((floor, lip, *_walls(a, b, wall, closed=False)), (float(a), float(b)), False, 0.003)
 
 
 def tray(rng: np.random.Generator, split: Split) -> Container:
     """Return a square tray with four low walls."""
     a = rng.uniform(*_PAN_HALF_WIDTH[split])
-    floor = Part("box", (a, a, 0.002), (0.0, 0.0, 0.002))
+    floor = Geom("box", (a, a, 0.002), (0.0, 0.0, 0.002))
     return Container((floor, *_walls(a, a, 0.008, closed=True)), (float(a), float(a)), False, 0.004)
 
 
-def _walls(a: float, b: float, height: float, closed: bool) -> tuple[Part, ...]:
-    sides = tuple(Part("box", (_WALL_M, b, height), (x, 0.0, height), (0, 0, 0), True) for x in (-a, a))
+def _walls(a: float, b: float, height: float, closed: bool) -> tuple[Geom, ...]:
+    sides = tuple(Geom("box", (_WALL_M, b, height), (x, 0.0, height), (0, 0, 0), True) for x in (-a, a))
     ends = (b, -b) if closed else (b,)
-    return (*sides, *(Part("box", (a + _WALL_M, _WALL_M, height), (0.0, y, height), (0, 0, 0), True) for y in ends))
+    return (*sides, *(Geom("box", (a + _WALL_M, _WALL_M, height), (0.0, y, height), (0, 0, 0), True) for y in ends))
 
 
-Split = Literal["train", "unseen"]
+Split = Literal["train", "test"]
 Color = tuple[float, float, float]
 _Vector = tuple[float, float, float]
 
 # Hue bands in turns (0 red, 1/3 green, 2/3 blue). Training never sees the unseen bands; a gap of 0.02 keeps them apart.
 HUES: Mapping[Split, tuple[tuple[float, float], ...]] = {
     "train": ((0.0, 0.04), (0.14, 0.19), (0.36, 0.46), (0.60, 0.72), (0.88, 0.99)),
-    "unseen": ((0.06, 0.12), (0.22, 0.34), (0.48, 0.57), (0.75, 0.85)),
+    "test": ((0.06, 0.12), (0.22, 0.34), (0.48, 0.57), (0.75, 0.85)),
 }
 DISTINCT_HUE = 0.10  # turns; two things this far apart are told from each other at a glance
 
 
 @dataclass(frozen=True)
-class Part:
+class Geom:
     """One MuJoCo geom of an object, in the object's frame."""
 
     shape: Literal["box", "cylinder", "capsule", "ellipsoid", "sphere"]
@@ -115,7 +115,7 @@ class Part:
 class Shape:
     """The parts of an object, its frame's height above the floor at rest, and its reach in the plane."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Geom, ...]
     rest_m: float
     radius_m: float
     rolls: bool = False
@@ -126,78 +126,78 @@ Family = Callable[[np.random.Generator, float], Shape]
 
 def _box(rng: np.random.Generator, s: float) -> Shape:
     a, b, c = s * rng.uniform((0.85, 0.8, 0.7), (1.15, 1.1, 1.1)) / 2
-    return Shape((Part("box", (a, b, c)),), c, float(np.hypot(a, b)))
+    return Shape((Geom("box", (a, b, c)),), c, float(np.hypot(a, b)))
 
 
 def _cylinder(rng: np.random.Generator, s: float) -> Shape:
     r, h = s * rng.uniform((0.42, 0.35), (0.52, 0.55))
-    return Shape((Part("cylinder", (r, h)),), h, r)
+    return Shape((Geom("cylinder", (r, h)),), h, r)
 
 
 def _capsule(rng: np.random.Generator, s: float) -> Shape:
     r, h = s * rng.uniform((0.30, 0.4), (0.40, 0.6))
-    return Shape((Part("capsule", (r, h), euler_rad=(np.pi / 2, 0.0, 0.0)),), r, r + h, rolls=True)
+    return Shape((Geom("capsule", (r, h), euler_rad=(np.pi / 2, 0.0, 0.0)),), r, r + h, rolls=True)
 
 
 def _ellipsoid(rng: np.random.Generator, s: float) -> Shape:
     a, b, c = s * rng.uniform((0.5, 0.4, 0.3), (0.7, 0.5, 0.4))
-    return Shape((Part("ellipsoid", (a, b, c)),), c, a, rolls=True)
+    return Shape((Geom("ellipsoid", (a, b, c)),), c, a, rolls=True)
 
 
 def _ell(rng: np.random.Generator, s: float) -> Shape:
     w, h, arm = s * rng.uniform((0.20, 0.3, 0.6), (0.26, 0.45, 0.75))
-    parts = (Part("box", (arm, w, h)), Part("box", (w, arm * 0.6, h), (arm - w, arm * 0.6 + w, 0.0), (0, 0, 0), True))
+    parts = (Geom("box", (arm, w, h)), Geom("box", (w, arm * 0.6, h), (arm - w, arm * 0.6 + w, 0.0), (0, 0, 0), True))
     return Shape(parts, h, float(np.hypot(arm, arm * 1.2 + 2 * w)) * 0.9)
 
 
 def _tee(rng: np.random.Generator, s: float) -> Shape:
     w, h, arm = s * rng.uniform((0.20, 0.3, 0.6), (0.26, 0.45, 0.75))
-    parts = (Part("box", (arm, w, h)), Part("box", (w, arm * 0.6, h), (0.0, arm * 0.6 + w, 0.0), (0, 0, 0), True))
+    parts = (Geom("box", (arm, w, h)), Geom("box", (w, arm * 0.6, h), (0.0, arm * 0.6 + w, 0.0), (0, 0, 0), True))
     return Shape(parts, h, arm * 1.4 + w)
 
 
 def _mug(rng: np.random.Generator, s: float) -> Shape:
     r, h = s * rng.uniform((0.42, 0.42), (0.52, 0.55))
-    handle = Part("capsule", (r * 0.25, h * 0.45), (r * 1.2, 0.0, 0.0), (0.0, 0.0, 0.0), True)
-    return Shape((Part("cylinder", (r, h)), handle), h, r * 1.5)
+    handle = Geom("capsule", (r * 0.25, h * 0.45), (r * 1.2, 0.0, 0.0), (0.0, 0.0, 0.0), True)
+    return Shape((Geom("cylinder", (r, h)), handle), h, r * 1.5)
 
 
 def _dumbbell(rng: np.random.Generator, s: float) -> Shape:
     r, reach = s * rng.uniform((0.34, 0.65), (0.42, 0.8))
-    bar = Part("capsule", (r * 0.5, reach), (0, 0, 0), (0.0, np.pi / 2, 0.0), True)
-    ends = (Part("box", (r, r, r), (-reach, 0, 0)), Part("box", (r, r, r), (reach, 0, 0)))
+    bar = Geom("capsule", (r * 0.5, reach), (0, 0, 0), (0.0, np.pi / 2, 0.0), True)
+    ends = (Geom("box", (r, r, r), (-reach, 0, 0)), Geom("box", (r, r, r), (reach, 0, 0)))
     return Shape((bar, *ends), r, reach + r * 1.4)
 
 
 def _cross(rng: np.random.Generator, s: float) -> Shape:
     w, h, arm = s * rng.uniform((0.2, 0.35, 0.6), (0.28, 0.5, 0.7))
-    return Shape((Part("box", (arm, w, h)), Part("box", (w, arm, h * 0.98), (0, 0, 0), (0, 0, 0), True)), h, arm * 1.05)
+    return Shape((Geom("box", (arm, w, h)), Geom("box", (w, arm, h * 0.98), (0, 0, 0), (0, 0, 0), True)), h, arm * 1.05)
 
 
 def _star(rng: np.random.Generator, s: float) -> Shape:
     w, h, arm = s * rng.uniform((0.16, 0.35, 0.6), (0.22, 0.5, 0.7))
-    bars = tuple(Part("box", (arm, w, h * (1 - 0.01 * i)), (0, 0, 0), (0, 0, i * np.pi / 3)) for i in range(3))
+    bars = tuple(Geom("box", (arm, w, h * (1 - 0.01 * i)), (0, 0, 0), (0, 0, i * np.pi / 3)) for i in range(3))
     return Shape(bars, h, arm * 1.05)
 
 
 def _arch(rng: np.random.Generator, s: float) -> Shape:
     w, leg, span = s * rng.uniform((0.16, 0.3, 0.5), (0.2, 0.4, 0.6))
     depth = 0.45 * s
-    legs = tuple(Part("box", (w, depth, leg), (x, 0.0, -w)) for x in (-span + w, span - w))
+    legs = tuple(Geom("box", (w, depth, leg), (x, 0.0, -w)) for x in (-span + w, span - w))
     return Shape(
-        (*legs, Part("box", (span, depth, w), (0, 0, leg), (0, 0, 0), True)), leg + w, float(np.hypot(span, depth))
+        (*legs, Geom("box", (span, depth, w), (0, 0, leg), (0, 0, 0), True)), leg + w, float(np.hypot(span, depth))
     )
 
 
 def _stair(rng: np.random.Generator, s: float) -> Shape:
     a, b, h = s * rng.uniform((0.5, 0.4, 0.2), (0.6, 0.5, 0.28))
-    low, high = Part("box", (a, b, h), (0, 0, -h)), Part("box", (a * 0.5, b, h), (-a * 0.5, 0, h), (0, 0, 0), True)
+    low, high = Geom("box", (a, b, h), (0, 0, -h)), Geom("box", (a * 0.5, b, h), (-a * 0.5, 0, h), (0, 0, 0), True)
     return Shape((low, high), 2 * h, float(np.hypot(a, b)))
 
 
 def _ball(rng: np.random.Generator, s: float) -> Shape:
     r = s * rng.uniform(0.42, 0.55)
-    return Shape((Part("sphere", (r,)),), r, r, rolls=True)
+    return Shape((Geom("sphere", (r,)),), r, r, rolls=True)
 
 
 FAMILIES: Mapping[Split, Mapping[str, Family]] = {
@@ -211,7 +211,7 @@ FAMILIES: Mapping[Split, Mapping[str, Family]] = {
         "mug": _mug,
         "dumbbell": _dumbbell,
     },
-    "unseen": {"cross": _cross, "star": _star, "arch": _arch, "stair": _stair, "ball": _ball},
+    "test": {"cross": _cross, "star": _star, "arch": _arch, "stair": _stair, "ball": _ball},
 }
 
 

@@ -11,19 +11,19 @@ from robot_bridge.camera import Camera
 from robot_bridge.kinematics import N_JOINTS
 from robot_bridge.simulation import panda_mjcf
 from robot_bridge.simulation import renderer as render
-from robot_bridge.simulation.arm import Arm
+from robot_bridge.simulation.arm import MujocoArm
 from robot_bridge.simulation.config import RendererName
 from robot_bridge.simulation.mujoco_import import mujoco
-from robot_bridge.simulation.success import Judge, Outcome
+from robot_bridge.simulation.success import SuccessTest, TaskSuccess
 
 
-class Plant:
-    """One scene with the arm in it. One thread advances it; an `Eye` of another may look at it at any time."""
+class RealtimeSimulation:
+    """A scene advanced by one thread; a `RealtimeCamera` may render it from another thread at any time."""
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, judge: Judge | None) -> None:
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, success_test: SuccessTest | None) -> None:
         """Take over a scene at rest."""
-        self.model, self._data, self._judge = model, data, judge
-        self._arm = Arm(model, data, contact_limit_n=np.inf)  # the guard is the bridge's
+        self.model, self._data, self._success_test = model, data, success_test
+        self._arm = MujocoArm(model, data, contact_limit_n=np.inf)  # the guard is the bridge's
         self._fingers = [model.joint(name).qposadr[0] for name in ("slide_left", "slide_right")]
         self._tcp = model.site("tcp").id
         self._lock = threading.Lock()
@@ -100,17 +100,17 @@ class Plant:
                 mujoco.mj_step(self.model, self._data)
             mujoco.mj_forward(self.model, self._data)
             self._look = np.array(self._data.qpos)
-        if self._judge:
-            self._judge.watch(duration_s)
+        if self._success_test:
+            self._success_test.watch(duration_s)
 
     def conclude(self) -> None:
         """Tell the judge that the arm rests."""
-        if self._judge:
-            self._judge.conclude()
+        if self._success_test:
+            self._success_test.conclude()
 
-    def outcome(self) -> Outcome | None:
+    def task_success(self) -> TaskSuccess | None:
         """Return what has been achieved in a task scene, or None."""
-        return self._judge.outcome() if self._judge else None
+        return self._success_test.task_success() if self._success_test else None
 
     def seen(self) -> NDArray[np.float64]:
         """Return what a camera needs to know of the present; from any thread."""
@@ -118,20 +118,20 @@ class Plant:
             return self._look
 
 
-class Eye:
+class RealtimeCamera:
     """A camera over a plant, for one thread: whatever draws belongs to the thread that made it."""
 
-    def __init__(self, plant: Plant, renderer: RendererName, camera: Camera) -> None:
+    def __init__(self, simulation: RealtimeSimulation, renderer: RendererName, camera: Camera) -> None:
         """Make the renderer in the calling thread."""
-        self._plant = plant
-        self._data = mujoco.MjData(plant.model)
-        self._renderer = render.make(renderer, plant.model, camera)
+        self._simulation = simulation
+        self._data = mujoco.MjData(simulation.model)
+        self._renderer = render.make(renderer, simulation.model, camera)
 
     def look(self) -> NDArray[np.uint8]:
         """Return the picture of now, (H, W, 3) uint8 RGB."""
-        self._data.qpos[:] = self._plant.seen()
-        mujoco.mj_kinematics(self._plant.model, self._data)
-        mujoco.mj_camlight(self._plant.model, self._data)
+        self._data.qpos[:] = self._simulation.seen()
+        mujoco.mj_kinematics(self._simulation.model, self._data)
+        mujoco.mj_camlight(self._simulation.model, self._data)
         return self._renderer.render(self._data)
 
     def close(self) -> None:

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.camera import Camera
-from robot_bridge.simulation import objects as implements
-from robot_bridge.simulation import panda_mjcf
-from robot_bridge.simulation.objects import Color, Container, Part, Shape, Split, draw_color, draw_hue, draw_shape
+from robot_bridge.simulation import objects, panda_mjcf
+from robot_bridge.simulation.objects import Color, Container, Geom, Shape, Split, draw_color, draw_hue, draw_shape
 
-Kind = Literal["bin", "pick_wipe", "pick_sweep"]
+SceneKind = Literal["bin", "pick_wipe", "pick_sweep"]
 
 CENTER_M = (0.5, 0.0)  # of the bin, in the robot base frame
 INNER_M = (0.19, 0.26)  # half size of the bin's inside
@@ -25,7 +24,7 @@ _TRIES = 40  # to place a thing before it is left out
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedObject:
     """A thing and where it stands."""
 
     name: str
@@ -51,10 +50,10 @@ class Fixture:
 
 
 @dataclass(frozen=True)
-class Task:
+class SceneTask:
     """Who plays which role in a task scene."""
 
-    tool: Placed
+    tool: PlacedObject
     targets: tuple[str, ...]  # names of the objects to wipe off the container, or to sweep into it
     container: Fixture
 
@@ -63,10 +62,10 @@ class Task:
 class Scene:
     """One scene, before anything has moved."""
 
-    kind: Kind
+    kind: SceneKind
     xml: str
-    objects: tuple[Placed, ...]  # everything that is free to move; bodies of the same names
-    task: Task | None
+    objects: tuple[PlacedObject, ...]  # everything that is free to move; bodies of the same names
+    task: SceneTask | None
 
 
 class _Builder:
@@ -77,7 +76,7 @@ class _Builder:
         self.split: Split = split
         self.hues: list[float] = []
         self.bodies: list[str] = []
-        self.placed: list[Placed] = []
+        self.placed: list[PlacedObject] = []
         self.circles: list[tuple[float, float, float]] = []  # x, y, radius of what stands on the floor
 
     def colors(self) -> tuple[Color, Color]:
@@ -96,7 +95,7 @@ class _Builder:
                 return float(x), float(y)
         return None
 
-    def add(self, shape: Shape, at_m: tuple[float, float, float], yaw_rad: float, tool: bool = False) -> Placed:
+    def add(self, shape: Shape, at_m: tuple[float, float, float], yaw_rad: float, tool: bool = False) -> PlacedObject:
         """Add a free body standing at `at_m` (of the surface below it)."""
         name = f"{'tool' if tool else 'object'}{len(self.placed)}"
         mass = self.rng.uniform(0.03, 0.05) if tool else self.rng.uniform(0.02, 0.08)
@@ -112,7 +111,7 @@ class _Builder:
         self.bodies.append(
             f'<body name="{name}" pos="{_text(at)}" euler="0 0 {yaw_rad:.6g}"><freejoint/>{geoms}</body>'
         )
-        placed = Placed(name, shape, at, yaw_rad)
+        placed = PlacedObject(name, shape, at, yaw_rad)
         self.placed.append(placed)
         if at_m[2] == 0:
             self.circles.append((at_m[0], at_m[1], shape.radius_m))
@@ -128,7 +127,7 @@ class _Builder:
         return Fixture(container, at_m, yaw_rad)
 
 
-def build(rng: np.random.Generator, kind: Kind, split: Split, camera: Camera, jitter: float) -> Scene:
+def build(rng: np.random.Generator, kind: SceneKind, split: Split, camera: Camera, jitter: float) -> Scene:
     """Return a random scene.
 
     Args:
@@ -148,14 +147,14 @@ def _bin(builder: _Builder) -> None:
     """Three to five objects, tools among them; half of the scenes have a fixed container, some with an object on it."""
     rng, fixture = builder.rng, None
     if rng.random() < 0.5:
-        draw = (implements.plate, implements.tray, implements.pan)[int(rng.integers(3))]
+        draw = (objects.plate, objects.tray, objects.pan)[int(rng.integers(3))]
         container = draw(rng, builder.split)
         spot = builder.free_spot(container.radius_m, (0.08, 0.14))
         if spot is not None:
             fixture = builder.fix(container, spot, float(rng.choice([0.0, np.pi])) + float(rng.uniform(-0.3, 0.3)))
     for i in range(int(rng.integers(3, 6))):
         if i > 0 and rng.random() < 0.45:
-            draw_tool = (implements.sponge, implements.brush)[int(rng.integers(2))]
+            draw_tool = (objects.sponge, objects.brush)[int(rng.integers(2))]
             shape, yaw, tool = draw_tool(rng, builder.split), float(rng.uniform(-0.5, 0.5)), True
         else:
             shape = draw_shape(rng, builder.split, float(rng.uniform(0.034, 0.048)))
@@ -166,15 +165,15 @@ def _bin(builder: _Builder) -> None:
             builder.add(shape, (*spot, 0.0), yaw, tool)
 
 
-def _wipe(builder: _Builder) -> Task:
+def _wipe(builder: _Builder) -> SceneTask:
     """One to three objects on a plate, and a sponge beside it."""
     rng = builder.rng
     side = float(rng.choice([-1.0, 1.0]))
     center = (CENTER_M[0] + rng.uniform(-0.05, 0.05), side * rng.uniform(0.055, 0.085))
-    fixture = builder.fix(implements.plate(rng, builder.split), center, 0.0)
+    fixture = builder.fix(objects.plate(rng, builder.split), center, 0.0)
     radius = fixture.container.radius_m
     spot = (CENTER_M[0] + rng.uniform(-0.09, 0.09), -side * rng.uniform(0.10, 0.16))
-    tool = builder.add(implements.sponge(rng, builder.split), (*spot, 0.0), float(rng.uniform(-0.45, 0.45)), tool=True)
+    tool = builder.add(objects.sponge(rng, builder.split), (*spot, 0.0), float(rng.uniform(-0.45, 0.45)), tool=True)
     # All within the width of one stroke, and behind the plate's near rim, where the sponge comes down.
     across = np.array([0.0]) if (n := int(rng.integers(1, 4))) == 1 else np.linspace(-0.027, 0.027, n)
     targets = []
@@ -182,15 +181,15 @@ def _wipe(builder: _Builder) -> Task:
         shape = draw_shape(rng, builder.split, float(rng.uniform(0.030, 0.035)) * (1.15 if n < 3 else 0.8), False)
         at = (center[0] + float(offset), center[1] + side * float(rng.uniform(-0.15, 0.45)) * radius)
         targets.append(builder.add(shape, (*at, fixture.container.height_m), float(rng.uniform(-np.pi, np.pi))).name)
-    return Task(tool, tuple(targets), fixture)
+    return SceneTask(tool, tuple(targets), fixture)
 
 
-def _sweep(builder: _Builder) -> Task:
+def _sweep(builder: _Builder) -> SceneTask:
     """One or two objects in front of a dustpan, and a brush beside it."""
     rng = builder.rng
     side = float(rng.choice([-1.0, 1.0]))  # where the pan stands; its lip faces the middle
     center = (CENTER_M[0] + rng.uniform(-0.05, 0.05), side * rng.uniform(0.135, 0.15))
-    fixture = builder.fix(implements.pan(rng, builder.split), center, 0.0 if side > 0 else np.pi)
+    fixture = builder.fix(objects.pan(rng, builder.split), center, 0.0 if side > 0 else np.pi)
     lip = center[1] - side * fixture.container.half_size_m[1]
     n = int(rng.integers(1, 3))
     targets = []
@@ -199,11 +198,11 @@ def _sweep(builder: _Builder) -> Task:
         at = (center[0] + offset + rng.uniform(-0.004, 0.004), lip - side * rng.uniform(0.045, 0.065))
         targets.append(builder.add(shape, (float(at[0]), float(at[1]), 0.0), float(rng.uniform(-np.pi, np.pi))).name)
     spot = (CENTER_M[0] + rng.uniform(-0.09, 0.09), -side * rng.uniform(0.13, 0.18))
-    tool = builder.add(implements.brush(rng, builder.split), (*spot, 0.0), float(rng.uniform(-0.45, 0.45)), tool=True)
-    return Task(tool, tuple(targets), fixture)
+    tool = builder.add(objects.brush(rng, builder.split), (*spot, 0.0), float(rng.uniform(-0.45, 0.45)), tool=True)
+    return SceneTask(tool, tuple(targets), fixture)
 
 
-def _geoms(parts: tuple[Part, ...], colors: tuple[Color, Color], contact: str, mass_kg: float | None) -> str:
+def _geoms(parts: tuple[Geom, ...], colors: tuple[Color, Color], contact: str, mass_kg: float | None) -> str:
     mass = "" if mass_kg is None else f'mass="{mass_kg / len(parts):.6g}"'
     return "".join(
         f'<geom type="{part.shape}" size="{_text(part.size_m)}" pos="{_text(part.at_m)}" '

@@ -65,8 +65,8 @@ class _Script:
         self._side = float(np.sign(self._fixture.at_m[1]))  # along y: every stroke goes this way
 
     def done(self) -> bool:
-        outcome = self._robot.outcome()
-        return outcome is not None and outcome.strict and outcome.goal_now
+        task_success = self._robot.task_success()
+        return task_success is not None and task_success.strict and task_success.goal_now
 
     def pick(self) -> None:
         """Grasp the tool and lift it; again until it is in the hand."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from robot_bridge.simulation.mujoco_import import mujoco
-from robot_bridge.simulation.scene import Task
+from robot_bridge.simulation.scene import SceneTask
 
 CLEAR_M = 0.004  # an object is off the plate when its centre is this far beyond the rim
 PAN_HEIGHT_M = 0.08  # an object is in the pan below this height
@@ -17,7 +17,7 @@ GAP_M = 0.004  # with at least this gap between the fingers
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskSuccess:
     """What a trial has achieved so far."""
 
     goal: bool  # all targets were where the task wants them, at the end of some step
@@ -29,7 +29,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Progress:
+class TaskProgress:
     """What has been counted; immutable, so that a snapshot can keep it."""
 
     goal: bool = False
@@ -44,10 +44,10 @@ class Progress:
         return self.held_s >= LIFT_S - 1e-9
 
 
-class Judge:
+class SuccessTest:
     """Watches one task scene."""
 
-    def __init__(self, task: Task, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+    def __init__(self, task: SceneTask, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         self._data = data
         self._fixture = task.container
         self._tool = model.body(task.tool.name).id
@@ -56,7 +56,7 @@ class Judge:
         self._finger = model.joint("slide_left").qposadr[0]
         self._body_of_geom = np.array(model.geom_bodyid)
         self._is_target = np.isin(np.arange(model.nbody), self._targets)
-        self.progress = Progress()
+        self.progress = TaskProgress()
 
     def watch(self, duration_s: float) -> None:
         """Count the tick of `duration_s` that has just passed."""
@@ -80,10 +80,12 @@ class Judge:
                 progress, goal=True, by_hand=by_hand, strict=progress.strict or (progress.touched and not by_hand)
             )
 
-    def outcome(self) -> Outcome:
+    def task_success(self) -> TaskSuccess:
         """Return what has been achieved so far."""
         progress, distance_m = self.progress, self._distance_m()
-        return Outcome(progress.goal, distance_m == 0, progress.picked, progress.touched, progress.strict, distance_m)
+        return TaskSuccess(
+            progress.goal, distance_m == 0, progress.picked, progress.touched, progress.strict, distance_m
+        )
 
     def _distance_m(self) -> float:
         points = self._fixture.inside(self._data.xpos[self._targets])

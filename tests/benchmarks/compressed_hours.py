@@ -60,10 +60,10 @@ def compressed_hours(
 
 def _command(out: Path, log: Path, episodes: int, workers: int, steps: int) -> list[str]:
     settings = {
-        "robot.troubles.reflexes_per_reset": REFLEXES,
-        "robot.troubles.freezes_per_reset": FREEZES,
-        "robot.troubles.deaths_per_reset": DEATHS,
-        "robot.troubles.log": log,
+        "robot.fault_injection.reflexes_per_reset": REFLEXES,
+        "robot.fault_injection.freezes_per_reset": FREEZES,
+        "robot.fault_injection.deaths_per_reset": DEATHS,
+        "robot.fault_injection.log": log,
         "collection.n_steps": steps,
         "collection.gate.frozen_frames": 1,
         "collection.gate.seen_motion_m": 0.005,

@@ -92,7 +92,7 @@ class Scene:
                 stopped.append(False)
             except RobotFault:
                 stopped.append(True)
-            outcome = twin.outcome()
+            outcome = twin.task_success()
             achieved = outcome is not None and not stopped[-1]
             results.append([achieved and bool(getattr(outcome, name)) for name in _RESULTS])
             if stopped[-1]:  # a fault leaves its marks in the physics

@@ -215,7 +215,7 @@ def _check_alive(process: Process, deadline_s: float) -> None:
 
 def _result(fault: Fault, wire: Wire, began_s: float, exit_code: int, words: str) -> Result:
     limits, motion = config().limits, config().motion
-    bound = motion.speed_share * SPEED_LIMITS_RAD_S * motion.tick_s
+    bound = motion.speed_fraction * SPEED_LIMITS_RAD_S * motion.tick_s
     low, high = np.array(limits.workspace_low_m), np.array(limits.workspace_high_m)
     with wire.lock:
         after = [(at_s - began_s, n, joints) for at_s, n, joints in wire.commands if at_s > began_s]

@@ -104,7 +104,7 @@ def verdict(seen: Soak, driver: dict[str, Any], robot: FrankaRosConfig) -> dict[
     """Return the figures, and under `wrong` whatever is not as it must be."""
     motion, limits = robot.motion, robot.limits
     largest = driver["largest"]
-    bound_rad = float((motion.speed_share * SPEED_LIMITS_RAD_S * motion.tick_s).max())
+    bound_rad = float((motion.speed_fraction * SPEED_LIMITS_RAD_S * motion.tick_s).max())
     low = np.array(limits.workspace_low_m) - motion.workspace_margin_m
     high = np.array(limits.workspace_high_m) + motion.workspace_margin_m
     half = len(seen.samples) // 2
@@ -133,7 +133,7 @@ def verdict(seen: Soak, driver: dict[str, Any], robot: FrankaRosConfig) -> dict[
         "first": seen.samples[0],
         "last": seen.samples[-1],
         "command_share": largest["command_rad"] / bound_rad,
-        "speed_share": largest["speed_share"],
+        "speed_fraction": largest["speed_fraction"],
         "tracking_rad": largest["tracking_rad"],
         "hand_low_m": driver["hand_low_m"],
         "hand_high_m": driver["hand_high_m"],

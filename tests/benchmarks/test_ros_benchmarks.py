@@ -14,7 +14,7 @@ from tests.benchmarks.ros_faults import FAULTS, Wire, _pause, _rest, _result, ch
 from tests.benchmarks.ros_soak import Soak, verdict
 from tests.robot_bridge.ros.bridge import config
 
-BOUND = config().motion.speed_share * SPEED_LIMITS_RAD_S * config().motion.tick_s
+BOUND = config().motion.speed_fraction * SPEED_LIMITS_RAD_S * config().motion.tick_s
 START = Kinematics().solve(HOME_RAD, np.array([0.5, 0.0, 0.15]))
 REFLEX = next(fault for fault in FAULTS if fault.name == "reflex")
 
@@ -58,7 +58,7 @@ def test_what_ended_otherwise_is_told() -> None:
 
 
 def driver(**changes: Any) -> dict[str, Any]:
-    largest = {"speed_share": 0.4, "command_rad": float(BOUND.max()), "tracking_rad": 0.02}
+    largest = {"speed_fraction": 0.4, "command_rad": float(BOUND.max()), "tracking_rad": 0.02}
     whole = {"events": {}, "largest": largest, "hand_low_m": [0.4, 0.0, 0.02], "hand_high_m": [0.6, 0.1, 0.2]}
     return {**whole, **changes}
 
@@ -75,8 +75,8 @@ def soak(**last: float) -> Soak:
         (soak(bridge_fds=60.0), driver(), "bridge_fds grew by 20.0 %"),
         (soak(), driver(events={"refused": 1}), "refused: 1"),
         (soak(), driver(hand_low_m=[0.4, 0.0, -0.05]), "a hand at"),
-        (soak(), driver(largest={"speed_share": 1, "command_rad": 1.0, "tracking_rad": 0.0}), "a command of"),
-        (soak(), driver(largest={"speed_share": 1, "command_rad": 0.0, "tracking_rad": 0.2}), "between wanted"),
+        (soak(), driver(largest={"speed_fraction": 1, "command_rad": 1.0, "tracking_rad": 0.0}), "a command of"),
+        (soak(), driver(largest={"speed_fraction": 1, "command_rad": 0.0, "tracking_rad": 0.2}), "between wanted"),
     ],
 )
 def test_a_soak_complains_of_growth_and_of_limits(seen: Soak, said: dict[str, Any], told: str | None) -> None:

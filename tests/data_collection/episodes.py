@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from data_collection.episode import Episode
 from robot_bridge.camera import Camera
 from robot_bridge.robot import RobotSpec
-from robot_bridge.safety import Limits
+from robot_bridge.safety import MotionLimits
 
 GENUINE = Path(__file__).resolve().parents[3] / "shared/data/robonet"  # real files, beside the project
 RED = (220, 30, 40)  # of the block that moves through the frames
 
 SPEC = RobotSpec(
     name="franka",
-    limits=Limits(workspace_low_m=(0.3, -0.2, 0.01), workspace_high_m=(0.7, 0.2, 0.3), step_limit_m=0.1),
+    limits=MotionLimits(workspace_low_m=(0.3, -0.2, 0.01), workspace_high_m=(0.7, 0.2, 0.3), step_limit_m=0.1),
     camera=Camera(height_px=240, width_px=320, position_m=(1.0, 0.0, 0.5), target_m=(0.5, 0.0, 0.0), fovy_rad=0.8),
     step_s=0.6,
 )

@@ -10,14 +10,14 @@ from data_collection.episode import Episode
 from data_collection.formats.robonet import write_episode
 from robot_bridge.camera import Camera, Crop
 from robot_bridge.robot import RobotSpec
-from robot_bridge.safety import Limits
+from robot_bridge.safety import MotionLimits
 
 STEP_LIMIT_M, STEP_S = 0.2, 0.6
 
 
 def spec(step_limit_m: float = STEP_LIMIT_M, crop: Crop | None = None) -> RobotSpec:
     """Return a robot with the smallest camera that there may be."""
-    limits = Limits(workspace_low_m=(0.3, -0.2, 0.0), workspace_high_m=(0.7, 0.2, 0.3), step_limit_m=step_limit_m)
+    limits = MotionLimits(workspace_low_m=(0.3, -0.2, 0.0), workspace_high_m=(0.7, 0.2, 0.3), step_limit_m=step_limit_m)
     camera = Camera(
         height_px=240,
         width_px=320,

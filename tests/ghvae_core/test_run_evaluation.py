@@ -23,13 +23,13 @@ from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, ModuleConfig
 from ghvae_core.run_evaluation import main
 from robot_bridge.camera import Camera
 from robot_bridge.robot import RobotSpec
-from robot_bridge.safety import Limits
+from robot_bridge.safety import MotionLimits
 
 torch.set_num_threads(1)
 WEIGHTS = Path(__file__).resolve().parents[3] / "shared/data/weights/lpips_alex_v0.1_torchvision.safetensors"
 SPEC = RobotSpec(
     name="franka",
-    limits=Limits(workspace_low_m=(0.3, -0.2, 0.0), workspace_high_m=(0.7, 0.2, 0.2), step_limit_m=0.05),
+    limits=MotionLimits(workspace_low_m=(0.3, -0.2, 0.0), workspace_high_m=(0.7, 0.2, 0.2), step_limit_m=0.05),
     camera=Camera(height_px=240, width_px=320, position_m=(0.9, 0.0, 0.5), target_m=(0.45, 0.0, 0.05), fovy_rad=0.84),
     step_s=0.5,
 )

@@ -15,11 +15,11 @@ from planner.proposals import DifferenceConfig, Proposals
 from planner.solver import Solver, SolverConfig
 from robot_bridge.camera import Camera, model_image
 from robot_bridge.robot import Observation, RobotFault, RobotSpec, Step
-from robot_bridge.safety import Limits, limit_action
+from robot_bridge.safety import MotionLimits, limit_action
 
 SPEC = RobotSpec(
     name="franka",
-    limits=Limits(workspace_low_m=(0.34, -0.23, 0.012), workspace_high_m=(0.66, 0.23, 0.22), step_limit_m=0.2),
+    limits=MotionLimits(workspace_low_m=(0.34, -0.23, 0.012), workspace_high_m=(0.66, 0.23, 0.22), step_limit_m=0.2),
     camera=Camera(
         height_px=240, width_px=320, position_m=(0.885, 0.0, 0.495), target_m=(0.445, 0.0, 0.055), fovy_rad=0.84
     ),

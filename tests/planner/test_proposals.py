@@ -106,7 +106,7 @@ def test_what_is_held_where_the_goal_shows_it_is_still_held() -> None:
 @pytest.mark.parametrize("task", ["pick_wipe", "pick_sweep"])
 def test_in_the_task_scenes_it_is_the_tool_and_the_targets(task: str) -> None:
     """Unseen tools and objects, the goal as 64x64 picture, the camera off its calibration by up to a centimetre."""
-    robot = franka(scene=task, split="unseen")
+    robot = franka(scene=task, split="test")
     found = []
     for seed in range(6):
         observation = robot.reset(np.random.default_rng(seed))

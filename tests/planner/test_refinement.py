@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from data_collection.policies.waypoints import Sequences
 from planner.plan import HOLD
 from planner.refinement import Method, Refinement, RefinementConfig, Scored
-from robot_bridge.safety import Limits, limit_actions
+from robot_bridge.safety import MotionLimits, limit_actions
 
 METHODS: list[Method] = ["cem", "icem", "mppi"]
 HORIZON = 6
 HAND_M = np.array([0.5, 0.0, 0.1])
-WIDE = Limits(workspace_low_m=(-9, -9, -9), workspace_high_m=(9, 9, 9), step_limit_m=9)
+WIDE = MotionLimits(workspace_low_m=(-9, -9, -9), workspace_high_m=(9, 9, 9), step_limit_m=9)
 
 
 def _scored(costs: list[float], families: list[str], spread_m: float = 0.0) -> Scored:
@@ -27,7 +27,7 @@ def _scored(costs: list[float], families: list[str], spread_m: float = 0.0) -> S
 
 
 def _refined(
-    method: Method, scored: Scored, n: int, n_round: int = 0, *, limits: Limits = WIDE, **changes: object
+    method: Method, scored: Scored, n: int, n_round: int = 0, *, limits: MotionLimits = WIDE, **changes: object
 ) -> Sequences:
     config = RefinementConfig.model_validate(changes)
     return Refinement(method, config, limits).candidates(scored, HAND_M, n, n_round, np.random.default_rng(1))
@@ -67,7 +67,7 @@ def test_to_hold_still_is_not_refined(method: Method) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_that_the_limits_shorten_does_not_move_the_rest_of_the_path(method: Method) -> None:
     """The way of candidate a is 30 cm, in steps of 5 cm that may be no longer than 7 cm."""
-    box = Limits(workspace_low_m=(0.3, -0.2, 0.0), workspace_high_m=(0.9, 0.2, 0.3), step_limit_m=0.07)
+    box = MotionLimits(workspace_low_m=(0.3, -0.2, 0.0), workspace_high_m=(0.9, 0.2, 0.3), step_limit_m=0.07)
     scored = _scored([1.0, 1.0], ["a", "a"])
     found = _refined(method, scored, 200, limits=box, sd_m=0.02, least_sd_m=0.02, colour=0.0)
     np.testing.assert_allclose(limit_actions(found.actions, HAND_M, box), found.actions, atol=1e-6)

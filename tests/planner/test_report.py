@@ -14,11 +14,11 @@ from planner.record import History, Result, Setting, summarize
 from planner.report import write_report
 from planner.task import Task, TaskConfig
 from robot_bridge.robot import RobotFault
-from robot_bridge.simulation.success import Outcome
+from robot_bridge.simulation.success import TaskSuccess
 from tests.planner.doubles import GOAL, PaperRobot, StubPredictor, solver, towards_goal
 
 SETTING = Setting("pick_wipe", "simulation", "stub", "0123456789abcdef", "", 7)
-FAILURE = Outcome(goal=False, goal_now=False, picked=True, touched=False, strict=False, distance_m=0.053)
+FAILURE = TaskSuccess(goal=False, goal_now=False, picked=True, touched=False, strict=False, distance_m=0.053)
 
 
 class _Page(HTMLParser):

@@ -19,16 +19,16 @@ from planner.trials.variant import SHIPPED
 ROOT = FOLDER.parent
 
 
-def examine(*arguments: str) -> tuple[int, dict[str, dict[str, Any]], str]:
+def run_checks(*arguments: str) -> tuple[int, dict[str, dict[str, Any]], str]:
     """Run the command; return its exit code, its findings by subject, and what it said on standard error."""
     command = [sys.executable, "-m", "planner.run_doctor", "--json", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     found = json.loads(done.stdout) if done.stdout else {"findings": []}
-    return done.returncode, {each["subject"]: each for each in found["findings"]}, done.stderr
+    return done.returncode, {each["name"]: each for each in found["findings"]}, done.stderr
 
 
 def test_the_simulation_is_ready() -> None:
-    code, found, _ = examine("--robot", "simulation")
+    code, found, _ = run_checks("--robot", "simulation")
     assert code == 0
     assert set(found) == {"renderer", "disk", "checkpoint"}
 
@@ -36,49 +36,49 @@ def test_the_simulation_is_ready() -> None:
 def test_without_a_master_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros installs it")
     monkeypatch.setenv("ROS_MASTER_URI", "http://127.0.0.1:1")
-    code, found, _ = examine("--set", "robot.connect_timeout_s=1")
+    code, found, _ = run_checks("--set", "robot.connect_timeout_s=1")
     assert code == 1
-    assert "expected a ROS master" in found["master"]["seen"]
+    assert "expected a ROS master" in found["master"]["detail"]
     assert found["master"]["fix"] == "start one, or set ROS_MASTER_URI"
-    assert "driver" not in found and found["workspace"]["is_good"]
+    assert "driver" not in found and found["workspace"]["passed"]
 
 
 def test_a_server_must_fit(tmp_path: Path) -> None:
     overrides = ["robot.renderer=ray"]
     with private_server(SHIPPED) as server:
         choice = Choice(server.address, SHIPPED, tmp_path)
-        fits = {f.subject: f for f in consult(choice, load_run("tasks/pick_wipe.yaml", overrides))}
+        fits = {f.name: f for f in consult(choice, load_run("tasks/pick_wipe.yaml", overrides))}
         other = load_run("tasks/pick_wipe.yaml", [*overrides, "robot.limits.step_limit_m=0.1"])
-        differs = {f.subject: f for f in consult(choice, other)}
-    assert fits["server"].is_good
-    assert not differs["server"].is_good and "step_limit_m" in differs["server"].seen
+        differs = {f.name: f for f in consult(choice, other)}
+    assert fits["server"].passed
+    assert not differs["server"].passed and "step_limit_m" in differs["server"].detail
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     choice = Choice("tcp://127.0.0.1:1", SHIPPED, tmp_path)
-    found = {f.subject: f for f in consult(choice, load_run("tasks/pick_wipe.yaml", ["robot.renderer=ray"]))}
-    assert "no server at tcp://127.0.0.1:1" in found["server"].seen
+    found = {f.name: f for f in consult(choice, load_run("tasks/pick_wipe.yaml", ["robot.renderer=ray"]))}
+    assert "no server at tcp://127.0.0.1:1" in found["server"].detail
     assert found["server"].fix == "start one with: run_server --checkpoint FOLDER"
 
 
 def test_a_damaged_checkpoint_and_a_folder_to_be_made(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     choice = Choice(None, tmp_path / "model", tmp_path / "not" / "yet" / "there")
-    found = {f.subject: f for f in consult(choice, load_run("tasks/pick_wipe.yaml", ["robot.renderer=ray"]))}
-    assert not found["checkpoint"].is_good
-    assert found["disk"].is_good and str(tmp_path) in found["disk"].seen
+    found = {f.name: f for f in consult(choice, load_run("tasks/pick_wipe.yaml", ["robot.renderer=ray"]))}
+    assert not found["checkpoint"].passed
+    assert found["disk"].passed and str(tmp_path) in found["disk"].detail
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("planner.doctor.shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**29})())
     choice = Choice(None, SHIPPED, tmp_path)
-    found = {f.subject: f for f in consult(choice, load_run("tasks/pick_wipe.yaml", ["robot.renderer=ray"]))}
-    assert found["disk"].seen.endswith("expected 2 GiB free, got 0.5")
+    found = {f.name: f for f in consult(choice, load_run("tasks/pick_wipe.yaml", ["robot.renderer=ray"]))}
+    assert found["disk"].detail.endswith("expected 2 GiB free, got 0.5")
     assert found["disk"].fix == "make room, or name --out"
 
 
 @pytest.mark.parametrize("arguments", [("--set", "robot.motion.tick=1"), ("--task", "no_such_task")])
 def test_bad_input_is_refused_in_one_line(arguments: tuple[str, ...]) -> None:
-    code, found, said = examine(*arguments)
+    code, found, said = run_checks(*arguments)
     assert (code, found) == (2, {})
     assert said.count("\n") == 1 and said.startswith("error: ")

@@ -87,7 +87,7 @@ def test_the_configuration_that_was_used_can_be_read_back(finished: Path) -> Non
     sections = yaml.safe_load((finished / "config.yaml").read_text())
     config = RunConfig.model_validate_json(json.dumps(sections))
     assert isinstance(config.robot, SimulationConfig)
-    assert config.planner.n_candidates == 4 and config.robot.scene == "pick_sweep" and config.robot.split == "unseen"
+    assert config.planner.n_candidates == 4 and config.robot.scene == "pick_sweep" and config.robot.split == "test"
 
 
 def test_the_same_seed_does_the_same(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ def test_the_seal_holds() -> None:
 def test_a_task_is_planned_and_done_through_the_interface_alone() -> None:
     settings = ["planner.n_candidates=12", "planner.solver=icem", "task.n_steps=6", "planner.replan_every=3"]
     config = load_run("tasks/pick_wipe.yaml", settings)
-    inside = SimulatedFranka(simulation(scene="pick_wipe", split="unseen"))
+    inside = SimulatedFranka(simulation(scene="pick_wipe", split="test"))
     observation = inside.reset(np.random.default_rng(3))
     goal = model_image(make_goal(inside))
     sealed: Any = _Sealed(inside)

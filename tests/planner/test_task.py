@@ -13,7 +13,7 @@ from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, 
 from planner.task import Task, TaskConfig
 from robot_bridge.camera import model_image
 from robot_bridge.robot import RobotFault
-from robot_bridge.simulation.success import Outcome
+from robot_bridge.simulation.success import TaskSuccess
 from tests.planner.doubles import GOAL, PREDICTOR_SPEC, PaperRobot, StubPredictor, picture, solver, towards_goal
 
 
@@ -116,9 +116,9 @@ def test_success_ends_it_and_goes_before_used_up_steps() -> None:
     task = _task(PaperRobot(), n_steps=1)
     task.advance()
     assert task.history.ended == STEPS_USED
-    task.judge(Outcome(goal=True, goal_now=True, picked=False, touched=True, strict=False, distance_m=0.0))
+    task.judge(TaskSuccess(goal=True, goal_now=True, picked=False, touched=True, strict=False, distance_m=0.0))
     assert task.history.ended == STEPS_USED
-    task.judge(Outcome(goal=True, goal_now=True, picked=True, touched=True, strict=True, distance_m=0.0))
+    task.judge(TaskSuccess(goal=True, goal_now=True, picked=True, touched=True, strict=True, distance_m=0.0))
     assert task.history.ended == SUCCESS
 
 

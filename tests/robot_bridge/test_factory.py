@@ -68,7 +68,7 @@ def test_several_workers_have_no_arm_each() -> None:
 
 def test_limits_are_stricter_than_the_drivers() -> None:
     shipped = config()
-    assert shipped.motion.state_age_s <= 0.2 and shipped.motion.stall_s <= 0.2
+    assert shipped.motion.max_state_age_s <= 0.2 and shipped.motion.stall_s <= 0.2
     assert max(shipped.reflex.torques_nm) <= 20 and max(shipped.reflex.forces[:3]) <= 20
     assert shipped.motion.contact_limit_n < min(shipped.reflex.forces[:3])
 
@@ -78,8 +78,8 @@ def test_limits_are_stricter_than_the_drivers() -> None:
     [
         ("motion", {"contact_limit_n": 20.0}, "must be below the forces of the reflex"),
         ("images", {"brightness": (200.0, 100.0)}, "two rising numbers"),
-        ("motion", {"state_age_s": 0.3}, "less than or equal to 0.2"),
-        ("motion", {"speed_share": 0.6}, "less than or equal to 0.5"),
+        ("motion", {"max_state_age_s": 0.3}, "less than or equal to 0.2"),
+        ("motion", {"speed_fraction": 0.6}, "less than or equal to 0.5"),
     ],
 )
 def test_limits_that_protect_nothing_are_refused(section: str, values: dict[str, object], told: str) -> None:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from robot_bridge.safety import Limits, UnsafeActionError, limit_action, limit_actions
+from robot_bridge.safety import MotionLimits, UnsafeActionError, limit_action, limit_actions
 
-LIMITS = Limits(workspace_low_m=(0.3, -0.2, 0.0), workspace_high_m=(0.7, 0.2, 0.3), step_limit_m=0.1)
+LIMITS = MotionLimits(workspace_low_m=(0.3, -0.2, 0.0), workspace_high_m=(0.7, 0.2, 0.3), step_limit_m=0.1)
 LOW, HIGH = np.array(LIMITS.workspace_low_m), np.array(LIMITS.workspace_high_m)
 numbers = st.floats(-1e6, 1e6)
 actions = st.tuples(numbers, numbers, numbers, numbers).map(lambda values: np.array(values, dtype=np.float32))
@@ -98,4 +98,4 @@ def test_sequences_are_limited_as_if_executed_one_by_one() -> None:
 
 def test_a_workspace_upside_down_is_refused() -> None:
     with pytest.raises(ValidationError, match="below"):
-        Limits(workspace_low_m=(0.3, 0.2, 0.0), workspace_high_m=(0.7, -0.2, 0.3), step_limit_m=0.1)
+        MotionLimits(workspace_low_m=(0.3, 0.2, 0.0), workspace_high_m=(0.7, -0.2, 0.3), step_limit_m=0.1)

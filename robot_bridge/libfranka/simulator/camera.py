@@ -21,8 +21,8 @@ from robot_bridge.camera import Camera
 from robot_bridge.simulation import renderer
 from robot_bridge.simulation.mujoco_import import mujoco
 
-Trouble = Literal["", "frozen", "silent", "dark", "saturated"]
-TROUBLES: Final[tuple[Trouble, ...]] = ("", "frozen", "silent", "dark", "saturated")
+ImageFault = Literal["", "frozen", "silent", "dark", "saturated"]
+IMAGE_FAULTS: Final[tuple[ImageFault, ...]] = ("", "frozen", "silent", "dark", "saturated")
 
 _NOISE: Final = 1.5  # standard deviation of 255; enough to be there after JPEG
 _TILES: Final = 8  # patterns of noise, drawn once
@@ -40,7 +40,7 @@ class _Shared:
     port: Synchronized[int]  # 0 until the camera serves
 
 
-class SimulatedCamera:
+class LibfrankaSimulatedCamera:
     """The camera as the arm's process sees it."""
 
     def __init__(self, scene_xml: str, camera: Camera) -> None:
@@ -56,9 +56,9 @@ class SimulatedCamera:
         with self._shared.seen.get_lock():
             self._shared.seen[:] = positions.tolist()
 
-    def trouble(self, name: Trouble) -> None:
+    def trouble(self, name: ImageFault) -> None:
         """Switch a fault on, or all off."""
-        self._shared.trouble.value = TROUBLES.index(name)
+        self._shared.trouble.value = IMAGE_FAULTS.index(name)
 
     def address(self) -> str:
         """Wait until the camera serves, and return where."""
@@ -123,7 +123,7 @@ def _serve(scene_xml: str, camera: Camera, shared: _Shared) -> None:
     arm = multiprocessing.parent_process()
     while arm is not None and arm.is_alive():
         began_s = time.monotonic()
-        trouble = TROUBLES[shared.trouble.value]
+        trouble = IMAGE_FAULTS[shared.trouble.value]
         if trouble not in {"frozen", "silent"}:
             data.qpos[:] = shared.seen[:]
             mujoco.mj_kinematics(model, data)
@@ -135,7 +135,7 @@ def _serve(scene_xml: str, camera: Camera, shared: _Shared) -> None:
         time.sleep(max(0.0, began_s + _PERIOD_S - time.monotonic()))
 
 
-def _developed(image: NDArray[np.int16], trouble: Trouble) -> bytes:
+def _developed(image: NDArray[np.int16], trouble: ImageFault) -> bytes:
     if trouble == "dark":
         image = image // 64
     if trouble == "saturated":

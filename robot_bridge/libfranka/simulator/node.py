@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from configs.command import ReportedError, run
 from configs.loader import Config, load
 from robot_bridge.kinematics import HOME_RAD
-from robot_bridge.libfranka.simulator.camera import TROUBLES, SimulatedCamera
+from robot_bridge.libfranka.simulator.camera import IMAGE_FAULTS, LibfrankaSimulatedCamera
 from robot_bridge.libfranka.simulator.server import SimulatedServer
 from robot_bridge.simulation.config import SimulationConfig
 from robot_bridge.simulation.scene import build
@@ -35,7 +35,7 @@ class _Sections(Config):
     robot: SimulationConfig
 
 
-class ArmError(ReportedError):
+class SimulatedArmError(ReportedError):
     """The simulated arm cannot start."""
 
 
@@ -43,7 +43,7 @@ def simulated_arm(
     scene: Annotated[
         Literal["bin", "pick_wipe", "pick_sweep"], typer.Option(help="what stands before the arm")
     ] = "bin",
-    split: Annotated[Literal["train", "unseen"], typer.Option(help="which objects")] = "train",
+    split: Annotated[Literal["train", "test"], typer.Option(help="which objects")] = "train",
     seed: Annotated[int, typer.Option(min=0, help="draws the scene, the same as run_task --seed N does")] = 0,
     host: Annotated[str, typer.Option(help="address of this machine; auto: the first 127.0.N.1 that is free")] = "auto",
 ) -> None:
@@ -70,11 +70,11 @@ def simulated_arm(
     try:
         server.init()
     except OSError as error:
-        raise ArmError(
+        raise SimulatedArmError(
             f"--host {host}: expected an address of this machine whose port 1337 is free, got '{error}'"
         ) from error
     simulator.start()
-    camera = SimulatedCamera(xml, config.camera)
+    camera = LibfrankaSimulatedCamera(xml, config.camera)
     camera.show(simulator.data.qpos)
     address = camera.address()
     print(json.dumps({"host": server.hostname, "source": address}), flush=True)
@@ -86,7 +86,7 @@ def simulated_arm(
         server.cleanup()
 
 
-def _run(simulator: Any, server: SimulatedServer, camera: SimulatedCamera) -> None:
+def _run(simulator: Any, server: SimulatedServer, camera: LibfrankaSimulatedCamera) -> None:
     """Keep real time until told to stop."""
     told: list[int] = []
 
@@ -123,7 +123,7 @@ def _listen(lines: queue.SimpleQueue[str]) -> None:
         lines.put(line.strip())
 
 
-def _switch(fault: str, server: SimulatedServer, camera: SimulatedCamera) -> None:
+def _switch(fault: str, server: SimulatedServer, camera: LibfrankaSimulatedCamera) -> None:
     """Switch a fault on; an unknown one is told on standard error."""
     if fault == "clear":
         server.release()
@@ -132,10 +132,12 @@ def _switch(fault: str, server: SimulatedServer, camera: SimulatedCamera) -> Non
         server.reflex()
     elif fault == "user_stop":
         server.user_stop()
-    elif fault in TROUBLES:
-        camera.trouble(TROUBLES[TROUBLES.index(fault)])
+    elif fault in IMAGE_FAULTS:
+        camera.trouble(IMAGE_FAULTS[IMAGE_FAULTS.index(fault)])
     else:
-        print(f"'{fault}' is none of reflex, user_stop, {', '.join(TROUBLES[1:])}, clear", file=sys.stderr, flush=True)
+        print(
+            f"'{fault}' is none of reflex, user_stop, {', '.join(IMAGE_FAULTS[1:])}, clear", file=sys.stderr, flush=True
+        )
 
 
 def main() -> NoReturn:

@@ -13,7 +13,7 @@ from robot_bridge.franka import recovery
 from robot_bridge.kinematics import N_JOINTS, RANGES_RAD, SPEED_LIMITS_RAD_S
 from robot_bridge.ros import names
 from robot_bridge.ros.simulator.log import DriverLog
-from robot_bridge.simulation.realtime import Plant
+from robot_bridge.simulation.realtime import RealtimeSimulation
 
 TICK_S: Final = 0.01
 POSITION, VELOCITY = 1, 2  # modes of JointCommand; franka_core_msgs
@@ -32,7 +32,7 @@ _LOW, _HIGH = np.array(RANGES_RAD).T
 class SimulatedArm:
     """The state of one driver. `tick` belongs to one thread; everything else may be called from any."""
 
-    def __init__(self, plant: Plant, log: DriverLog) -> None:
+    def __init__(self, simulation: RealtimeSimulation, log: DriverLog) -> None:
         """Hold the arm where it is."""
         self._log = log
         self._lock = threading.RLock()
@@ -42,13 +42,13 @@ class SimulatedArm:
         self.controller = names.DEFAULT_CONTROLLER
         self.upper_forces, self.upper_torques_nm = _FORCES, _TORQUES_NM
         self.is_storm = False  # a reflex follows every recovery
-        self.take(plant)
+        self.take(simulation)
 
-    def take(self, plant: Plant) -> None:
+    def take(self, simulation: RealtimeSimulation) -> None:
         """Go on with another scene."""
         with self._lock:
-            self.plant = plant
-            self.desired_rad = plant.joints_rad
+            self.simulation = simulation
+            self.desired_rad = simulation.joints_rad
             self.wrench = np.zeros(6)
             self._target = self.desired_rad.copy()
             self._speed: NDArray[np.float64] | None = None
@@ -80,7 +80,7 @@ class SimulatedArm:
                 self._speed = wanted
                 return
             self._log.event("command")
-            self._log.measure(self.plant.pose()[:3, 3], command_rad=float(np.abs(wanted - self._target).max()))
+            self._log.measure(self.simulation.pose()[:3, 3], command_rad=float(np.abs(wanted - self._target).max()))
             self._target = wanted
             if np.abs(wanted - self.desired_rad).max() > _JUMP_RAD:
                 self.reflex("joint_motion_generator_velocity_limits_violation")
@@ -112,7 +112,7 @@ class SimulatedArm:
             if self.mode in {recovery.IDLE, recovery.MOVING}:
                 self.mode, self.errors = recovery.REFLEX, (error,)
                 self._hold_measured()
-                place = self.plant.pose()[:3, 3].round(3).tolist()
+                place = self.simulation.pose()[:3, 3].round(3).tolist()
                 self._log.event("reflex", error=error, wrench=self.wrench.round(1).tolist(), hand_m=place)
 
     def stop(self, is_stopped: bool) -> None:
@@ -149,17 +149,17 @@ class SimulatedArm:
                 self._advance(now_s)
             elif self.mode == recovery.REFLEX:
                 self._yield()
-            self.plant.servo(self.desired_rad)
-            self.plant.advance(TICK_S)
+            self.simulation.servo(self.desired_rad)
+            self.simulation.advance(TICK_S)
             self._feel()
-            speeds = np.abs(self.plant.speeds_rad_s)
+            speeds = np.abs(self.simulation.speeds_rad_s)
             self._log.measure(
-                self.plant.pose()[:3, 3],
-                speed_share=float((speeds / SPEED_LIMITS_RAD_S).max()),
-                tracking_rad=float(np.abs(self.plant.joints_rad - self.desired_rad).max()),
+                self.simulation.pose()[:3, 3],
+                speed_fraction=float((speeds / SPEED_LIMITS_RAD_S).max()),
+                tracking_rad=float(np.abs(self.simulation.joints_rad - self.desired_rad).max()),
             )
             if speeds.max() < 1e-2:
-                self.plant.conclude()
+                self.simulation.conclude()
 
     def _advance(self, now_s: float) -> None:
         if self._path is not None:
@@ -179,11 +179,11 @@ class SimulatedArm:
 
     def _yield(self) -> None:
         """Give way to what the arm presses against: MuJoCo's contacts are softer than its servos, real ones harder."""
-        self.desired_rad = self.desired_rad + (self.plant.joints_rad - self.desired_rad) * TICK_S / _YIELD_S
+        self.desired_rad = self.desired_rad + (self.simulation.joints_rad - self.desired_rad) * TICK_S / _YIELD_S
         self._hold()
 
     def _feel(self) -> None:
-        force = self.plant.push_n()
+        force = self.simulation.push_n()
         self.wrench[:3] += (force - self.wrench[:3]) * TICK_S / _FORCE_S
         if (np.abs(self.wrench) > self.upper_forces).any():
             self.reflex("cartesian_reflex")
@@ -192,7 +192,7 @@ class SimulatedArm:
 
     def external_nm(self) -> NDArray[np.float64]:
         """Return the joint torques (7,) that the external force makes."""
-        return self.plant.jacobian().T @ self.wrench
+        return self.simulation.jacobian().T @ self.wrench
 
     def _switch(self, name: str) -> None:
         if name != self.controller:
@@ -204,7 +204,7 @@ class SimulatedArm:
         self._target, self._speed, self._path = self.desired_rad.copy(), None, None
 
     def _hold_measured(self) -> None:
-        self.desired_rad = self.plant.joints_rad
+        self.desired_rad = self.simulation.joints_rad
         self._hold()
 
 

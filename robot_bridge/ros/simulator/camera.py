@@ -14,16 +14,16 @@ from sensor_msgs.msg import Image
 
 from robot_bridge.camera import Camera
 from robot_bridge.simulation.config import RendererName
-from robot_bridge.simulation.realtime import Eye, Plant
+from robot_bridge.simulation.realtime import RealtimeCamera, RealtimeSimulation
 
 _NOISE = 1.0  # standard deviation of 255; a good sensor in good light
 _TILES = 8  # patterns of noise, drawn once: drawing as many numbers for every picture would cost more than rendering
 
-Trouble = Literal["", "frozen", "silent", "dark", "saturated"]
+ImageFault = Literal["", "frozen", "silent", "dark", "saturated"]
 
 
 @dataclass(frozen=True)
-class Lens:
+class CameraSettings:
     """What the camera is."""
 
     topic: str
@@ -33,24 +33,24 @@ class Lens:
     encoding: Literal["rgb8", "bgr8"]
 
 
-class SimulatedCamera:
+class RosSimulatedCamera:
     """Publishes what the camera sees until closed."""
 
-    def __init__(self, lens: Lens, plant: Plant, rng: np.random.Generator) -> None:
+    def __init__(self, lens: CameraSettings, simulation: RealtimeSimulation, rng: np.random.Generator) -> None:
         """Start."""
-        self._lens, self._plant = lens, plant
+        self._lens, self._simulation = lens, simulation
         shape = (_TILES, lens.camera.height_px, lens.camera.width_px, 3)
         self._noise = rng.normal(0.0, _NOISE, shape).round().astype(np.int16)
         self._rng = rng
-        self.trouble: Trouble = ""
+        self.trouble: ImageFault = ""
         self._ends = threading.Event()
         self._publisher = rospy.Publisher(lens.topic, Image, queue_size=1)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def take(self, plant: Plant) -> None:
+    def take(self, simulation: RealtimeSimulation) -> None:
         """Look at another scene."""
-        self._plant = plant
+        self._simulation = simulation
 
     def close(self) -> None:
         """Stop."""
@@ -58,15 +58,15 @@ class SimulatedCamera:
         self._thread.join()
 
     def _run(self) -> None:
-        plant, eye, picture = self._plant, None, None
+        simulation, eye, picture = self._simulation, None, None
         due_s = time.monotonic()
         while not self._ends.wait(max(0.0, due_s - time.monotonic())):
             due_s = max(due_s, time.monotonic() - 0.1) + 1 / self._lens.rate_hz
-            if eye is None or plant is not self._plant:
+            if eye is None or simulation is not self._simulation:
                 if eye is not None:
                     eye.close()
-                plant = self._plant
-                eye = Eye(plant, self._lens.renderer, self._lens.camera)
+                simulation = self._simulation
+                eye = RealtimeCamera(simulation, self._lens.renderer, self._lens.camera)
             trouble = self.trouble
             if trouble == "silent":
                 continue
@@ -77,7 +77,7 @@ class SimulatedCamera:
         if eye is not None:
             eye.close()
 
-    def _degraded(self, image: NDArray[np.uint8], trouble: Trouble) -> NDArray[np.uint8]:
+    def _degraded(self, image: NDArray[np.uint8], trouble: ImageFault) -> NDArray[np.uint8]:
         tile = self._noise[self._rng.integers(_TILES)]
         shift = int(self._rng.integers(image.shape[1]))
         noisy = image + np.roll(tile, shift, axis=1)

@@ -12,7 +12,7 @@ import numpy as np
 from robot_bridge.franka import recovery
 from robot_bridge.ros.messages import Types
 from robot_bridge.ros.simulator.arm import SimulatedArm
-from robot_bridge.ros.simulator.camera import SimulatedCamera, Trouble
+from robot_bridge.ros.simulator.camera import ImageFault, RosSimulatedCamera
 from robot_bridge.ros.simulator.gripper import SimulatedGripper
 from robot_bridge.ros.simulator.interface import StatePublisher
 from robot_bridge.ros.simulator.log import DriverLog
@@ -27,7 +27,7 @@ class Faults:
         self,
         arm: SimulatedArm,
         gripper: SimulatedGripper,
-        camera: SimulatedCamera,
+        camera: RosSimulatedCamera,
         states: StatePublisher,
         new_scene: Callable[[], None],
     ) -> None:
@@ -89,7 +89,7 @@ class Faults:
         del self._ends_s[name]
         self._lasting[name](False)
 
-    def _look(self, trouble: Trouble) -> Switch:
+    def _look(self, trouble: ImageFault) -> Switch:
         def switch(on: bool) -> None:
             self._camera.trouble = trouble if on else ""
 

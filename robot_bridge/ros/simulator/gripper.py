@@ -12,7 +12,7 @@ import numpy as np
 from robot_bridge.ros import names
 from robot_bridge.ros.messages import Types
 from robot_bridge.ros.simulator.log import DriverLog
-from robot_bridge.simulation.realtime import Plant
+from robot_bridge.simulation.realtime import RealtimeSimulation
 
 _STROKE_M = 0.08  # Franka hand
 _STILL_M_S = 0.002  # slower than this the fingers rest
@@ -27,7 +27,7 @@ _FORCE_N = 40.0  # of a motion that is no grasp
 class SimulatedGripper:
     """Serves homing, grasp, move and stop. `tick` belongs to one thread."""
 
-    def __init__(self, plant: Plant, types: Types, log: DriverLog) -> None:
+    def __init__(self, simulation: RealtimeSimulation, types: Types, log: DriverLog) -> None:
         """Start the action servers."""
         self._types, self._log = types, log
         self.misses = False  # a grasp ends without success
@@ -36,7 +36,7 @@ class SimulatedGripper:
         self._lock = threading.Lock()
         self._still_s = 0.0
         self._motion = 0  # its number; a stop or a newer goal takes its place
-        self.take(plant)
+        self.take(simulation)
         self._servers = [
             self._serve(names.HOMING, "Homing", self._home),
             self._serve(names.GRASP, "Grasp", self._grasp),
@@ -44,11 +44,11 @@ class SimulatedGripper:
             self._serve(names.STOP, "Stop", self._stop),
         ]
 
-    def take(self, plant: Plant) -> None:
+    def take(self, simulation: RealtimeSimulation) -> None:
         """Go on with another scene."""
         with self._lock:
-            self._plant = plant
-            self._width_m = self._goal_m = float(plant.fingers_m.sum())
+            self._simulation = simulation
+            self._width_m = self._goal_m = float(simulation.fingers_m.sum())
             self._speed_m_s, self._force_n = 0.1, _FORCE_N
 
     def tick(self, duration_s: float) -> None:
@@ -56,8 +56,8 @@ class SimulatedGripper:
         with self._lock:
             most = self._speed_m_s * duration_s
             self._width_m += float(np.clip(self._goal_m - self._width_m, -most, most))
-            self._plant.grip(self._width_m, self._force_n)
-            is_still = abs(self._plant.finger_speed_m_s) < _STILL_M_S
+            self._simulation.grip(self._width_m, self._force_n)
+            is_still = abs(self._simulation.finger_speed_m_s) < _STILL_M_S
             self._still_s = self._still_s + duration_s if is_still else 0.0
 
     def _serve(self, name: str, type_: str, execute: Any) -> Any:
@@ -90,7 +90,7 @@ class SimulatedGripper:
     def _move(self, goal: Any) -> tuple[bool, str]:
         if not 0 <= goal.width <= _STROKE_M:
             return False, "libfranka gripper: Command failed!"
-        if self.is_blocked and self._plant.pose()[2, 3] < _BLOCKED_M:
+        if self.is_blocked and self._simulation.pose()[2, 3] < _BLOCKED_M:
             return False, ""
         self._go(goal.width, goal.speed, _FORCE_N)
         return self._is_at(goal.width), ""
@@ -99,7 +99,7 @@ class SimulatedGripper:
         if not 0 <= goal.width <= _STROKE_M:
             return False, "libfranka gripper: Command failed!"
         self._go(goal.width, goal.speed, goal.force)
-        width_m = float(self._plant.fingers_m.sum())
+        width_m = float(self._simulation.fingers_m.sum())
         is_within = goal.width - goal.epsilon.inner <= width_m <= goal.width + goal.epsilon.outer
         return is_within and not self.misses, ""
 
@@ -126,4 +126,4 @@ class SimulatedGripper:
             time.sleep(_POLL_S)
 
     def _is_at(self, width_m: float) -> bool:
-        return abs(float(self._plant.fingers_m.sum()) - width_m) < _CLOSE_M
+        return abs(float(self._simulation.fingers_m.sum()) - width_m) < _CLOSE_M

@@ -207,36 +207,36 @@ class StatePublisher:
             self._publish_tip(stamp)
             self._publish_robot(stamp)
         if self._n % _FINGERS_EVERY == 0:
-            message = JointState(name=names.FINGERS, position=self._arm.plant.fingers_m.tolist())
+            message = JointState(name=names.FINGERS, position=self._arm.simulation.fingers_m.tolist())
             message.velocity, message.effort = [0.0, 0.0], [0.0, 0.0]
             message.header.stamp = stamp
             self._fingers.publish(message)
 
     def _publish_joints(self, stamp: rospy.Time) -> None:
-        plant = self._arm.plant
-        joints = np.full(7, np.nan) if self.is_nan else plant.joints_rad
+        simulation = self._arm.simulation
+        joints = np.full(7, np.nan) if self.is_nan else simulation.joints_rad
         message = JointState(name=names.JOINTS, position=joints.tolist())
-        message.velocity, message.effort = plant.speeds_rad_s.tolist(), plant.torques_nm.tolist()
+        message.velocity, message.effort = simulation.speeds_rad_s.tolist(), simulation.torques_nm.tolist()
         message.header.stamp = stamp
         self._joints.publish(message)
 
     def _publish_tip(self, stamp: rospy.Time) -> None:
-        message = self._tip_type(O_T_EE=_columns(self._arm.plant.pose()))
+        message = self._tip_type(O_T_EE=_columns(self._arm.simulation.pose()))
         message.header.stamp = message.O_F_ext_hat_K.header.stamp = stamp
         force, torque = message.O_F_ext_hat_K.wrench.force, message.O_F_ext_hat_K.wrench.torque
         force.x, force.y, force.z, torque.x, torque.y, torque.z = self._arm.wrench.tolist()
         self._tip.publish(message)
 
     def _publish_robot(self, stamp: rospy.Time) -> None:
-        arm, plant = self._arm, self._arm.plant
+        arm, simulation = self._arm, self._arm.simulation
         message = self._robot_type(
             q_d=arm.desired_rad.tolist(),
-            tau_J_d=plant.torques_nm.tolist(),
+            tau_J_d=simulation.torques_nm.tolist(),
             tau_ext_hat_filtered=arm.external_nm().tolist(),
-            gravity=plant.gravity_nm.tolist(),
-            mass_matrix=_columns(plant.mass()),
-            O_Jac_EE=_columns(plant.jacobian()),
-            O_T_EE_d=_columns(plant.pose()),
+            gravity=simulation.gravity_nm.tolist(),
+            mass_matrix=_columns(simulation.mass()),
+            O_Jac_EE=_columns(simulation.jacobian()),
+            O_T_EE_d=_columns(simulation.pose()),
             F_T_EE=self.flange_to_tip or _columns(_flange_to_tip()),
             F_T_NE=_columns(_flange_to_tip()),
             NE_T_EE=_columns(_EYE),

@@ -24,7 +24,7 @@ class DriverLog:
         self._lock = threading.Lock()
         self._written_s = time.monotonic()
         self.counts: Counter[str] = Counter()
-        self.largest = {"speed_share": 0.0, "command_rad": 0.0, "tracking_rad": 0.0}
+        self.largest = {"speed_fraction": 0.0, "command_rad": 0.0, "tracking_rad": 0.0}
         self._since = dict(self.largest)
         self.hand_low_m, self.hand_high_m = np.full(3, np.inf), np.full(3, -np.inf)
 

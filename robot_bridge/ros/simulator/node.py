@@ -20,13 +20,13 @@ from std_msgs.msg import Float64
 
 from configs.command import ReportedError, run
 from configs.loader import Config, load
-from robot_bridge.franka.config import FeedConfig
+from robot_bridge.franka.config import RosImageConfig
 from robot_bridge.ros import names
 from robot_bridge.ros.driver import Master, MasterError
 from robot_bridge.ros.messages import Generation
 from robot_bridge.ros.messages import load as load_types
 from robot_bridge.ros.simulator.arm import TICK_S, SimulatedArm
-from robot_bridge.ros.simulator.camera import Lens, SimulatedCamera
+from robot_bridge.ros.simulator.camera import CameraSettings, RosSimulatedCamera
 from robot_bridge.ros.simulator.faults import Faults
 from robot_bridge.ros.simulator.gripper import SimulatedGripper
 from robot_bridge.ros.simulator.interface import SimulatedServices, StatePublisher, set_parameters
@@ -43,7 +43,7 @@ class _Sections(Config):
     robot: SimulationConfig
 
 
-class DriverError(ReportedError):
+class SimulatedDriverError(ReportedError):
     """The simulated driver cannot start."""
 
 
@@ -51,7 +51,7 @@ def simulated_driver(  # noqa: PLR0917 - the parameters are the options of the c
     scene: Annotated[
         Literal["bin", "pick_wipe", "pick_sweep"], typer.Option(help="what stands before the arm")
     ] = "bin",
-    split: Annotated[Literal["train", "unseen"], typer.Option(help="which objects")] = "train",
+    split: Annotated[Literal["train", "test"], typer.Option(help="which objects")] = "train",
     seed: Annotated[int, typer.Option(min=0, help="draws the scene, the same as run_task --seed N does")] = 0,
     camera_hz: Annotated[float, typer.Option(min=1, max=60, help="pictures a second")] = 15.0,
     encoding: Annotated[Literal["rgb8", "bgr8"], typer.Option(help="of the pictures")] = "rgb8",
@@ -83,14 +83,14 @@ def simulated_driver(  # noqa: PLR0917 - the parameters are the options of the c
     try:
         Master("simulated_driver", timeout_s=5.0)
     except MasterError as error:
-        raise DriverError(str(error)) from error
+        raise SimulatedDriverError(str(error)) from error
     robot = SimulatedFranka(sections.robot.model_copy(update={"renderer": renderer.choose(sections.robot.renderer)}))
     scene_rng, rng = np.random.default_rng(seed).spawn(2)
     robot.reset(scene_rng)
     if goal is not None:
         _write(goal, robot)
-    lens = Lens(
-        FeedConfig().topic, sections.robot.camera, renderer.choose(sections.robot.renderer), camera_hz, encoding
+    lens = CameraSettings(
+        RosImageConfig().topic, sections.robot.camera, renderer.choose(sections.robot.renderer), camera_hz, encoding
     )
     _serve(_Node(robot, lens, generation, DriverLog(log), rng))
 
@@ -104,17 +104,22 @@ class _Node:
     """All parts of the driver, advanced together."""
 
     def __init__(
-        self, robot: SimulatedFranka, lens: Lens, generation: Generation, log: DriverLog, rng: np.random.Generator
+        self,
+        robot: SimulatedFranka,
+        lens: CameraSettings,
+        generation: Generation,
+        log: DriverLog,
+        rng: np.random.Generator,
     ) -> None:
         types = load_types(generation)
         self._robot, self._rng, self.log = robot, rng, log
-        plant = robot.plant()
-        self.arm = SimulatedArm(plant, log)
+        simulation = robot.simulation()
+        self.arm = SimulatedArm(simulation, log)
         set_parameters()
         self.states = StatePublisher(self.arm, types)
-        self.gripper = SimulatedGripper(plant, types, log)
+        self.gripper = SimulatedGripper(simulation, types, log)
         self.services = SimulatedServices(self.arm, types, log)
-        self.camera = SimulatedCamera(lens, plant, rng)
+        self.camera = RosSimulatedCamera(lens, simulation, rng)
         self._wants_scene = threading.Event()
         faults = Faults(self.arm, self.gripper, self.camera, self.states, self._wants_scene.set)
         rospy.Service(names.FAULT, types["robot_bridge/Fault"], lambda request: faults.answer(request, types, log))
@@ -132,9 +137,9 @@ class _Node:
         if self._wants_scene.is_set():
             self._wants_scene.clear()
             self._robot.reset(self._rng)
-            plant = self._robot.plant()
+            simulation = self._robot.simulation()
             for part in (self.arm, self.gripper, self.camera):
-                part.take(plant)
+                part.take(simulation)
         self._faults.tick(now_s)
         self.gripper.tick(TICK_S)
         self.arm.tick(now_s)
@@ -143,8 +148,8 @@ class _Node:
 
     def summary(self) -> dict[str, object]:
         """Return what there is to say at the end."""
-        outcome = self.arm.plant.outcome()
-        return {**self.log.summary(), "outcome": asdict(outcome) if outcome else None}
+        task_success = self.arm.simulation.task_success()
+        return {**self.log.summary(), "outcome": asdict(task_success) if task_success else None}
 
     def _command(self, message: object) -> None:
         mode = message.mode  # type: ignore[attr-defined]

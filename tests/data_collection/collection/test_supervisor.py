@@ -97,7 +97,7 @@ class Run:
 
 
 def test_a_process_that_dies_costs_its_episode_and_nothing_else(tmp_path: Path) -> None:
-    run = Run(tmp_path, 4, ["robot.troubles.deaths_per_reset=0.5", "supervision.restarts_per_hour=1000"])
+    run = Run(tmp_path, 4, ["robot.fault_injection.deaths_per_reset=0.5", "supervision.restarts_per_hour=1000"])
     losses = [event for event in run.events if isinstance(event, Lost)]
     assert run.error is None and losses and all("died" in loss.reason for loss in losses)
     assert len(run.closed()) == len(set(run.closed())) == 4
@@ -107,14 +107,14 @@ def test_a_process_that_dies_costs_its_episode_and_nothing_else(tmp_path: Path) 
 def test_an_episode_whose_process_died_before_it_could_tell_is_not_made_again(tmp_path: Path) -> None:
     Run(tmp_path, 1, [])
     before = (tmp_path / "lab_franka_play_traj0.hdf5").read_bytes()
-    run = Run(tmp_path, 1, ["robot.troubles.deaths_per_reset=1"])
+    run = Run(tmp_path, 1, ["robot.fault_injection.deaths_per_reset=1"])
     (loss,) = run.of(Lost)
     assert run.error is None and run.closed() == [0] and loss.number is None and "died" in loss.reason
     assert (tmp_path / "lab_franka_play_traj0.hdf5").read_bytes() == before
 
 
 def test_a_process_that_hangs_is_killed(tmp_path: Path) -> None:
-    changes = ["robot.troubles.hangs_per_reset=1", "supervision.hang_s=5", "supervision.restarts_per_hour=0"]
+    changes = ["robot.fault_injection.hangs_per_reset=1", "supervision.hang_s=5", "supervision.restarts_per_hour=0"]
     run = Run(tmp_path, 3, changes)
     (loss,) = [event for event in run.events if isinstance(event, Lost)]
     assert loss.number == 0 and re.search(r"hung without a sign of life for \d+ s \(exit code -9\)", loss.reason)
@@ -129,7 +129,7 @@ def test_only_a_real_arm_may_not_stop_itself_as_often_as_it_likes() -> None:
 
 def test_an_episode_that_kills_every_process_is_given_up_for_another(tmp_path: Path) -> None:
     changes = [
-        "robot.troubles.deaths_per_reset=1",
+        "robot.fault_injection.deaths_per_reset=1",
         "supervision.losses_per_episode=2",
         "supervision.restarts_per_hour=4",
     ]
@@ -140,7 +140,7 @@ def test_an_episode_that_kills_every_process_is_given_up_for_another(tmp_path: P
 
 
 def test_an_arm_that_keeps_stopping_itself_needs_a_person(tmp_path: Path) -> None:
-    run = Run(tmp_path, 2, ["robot.troubles.reflexes_per_reset=1"])
+    run = Run(tmp_path, 2, ["robot.fault_injection.reflexes_per_reset=1"])
     failures = [event for event in run.events if isinstance(event, Failed)]
     assert [(f.number, f.attempt, f.kind, f.file) for f in failures] == [
         (0, 0, "RobotFault", None),
@@ -152,7 +152,7 @@ def test_an_arm_that_keeps_stopping_itself_needs_a_person(tmp_path: Path) -> Non
 
 def test_reflexes_are_counted_over_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RunConfig, "faults_per_hour", 2)
-    run = Run(tmp_path, 50, ["robot.troubles.reflexes_per_reset=0.5", "supervision.renew_after_s=0.001"])
+    run = Run(tmp_path, 50, ["robot.fault_injection.reflexes_per_reset=0.5", "supervision.renew_after_s=0.001"])
     assert run.error is not None and str(run.error).startswith(("the arm stopped itself 3 times", "episode"))
     assert sum(failure.is_fault for failure in run.of(Failed)) <= 4
 
@@ -161,7 +161,7 @@ def test_a_camera_that_freezes_is_waited_for_and_then_given_up(tmp_path: Path) -
     run = Run(
         tmp_path,
         1,
-        ["robot.troubles.freezes_per_reset=1", "collection.gate.frozen_frames=1", "supervision.give_up_s=8"],
+        ["robot.fault_injection.freezes_per_reset=1", "collection.gate.frozen_frames=1", "supervision.give_up_s=8"],
     )
     waits = [event for event in run.events if isinstance(event, Waiting)]
     failures = [event for event in run.events if isinstance(event, Failed)]

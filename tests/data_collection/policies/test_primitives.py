@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from data_collection.policies.primitives import BRING, SHOVE, USE, Difference, Directed, DirectedConfig, Thing
 from robot_bridge.camera import Camera
 from robot_bridge.robot import CLOSE, OPEN, RobotSpec
-from robot_bridge.safety import Limits, limit_actions
+from robot_bridge.safety import MotionLimits, limit_actions
 
 SPEC = RobotSpec(
     name="franka",
-    limits=Limits(workspace_low_m=(0.34, -0.23, 0.012), workspace_high_m=(0.66, 0.23, 0.22), step_limit_m=0.2),
+    limits=MotionLimits(workspace_low_m=(0.34, -0.23, 0.012), workspace_high_m=(0.66, 0.23, 0.22), step_limit_m=0.2),
     camera=Camera(
         height_px=240, width_px=320, position_m=(0.885, 0.0, 0.495), target_m=(0.445, 0.0, 0.055), fovy_rad=0.84
     ),

@@ -4,9 +4,9 @@ import numpy as np
 
 from data_collection.policies.waypoints import Waypoint, walk
 from robot_bridge.robot import CLOSE, OPEN
-from robot_bridge.safety import Limits
+from robot_bridge.safety import MotionLimits
 
-LIMITS = Limits(workspace_low_m=(0.0, 0.0, 0.0), workspace_high_m=(1.0, 1.0, 0.5), step_limit_m=0.2)
+LIMITS = MotionLimits(workspace_low_m=(0.0, 0.0, 0.0), workspace_high_m=(1.0, 1.0, 0.5), step_limit_m=0.2)
 START = np.array([0.1, 0.1, 0.1])
 
 

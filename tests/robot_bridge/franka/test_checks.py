@@ -1,35 +1,35 @@
-"""Findings: what was seen, and what to do."""
+"""Results of readiness checks: what was found, and how to fix it."""
 
 from __future__ import annotations
 
 import pytest
 
-from robot_bridge.franka.checks import Finding, look
+from robot_bridge.franka.checks import CheckResult, run_check
 from robot_bridge.robot import RobotError
 
 
-def test_what_is_well_needs_nothing() -> None:
-    assert look("camera", lambda: "15 a second") == Finding("camera", True, "15 a second", "")
+def test_passed_check_has_no_fix() -> None:
+    assert run_check("camera", lambda: "15 Hz") == CheckResult("camera", True, "15 Hz", "")
 
 
 @pytest.mark.parametrize(
-    ("message", "seen", "fix"),
+    ("message", "detail", "fix"),
     [
-        ("expected a camera; look at it", "expected a camera", "look at it"),
+        ("expected a camera; connect one", "expected a camera", "connect one"),
         ("one; two; do three", "one; two", "do three"),
         ("nothing to do", "nothing to do", ""),
     ],
 )
-def test_an_error_ends_with_what_to_do(message: str, seen: str, fix: str) -> None:
+def test_last_part_of_an_error_is_the_fix(message: str, detail: str, fix: str) -> None:
     def fail() -> str:
         raise RobotError(message)
 
-    assert look("camera", fail) == Finding("camera", False, seen, fix)
+    assert run_check("camera", fail) == CheckResult("camera", False, detail, fix)
 
 
-def test_a_bug_is_no_finding() -> None:
+def test_unexpected_exception_is_raised() -> None:
     def fail() -> str:
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        look("camera", fail)
+        run_check("camera", fail)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from configs.loader import Config, load
 from robot_bridge.franka import recovery
-from robot_bridge.franka.command_limits import Door, StreamFault
+from robot_bridge.franka.command_limits import CommandLimits, StreamFault
 from robot_bridge.franka.config import FrankaDirectConfig
-from robot_bridge.franka.state import ArmState, wrong_frame, wrong_pose
+from robot_bridge.franka.state import ArmState, frame_error, pose_error
 from robot_bridge.kinematics import (
     FLANGE_TO_HAND_RAD,
     FLANGE_TO_TCP_M,
@@ -22,7 +22,7 @@ from robot_bridge.kinematics import (
     SPEED_LIMITS_RAD_S,
     Kinematics,
 )
-from robot_bridge.motion import Guard, Motion
+from robot_bridge.motion import ContactGuard, Motion
 
 
 class _Sections(Config):
@@ -32,7 +32,7 @@ class _Sections(Config):
 CONFIG = load(_Sections, {"robot": "robots/franka_direct.yaml"}).robot
 KINEMATICS = Kinematics(margin_rad=CONFIG.motion.joint_margin_rad, suits_fr3=True)
 START = KINEMATICS.solve(HOME_RAD, np.array([0.5, 0.0, 0.15]))
-BOUND = CONFIG.motion.speed_share * SPEED_LIMITS_RAD_S * CONFIG.motion.tick_s
+BOUND = CONFIG.motion.speed_fraction * SPEED_LIMITS_RAD_S * CONFIG.motion.tick_s
 
 
 def state(joints: NDArray[np.float64] = START) -> ArmState:
@@ -43,13 +43,13 @@ def state(joints: NDArray[np.float64] = START) -> ArmState:
 
 
 @pytest.fixture
-def door() -> Door:
-    door = Door(CONFIG.motion, CONFIG.limits, KINEMATICS)
+def door() -> CommandLimits:
+    door = CommandLimits(CONFIG.motion, CONFIG.limits, KINEMATICS)
     door.begin(state(), np.full(3, np.inf), np.full(3, -np.inf))
     return door
 
 
-def test_bounded_steps_pass(door: Door) -> None:
+def test_bounded_steps_pass(door: CommandLimits) -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         before = door.last_rad
@@ -65,13 +65,13 @@ def test_bounded_steps_pass(door: Door) -> None:
         (START + BOUND * 1.01, "of the last"),
     ],
 )
-def test_what_may_not_pass_is_refused(door: Door, wanted: NDArray[np.float64], told: str) -> None:
+def test_what_may_not_pass_is_refused(door: CommandLimits, wanted: NDArray[np.float64], told: str) -> None:
     with pytest.raises(StreamFault, match=told):
         door.admit(wanted)
     np.testing.assert_array_equal(door.last_rad, START)
 
 
-def test_a_hand_that_would_leave_the_box_is_refused(door: Door) -> None:
+def test_a_hand_that_would_leave_the_box_is_refused(door: CommandLimits) -> None:
     inside = KINEMATICS.solve(START, np.array([0.5, 0.0, -0.0075]))
     door.begin(state(inside), np.full(3, np.inf), np.full(3, -np.inf))
     with pytest.raises(StreamFault, match="expected a hand between"):
@@ -80,20 +80,20 @@ def test_a_hand_that_would_leave_the_box_is_refused(door: Door) -> None:
 
 @pytest.mark.parametrize("tilt_rad", [0.0, 0.05, 0.1])
 @pytest.mark.parametrize("side", [-1.0, 1.0])
-def test_a_hand_that_was_pushed_through_a_wall_can_be_lifted(door: Door, tilt_rad: float, side: float) -> None:
+def test_a_hand_that_was_pushed_through_a_wall_can_be_lifted(door: CommandLimits, tilt_rad: float, side: float) -> None:
     high_m = CONFIG.limits.workspace_high_m[1] + CONFIG.motion.workspace_margin_m
     pushed = KINEMATICS.solve(START, np.array([0.35, side * (high_m + 0.003), 0.025]))
     for signs in itertools.product((-tilt_rad, tilt_rad), repeat=3):
         tilted = pushed + np.array([0, 0, 0, 0, *signs])
         now = state(tilted)
         door.begin(now, now.hand_m, now.hand_m)
-        lift = Motion(KINEMATICS, tilted, now.hand_m, np.array([0.0, 0.0, 0.08]), Guard(10.0, 0.01))
+        lift = Motion(KINEMATICS, tilted, now.hand_m, np.array([0.0, 0.0, 0.08]), ContactGuard(10.0, 0.01))
         for share in np.linspace(0, 1, 400):
             door.admit(door.bounded(lift.target(share)))
         assert KINEMATICS.hand(door.last_rad)[2] == pytest.approx(now.hand_m[2] + 0.08, abs=0.002)
 
 
-def test_an_arm_elsewhere_is_refused(door: Door) -> None:
+def test_an_arm_elsewhere_is_refused(door: CommandLimits) -> None:
     door.check_tracking(START, state(START + 0.09))
     for off in (0.11, np.nan):
         with pytest.raises(StreamFault, match=r"within 0\.1 rad of what is commanded"):
@@ -106,7 +106,7 @@ def test_ranges_are_those_of_both_arms() -> None:
 
 
 def test_limits_of_an_arm_without_ros_are_strict() -> None:
-    assert CONFIG.motion.state_age_s <= 0.2 and CONFIG.motion.stall_s <= 0.2
+    assert CONFIG.motion.max_state_age_s <= 0.2 and CONFIG.motion.stall_s <= 0.2
     assert max(CONFIG.reflex.torques_nm) <= 20 and max(CONFIG.reflex.forces[:3]) <= 30
     assert CONFIG.motion.contact_limit_n < min(CONFIG.reflex.forces[:3]) / 2
     assert CONFIG.enforces_realtime
@@ -114,9 +114,9 @@ def test_limits_of_an_arm_without_ros_are_strict() -> None:
 
 def test_another_hand_is_told() -> None:
     good = state()
-    assert not wrong_frame(good) and not wrong_pose(good, KINEMATICS)
+    assert not frame_error(good) and not pose_error(good, KINEMATICS)
     longer = good.flange_to_tip.copy()
     longer[2, 3] += 0.05
     other = ArmState(**{**good.__dict__, "flange_to_tip": longer, "hand_m": good.hand_m + 0.006})
-    assert "expected the Franka hand, 0.1034 m along z" in wrong_frame(other)
-    assert "within 0.005 m of where the joints put it, got 0.010 m" in wrong_pose(other, KINEMATICS)
+    assert "expected the Franka hand, 0.1034 m along z" in frame_error(other)
+    assert "within 0.005 m of where the joints put it, got 0.010 m" in pose_error(other, KINEMATICS)

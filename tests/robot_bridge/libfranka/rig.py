@@ -24,7 +24,7 @@ _DOWN_S = 15.0
 _QUICK = (
     "robot.enforces_realtime=false",
     "robot.step_s=1.0",
-    "robot.motion.speed_share=0.4",
+    "robot.motion.speed_fraction=0.4",
     "robot.recovery.patience_s=2.0",
     "robot.recovery.back_off_s=0.2",
 )

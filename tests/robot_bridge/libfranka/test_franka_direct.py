@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs.loader import Config, load
-from robot_bridge.factory import examine, open_robot
+from robot_bridge.factory import open_robot, run_checks
 from robot_bridge.kinematics import HOME_RAD
 from robot_bridge.robot import CLOSE, OPEN, CameraFault, RobotError, RobotFault
 from robot_bridge.simulation.config import SimulationConfig
@@ -170,10 +170,10 @@ def test_an_arm_that_another_program_holds_is_not_waited_for(rig: Rig, robot: An
 
 
 def test_an_arm_in_good_health_is_ready_and_a_reflex_is_told(rig: Rig) -> None:
-    found = {finding.subject: finding for finding in examine(rig.config(SETTINGS))}
+    found = {result.name: result for result in run_checks(rig.config(SETTINGS))}
     assert set(found) == {"workspace", "camera", "arm", "state", "mode", "hand", "frame", "gripper"}
-    assert all(finding.is_good for finding in found.values()), found
+    assert all(result.passed for result in found.values()), found
     rig.fault("reflex")
-    wrong = [finding for finding in examine(rig.config(SETTINGS)) if not finding.is_good]
-    assert [finding.subject for finding in wrong] == ["mode"]
-    assert "cartesian_reflex" in wrong[0].seen
+    wrong = [result for result in run_checks(rig.config(SETTINGS)) if not result.passed]
+    assert [result.name for result in wrong] == ["mode"]
+    assert "cartesian_reflex" in wrong[0].detail

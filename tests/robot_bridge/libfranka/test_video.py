@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.loader import Config, load
-from robot_bridge.franka.config import EyeConfig, FrankaDirectConfig
-from robot_bridge.libfranka.video_stream import VideoFeed
+from robot_bridge.franka.config import FrankaDirectConfig, VideoConfig
+from robot_bridge.libfranka.video_stream import VideoReader
 from robot_bridge.robot import CameraFault
 
 Make = Callable[[], NDArray[np.uint8] | None]
@@ -83,13 +83,13 @@ def stream() -> Iterator[Stream]:
 
 
 @pytest.fixture
-def feed(stream: Stream) -> Iterator[VideoFeed]:
-    feed = VideoFeed(EyeConfig(source=stream.source, timeout_s=2.0), CAMERA)
+def feed(stream: Stream) -> Iterator[VideoReader]:
+    feed = VideoReader(VideoConfig(source=stream.source, timeout_s=2.0), CAMERA)
     yield feed
     feed.close()
 
 
-def test_a_picture_is_of_after_the_motion_by_more_than_the_cameras_latency(feed: VideoFeed) -> None:
+def test_a_picture_is_of_after_the_motion_by_more_than_the_cameras_latency(feed: VideoReader) -> None:
     for _ in range(3):
         rested_s = time.monotonic()
         image, came_s = feed.newer(rested_s)
@@ -97,7 +97,7 @@ def test_a_picture_is_of_after_the_motion_by_more_than_the_cameras_latency(feed:
         assert came_s - rested_s > 0.1
 
 
-def test_colours_are_red_green_and_blue(stream: Stream, feed: VideoFeed) -> None:
+def test_colours_are_red_green_and_blue(stream: Stream, feed: VideoReader) -> None:
     stream.make = lambda: picture() // np.array([1, 2, 8], dtype=np.uint8)
     time.sleep(0.2)
     red, green, blue = feed.newer(time.monotonic())[0].mean(axis=(0, 1))
@@ -113,7 +113,7 @@ def test_colours_are_red_green_and_blue(stream: Stream, feed: VideoFeed) -> None
         (lambda: STILL, "a frozen camera"),
     ],
 )
-def test_what_shows_no_present_is_no_picture(stream: Stream, feed: VideoFeed, make: Make, told: str) -> None:
+def test_what_shows_no_present_is_no_picture(stream: Stream, feed: VideoReader, make: Make, told: str) -> None:
     feed.newer(time.monotonic())
     stream.make = make
     time.sleep(0.3)
@@ -121,14 +121,14 @@ def test_what_shows_no_present_is_no_picture(stream: Stream, feed: VideoFeed, ma
         feed.newer(time.monotonic())
 
 
-def test_another_size_is_refused(stream: Stream, feed: VideoFeed) -> None:
+def test_another_size_is_refused(stream: Stream, feed: VideoReader) -> None:
     stream.make = lambda: RNG.integers(60, 180, (480, 640, 3), dtype=np.uint8)
     with pytest.raises(CameraFault, match="expected a picture of 240x320, got 480x640"):
         feed.newer(time.monotonic())
 
 
 def test_a_camera_that_is_not_there_is_silent() -> None:
-    feed = VideoFeed(EyeConfig(source="http://127.0.0.1:9/", timeout_s=0.5), CAMERA)
+    feed = VideoReader(VideoConfig(source="http://127.0.0.1:9/", timeout_s=0.5), CAMERA)
     with pytest.raises(CameraFault, match="no picture at all"):
         feed.newer(time.monotonic())
     feed.close()

@@ -9,7 +9,7 @@ from robot_bridge.franka.config import FrankaRosConfig
 
 QUICK = (
     "robot.step_s=0.6",
-    "robot.motion.speed_share=0.5",
+    "robot.motion.speed_fraction=0.5",
     "robot.recovery.patience_s=2.0",
     "robot.recovery.back_off_s=0.2",
 )

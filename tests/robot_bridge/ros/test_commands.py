@@ -53,7 +53,7 @@ def test_a_collection(rig: Rig, tmp_path: Path) -> None:
 
 def test_a_task_towards_a_goal_that_the_rehearsal_made(master: Rig, tmp_path: Path) -> None:
     goal, out = tmp_path / "goal.png", tmp_path / "run"
-    master.start_driver("--scene", "pick_wipe", "--split", "unseen", "--seed", "3", "--goal", str(goal))
+    master.start_driver("--scene", "pick_wipe", "--split", "test", "--seed", "3", "--goal", str(goal))
     arguments = ["pick_wipe", "--robot", "franka_ros", "--goal", str(goal), "--steps", "3", "--out", str(out), "--set",
                  "planner.n_candidates=8", "--set", "planner.predict_timeout_s=60", *SETTINGS]  # fmt: skip
     done = run("planner.run_task", *arguments, seconds=200)

@@ -78,7 +78,7 @@ def test_after_three_reflexes_of_an_episode_it_parks_for_a_person(rig: Rig, robo
 def test_a_parked_arm_tells_somebody_once(rig: Rig, tmp_path: Any) -> None:
     told = tmp_path / "told"
     script = f'echo "$1" >> {told}'
-    alert = f'robot.recovery.alert=["sh", "-c", {script!r}, "alert"]'
+    alert = f'robot.recovery.notify_command=["sh", "-c", {script!r}, "alert"]'
     robot = open_robot(config((*SETTINGS, "robot.recovery.per_episode=0", alert)))
     rig.fault("reflex")
     for _ in range(2):

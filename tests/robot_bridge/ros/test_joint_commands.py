@@ -21,7 +21,7 @@ from robot_bridge.kinematics import HOME_RAD, SPEED_LIMITS_RAD_S, Kinematics
 from robot_bridge.robot import RobotFault
 from robot_bridge.ros import names
 from robot_bridge.ros.driver import Master
-from robot_bridge.ros.joint_commands import JointStream
+from robot_bridge.ros.joint_commands import JointCommandPublisher
 from robot_bridge.ros.messages import load
 from tests.robot_bridge.ros.bridge import config
 from tests.robot_bridge.ros.rig import Rig
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.ros
 CONFIG = config()
 KINEMATICS = Kinematics(margin_rad=CONFIG.motion.joint_margin_rad)
 START = KINEMATICS.solve(HOME_RAD, np.array([0.5, 0.0, 0.15]))
-BOUND = CONFIG.motion.speed_share * SPEED_LIMITS_RAD_S * CONFIG.motion.tick_s
+BOUND = CONFIG.motion.speed_fraction * SPEED_LIMITS_RAD_S * CONFIG.motion.tick_s
 
 
 def state(joints: NDArray[np.float64] = START) -> ArmState:
@@ -54,15 +54,15 @@ def sent(master: Rig) -> Iterator[list[NDArray[np.float64]]]:
 
 
 @pytest.fixture
-def stream(sent: list[NDArray[np.float64]]) -> Iterator[JointStream]:
-    stream = JointStream(CONFIG.motion, CONFIG.limits, KINEMATICS, load())
+def stream(sent: list[NDArray[np.float64]]) -> Iterator[JointCommandPublisher]:
+    stream = JointCommandPublisher(CONFIG.motion, CONFIG.limits, KINEMATICS, load())
     stream.wait_for_driver(5.0)
     stream.begin(state(), np.full(3, np.inf), np.full(3, -np.inf))
     yield stream
     stream.close()
 
 
-def test_a_bounded_command_passes(stream: JointStream, sent: list[NDArray[np.float64]]) -> None:
+def test_a_bounded_command_passes(stream: JointCommandPublisher, sent: list[NDArray[np.float64]]) -> None:
     stream.send(START + BOUND * 0.9, state())
     stream.send(stream.bounded(START + 0.05), state())
     deadline_s = time.monotonic() + 5
@@ -83,7 +83,7 @@ def test_a_bounded_command_passes(stream: JointStream, sent: list[NDArray[np.flo
     ],
 )
 def test_what_may_not_pass_is_refused_and_nothing_is_sent(
-    stream: JointStream, sent: list[NDArray[np.float64]], wanted: NDArray[np.float64], told: str
+    stream: JointCommandPublisher, sent: list[NDArray[np.float64]], wanted: NDArray[np.float64], told: str
 ) -> None:
     with pytest.raises(StreamFault, match=told) as refused:
         stream.send(wanted, state())
@@ -93,14 +93,14 @@ def test_what_may_not_pass_is_refused_and_nothing_is_sent(
     np.testing.assert_array_equal(stream.last_rad, START)
 
 
-def test_every_bounded_step_passes(stream: JointStream) -> None:
+def test_every_bounded_step_passes(stream: JointCommandPublisher) -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         wanted = START + rng.uniform(-0.02, 0.02, 7)
         stream.send(stream.bounded(wanted), state(stream.last_rad))
 
 
-def test_an_arm_that_does_not_follow_is_not_commanded_on(stream: JointStream, sent: list[NDArray[np.float64]]) -> None:
+def test_tracking_error_is_refused(stream: JointCommandPublisher, sent: list[NDArray[np.float64]]) -> None:
     with pytest.raises(StreamFault, match=r"within 0\.1 rad of what is commanded"):
         stream.send(START, state(START + 0.11))
     with pytest.raises(StreamFault, match="within"):
@@ -108,7 +108,7 @@ def test_an_arm_that_does_not_follow_is_not_commanded_on(stream: JointStream, se
     assert not sent
 
 
-def test_a_hand_that_would_leave_the_box_is_not_commanded(stream: JointStream, sent: list[NDArray[np.float64]]) -> None:
+def test_hand_leaving_the_box_is_refused(stream: JointCommandPublisher, sent: list[NDArray[np.float64]]) -> None:
     inside = KINEMATICS.solve(START, np.array([0.5, 0.0, -0.006]))
     below = KINEMATICS.solve(inside, np.array([0.5, 0.0, -0.0095]))
     now = state(inside)
@@ -118,7 +118,7 @@ def test_a_hand_that_would_leave_the_box_is_not_commanded(stream: JointStream, s
     assert not sent
 
 
-def test_a_hand_that_was_pushed_out_of_the_box_comes_back(stream: JointStream) -> None:
+def test_a_hand_that_was_pushed_out_of_the_box_comes_back(stream: JointCommandPublisher) -> None:
     outside = KINEMATICS.solve(START, np.array([0.5, -0.28, 0.1]))
     measured = KINEMATICS.solve(outside, np.array([0.5, -0.279, 0.1]))
     now = replace(state(measured), desired_rad=outside)
@@ -133,7 +133,7 @@ def test_a_hand_that_was_pushed_out_of_the_box_comes_back(stream: JointStream) -
     stream.send(KINEMATICS.solve(joints, np.array([0.5, -0.2835, 0.1])), now)
 
 
-def test_a_joint_at_the_end_of_its_range_may_only_come_back(stream: JointStream) -> None:
+def test_a_joint_at_the_end_of_its_range_may_only_come_back(stream: JointCommandPublisher) -> None:
     wide = Kinematics()
     end = START.copy()
     end[6] = wide.high_rad[6] - CONFIG.motion.joint_margin_rad / 2
@@ -147,7 +147,7 @@ def test_a_joint_at_the_end_of_its_range_may_only_come_back(stream: JointStream)
     stream.send(back, state(end))
 
 
-def test_a_stream_that_was_interrupted_is_not_taken_up(stream: JointStream, sent: list[NDArray[np.float64]]) -> None:
+def test_interrupted_stream_is_not_resumed(stream: JointCommandPublisher, sent: list[NDArray[np.float64]]) -> None:
     stream.send(START, state())
     time.sleep(CONFIG.motion.stall_s + 0.1)
     with pytest.raises(StreamFault, match="was interrupted"):
@@ -157,7 +157,7 @@ def test_a_stream_that_was_interrupted_is_not_taken_up(stream: JointStream, sent
 
 
 def test_a_stream_that_is_interrupted_as_it_waits_for_its_tick_sends_nothing(
-    stream: JointStream, sent: list[NDArray[np.float64]], monkeypatch: pytest.MonkeyPatch
+    stream: JointCommandPublisher, sent: list[NDArray[np.float64]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream.send(START, state())
     sleep = time.sleep
@@ -168,7 +168,7 @@ def test_a_stream_that_is_interrupted_as_it_waits_for_its_tick_sends_nothing(
     assert len(sent) == 1
 
 
-def test_commands_keep_their_pace(stream: JointStream) -> None:
+def test_commands_keep_their_pace(stream: JointCommandPublisher) -> None:
     began_s = time.monotonic()
     for _ in range(30):
         stream.send(START, state())
@@ -177,7 +177,7 @@ def test_commands_keep_their_pace(stream: JointStream) -> None:
 
 def test_nobody_who_listens_is_a_fault(master: Rig) -> None:
     Master("test_stream", 5.0)
-    stream = JointStream(CONFIG.motion, CONFIG.limits, KINEMATICS, load())
+    stream = JointCommandPublisher(CONFIG.motion, CONFIG.limits, KINEMATICS, load())
     with pytest.raises(RobotFault, match="expected a driver that listens"):
         stream.wait_for_driver(0.2)
     stream.close()

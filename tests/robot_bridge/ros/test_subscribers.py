@@ -17,16 +17,16 @@ import rospy
 from sensor_msgs.msg import Image
 
 from robot_bridge.camera import Camera
-from robot_bridge.franka.config import FeedConfig
+from robot_bridge.franka.config import RosImageConfig
 from robot_bridge.robot import CameraFault
 from robot_bridge.ros.driver import Master
-from robot_bridge.ros.subscribers import ImageFeed
+from robot_bridge.ros.subscribers import RosImageSubscriber
 from tests.robot_bridge.ros.bridge import config
 from tests.robot_bridge.ros.rig import Rig
 
 pytestmark = pytest.mark.ros
 
-FEED = FeedConfig(topic="/test/images", timeout_s=1.0)
+FEED = RosImageConfig(topic="/test/images", timeout_s=1.0)
 CAMERA = config().camera
 Change = Callable[[Any], None]
 
@@ -63,9 +63,9 @@ class Sender:
 
 
 @pytest.fixture
-def feed(master: Rig) -> Iterator[ImageFeed]:
+def feed(master: Rig) -> Iterator[RosImageSubscriber]:
     Master("test_images", 5.0)
-    feed = ImageFeed(FEED, CAMERA)
+    feed = RosImageSubscriber(FEED, CAMERA)
     yield feed
     feed.close()
 
@@ -81,7 +81,7 @@ def send() -> Iterator[Callable[[Callable[[], Any]], None]]:
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
 @pytest.mark.parametrize("padding", [0, 64])
 def test_pixels_are_as_they_were_sent(
-    feed: ImageFeed, send: Callable[[Callable[[], Any]], None], encoding: str, padding: int
+    feed: RosImageSubscriber, send: Callable[[Callable[[], Any]], None], encoding: str, padding: int
 ) -> None:
     rng = np.random.default_rng(0)
     kept: list[NDArray[np.uint8]] = []
@@ -101,7 +101,7 @@ def test_pixels_are_as_they_were_sent(
     assert came_s <= time.monotonic()
 
 
-def test_silence_is_told(feed: ImageFeed) -> None:
+def test_silence_is_told(feed: RosImageSubscriber) -> None:
     began_s = time.monotonic()
     with pytest.raises(CameraFault, match="no picture at all within 1 s; look at the camera"):
         feed.newer(time.monotonic())
@@ -139,7 +139,7 @@ def _bright(sent: Any) -> None:
     ],
 )
 def test_a_picture_that_shows_no_present_is_none(
-    feed: ImageFeed, send: Callable[[Callable[[], Any]], None], change: Change, told: str
+    feed: RosImageSubscriber, send: Callable[[Callable[[], Any]], None], change: Change, told: str
 ) -> None:
     rng = np.random.default_rng(0)
 
@@ -153,7 +153,9 @@ def test_a_picture_that_shows_no_present_is_none(
         feed.newer(time.monotonic())
 
 
-def test_equal_pictures_are_a_frozen_camera(feed: ImageFeed, send: Callable[[Callable[[], Any]], None]) -> None:
+def test_identical_images_are_a_frozen_camera(
+    feed: RosImageSubscriber, send: Callable[[Callable[[], Any]], None]
+) -> None:
     still = picture(np.random.default_rng(0))
     send(lambda: message(still))
     feed.newer(time.monotonic() - 0.2)  # the first of them is news
@@ -163,7 +165,7 @@ def test_equal_pictures_are_a_frozen_camera(feed: ImageFeed, send: Callable[[Cal
 
 @pytest.mark.parametrize(("size", "encoding"), [((480, 640), "rgb8"), ((240, 320), "mono8")])
 def test_another_camera_is_refused_at_once(
-    feed: ImageFeed, send: Callable[[Callable[[], Any]], None], size: tuple[int, int], encoding: str
+    feed: RosImageSubscriber, send: Callable[[Callable[[], Any]], None], size: tuple[int, int], encoding: str
 ) -> None:
     rng = np.random.default_rng(0)
     send(lambda: message(rng.integers(60, 180, (*size, 3), dtype=np.uint8), encoding))
@@ -171,7 +173,7 @@ def test_another_camera_is_refused_at_once(
         feed.newer(time.monotonic())
 
 
-def test_an_old_picture_is_not_taken_for_a_new_one(feed: ImageFeed, send: Callable[[Callable[[], Any]], None]) -> None:
+def test_old_image_is_not_returned_as_new(feed: RosImageSubscriber, send: Callable[[Callable[[], Any]], None]) -> None:
     rng = np.random.default_rng(0)
     send(lambda: message(picture(rng)))
     for _ in range(5):

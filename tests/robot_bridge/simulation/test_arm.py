@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robot_bridge.robot import CLOSE, OPEN
-from robot_bridge.simulation.arm import Arm
+from robot_bridge.simulation.arm import MujocoArm
 from robot_bridge.simulation.mujoco_import import mujoco
 from robot_bridge.simulation.scene import build
 from tests.robot_bridge.robot_contract import act
@@ -15,7 +15,7 @@ from tests.robot_bridge.simulated import config
 LOW, HIGH = np.array(config().limits.workspace_low_m), np.array(config().limits.workspace_high_m)
 
 
-def arm_over_empty_bin(contact_limit_n: float = 20.0, table_m: float | None = None) -> tuple[Arm, mujoco.MjData]:
+def arm_over_empty_bin(contact_limit_n: float = 20.0, table_m: float | None = None) -> tuple[MujocoArm, mujoco.MjData]:
     """Return an arm in a scene whose free objects were taken away, over a heavy table of a given height if any."""
     spec = mujoco.MjSpec.from_string(build(np.random.default_rng(0), "bin", "train", config().camera, 0.0).xml)
     for body in list(spec.bodies):
@@ -25,7 +25,7 @@ def arm_over_empty_bin(contact_limit_n: float = 20.0, table_m: float | None = No
         spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.1, 0.1, 0.02], pos=[0.5, 0, table_m - 0.02])
     model = spec.compile()
     data = mujoco.MjData(model)
-    arm = Arm(model, data, contact_limit_n)
+    arm = MujocoArm(model, data, contact_limit_n)
     arm.place(np.array([0.5, 0.0, 0.15]))
     for _ in arm.hold(0.2):
         pass
@@ -33,7 +33,7 @@ def arm_over_empty_bin(contact_limit_n: float = 20.0, table_m: float | None = No
     return arm, data
 
 
-def move(arm: Arm, x: float, y: float, z: float, gripper: float = OPEN) -> np.ndarray:
+def move(arm: MujocoArm, x: float, y: float, z: float, gripper: float = OPEN) -> np.ndarray:
     """Move and return the hand's path (N, 3)."""
     path = [arm.state()[:3]]
     path += [arm.state()[:3] for _ in arm.move(act(x, y, z, gripper), 0.6)]

@@ -12,17 +12,17 @@ import pytest
 
 from robot_bridge.factory import open_robot
 from robot_bridge.robot import CLOSE, OPEN, RobotFault
-from robot_bridge.simulation.config import TroubleConfig
-from robot_bridge.simulation.fault_injection import TroubledFranka
+from robot_bridge.simulation.config import FaultInjectionConfig
+from robot_bridge.simulation.fault_injection import FaultInjectingFranka
 from robot_bridge.simulation.franka import SimulatedFranka
 from tests.robot_bridge import simulated
 
 UP = np.array([0.0, 0.0, 0.02, OPEN], np.float32)
 
 
-def troubled(**troubles: object) -> TroubledFranka:
-    robot = open_robot(simulated.config(troubles=TroubleConfig.model_validate(troubles)))
-    assert isinstance(robot, TroubledFranka)
+def troubled(**fault_injection: object) -> FaultInjectingFranka:
+    robot = open_robot(simulated.config(fault_injection=FaultInjectionConfig.model_validate(fault_injection)))
+    assert isinstance(robot, FaultInjectingFranka)
     return robot
 
 

@@ -52,10 +52,10 @@ def test_going_on_from_a_snapshot_gives_the_same_bits(scene: str) -> None:
     robot = franka(scene=scene)
     robot.reset(np.random.default_rng(1))
     play(robot, random_actions(4, seed=1))
-    snapshot, outcome = robot.snapshot(), robot.outcome()
+    snapshot, task_success = robot.snapshot(), robot.task_success()
     first = play(robot, random_actions(8))
     robot.restore(snapshot)
-    assert robot.outcome() == outcome
+    assert robot.task_success() == task_success
     np.testing.assert_array_equal(play(robot, random_actions(8)), first)
 
 
@@ -140,7 +140,7 @@ def test_an_unstable_simulation_is_a_fault_until_recover(scene: str) -> None:
 def test_only_spec_works_before_the_first_reset() -> None:
     robot = franka()
     assert robot.spec.name == "franka"
-    for call in (robot.observe, robot.render, robot.outcome, robot.snapshot, robot.hand, lambda: robot.scene):
+    for call in (robot.observe, robot.render, robot.task_success, robot.snapshot, robot.hand, lambda: robot.scene):
         with pytest.raises(RobotError, match="reset"):
             call()
 
@@ -176,7 +176,7 @@ def test_the_start_pose_is_above_the_bin_with_the_hand_in_view() -> None:
 
 
 def test_closing_on_a_tool_holds_it() -> None:
-    robot = franka(scene="pick_wipe", split="unseen")
+    robot = franka(scene="pick_wipe", split="test")
     robot.reset(np.random.default_rng(0))
     task = robot.scene.task
     assert task is not None
@@ -189,7 +189,7 @@ def test_closing_on_a_tool_holds_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"scene": "kitchen"}, {"split": "test"}, {"step_s": 0.0}, {"contact_limit_n": -1.0}, {"speed": 1}]
+    "change", [{"scene": "kitchen"}, {"split": "validation"}, {"step_s": 0.0}, {"contact_limit_n": -1.0}, {"speed": 1}]
 )
 def test_wrong_configuration_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

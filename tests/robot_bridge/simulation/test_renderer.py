@@ -66,7 +66,7 @@ def test_both_renderers_show_the_same() -> None:
 
 
 def test_things_differ_from_arm_and_bin_by_saturation() -> None:
-    robot = franka(scene="pick_wipe", split="unseen")
+    robot = franka(scene="pick_wipe", split="test")
     image = robot.reset(np.random.default_rng(0)).image.astype(float)
     saturation = (image.max(axis=2) - image.min(axis=2)) / np.maximum(image.max(axis=2), 1)
     share = (saturation > 0.5).mean()

@@ -14,7 +14,7 @@ from robot_bridge.simulation.objects import FAMILIES, HUES, Split, draw_color, d
 from robot_bridge.simulation.scene import CENTER_M, INNER_M, Scene, build
 from tests.robot_bridge.simulated import config
 
-SPLITS: tuple[Split, Split] = ("train", "unseen")
+SPLITS: tuple[Split, Split] = ("train", "test")
 CAMERA = config().camera
 
 
@@ -34,23 +34,23 @@ def in_bands(hue: float, split: Split) -> bool:
 
 
 def test_shape_families_of_the_splits_are_disjoint() -> None:
-    assert not set(FAMILIES["train"]) & set(FAMILIES["unseen"])
-    assert not set(FAMILIES["train"].values()) & set(FAMILIES["unseen"].values())
+    assert not set(FAMILIES["train"]) & set(FAMILIES["test"])
+    assert not set(FAMILIES["train"].values()) & set(FAMILIES["test"].values())
 
 
 def test_hue_bands_of_the_splits_are_disjoint() -> None:
     for hue in np.linspace(0, 1, 1001):
-        assert not (in_bands(float(hue), "train") and in_bands(float(hue), "unseen"))
+        assert not (in_bands(float(hue), "train") and in_bands(float(hue), "test"))
 
 
 def test_tools_and_containers_of_the_splits_differ_in_size() -> None:
     rng = np.random.default_rng(0)
     for draw in (objects.sponge, objects.brush):
         lengths = {split: [draw(rng, split).parts[0].size_m[0] for _ in range(30)] for split in SPLITS}
-        assert max(lengths["train"]) < min(lengths["unseen"])
+        assert max(lengths["train"]) < min(lengths["test"])
     for draw_container in (objects.plate, objects.pan, objects.tray):
         sizes = {split: [draw_container(rng, split).half_size_m[0] for _ in range(30)] for split in SPLITS}
-        assert max(sizes["train"]) < min(sizes["unseen"])
+        assert max(sizes["train"]) < min(sizes["test"])
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -86,7 +86,7 @@ def test_free_play_has_three_to_five_things_and_sometimes_a_container() -> None:
 def test_task_scenes_stand_within_the_bin_with_a_tool_that_can_be_grasped(
     kind: Literal["pick_wipe", "pick_sweep"],
 ) -> None:
-    for scene in scenes(kind, "unseen", 30):
+    for scene in scenes(kind, "test", 30):
         assert scene.task is not None
         tool = scene.task.tool
         assert abs(tool.yaw_rad) <= np.deg2rad(30)

@@ -18,7 +18,7 @@ TASKS = ["pick_wipe", "pick_sweep"]
 
 
 def task_robot(scene: str, seed: int = 0) -> SimulatedFranka:
-    robot = franka(scene=scene, split="unseen")
+    robot = franka(scene=scene, split="test")
     robot.reset(np.random.default_rng(seed))
     return robot
 
@@ -27,13 +27,13 @@ def task_robot(scene: str, seed: int = 0) -> SimulatedFranka:
 def test_the_scripted_arm_does_the_task_with_the_tool(scene: str) -> None:
     for seed in range(5):
         robot = task_robot(scene, seed)
-        start = robot.outcome()
+        start = robot.task_success()
         assert start is not None
         assert not start.goal
         assert start.distance_m > 0
         actions = scripted_policy.perform(robot)
         assert len(actions) <= 20
-        end = robot.outcome()
+        end = robot.task_success()
         assert end is not None
         assert end.strict
         assert end.goal_now
@@ -67,7 +67,7 @@ def test_a_goal_image_differs_from_the_start_and_leaves_the_robot_alone(scene: s
 def test_free_play_has_no_task() -> None:
     robot = franka(scene="bin")
     robot.reset(np.random.default_rng(0))
-    assert robot.outcome() is None
+    assert robot.task_success() is None
     with pytest.raises(RobotError, match="bin"):
         scripted_policy.make_goal(robot)
 
@@ -88,11 +88,11 @@ def test_moving_the_targets_by_other_means_is_a_goal_but_not_strict(scene: str) 
         address = robot._model.joint(robot._model.body(name).jntadr[0]).qposadr[0]
         robot._data.qpos[address : address + 3] = np.array(where) + np.array([0.035 * i, 0, 0])
     robot.advance(act(0, 0, 0.01))
-    outcome = robot.outcome()
-    assert outcome is not None
-    assert outcome.goal
-    assert not outcome.picked
-    assert not outcome.strict
+    task_success = robot.task_success()
+    assert task_success is not None
+    assert task_success.goal
+    assert not task_success.picked
+    assert not task_success.strict
 
 
 def test_a_tool_that_is_lifted_and_held_is_picked() -> None:
@@ -101,11 +101,11 @@ def test_a_tool_that_is_lifted_and_held_is_picked() -> None:
     performance.pick()
     robot.advance(act(0, 0, 0, 1.0))
     robot.advance(act(0, 0, 0, 1.0))
-    outcome = robot.outcome()
-    assert outcome is not None
-    assert outcome.picked
-    assert not outcome.goal
-    assert not outcome.strict
+    task_success = robot.task_success()
+    assert task_success is not None
+    assert task_success.picked
+    assert not task_success.goal
+    assert not task_success.strict
 
 
 def test_what_was_reached_stays_counted_and_what_is_now_does_not() -> None:
@@ -115,7 +115,7 @@ def test_what_was_reached_stays_counted_and_what_is_now_does_not() -> None:
     done = robot.snapshot()
     assert done.progress is not None
     robot.restore(replace(start, progress=done.progress))
-    outcome = robot.outcome()
-    assert outcome is not None
-    assert outcome.goal
-    assert not outcome.goal_now
+    task_success = robot.task_success()
+    assert task_success is not None
+    assert task_success.goal
+    assert not task_success.goal_now

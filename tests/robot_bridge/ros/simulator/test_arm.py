@@ -23,7 +23,7 @@ class Rehearsal:
         self._robot = franka()
         self._robot.reset(np.random.default_rng(0))
         self.log = DriverLog(None)
-        self.arm = SimulatedArm(self._robot.plant(), self.log)
+        self.arm = SimulatedArm(self._robot.simulation(), self.log)
         self.now_s = 100.0
 
     def tell(self, values: NDArray[np.float64], mode: int = POSITION, joints: tuple[str, ...] = names.JOINTS) -> None:
@@ -60,7 +60,7 @@ def test_a_position_is_followed_and_reached(rehearsal: Rehearsal) -> None:
     wanted = rehearsal.arm.desired_rad + 0.05
     rehearsal.tell(wanted)
     rehearsal.wait(0.15)
-    np.testing.assert_allclose(rehearsal.arm.plant.joints_rad, wanted, atol=0.01)
+    np.testing.assert_allclose(rehearsal.arm.simulation.joints_rad, wanted, atol=0.01)
     assert rehearsal.arm.controller == names.POSITION_CONTROLLER
 
 
@@ -99,10 +99,10 @@ def test_the_timeout_is_clamped(rehearsal: Rehearsal, told_s: float, holds_s: fl
 def test_what_may_not_be_followed_holds_the_arm(
     rehearsal: Rehearsal, mode: int, values: NDArray[np.float64], joints: tuple[str, ...]
 ) -> None:
-    before = rehearsal.arm.plant.joints_rad
+    before = rehearsal.arm.simulation.joints_rad
     rehearsal.tell(values, mode, joints)
     rehearsal.wait(0.3)
-    np.testing.assert_allclose(rehearsal.arm.plant.joints_rad, before, atol=1e-3)
+    np.testing.assert_allclose(rehearsal.arm.simulation.joints_rad, before, atol=1e-3)
     assert rehearsal.log.counts["refused"] == 1
     assert rehearsal.arm.mode == recovery.MOVING
 
@@ -121,7 +121,7 @@ def test_a_jump_is_a_reflex_and_one_recovery_frees_it(rehearsal: Rehearsal) -> N
     assert rehearsal.arm.errors == ("joint_motion_generator_velocity_limits_violation",)
     rehearsal.tell(start + 0.01)
     rehearsal.wait(0.2)
-    np.testing.assert_allclose(rehearsal.arm.plant.joints_rad, start, atol=2e-3)
+    np.testing.assert_allclose(rehearsal.arm.simulation.joints_rad, start, atol=2e-3)
     assert rehearsal.log.counts["ignored"] == 1
     assert rehearsal.arm.recover(rehearsal.now_s)
     assert rehearsal.arm.mode == recovery.MOVING
