@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Literal
 
 import typer
 
 from configs.command import run
+from configs.interruption import interruption
 from data_collection.episode import EpisodeError
 
 
@@ -38,13 +35,13 @@ def collect_episodes(  # noqa: PLR0917 - the parameters are the options of the c
     is dropped within `supervision.stop_s`, and --resume goes on. The last line of the output is a JSON summary; the
     folder's run.json says what is going on, `run_data status` reads it.
     """
-    from data_collection.collection.config import RunConfig  # noqa: PLC0415 - MuJoCo and HDF5 would make --help slow
-    from data_collection.collection.run import Target, collect  # noqa: PLC0415
-
     _check_arguments(hours, episodes, robot, workers)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    config = RunConfig.load(seed, settings or [], robot)
-    with _terminable():
+    with interruption():
+        from data_collection.collection.config import RunConfig  # noqa: PLC0415 - MuJoCo would make --help slow
+        from data_collection.collection.run import Target, collect  # noqa: PLC0415
+
+        config = RunConfig.load(seed, settings or [], robot)
         collect(config, Target(episodes, hours), out, workers, resume)
 
 
@@ -57,20 +54,6 @@ def _check_arguments(hours: float | None, episodes: int | None, robot: str, work
         raise EpisodeError(f"--episodes: expected 1 or more, got {episodes}")
     if robot != "simulation" and workers > 1:
         raise EpisodeError(f"--workers: expected 1, as there is one arm, got {workers}; leave it out")
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does."""
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def main() -> None:

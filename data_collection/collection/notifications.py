@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
+from configs.interruption import sleep
 from data_collection.collection.config import RunConfig
 from data_collection.collection.progress import Account
 from data_collection.collection.status import Status
@@ -37,7 +38,7 @@ class Alerts:
         """Wait until everything is told, or has had its time."""
         while self._running:
             self._reap()
-            time.sleep(0.01)
+            sleep(0.01)
 
     def change(self, state: str, text: str) -> bool:
         """Tell of a state, unless it was told of last; return whether it was told now."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import multiprocessing.connection
 import time
 from collections import Counter, deque
 from collections.abc import Collection, Generator, Iterator
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from configs.interruption import sleep, wait
 from data_collection.atomic_io import flush
 from data_collection.collection.config import RunConfig
 from data_collection.collection.worker import Closed, Failed, GaveUp, Ready, Told
@@ -176,9 +176,9 @@ class Supervisor:
         """Take what processes have to say; wait a moment where that is nothing."""
         processes = {process.connection: process for process in self._processes}
         if not processes:
-            time.sleep(_TICK_S)
+            sleep(_TICK_S)
             return
-        for connection in multiprocessing.connection.wait(list(processes), _TICK_S):
+        for connection in wait(list(processes), _TICK_S):
             process = next(each for each in self._processes if each.connection is connection)
             try:
                 told: Told = process.connection.recv()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import logging
 import multiprocessing
 import os
@@ -15,13 +14,13 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from configs.command import ReportedError
+from configs.interruption import check, ignore_sigint, interruption, wait
 from data_collection.atomic_io import make_folder
 from data_collection.collection.collector import Collected, Collector, Dropped
 from data_collection.collection.config import RunConfig
@@ -81,17 +80,11 @@ class Pulse(Protocol):
     value: float  # monotonic seconds, which all processes of a machine share
 
 
-class Stop(Protocol):
-    """Whether the process is to end."""
-
-    is_asked: bool
-
-
 class Watched:
-    """A robot every call of which is a sign of life, and the last moment to end."""
+    """A robot every call of which is a sign of life, and checks whether the process is to end."""
 
-    def __init__(self, robot: Robot, pulse: Pulse, stop: Stop) -> None:
-        self._robot, self._pulse, self._stop = robot, pulse, stop
+    def __init__(self, robot: Robot, pulse: Pulse) -> None:
+        self._robot, self._pulse = robot, pulse
 
     @property
     def spec(self) -> RobotSpec:
@@ -124,8 +117,7 @@ class Watched:
 
     def _beat(self) -> None:
         self._pulse.value = time.monotonic()
-        if self._stop.is_asked:
-            raise KeyboardInterrupt
+        check()
 
 
 class Producer:
@@ -178,16 +170,16 @@ class Producer:
 
 def work(connection: Connection, config: RunConfig, out: Path, pulse: Pulse) -> None:
     """Make the episodes that are asked for until the other side is gone; SIGTERM stops the arm first, then this."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the supervisor decides
-    stop = _Sigterm()
+    ignore_sigint()  # a terminal sends it to all processes; the supervisor decides
     threading.Thread(target=_follow_parent, daemon=True).start()
     pulse.value = time.monotonic()
-    with suppress(EOFError, ConnectionError, KeyboardInterrupt):
+    # The supervisor sends SIGTERM more than once.
+    with suppress(EOFError, ConnectionError, KeyboardInterrupt), interruption((signal.SIGTERM,), signal.SIG_IGN):
         try:
             with closing(open_robot(config.robot)) as robot:
                 connection.send(Ready(robot.spec.name))
                 folder = EpisodeFolder(out, config.stem(robot.spec.name))
-                _serve(connection, Producer(config, folder, Watched(robot, pulse, stop)), folder, pulse)
+                _serve(connection, Producer(config, folder, Watched(robot, pulse)), folder, pulse)
         except ReportedError as error:
             connection.send(GaveUp(str(error), needs_person=False))
     sys.stderr.flush()
@@ -195,32 +187,20 @@ def work(connection: Connection, config: RunConfig, out: Path, pulse: Pulse) -> 
 
 
 def _serve(connection: Connection, producer: Producer, folder: EpisodeFolder, pulse: Pulse) -> None:
-    number: int | None = connection.recv()
+    number = _next_number(connection)
     with folder.lock(exclusive=False):
         while number is not None:
             pulse.value = time.monotonic()
             for told in producer.produce(number):
                 connection.send(told)
-            number = connection.recv()
+            number = _next_number(connection)
 
 
-class _Sigterm:
-    """What SIGTERM asks for: at once, and where that fell on deaf ears, with the next call of the robot."""
-
-    def __init__(self) -> None:
-        self.is_asked = False
-        signal.signal(signal.SIGTERM, self._ask)
-        sys.unraisablehook = self._overhear
-
-    def _ask(self, _signal: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever asks again is told nothing new
-        self.is_asked = True
-        raise KeyboardInterrupt
-
-    def _overhear(self, lost: sys.UnraisableHookArgs) -> None:
-        """Pass over an interrupt that came while Python was cleaning up, which lets nothing through."""
-        if not isinstance(lost.exc_value, KeyboardInterrupt):
-            sys.__unraisablehook__(lost)
+def _next_number(connection: Connection) -> int | None:
+    """Wait for the number of the next episode; None at the end."""
+    wait([connection])
+    number: int | None = connection.recv()
+    return number
 
 
 def _follow_parent() -> None:
@@ -228,6 +208,6 @@ def _follow_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        _thread.interrupt_main(signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_ORPHAN_S)
         os._exit(1)

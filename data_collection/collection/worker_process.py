@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import time
 from ctypes import c_double
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import cast
 
 import psutil
 
+from configs.interruption import started_without_sigint, wait
 from data_collection.collection.config import RunConfig
 from data_collection.collection.worker import GaveUp, Pulse, Ready, Told, work
 from data_collection.storage.folder import CollectionError
@@ -20,16 +20,13 @@ class Process:
     """A process with an arm of its own, from its start to its end."""
 
     def __init__(self, config: RunConfig, out: Path) -> None:
-        """Start it, deaf to a terminal's Ctrl-C from its first moment: the supervisor decides."""
+        """Start it; a terminal's Ctrl-C never reaches it: the supervisor decides."""
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._pulse: Pulse = cast("Pulse", context.Value(c_double, time.monotonic(), lock=False))
         self._process = context.Process(target=work, args=(theirs, config, out, self._pulse), daemon=True)
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+        with started_without_sigint():
             self._process.start()
-        finally:
-            signal.signal(signal.SIGINT, before)
         theirs.close()
         self._stop_s = config.supervision.stop_s
         self._began_s = time.monotonic()
@@ -54,7 +51,7 @@ class Process:
         Raises:
             CollectionError: It has none within the time.
         """
-        if not self.connection.poll(timeout_s):
+        if not wait([self.connection], timeout_s):
             raise CollectionError(f"no arm within {timeout_s:g} s; look at what leads to it")
         try:
             told: Told = self.connection.recv()

@@ -14,6 +14,7 @@ from typing import IO, ClassVar
 import yaml
 from pydantic import ValidationError
 
+from configs.interruption import check, sleep
 from configs.loader import Config, save
 from data_collection.atomic_io import PART, flush, make_folder, move
 from data_collection.episode import EpisodeError
@@ -111,7 +112,7 @@ class EpisodeFolder:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise EpisodeError(f"{self.path}: another run_collection is writing here; stop it") from None
-                time.sleep(0.05)
+                sleep(0.05)
 
     def share(self, lock: IO[str]) -> None:
         """Let the workers of this run in; Linux turns the lock over in one step, so no other run comes between."""
@@ -147,6 +148,7 @@ class EpisodeFolder:
         damaged: dict[Path, str] = {}
         with _refused(self.path):
             for path in episodes(self.path):
+                check()
                 if path.name.rpartition("_traj")[0] != self._stem:
                     continue  # left alone
                 try:

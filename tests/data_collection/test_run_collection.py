@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -192,6 +193,35 @@ def test_a_stop_drops_the_open_episode_and_nothing_else(tmp_path: Path, stop: si
     assert not list(tmp_path.glob("*.part"))
     for path in tmp_path.glob("*.hdf5"):
         read_episode(path)
+
+
+@pytest.mark.parametrize("n_stops", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_a_stop_at_any_moment_is_quiet(tmp_path: Path, n_stops: int) -> None:
+    chance = random.Random(n_stops)
+    for i in range(n_stops):
+        process = start(tmp_path, "--episodes", "10000", "--workers", "2", "--resume")
+        if i % 2:
+            wait_for(tmp_path, len(closed(tmp_path)) + 1)
+        else:
+            _wait_until_stoppable(process)
+        time.sleep(chance.uniform(0, 2.0))
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and "Traceback" not in err and "Exception ignored" not in err, err
+    assert not list(tmp_path.glob("*.part"))
+    for path in tmp_path.glob("*.hdf5"):
+        read_episode(path)
+
+
+def _wait_until_stoppable(process: subprocess.Popen[str]) -> None:
+    """Wait until the command handles SIGTERM, as it does from its first line on; Python's own start does not."""
+    status = Path(f"/proc/{process.pid}/status")
+    if not status.exists():
+        pytest.skip("needs /proc to find the handlers")
+    deadline = time.monotonic() + 60
+    while not int(re.findall(r"SigCgt:\s*(\w+)", status.read_text())[0], 16) >> (signal.SIGTERM - 1) & 1:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
 
 
 def test_a_stop_while_workers_start_is_quiet(tmp_path: Path) -> None:

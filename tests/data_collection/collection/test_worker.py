@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from configs.interruption import interruption
 from data_collection.collection.config import RunConfig
 from data_collection.collection.worker import Closed, Failed, GaveUp, Producer, Told, Watched
 from data_collection.formats.robonet import read_episode
@@ -211,13 +213,9 @@ class Pulse:
     value = 0.0
 
 
-class Stop:
-    is_asked = False
-
-
 def test_every_call_of_a_watched_arm_is_a_sign_of_life(robot: Double) -> None:
-    pulse, stop = Pulse(), Stop()
-    watched = Watched(robot, pulse, stop)
+    pulse = Pulse()
+    watched = Watched(robot, pulse)
     calls: dict[str, Callable[[], object]] = {
         "reset": lambda: watched.reset(np.random.default_rng(0)),
         "observe": watched.observe,
@@ -228,9 +226,9 @@ def test_every_call_of_a_watched_arm_is_a_sign_of_life(robot: Double) -> None:
         pulse.value = 0.0
         call()
         assert pulse.value > 0
-    stop.is_asked = True
     for call in calls.values():
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt), interruption():
+            os.kill(os.getpid(), signal.SIGTERM)
             call()
     watched.close()
     assert robot.calls == [*calls, "close"] and watched.spec is SPEC
