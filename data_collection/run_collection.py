@@ -38,10 +38,10 @@ def collect_episodes(  # noqa: PLR0917 - the parameters are the options of the c
     _check_arguments(hours, episodes, robot, workers)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with interruption():
-        from data_collection.collection.config import RunConfig  # noqa: PLC0415 - MuJoCo would make --help slow
+        from data_collection.collection.config import CollectionRunConfig  # noqa: PLC0415 - MuJoCo would make --help slow
         from data_collection.collection.run import Target, collect  # noqa: PLC0415
 
-        config = RunConfig.load(seed, settings or [], robot)
+        config = CollectionRunConfig.load(seed, settings or [], robot)
         collect(config, Target(episodes, hours), out, workers, resume)
 
 

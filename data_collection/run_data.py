@@ -91,7 +91,7 @@ def verify(
     from data_collection.storage import index  # noqa: PLC0415
     from data_collection.storage import verify as verification  # noqa: PLC0415
 
-    verdict = verification.Verdict()
+    verdict = verification.VerificationResult()
     with _progress("verifying", len(index.episodes(_folder(folder)))) as steps:
         for _ in verification.verify(folder, not quick, verdict):
             next(steps)
@@ -137,7 +137,7 @@ def reindex(folder: Folder) -> None:
     if not index.episodes(_folder(folder)):
         raise EpisodeError(f"{folder}: expected a folder of closed episodes, got none")
     with EpisodeFolder(folder, "").lock(exclusive=True, timeout_s=1.0):
-        verdict = verification.Verdict()
+        verdict = verification.VerificationResult()
         with _progress("reading", len(index.episodes(folder))) as steps:
             for _ in verification.verify(folder, False, verdict):
                 next(steps)
@@ -177,11 +177,11 @@ def page(
     seed: Annotated[int, typer.Option(min=0, help="Of that chance.")] = 0,
 ) -> None:
     """Write one HTML page: what the collection holds, how it came about, and episodes to look at."""
-    from data_collection.reports.collection_report import collection_page  # noqa: PLC0415
+    from data_collection.reports.collection_report import collection_report  # noqa: PLC0415
 
     target = out or folder.resolve().with_name(f"{folder.resolve().name}.html")
     _check_free(target)
-    text = collection_page(_folder(folder), shown, seed)
+    text = collection_report(_folder(folder), shown, seed)
     _write_new(target, text.encode())
 
 
@@ -191,10 +191,10 @@ def status(
 ) -> None:
     """Print what the run in a folder last said of itself. Exits with 1 where it goes on no more, but should."""
     from data_collection.collection.status import read_status  # noqa: PLC0415
-    from data_collection.storage.journal import DONE, read, tell  # noqa: PLC0415
+    from data_collection.storage.journal import DONE, read, summarize  # noqa: PLC0415
 
     told = read_status(_folder(folder))
-    history = tell(read(folder))
+    history = summarize(read(folder))
     age_s = time.time() - told["time_s"]
     more = {
         "age_s": round(age_s, 1),

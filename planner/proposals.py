@@ -7,8 +7,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from configs.loader import Config
-from data_collection.policies.object_detection import BlobConfig, colours, components, find_blobs, holds, within_reach
-from data_collection.policies.primitives import Difference, Directed, Thing, at_fingertips
+from data_collection.policies.object_detection import (
+    ObjectDetectionConfig,
+    colours,
+    components,
+    detect_objects,
+    is_holding,
+    within_reach,
+)
+from data_collection.policies.primitives import GoalDifference, ObjectGoal, Primitives, at_fingertips
 from data_collection.policies.random_policy import PolicyConfig, RandomPolicy
 from data_collection.policies.waypoints import Sequences
 from planner.plan import HOLD, PREVIOUS, Situation
@@ -30,9 +37,9 @@ def find_difference(
     observation: Observation,
     goal: NDArray[np.uint8],
     spec: RobotSpec,
-    blobs: BlobConfig,
+    blobs: ObjectDetectionConfig,
     config: DifferenceConfig,
-) -> Difference:
+) -> GoalDifference:
     """Return the things that stand elsewhere in the goal than now. Things are known again by their hue alone.
 
     What stands out of reach, or mostly where the goal shows nothing because the model image is cropped, is left out.
@@ -45,22 +52,22 @@ def find_difference(
         config: What counts as the same thing in the same place.
     """
     camera = spec.camera
-    now = find_blobs(observation.image, camera, blobs)
+    now = detect_objects(observation.image, camera, blobs)
     hue, coloured = colours(camera_image(goal, camera), blobs)
-    held_index = at_fingertips(now.pixels, observation.state[:3], camera) if holds(observation) else None
+    held_index = at_fingertips(now.pixels, observation.state[:3], camera) if is_holding(observation) else None
     reachable, shown = within_reach(now.places_m, spec.limits), camera.shown()
     held, others = None, []
     for i, (pixel, own_hue, mask) in enumerate(zip(now.pixels, now.hues, now.masks, strict=True)):
         alike = coloured & (_apart(hue, own_hue) <= config.hue_tolerance)
         parts = components(alike, round(config.least_area_px * camera.scale**2))
-        thing = Thing(pixel, max(parts, key=lambda part: np.count_nonzero(part[1]))[0] if parts else None)
+        thing = ObjectGoal(pixel, max(parts, key=lambda part: np.count_nonzero(part[1]))[0] if parts else None)
         if i == held_index:
             held = thing
         elif reachable[i] and shown[mask].mean() > 0.5 and alike[mask].mean() < config.least_overlap:
             others.append(thing)
-    if held is None and holds(observation):  # it cannot be seen
-        held = Thing(camera.project(observation.state[None, :3])[0], None)
-    return Difference(held, others)
+    if held is None and is_holding(observation):  # it cannot be seen
+        held = ObjectGoal(camera.project(observation.state[None, :3])[0], None)
+    return GoalDifference(held, others)
 
 
 def _apart(hue: NDArray[np.uint8], own: float) -> NDArray[np.float64]:
@@ -80,7 +87,7 @@ class Proposals:
         self._policy_config = policy
         self._difference_config = difference
         self._policy = RandomPolicy(policy, spec)
-        self._directed = Directed(policy.directed, spec)
+        self._primitives = Primitives(policy.primitives, spec)
         self._spec = spec
 
     @property
@@ -122,8 +129,10 @@ class Proposals:
 
     def _draw_directed(self, situation: Situation, n: int, horizon: int, rng: np.random.Generator) -> Sequences:
         config, observation = self._difference_config, situation.observation
-        difference = find_difference(observation, situation.goal, self._spec, self._policy_config.blobs, config)
-        return self._directed.sequences(difference, observation.state, round(config.share * n), horizon, rng)
+        difference = find_difference(
+            observation, situation.goal, self._spec, self._policy_config.object_detection, config
+        )
+        return self._primitives.sequences(difference, observation.state, round(config.share * n), horizon, rng)
 
 
 def _hold(gripper: float, horizon: int) -> NDArray[np.float32]:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from configs.loader import Config
-from data_collection.collection.episode_filter import GateConfig, Rejected, Taken, check
-from data_collection.collection.table_reset import Tidier, TidyingConfig
+from data_collection.collection.episode_filter import EpisodeFilterConfig, RecordedEpisode, RejectedEpisodeError, check
+from data_collection.collection.table_reset import TableReset, TableResetConfig
 from data_collection.episode import Episode, EpisodeError
-from data_collection.policies.object_detection import survey
+from data_collection.policies.object_detection import measure_activity
 from data_collection.policies.random_policy import PolicyConfig, RandomPolicy
 from robot_bridge.robot import CameraFault, Observation, Robot, RobotError, RobotFault
 from robot_bridge.safety import UnsafeActionError
 
 
-class SceneTexts(Config):
+class SceneMetadata(Config):
     """What RoboNet's metadata say of the place, for the people who use the data."""
 
     background: str = "lab"
@@ -35,6 +35,8 @@ class SceneTexts(Config):
 class CollectionConfig(Config):
     """How episodes are collected."""
 
+    renamed_keys: ClassVar[Mapping[str, str]] = {"tidying": "table_reset", "gate": "episode_filter"}
+
     n_steps: int = Field(default=30, ge=1)  # RoboNet: 31 frames
     steps_per_draw: tuple[int, int] = (
         6,
@@ -44,10 +46,10 @@ class CollectionConfig(Config):
     free_disk_floor_gib: float = Field(default=2.0, ge=0)  # ours; below, collection stops between episodes
     lab: str = Field(default="lab", pattern=r"^[A-Za-z0-9-]+$")  # first part of file names, RoboNet's custom
     note: str = Field(default="play", pattern=r"^[A-Za-z0-9_-]+$")  # part of file names after the robot
-    texts: SceneTexts = SceneTexts()
+    texts: SceneMetadata = SceneMetadata()
     policy: PolicyConfig = PolicyConfig()
-    tidying: TidyingConfig = TidyingConfig()
-    gate: GateConfig = GateConfig()
+    table_reset: TableResetConfig = TableResetConfig()
+    episode_filter: EpisodeFilterConfig = EpisodeFilterConfig()
 
     @model_validator(mode="after")
     def _check_draws(self) -> CollectionConfig:
@@ -56,7 +58,7 @@ class CollectionConfig(Config):
         return self
 
 
-class Dropped(NamedTuple):
+class DroppedAttempt(NamedTuple):
     """An attempt that gave no episode to learn from."""
 
     attempt: int
@@ -66,12 +68,12 @@ class Dropped(NamedTuple):
     is_fault: bool  # the arm stopped itself
 
 
-class Collected(NamedTuple):
+class CollectedEpisode(NamedTuple):
     """An episode to keep."""
 
     episode: Episode
     swept: bool  # the table was swept before it
-    dull_for: int  # episodes in a row, this one included, in which nothing but the arm was seen to move
+    idle_episodes: int  # episodes in a row, this one included, in which nothing but the arm was seen to move
 
 
 class Collector:
@@ -81,10 +83,10 @@ class Collector:
         self._robot = robot
         self._config = config
         self._policy = RandomPolicy(config.policy, robot.spec)
-        self._tidier = Tidier(robot, config.tidying, config.policy.blobs)
+        self._tidier = TableReset(robot, config.table_reset, config.policy.object_detection)
         self._last: Observation | None = None  # of the attempt before, where nothing broke it off
 
-    def attempts(self, seed: int, number: int) -> Iterator[Dropped | Collected]:
+    def attempts(self, seed: int, number: int) -> Iterator[DroppedAttempt | CollectedEpisode]:
         """Try to record one episode, and tell of each attempt; the last is the first that succeeds, if any does.
 
         A fault or an unusable number drops an attempt, the arm recovers, and another is made. All chance comes from
@@ -103,20 +105,20 @@ class Collector:
         """
         for attempt in range(self._config.max_faults_in_row):
             rng = np.random.default_rng(np.random.SeedSequence([seed, number, attempt]))
-            taken: Taken | None = None
+            taken: RecordedEpisode | None = None
             try:
                 first, swept = self._begin(number, attempt, rng)
                 taken = self._play(first, rng, {"seed": seed, "episode": number, "attempt": attempt, "swept": swept})
-                check(taken, self._robot.spec, self._config.gate)
-            except Rejected as refusal:
-                yield Dropped(attempt, refusal.kind, str(refusal), taken.episode if taken else None, False)
+                check(taken, self._robot.spec, self._config.episode_filter)
+            except RejectedEpisodeError as refusal:
+                yield DroppedAttempt(attempt, refusal.kind, str(refusal), taken.episode if taken else None, False)
             except (RobotFault, CameraFault, UnsafeActionError, EpisodeError) as fault:
-                yield Dropped(attempt, type(fault).__name__, str(fault), None, isinstance(fault, RobotFault))
+                yield DroppedAttempt(attempt, type(fault).__name__, str(fault), None, isinstance(fault, RobotFault))
             except RobotError as lost:
-                yield Dropped(attempt, type(lost).__name__, str(lost), None, False)
+                yield DroppedAttempt(attempt, type(lost).__name__, str(lost), None, False)
                 raise
             else:
-                yield Collected(taken.episode, swept, self._tidier.dull_for)
+                yield CollectedEpisode(taken.episode, swept, self._tidier.idle_episodes)
                 return
             self._robot.recover()
 
@@ -131,7 +133,9 @@ class Collector:
         self._tidier.sweep(seen, rng)
         return self._robot.reset(rng), True
 
-    def _play(self, first: Observation, rng: np.random.Generator, info: dict[str, str | int | float | bool]) -> Taken:
+    def _play(
+        self, first: Observation, rng: np.random.Generator, info: dict[str, str | int | float | bool]
+    ) -> RecordedEpisode:
         clock_s = _clock_s()
         observations = [_finite(first)]
         applied: list[NDArray[np.float32]] = []
@@ -148,11 +152,11 @@ class Collector:
                 commanded.append(action)
                 observations.append(_finite(step.observation))
         shift_s = _clock_s() - clock_s
-        scenery = survey(observations, self._robot.spec, self._config.policy.blobs)
+        scenery = measure_activity(observations, self._robot.spec, self._config.policy.object_detection)
         self._tidier.judge(scenery)
         told = {**info, "families": ",".join(families), **scenery._asdict()}
         self._last = observations[-1]
-        return Taken(self._episode(observations, applied, commanded, told), self._config.n_steps, shift_s)
+        return RecordedEpisode(self._episode(observations, applied, commanded, told), self._config.n_steps, shift_s)
 
     def _episode(
         self,
@@ -180,5 +184,7 @@ def _clock_s() -> float:
 def _finite(seen: Observation) -> Observation:
     """Refuse an observation that no action can be planned from."""
     if not np.isfinite([*seen.state, seen.time_s]).all():
-        raise Rejected("not_finite", f"expected a finite observation, got the state {seen.state} at {seen.time_s} s")
+        raise RejectedEpisodeError(
+            "not_finite", f"expected a finite observation, got the state {seen.state} at {seen.time_s} s"
+        )
     return seen

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
@@ -18,6 +19,13 @@ from robot_bridge.simulation.config import SimulationConfig
 class SupervisionConfig(Config):
     """How the processes that collect are looked after. None of it changes an episode."""
 
+    renamed_keys: ClassVar[Mapping[str, str]] = {
+        "alert": "notify_command",
+        "memory_gib": "max_memory_gib",
+        "descriptors": "max_open_files",
+        "renew_after_s": "max_age_s",
+    }
+
     hang_s: float = Field(default=120.0, gt=0)  # ours: without a sign of life for so long, a process is killed
     restarts_per_hour: int = Field(default=10, ge=0)  # systemd's habit: of processes that died or hung; then a person
     losses_per_episode: int = Field(default=3, ge=1)  # ours: an episode that kills so many processes is given up
@@ -27,10 +35,10 @@ class SupervisionConfig(Config):
     )  # ours: after an episode without success, the first and longest pause
     give_up_s: float = Field(default=3600.0, ge=0)  # ours: nothing closed for so long, and a person must look
     stop_s: float = Field(default=10.0, gt=0)  # ours: in which a process stops its arm and ends; then it is killed
-    memory_gib: float = Field(default=4.0, gt=0)  # ours: a process that takes more is renewed between two episodes
-    descriptors: int = Field(default=500, ge=50)  # ours: the same for open files
-    renew_after_s: float = Field(default=21600.0, gt=0)  # ours: the same for its age: 6 h
-    alert: tuple[str, ...] = ()  # a command and its arguments, run with a line of text after them
+    max_memory_gib: float = Field(default=4.0, gt=0)  # ours: a process that takes more is renewed between two episodes
+    max_open_files: int = Field(default=500, ge=50)  # ours: the same for open files
+    max_age_s: float = Field(default=21600.0, gt=0)  # ours: the same for its age: 6 h
+    notify_command: tuple[str, ...] = ()  # a command and its arguments, run with a line of text after them
     digest_s: float = Field(default=86400.0, gt=0)  # between two summaries to the same command: a day
 
     @model_validator(mode="after")
@@ -46,13 +54,13 @@ class _Sections(Config):
     supervision: SupervisionConfig
 
 
-class RunConfig(_Sections):
+class CollectionRunConfig(_Sections):
     """The whole configuration of a run."""
 
     seed: int = Field(ge=0)
 
     @classmethod
-    def load(cls, seed: int, overrides: Sequence[str], robot: RobotName = "simulation") -> RunConfig:
+    def load(cls, seed: int, overrides: Sequence[str], robot: RobotName = "simulation") -> CollectionRunConfig:
         """Read the shipped configuration, changed by `overrides` of its sections.
 
         Of renderers it names the one that works here, never `auto`, for other renderers make other episodes.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,13 @@ from robot_bridge.robot import CLOSE, OPEN, RobotSpec
 _ROUNDING_M = 1e-5  # of actions, which are float32
 
 
-class GateConfig(Config):
+class EpisodeFilterConfig(Config):
     """How an episode may differ from a perfect one."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {
+        "off_command_share": "off_command_fraction",
+        "shortest_step_share": "shortest_step_fraction",
+    }
 
     frozen_frames: int = Field(
         default=2, ge=1
@@ -31,21 +36,21 @@ class GateConfig(Config):
     moved_m: float = Field(default=0.005, gt=0)  # ours: a hand that stays within such a box has not played
     outside_m: float = Field(default=0.05, ge=0)  # ours: how far out of the workspace the hand may be pushed
     off_command_m: float = Field(default=0.02, gt=0)  # ours: a step that ends so far from its target has been hindered
-    off_command_share: float = Field(
+    off_command_fraction: float = Field(
         default=0.5, ge=0, le=1
     )  # ours: of the steps; of 22 simulated episodes the worst had 17 %
-    shortest_step_share: float = Field(default=0.5, ge=0, le=1)  # ours: of the robot's `step_s`
+    shortest_step_fraction: float = Field(default=0.5, ge=0, le=1)  # ours: of the robot's `step_s`
     longest_step_s: float = Field(default=15.0, gt=0)  # ours: a slow descent and a gripper that closes take 8 s
     clock_jump_s: float = Field(default=0.05, gt=0)  # between wall clock and monotonic clock over an episode; ours
 
     @model_validator(mode="after")
-    def _check_brightness(self) -> GateConfig:
+    def _check_brightness(self) -> EpisodeFilterConfig:
         if not 0 <= self.brightness[0] < self.brightness[1] <= 255:
             raise ValueError("brightness must be two rising numbers from 0 to 255")
         return self
 
 
-class Rejected(EpisodeError):
+class RejectedEpisodeError(EpisodeError):
     """A whole episode that is not to be learned from."""
 
     def __init__(self, kind: str, message: str) -> None:
@@ -53,7 +58,7 @@ class Rejected(EpisodeError):
         self.kind = kind  # one word or two, for counts and folder names
 
 
-class Taken(NamedTuple):
+class RecordedEpisode(NamedTuple):
     """An episode as it came, with what its file does not tell."""
 
     episode: Episode
@@ -61,25 +66,25 @@ class Taken(NamedTuple):
     clock_shift_s: float  # how far the wall clock ran away from the monotonic one meanwhile
 
 
-def check(taken: Taken, spec: RobotSpec, config: GateConfig) -> None:
+def check(taken: RecordedEpisode, spec: RobotSpec, config: EpisodeFilterConfig) -> None:
     """Refuse an episode that is short, damaged, blind, idle, or out of step with its clock.
 
     Raises:
-        Rejected: The first reason, in the order of what is most basic.
+        RejectedEpisodeError: The first reason, in the order of what is most basic.
     """
     for kind, judge in _JUDGES:
         for message in judge(taken, spec, config):
-            raise Rejected(kind, message)
+            raise RejectedEpisodeError(kind, message)
 
 
-def _count(taken: Taken, spec: RobotSpec, _: GateConfig) -> Iterator[str]:
+def _count(taken: RecordedEpisode, spec: RobotSpec, _: EpisodeFilterConfig) -> Iterator[str]:
     frames, expected = taken.episode.frames, (taken.n_steps + 1, spec.camera.height_px, spec.camera.width_px, 3)
     if frames.shape != expected:
         yield f"expected frames {expected}, got {frames.shape}"
 
 
-def _stamps(taken: Taken, spec: RobotSpec, config: GateConfig) -> Iterator[str]:
-    low, high = config.shortest_step_share * spec.step_s, config.longest_step_s
+def _stamps(taken: RecordedEpisode, spec: RobotSpec, config: EpisodeFilterConfig) -> Iterator[str]:
+    low, high = config.shortest_step_fraction * spec.step_s, config.longest_step_s
     lasted_s = np.diff(taken.episode.times_s)
     wrong = ~((lasted_s >= low) & (lasted_s <= high))
     if wrong.any():
@@ -87,7 +92,7 @@ def _stamps(taken: Taken, spec: RobotSpec, config: GateConfig) -> Iterator[str]:
         yield f"expected steps of {low:g} to {high:g} s, got {lasted_s[t]:.3f} s for step {t}"
 
 
-def _clock(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
+def _clock(taken: RecordedEpisode, _: RobotSpec, config: EpisodeFilterConfig) -> Iterator[str]:
     if not abs(taken.clock_shift_s) <= config.clock_jump_s:
         yield (
             f"expected a computer's clock that stays within {config.clock_jump_s:g} s, got one that jumped by "
@@ -95,7 +100,7 @@ def _clock(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
         )
 
 
-def _actions(taken: Taken, spec: RobotSpec, _: GateConfig) -> Iterator[str]:
+def _actions(taken: RecordedEpisode, spec: RobotSpec, _: EpisodeFilterConfig) -> Iterator[str]:
     actions = taken.episode.actions
     longest_m = float(np.linalg.norm(actions[:, :3], axis=1).max())
     if not longest_m <= spec.limits.step_limit_m + _ROUNDING_M:
@@ -104,7 +109,7 @@ def _actions(taken: Taken, spec: RobotSpec, _: GateConfig) -> Iterator[str]:
         yield f"expected applied gripper commands of {OPEN:+g} or {CLOSE:+g}, got others"
 
 
-def _bounds(taken: Taken, spec: RobotSpec, config: GateConfig) -> Iterator[str]:
+def _bounds(taken: RecordedEpisode, spec: RobotSpec, config: EpisodeFilterConfig) -> Iterator[str]:
     low, high = spec.state_bounds()
     states = taken.episode.states
     beyond_m = np.maximum(low[:3] - states[:, :3], states[:, :3] - high[:3]).max()
@@ -112,22 +117,22 @@ def _bounds(taken: Taken, spec: RobotSpec, config: GateConfig) -> Iterator[str]:
         yield f"expected a hand at most {config.outside_m:g} m outside the workspace, got {beyond_m:.3f} m"
 
 
-def _moved(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
+def _moved(taken: RecordedEpisode, _: RobotSpec, config: EpisodeFilterConfig) -> Iterator[str]:
     reach_m = float(np.ptp(taken.episode.states[:, :3], axis=0).max())
     if not reach_m >= config.moved_m:
         yield f"expected a hand that moves {config.moved_m:g} m or more, got {reach_m:.4f} m in a whole episode"
 
 
-def _obeyed(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
+def _obeyed(taken: RecordedEpisode, _: RobotSpec, config: EpisodeFilterConfig) -> Iterator[str]:
     share = float((_errors_m(taken.episode) > config.off_command_m).mean())
-    if not share <= config.off_command_share:
+    if not share <= config.off_command_fraction:
         yield (
             f"expected a hand within {config.off_command_m:g} m of where it was sent but for "
-            f"{100 * config.off_command_share:g} % of the steps, got {100 * share:.0f} %"
+            f"{100 * config.off_command_fraction:g} % of the steps, got {100 * share:.0f} %"
         )
 
 
-def _light(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
+def _light(taken: RecordedEpisode, _: RobotSpec, config: EpisodeFilterConfig) -> Iterator[str]:
     frames = taken.episode.frames
     means, contrasts = frames.mean(axis=(1, 2, 3)), frames[:, ::4, ::4].std(axis=(1, 2)).max(axis=1)
     low, high = config.brightness
@@ -137,7 +142,7 @@ def _light(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
         yield f"expected frames with a deviation of {config.contrast:g} or more, got {contrasts.min():.2f}: no picture"
 
 
-def _alive(taken: Taken, _: RobotSpec, config: GateConfig) -> Iterator[str]:
+def _alive(taken: RecordedEpisode, _: RobotSpec, config: EpisodeFilterConfig) -> Iterator[str]:
     frames, hands = taken.episode.frames, taken.episode.states[:, :3]
     moves = np.linalg.norm(np.diff(hands, axis=0), axis=1) > config.seen_motion_m
     same = np.array([np.array_equal(a, b) for a, b in pairwise(frames)])
@@ -164,7 +169,7 @@ def _longest_run(flags: NDArray[np.bool_]) -> int:
     return longest
 
 
-_JUDGES: tuple[tuple[str, Callable[[Taken, RobotSpec, GateConfig], Iterator[str]]], ...] = (
+_JUDGES: tuple[tuple[str, Callable[[RecordedEpisode, RobotSpec, EpisodeFilterConfig], Iterator[str]]], ...] = (
     ("wrong_count", _count),
     ("clock_jump", _clock),
     ("wrong_stamps", _stamps),

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from configs.interruption import sleep
-from data_collection.collection.config import RunConfig
-from data_collection.collection.progress import Account
-from data_collection.collection.status import Status
-from data_collection.collection.supervisor import Event, Lost, Renewed, Waiting
-from data_collection.collection.worker import Closed, Failed
+from data_collection.collection.config import CollectionRunConfig
+from data_collection.collection.progress import CollectionProgress
+from data_collection.collection.status import StatusFile
+from data_collection.collection.supervisor import Event, LostEvent, ReplacedEvent, WaitingEvent
+from data_collection.collection.worker import ClosedEvent, FailedEvent
 from data_collection.storage import index
 from data_collection.storage.folder import EpisodeFolder
 from data_collection.storage.journal import DONE, STOPPED, Journal, Value
@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 _LIMIT_S = 30.0  # what telling somebody may take
 
 
-class Alerts:
+class Notifier:
     """Runs a command with a line of text, and never waits for it but at the end."""
 
     def __init__(self, command: Sequence[str], digest_s: float) -> None:
@@ -86,17 +86,17 @@ class Alerts:
 _ALIVE_S = 3600.0  # between two signs of life in the journal, so that a run that is killed has lasted
 
 
-class Logbook:
+class EventLog:
     """Follows one run, as a context: however it ends, that is written down, too."""
 
-    def __init__(self, folder: EpisodeFolder, account: Account, config: RunConfig) -> None:
+    def __init__(self, folder: EpisodeFolder, account: CollectionProgress, config: CollectionRunConfig) -> None:
         self._folder, self._account, self._config = folder.path, account, config
         self._journal = Journal(folder.path)
-        self._status = Status(folder.path, account)
+        self._status = StatusFile(folder.path, account)
         self._alive_s = time.monotonic()
-        self._alerts = Alerts(config.supervision.alert, config.supervision.digest_s)
+        self._alerts = Notifier(config.supervision.notify_command, config.supervision.digest_s)
 
-    def __enter__(self) -> Logbook:
+    def __enter__(self) -> EventLog:
         self._journal.note("started", {"seed": self._config.seed, "present": self._account.n_present})
         self._status.beat()
         return self
@@ -122,7 +122,7 @@ class Logbook:
             OSError: The disk is full or at fault.
         """
         self._account.take(event)
-        if isinstance(event, Closed):
+        if isinstance(event, ClosedEvent):
             index.append(self._folder, event.row)
         for name, details in _notes(event):
             self._journal.note(name, details)
@@ -133,19 +133,19 @@ class Logbook:
         self._tell(event)
 
     def _tell(self, event: Event) -> None:
-        if isinstance(event, Waiting):
+        if isinstance(event, WaitingEvent):
             self._alerts.change("waiting", f"{self._folder}: nothing succeeds for now: {event.reason}; {self._words()}")
-        elif isinstance(event, Closed):
-            limit = 2 * self._config.collection.tidying.dull_after
-            if event.dull_for < limit:
+        elif isinstance(event, ClosedEvent):
+            limit = 2 * self._config.collection.table_reset.idle_episodes_before_reset
+            if event.idle_episodes < limit:
                 self._alerts.change("collecting", f"{self._folder}: collecting again; {self._words()}")
             elif self._alerts.change("dull", self._dull(event)):
-                self._journal.note("dull", {"episodes": event.dull_for})
+                self._journal.note("dull", {"episodes": event.idle_episodes})
         self._alerts.digest(f"{self._folder}: {self._words()}")
 
-    def _dull(self, event: Closed) -> str:
+    def _dull(self, event: ClosedEvent) -> str:
         return (
-            f"{self._folder}: nothing but the arm moved in {event.dull_for} episodes, although the table was swept; "
+            f"{self._folder}: nothing but the arm moved in {event.idle_episodes} episodes, although the table was swept; "
             f"objects seen: {event.row.objects_seen}; look whether there is something to play with"
         )
 
@@ -170,17 +170,17 @@ def _words_of(error: BaseException) -> str:
 def _notes(event: Event) -> list[tuple[str, dict[str, Value]]]:
     """Return what the journal has to say of an event; nothing of an episode that was closed, which is in the folder."""
     notes: list[tuple[str, dict[str, Value]]] = []
-    if isinstance(event, Failed):
+    if isinstance(event, FailedEvent):
         told: dict[str, Value] = {"number": event.number, "attempt": event.attempt, "kind": event.kind}
         notes.append(("quarantined" if event.file else "dropped", {**told, "reason": event.reason, "file": event.file}))
-    elif isinstance(event, Lost):
+    elif isinstance(event, LostEvent):
         if event.number is not None:
             notes.append(("lost", {"number": event.number, "given_up": event.is_given_up}))
         notes.append(("restarted", {"reason": event.reason}))
-    elif isinstance(event, Waiting):
+    elif isinstance(event, WaitingEvent):
         notes.append(("waiting", {"reason": event.reason, "pause_s": event.pause_s}))
-    elif isinstance(event, Renewed):
+    elif isinstance(event, ReplacedEvent):
         notes.append(("renewed", {"reason": event.reason}))
-    elif isinstance(event, Closed) and event.swept:
+    elif isinstance(event, ClosedEvent) and event.swept:
         notes.append(("swept", {"number": event.row.number}))
     return notes

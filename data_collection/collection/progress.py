@@ -12,15 +12,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from data_collection.collection.supervisor import Event, Lost, Renewed, Tick, Waiting
-from data_collection.collection.worker import Closed, Failed
+from data_collection.collection.supervisor import Event, LostEvent, ReplacedEvent, TickEvent, WaitingEvent
+from data_collection.collection.worker import ClosedEvent, FailedEvent
 from data_collection.policies.object_detection import MOVED_M
 
 _RECENT = 200  # episodes from which the rest is estimated
 
 
 @dataclass
-class Account:
+class CollectionProgress:
     """Adds up the events of one run."""
 
     n_present: int  # episodes that were there before
@@ -34,7 +34,7 @@ class Account:
     lifted: int = 0  # episodes in which something was held in the air
     moved: int = 0  # episodes in which an object was seen to go some way
     swept: int = 0
-    dull_for: int = 0
+    idle_episodes: int = 0
     families: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)  # attempts that were broken off, by reason
     quarantined: Counter[str] = field(default_factory=Counter)  # whole attempts that were set aside, by reason
@@ -54,18 +54,18 @@ class Account:
 
     def take(self, event: Event) -> None:
         """Add an event."""
-        if isinstance(event, Closed):
+        if isinstance(event, ClosedEvent):
             self._close(event)
-        elif isinstance(event, Failed):
+        elif isinstance(event, FailedEvent):
             (self.quarantined if event.file else self.dropped)[event.kind] += 1
-        elif isinstance(event, Lost):
+        elif isinstance(event, LostEvent):
             self.lost += event.number is not None
             self.restarts += 1
-        elif isinstance(event, Waiting):
+        elif isinstance(event, WaitingEvent):
             self.state = event.reason
-        elif isinstance(event, Renewed):
+        elif isinstance(event, ReplacedEvent):
             self.renewals += 1
-        elif isinstance(event, Tick):
+        elif isinstance(event, TickEvent):
             self.rss_gib, self.descriptors = event.rss_gib, event.descriptors
 
     def is_done(self) -> bool:
@@ -103,7 +103,7 @@ class Account:
             "bytes": self.n_bytes,
         }
 
-    def _close(self, event: Closed) -> None:
+    def _close(self, event: ClosedEvent) -> None:
         now_s = time.monotonic()
         self.state = "collecting"
         self.closed += 1
@@ -112,7 +112,7 @@ class Account:
         self.lifted += event.row.lifted
         self.moved += event.row.objects_moved_m >= MOVED_M
         self.swept += event.swept
-        self.dull_for = event.dull_for
+        self.idle_episodes = event.idle_episodes
         self.families.update(event.row.families.split(","))
         self.longest_gap_s = max(self.longest_gap_s, now_s - (self.closed_at_s or [self.began_s])[-1])
         self.closed_at_s = [*self.closed_at_s[-_RECENT:], now_s]
@@ -121,10 +121,10 @@ class Account:
 _LINE_INTERVAL_S = 10.0  # between lines of progress where there is no terminal
 
 
-class Tally:
+class ProgressDisplay:
     """Shows a run on stderr as it goes, and prints the summary at the end, whatever ends it."""
 
-    def __init__(self, folder: Path, account: Account) -> None:
+    def __init__(self, folder: Path, account: CollectionProgress) -> None:
         console = Console(stderr=True)
         columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
         self._bar = Progress(
@@ -136,7 +136,7 @@ class Tally:
         self._account = account
         self._line_s = time.monotonic()
 
-    def __enter__(self) -> Tally:
+    def __enter__(self) -> ProgressDisplay:
         self._bar.start()
         return self
 
@@ -146,17 +146,17 @@ class Tally:
 
     def show(self, event: Event) -> None:
         """Tell of an event that the account has taken."""
-        if isinstance(event, Failed):
+        if isinstance(event, FailedEvent):
             where = f" (kept as {event.file})" if event.file else ""
             self._say(f"episode {event.number}, attempt {event.attempt} dropped: {event.kind}: {event.reason}{where}")
-        elif isinstance(event, Lost):
+        elif isinstance(event, LostEvent):
             what = "" if event.number is None else f"episode {event.number} lost: "
             self._say(f"{what}{event.reason}; another process takes over")
-        elif isinstance(event, Waiting):
+        elif isinstance(event, WaitingEvent):
             self._say(f"waiting for {event.pause_s:.0f} s, then trying again: {event.reason}")
-        elif isinstance(event, Renewed):
+        elif isinstance(event, ReplacedEvent):
             self._say(f"a process was renewed: {event.reason}")
-        elif isinstance(event, Closed):
+        elif isinstance(event, ClosedEvent):
             self._progress()
 
     def _progress(self) -> None:
@@ -172,7 +172,7 @@ class Tally:
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _more(account: Account) -> str:
+def _more(account: CollectionProgress) -> str:
     hours = (account.present_s + account.recorded_s) / 3600
     wanted = "" if account.wanted_s is None else f" of {account.wanted_s / 3600:g}"
     left_s = account.left_s()

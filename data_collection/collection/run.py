@@ -7,10 +7,10 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
-from data_collection.collection.config import RunConfig
-from data_collection.collection.notifications import Logbook
-from data_collection.collection.progress import Account, Tally
-from data_collection.collection.supervisor import Numbers, Supervisor
+from data_collection.collection.config import CollectionRunConfig
+from data_collection.collection.notifications import EventLog
+from data_collection.collection.progress import CollectionProgress, ProgressDisplay
+from data_collection.collection.supervisor import EpisodeNumbers, Supervisor
 from data_collection.storage.folder import EpisodeFolder
 from data_collection.storage.index import Row
 
@@ -22,7 +22,7 @@ class Target(NamedTuple):
     hours: float | None  # recorded
 
 
-def collect(config: RunConfig, target: Target, out: Path, n_workers: int, resume: bool) -> None:
+def collect(config: CollectionRunConfig, target: Target, out: Path, n_workers: int, resume: bool) -> None:
     """Collect until the target is reached; progress on stderr, a summary on stdout, all else in the folder.
 
     Raises:
@@ -35,13 +35,13 @@ def collect(config: RunConfig, target: Target, out: Path, n_workers: int, resume
         folder = EpisodeFolder(out, config.stem(supervisor.robot))
         lock = stack.enter_context(folder.lock(exclusive=True))
         folder.check(resume)  # a second time, now that nobody else can write
-        folder.keep_config(config)
-        rows = folder.tidy()
+        folder.store_config(config)
+        rows = folder.clean_up()
         folder.share(lock)
         account = _open_account(rows, target, config)
-        tally = stack.enter_context(Tally(out, account))
-        logbook = stack.enter_context(Logbook(folder, account, config))
-        numbers = Numbers({row.number for row in rows}, account.n_wanted - account.n_present)
+        tally = stack.enter_context(ProgressDisplay(out, account))
+        logbook = stack.enter_context(EventLog(folder, account, config))
+        numbers = EpisodeNumbers({row.number for row in rows}, account.n_wanted - account.n_present)
         for event in stack.enter_context(closing(supervisor.run(numbers))):
             logbook.take(event)
             tally.show(event)
@@ -49,11 +49,11 @@ def collect(config: RunConfig, target: Target, out: Path, n_workers: int, resume
                 break
 
 
-def _open_account(rows: list[Row], target: Target, config: RunConfig) -> Account:
+def _open_account(rows: list[Row], target: Target, config: CollectionRunConfig) -> CollectionProgress:
     """Begin with what is there; of hours, as many episodes are wanted as there are at the shortest a step can last."""
     n, present_s = len(rows), sum(row.recorded_s for row in rows)
     if target.hours is None:
-        return Account(n, present_s, max(n, target.episodes or 0), None)
+        return CollectionProgress(n, present_s, max(n, target.episodes or 0), None)
     wanted_s = target.hours * 3600
     more = math.ceil((wanted_s - present_s) / (config.collection.n_steps * config.robot.step_s) - 1e-6)
-    return Account(n, present_s, n + max(0, more), wanted_s)
+    return CollectionProgress(n, present_s, n + max(0, more), wanted_s)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data_collection.atomic_io import replace
-from data_collection.collection.progress import Account
+from data_collection.collection.progress import CollectionProgress
 from data_collection.episode import EpisodeError
 from data_collection.storage.folder import STATUS_NAME
 
@@ -20,10 +20,10 @@ _LOG = logging.getLogger(__name__)
 _INTERVAL_S = 5.0  # between two writes where nothing changes
 
 
-class Status:
+class StatusFile:
     """Writes `run.json`, and tells systemd that the run goes on, each time that it is called and not by itself."""
 
-    def __init__(self, folder: Path, account: Account) -> None:
+    def __init__(self, folder: Path, account: CollectionProgress) -> None:
         self._folder, self._account = folder, account
         self._written_s = -1e9
         self._service = _Service()

@@ -13,15 +13,15 @@ from typing import TypeAlias
 
 from configs.interruption import sleep, wait
 from data_collection.atomic_io import flush
-from data_collection.collection.config import RunConfig
-from data_collection.collection.worker import Closed, Failed, GaveUp, Ready, Told
-from data_collection.collection.worker_process import Process
+from data_collection.collection.config import CollectionRunConfig
+from data_collection.collection.worker import ClosedEvent, FailedEvent, GaveUpEvent, ReadyEvent, WorkerEvent
+from data_collection.collection.worker_process import CollectionProcess
 from data_collection.episode import EpisodeError
 from data_collection.storage.folder import CollectionError, EpisodeFolder
 from data_collection.storage.index import Row, describe
 
 
-class Numbers:
+class EpisodeNumbers:
     """Hands out the numbers of episodes, until there are as many as are wanted."""
 
     def __init__(self, closed: Collection[int], count: int) -> None:
@@ -58,7 +58,7 @@ _HOUR_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Lost:
+class LostEvent:
     """A process died or hung; the episode that it had begun is made anew."""
 
     number: int | None
@@ -67,7 +67,7 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class WaitingEvent:
     """Nothing succeeds for now."""
 
     reason: str
@@ -75,30 +75,30 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Renewed:
+class ReplacedEvent:
     """A process was replaced between two episodes, before it became a burden."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Tick:
+class TickEvent:
     """All is looked after; comes at least every few seconds."""
 
     rss_gib: float  # of all processes
     descriptors: int  # of all processes
 
 
-Event: TypeAlias = Closed | Failed | Lost | Waiting | Renewed | Tick
+Event: TypeAlias = ClosedEvent | FailedEvent | LostEvent | WaitingEvent | ReplacedEvent | TickEvent
 
 
 class Supervisor:
     """Runs the processes of one collection, as a context: on the way out all have stopped their arms and ended."""
 
-    def __init__(self, config: RunConfig, out: Path, n_workers: int) -> None:
+    def __init__(self, config: CollectionRunConfig, out: Path, n_workers: int) -> None:
         self._config, self._out, self._n_workers = config, out, n_workers
         self._limits = config.supervision
-        self._processes: list[Process] = []
+        self._processes: list[CollectionProcess] = []
         self._due_s: list[float] = []  # when those that are missing may start
         self._pause_s = 0.0  # after the last episode without success
         self._closed_s = 0.0  # when something was last closed
@@ -119,7 +119,7 @@ class Supervisor:
         with ExitStack() as started:
             started.callback(self._stop_all)
             for _ in range(self._n_workers):
-                self._processes.append(Process(self._config, self._out))
+                self._processes.append(CollectionProcess(self._config, self._out))
             for process in self._processes:
                 self.robot = process.meet(self._limits.hang_s)
             started.pop_all()
@@ -133,7 +133,7 @@ class Supervisor:
     def _folder(self) -> EpisodeFolder:
         return EpisodeFolder(self._out, self._config.stem(self.robot))
 
-    def run(self, numbers: Numbers) -> Generator[Event, None, None]:
+    def run(self, numbers: EpisodeNumbers) -> Generator[Event, None, None]:
         """Have the episodes made, and tell what happens. What they contain does not depend on how many work on it.
 
         Raises:
@@ -154,12 +154,12 @@ class Supervisor:
     def _is_busy(self) -> bool:
         return any(process.number is not None for process in self._processes)
 
-    def _hand_out(self, numbers: Numbers) -> None:
+    def _hand_out(self, numbers: EpisodeNumbers) -> None:
         """Start the processes that are due, and give every idle one something to do."""
         due = [due_s for due_s in self._due_s if time.monotonic() >= due_s and self._final is None]
         for due_s in due:
             self._due_s.remove(due_s)
-            self._processes.append(Process(self._config, self._out))
+            self._processes.append(CollectionProcess(self._config, self._out))
         for process in [each for each in self._processes if each.is_ready and each.number is None]:
             if self._final is not None or not numbers.left:
                 return
@@ -172,7 +172,7 @@ class Supervisor:
             with suppress(ConnectionError):  # one that is gone is found later
                 process.connection.send(process.number)
 
-    def _listen(self, numbers: Numbers) -> Iterator[Event]:
+    def _listen(self, numbers: EpisodeNumbers) -> Iterator[Event]:
         """Take what processes have to say; wait a moment where that is nothing."""
         processes = {process.connection: process for process in self._processes}
         if not processes:
@@ -181,29 +181,29 @@ class Supervisor:
         for connection in wait(list(processes), _TICK_S):
             process = next(each for each in self._processes if each.connection is connection)
             try:
-                told: Told = process.connection.recv()
+                told: WorkerEvent = process.connection.recv()
             except (EOFError, OSError):  # also in the middle of a word
                 yield from self._lose(process, numbers, "died")
             else:
                 yield from self._take(process, told, numbers)
 
-    def _take(self, process: Process, told: Told, numbers: Numbers) -> Iterator[Event]:
-        if isinstance(told, Ready):
+    def _take(self, process: CollectionProcess, told: WorkerEvent, numbers: EpisodeNumbers) -> Iterator[Event]:
+        if isinstance(told, ReadyEvent):
             process.is_ready = True
-        elif isinstance(told, GaveUp):
+        elif isinstance(told, GaveUpEvent):
             yield from self._pause(process, told, numbers)
         else:
             yield told
-        if isinstance(told, Failed) and told.is_fault and _in_an_hour(self._faults) > self._config.faults_per_hour:
+        if isinstance(told, FailedEvent) and told.is_fault and _in_an_hour(self._faults) > self._config.faults_per_hour:
             n = len(self._faults)
             self._final = self._final or f"the arm stopped itself {n} times within an hour; look at it, then --resume"
             self._end(process, numbers, 0.0)
-        if isinstance(told, Closed):
+        if isinstance(told, ClosedEvent):
             process.number = None
             self._pause_s, self._closed_s = 0.0, time.monotonic()
             yield from self._renew(process)
 
-    def _pause(self, process: Process, told: GaveUp, numbers: Numbers) -> Iterator[Event]:
+    def _pause(self, process: CollectionProcess, told: GaveUpEvent, numbers: EpisodeNumbers) -> Iterator[Event]:
         """End a process that cannot go on, and let another try later; or let a person look."""
         shortest_s, longest_s = self._limits.back_off_s
         self._pause_s = min(max(2 * self._pause_s, shortest_s), longest_s)
@@ -211,26 +211,26 @@ class Supervisor:
         if told.needs_person or time.monotonic() - self._closed_s > self._limits.give_up_s:
             self._final = self._final or told.reason
         else:
-            yield Waiting(told.reason, self._pause_s)
+            yield WaitingEvent(told.reason, self._pause_s)
 
-    def _renew(self, process: Process) -> Iterator[Event]:
+    def _renew(self, process: CollectionProcess) -> Iterator[Event]:
         """Replace a process that is old or takes too much."""
         rss_gib, descriptors = process.burden()
         reasons = {
-            f"it took {rss_gib:.2f} GiB of memory": rss_gib > self._limits.memory_gib,
-            f"it had {descriptors} files open": descriptors > self._limits.descriptors,
-            f"it was {process.age_s / _HOUR_S:.1f} h old": process.age_s > self._limits.renew_after_s,
+            f"it took {rss_gib:.2f} GiB of memory": rss_gib > self._limits.max_memory_gib,
+            f"it had {descriptors} files open": descriptors > self._limits.max_open_files,
+            f"it was {process.age_s / _HOUR_S:.1f} h old": process.age_s > self._limits.max_age_s,
         }
         for reason in [reason for reason, holds in reasons.items() if holds][:1]:
             self._drop(process, 0.0)
-            yield Renewed(reason)
+            yield ReplacedEvent(reason)
 
-    def _lose(self, process: Process, numbers: Numbers, how: str) -> Iterator[Event]:
+    def _lose(self, process: CollectionProcess, numbers: EpisodeNumbers, how: str) -> Iterator[Event]:
         """Count a process that died or hung, and have its episode made again, unless it is there."""
         number, is_given_up = process.number, False
         exit_code = self._drop(process, 0.0)
         if number is not None and (row := self._find(number)) is not None:
-            yield Closed(row, swept=False, dull_for=0)  # the last word, which it could no longer say
+            yield ClosedEvent(row, swept=False, idle_episodes=0)  # the last word, which it could no longer say
             number = None
         if number is not None:
             self._losses[number] += 1
@@ -242,7 +242,7 @@ class Supervisor:
         reason = f"a process {how} (exit code {exit_code})"
         if (n := _in_an_hour(self._restarts)) > self._limits.restarts_per_hour:
             self._final = self._final or f"{reason}, the last of {n} within an hour; look at the machine, then --resume"
-        yield Lost(number, reason, is_given_up)
+        yield LostEvent(number, reason, is_given_up)
 
     def _find(self, number: int) -> Row | None:
         """Return the row of an episode that a process closed before it ended."""
@@ -253,21 +253,21 @@ class Supervisor:
             return row
         return None
 
-    def _end(self, process: Process, numbers: Numbers, pause_s: float) -> None:
+    def _end(self, process: CollectionProcess, numbers: EpisodeNumbers, pause_s: float) -> None:
         """Let go of a process, and of the number that it was at."""
         if process.number is not None:
             numbers.give_back(process.number)
         self._drop(process, pause_s)
 
-    def _drop(self, process: Process, pause_s: float) -> int | None:
+    def _drop(self, process: CollectionProcess, pause_s: float) -> int | None:
         """See a process end, and let another take its place after a pause; return its exit code."""
         self._processes.remove(process)
         self._due_s.append(time.monotonic() + pause_s)
         return process.stop()
 
-    def _tick(self) -> Tick:
+    def _tick(self) -> TickEvent:
         burdens = [process.burden() for process in self._processes]
-        return Tick(sum(rss for rss, _ in burdens), sum(n for _, n in burdens))
+        return TickEvent(sum(rss for rss, _ in burdens), sum(n for _, n in burdens))
 
     def _stop_all(self) -> None:
         for process in self._processes:

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from configs.command import ReportedError
 from configs.interruption import check, ignore_sigint, interruption, wait
 from data_collection.atomic_io import make_folder
-from data_collection.collection.collector import Collected, Collector, Dropped
-from data_collection.collection.config import RunConfig
+from data_collection.collection.collector import CollectedEpisode, Collector, DroppedAttempt
+from data_collection.collection.config import CollectionRunConfig
 from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import write_episode
 from data_collection.storage.folder import EpisodeFolder
@@ -36,23 +36,23 @@ _ORPHAN_S = 10.0  # after which a process whose supervisor is gone ends, whateve
 
 
 @dataclass(frozen=True)
-class Ready:
+class ReadyEvent:
     """The arm is there."""
 
     robot: str  # its name
 
 
 @dataclass(frozen=True)
-class Closed:
+class ClosedEvent:
     """One episode that is safely on disk."""
 
     row: Row
     swept: bool
-    dull_for: int  # see `Collected`
+    idle_episodes: int  # see `CollectedEpisode`
 
 
 @dataclass(frozen=True)
-class Failed:
+class FailedEvent:
     """An attempt that gave no episode."""
 
     number: int
@@ -64,26 +64,26 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class GaveUp:
+class GaveUpEvent:
     """No attempt at an episode succeeded, or something else keeps this process from going on."""
 
     reason: str
     needs_person: bool  # else another process may fare better, now or later
 
 
-Told: TypeAlias = Ready | Closed | Failed | GaveUp
+WorkerEvent: TypeAlias = ReadyEvent | ClosedEvent | FailedEvent | GaveUpEvent
 
 
-class Pulse(Protocol):
+class Heartbeat(Protocol):
     """Where a process leaves the time at which it was last seen to go on."""
 
     value: float  # monotonic seconds, which all processes of a machine share
 
 
-class Watched:
+class MonitoredRobot:
     """A robot every call of which is a sign of life, and checks whether the process is to end."""
 
-    def __init__(self, robot: Robot, pulse: Pulse) -> None:
+    def __init__(self, robot: Robot, pulse: Heartbeat) -> None:
         self._robot, self._pulse = robot, pulse
 
     @property
@@ -120,43 +120,43 @@ class Watched:
         check()
 
 
-class Producer:
+class EpisodeProducer:
     """Collects episodes and closes them."""
 
-    def __init__(self, config: RunConfig, folder: EpisodeFolder, robot: Robot) -> None:
+    def __init__(self, config: CollectionRunConfig, folder: EpisodeFolder, robot: Robot) -> None:
         self._config, self._folder, self._robot = config, folder, robot
         self._collector = Collector(robot, config.collection)
 
-    def produce(self, number: int) -> Iterator[Told]:
-        """Tell of each attempt at an episode; the last word is `Closed` or `GaveUp`."""
-        last: Dropped | None = None
+    def produce(self, number: int) -> Iterator[WorkerEvent]:
+        """Tell of each attempt at an episode; the last word is `ClosedEvent` or `GaveUpEvent`."""
+        last: DroppedAttempt | None = None
         try:
             for taken in self._collector.attempts(self._config.seed, number):
-                if isinstance(taken, Collected):
+                if isinstance(taken, CollectedEpisode):
                     yield from self._close(number, taken)
                     return
                 last = taken
                 yield self._set_aside(number, taken)
         except RobotFault as fault:
-            yield GaveUp(str(fault), needs_person=True)
+            yield GaveUpEvent(str(fault), needs_person=True)
         except (EpisodeError, RobotError, OSError) as error:
-            yield GaveUp(str(error), needs_person=not isinstance(error, RobotError))
+            yield GaveUpEvent(str(error), needs_person=not isinstance(error, RobotError))
         else:
             n = self._config.collection.max_faults_in_row
             words = f", the last with {last.kind}: {last.reason}" if last else ""
-            yield GaveUp(f"episode {number}: {n} attempts failed in a row{words}", bool(last and last.is_fault))
+            yield GaveUpEvent(f"episode {number}: {n} attempts failed in a row{words}", bool(last and last.is_fault))
 
-    def _close(self, number: int, taken: Collected) -> Iterator[Told]:
+    def _close(self, number: int, taken: CollectedEpisode) -> Iterator[WorkerEvent]:
         """Write an episode; one that the disk does not take is told of, and ends this."""
         path = self._folder.episode_path(number)
         try:
             write_episode(taken.episode, path, self._robot.spec)
         except EpisodeError as error:
-            yield Failed(number, int(taken.episode.info["attempt"]), "not_written", str(error), None, False)
+            yield FailedEvent(number, int(taken.episode.info["attempt"]), "not_written", str(error), None, False)
             raise
-        yield Closed(describe(path), taken.swept, taken.dull_for)
+        yield ClosedEvent(describe(path), taken.swept, taken.idle_episodes)
 
-    def _set_aside(self, number: int, dropped: Dropped) -> Failed:
+    def _set_aside(self, number: int, dropped: DroppedAttempt) -> FailedEvent:
         """Keep a whole attempt in quarantine, where a file can hold it."""
         file: str | None = None
         if dropped.rejected is not None:
@@ -165,10 +165,10 @@ class Producer:
             with suppress(EpisodeError):  # no file can hold times that go back, or frames of another size
                 write_episode(dropped.rejected, path, self._robot.spec)
                 file = str(path.relative_to(self._folder.path))
-        return Failed(number, dropped.attempt, dropped.kind, dropped.reason, file, dropped.is_fault)
+        return FailedEvent(number, dropped.attempt, dropped.kind, dropped.reason, file, dropped.is_fault)
 
 
-def work(connection: Connection, config: RunConfig, out: Path, pulse: Pulse) -> None:
+def run_worker(connection: Connection, config: CollectionRunConfig, out: Path, pulse: Heartbeat) -> None:
     """Make the episodes that are asked for until the other side is gone; SIGTERM stops the arm first, then this."""
     ignore_sigint()  # a terminal sends it to all processes; the supervisor decides
     threading.Thread(target=_follow_parent, daemon=True).start()
@@ -177,16 +177,16 @@ def work(connection: Connection, config: RunConfig, out: Path, pulse: Pulse) -> 
     with suppress(EOFError, ConnectionError, KeyboardInterrupt), interruption((signal.SIGTERM,), signal.SIG_IGN):
         try:
             with closing(open_robot(config.robot)) as robot:
-                connection.send(Ready(robot.spec.name))
+                connection.send(ReadyEvent(robot.spec.name))
                 folder = EpisodeFolder(out, config.stem(robot.spec.name))
-                _serve(connection, Producer(config, folder, Watched(robot, pulse)), folder, pulse)
+                _serve(connection, EpisodeProducer(config, folder, MonitoredRobot(robot, pulse)), folder, pulse)
         except ReportedError as error:
-            connection.send(GaveUp(str(error), needs_person=False))
+            connection.send(GaveUpEvent(str(error), needs_person=False))
     sys.stderr.flush()
     os._exit(0)  # the arm is closed; threads that ROS leaves behind would keep the process for ever
 
 
-def _serve(connection: Connection, producer: Producer, folder: EpisodeFolder, pulse: Pulse) -> None:
+def _serve(connection: Connection, producer: EpisodeProducer, folder: EpisodeFolder, pulse: Heartbeat) -> None:
     number = _next_number(connection)
     with folder.lock(exclusive=False):
         while number is not None:

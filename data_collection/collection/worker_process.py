@@ -11,20 +11,20 @@ from typing import cast
 import psutil
 
 from configs.interruption import started_without_sigint, wait
-from data_collection.collection.config import RunConfig
-from data_collection.collection.worker import GaveUp, Pulse, Ready, Told, work
+from data_collection.collection.config import CollectionRunConfig
+from data_collection.collection.worker import GaveUpEvent, Heartbeat, ReadyEvent, WorkerEvent, run_worker
 from data_collection.storage.folder import CollectionError
 
 
-class Process:
+class CollectionProcess:
     """A process with an arm of its own, from its start to its end."""
 
-    def __init__(self, config: RunConfig, out: Path) -> None:
+    def __init__(self, config: CollectionRunConfig, out: Path) -> None:
         """Start it; a terminal's Ctrl-C never reaches it: the supervisor decides."""
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._pulse: Pulse = cast("Pulse", context.Value(c_double, time.monotonic(), lock=False))
-        self._process = context.Process(target=work, args=(theirs, config, out, self._pulse), daemon=True)
+        self._pulse: Heartbeat = cast("Heartbeat", context.Value(c_double, time.monotonic(), lock=False))
+        self._process = context.Process(target=run_worker, args=(theirs, config, out, self._pulse), daemon=True)
         with started_without_sigint():
             self._process.start()
         theirs.close()
@@ -54,13 +54,13 @@ class Process:
         if not wait([self.connection], timeout_s):
             raise CollectionError(f"no arm within {timeout_s:g} s; look at what leads to it")
         try:
-            told: Told = self.connection.recv()
+            told: WorkerEvent = self.connection.recv()
         except (EOFError, ConnectionError):
             raise CollectionError("a process died before it had its arm; see above") from None
-        if isinstance(told, Ready):
+        if isinstance(told, ReadyEvent):
             self.is_ready = True
             return told.robot
-        raise CollectionError(told.reason if isinstance(told, GaveUp) else f"expected an arm, got {told}")
+        raise CollectionError(told.reason if isinstance(told, GaveUpEvent) else f"expected an arm, got {told}")
 
     def burden(self) -> tuple[float, int]:
         """Return its memory in GiB and how many files it has open; nothing of one that has ended."""

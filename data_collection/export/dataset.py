@@ -13,9 +13,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_collection.episode import EpisodeError
-from data_collection.export.episode_reader import ACTION_NAMES, STATE_NAMES, Take
-from data_collection.export.lerobot_files import FILES_PER_CHUNK, Place, Reel, Span, Tables, is_copyable, read_column
-from data_collection.export.statistics import Pixels, summarize
+from data_collection.export.episode_reader import ACTION_NAMES, STATE_NAMES, EpisodeArrays
+from data_collection.export.lerobot_files import (
+    FILES_PER_CHUNK,
+    FileLocation,
+    TableWriter,
+    VideoSpan,
+    VideoWriter,
+    is_copyable,
+    read_column,
+)
+from data_collection.export.statistics import PixelHistogram, summarize
 from data_collection.formats.video import VideoConfig, encode_video
 
 MIB: Final = 2**20
@@ -52,7 +60,7 @@ class _Kind(NamedTuple):
     sizes_px: tuple[tuple[int, int], ...]  # height and width, one a camera
 
     @classmethod
-    def of(cls, take: Take) -> _Kind:
+    def of(cls, take: EpisodeArrays) -> _Kind:
         step = Fraction(take.step_s).limit_denominator(1000)
         if step <= 0:
             raise EpisodeError(f"expected a step_s of at least 0.001, got {take.step_s:g}")
@@ -67,20 +75,20 @@ class _Kind(NamedTuple):
                 raise EpisodeError(f"expected {name} {wanted} as in the episodes before, got {got}; export them apart")
 
 
-class Dataset:
+class LeRobotWriter:
     """Folders of Parquet and mp4 files that `append` fills; only after `finish` is there an info.json to load it by."""
 
     def __init__(self, folder: Path, task: str, sizes: FileSizes) -> None:
         self._folder, self._task, self._sizes = folder, task, sizes
         self._kind: _Kind | None = None
         data_bytes = round(sizes.data_mib * MIB)
-        self._rows = Tables(folder / "data", data_bytes, _GROUP_FRAMES)
-        self._episodes = Tables(folder / "meta/episodes", data_bytes, _GROUP_EPISODES)
-        self._reels: dict[str, Reel] = {}  # by the name of the feature
-        self._pixels: dict[str, Pixels] = {}
+        self._rows = TableWriter(folder / "data", data_bytes, _GROUP_FRAMES)
+        self._episodes = TableWriter(folder / "meta/episodes", data_bytes, _GROUP_EPISODES)
+        self._reels: dict[str, VideoWriter] = {}  # by the name of the feature
+        self._pixels: dict[str, PixelHistogram] = {}
         self._n_episodes = self._n_frames = 0
 
-    def append(self, take: Take) -> None:
+    def append(self, take: EpisodeArrays) -> None:
         """Write an episode of T actions as T frames.
 
         Raises:
@@ -90,8 +98,10 @@ class Dataset:
         if self._kind is None:
             self._kind = kind
             for key in (f"observation.images.cam{camera}" for camera in range(len(kind.sizes_px))):
-                self._reels[key] = Reel(self._folder / "videos" / key, kind.step, round(self._sizes.video_mib * MIB))
-                self._pixels[key] = Pixels.none()
+                self._reels[key] = VideoWriter(
+                    self._folder / "videos" / key, kind.step, round(self._sizes.video_mib * MIB)
+                )
+                self._pixels[key] = PixelHistogram.none()
         self._kind.check(kind)
         columns = self._columns(take, kind)
         stats = {name: summarize(values) for name, values in columns.items()}
@@ -118,11 +128,11 @@ class Dataset:
 
     def close(self) -> None:
         """End all files."""
-        files: list[Tables | Reel] = [self._rows, self._episodes, *self._reels.values()]
+        files: list[TableWriter | VideoWriter] = [self._rows, self._episodes, *self._reels.values()]
         for file in files:
             file.close()
 
-    def _columns(self, take: Take, kind: _Kind) -> dict[str, NDArray[Any]]:
+    def _columns(self, take: EpisodeArrays, kind: _Kind) -> dict[str, NDArray[Any]]:
         """Return the numbers of an episode, one row a frame."""
         episode = take.episode
         n = len(episode.actions)
@@ -140,7 +150,7 @@ class Dataset:
         }
         return {name: columns[name].astype(dtype) for name, (dtype, _) in _FEATURES.items()}
 
-    def _note(self, take: Take, places: dict[str, Any], stats: dict[str, dict[str, list[Any]]]) -> None:
+    def _note(self, take: EpisodeArrays, places: dict[str, Any], stats: dict[str, dict[str, list[Any]]]) -> None:
         """Write the episode's row: where it is, and what it is like."""
         n = len(take.episode.actions)
         row = {
@@ -186,12 +196,12 @@ class Dataset:
         }
 
 
-def _film(take: Take, camera: int, reel: Reel) -> tuple[Span, Pixels]:
+def _film(take: EpisodeArrays, camera: int, reel: VideoWriter) -> tuple[VideoSpan, PixelHistogram]:
     """Add the frames that have an action to a camera's reel: copied where that can be, else encoded anew."""
     n = len(take.episode.actions)
     video, frames = take.videos[camera], take.frames(camera)[:n]
     data = video.data if not video.is_bgr and is_copyable(video.data) else encode_video(frames, VideoConfig())
-    return reel.append(data, n), Pixels.of(frames)
+    return reel.append(data, n), PixelHistogram.of(frames)
 
 
 def _camera_feature(size_px: tuple[int, int], rate: float) -> dict[str, Any]:
@@ -209,11 +219,11 @@ def _camera_feature(size_px: tuple[int, int], rate: float) -> dict[str, Any]:
     return {"dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"], "info": info}
 
 
-def _place(prefix: str, place: Place) -> dict[str, int]:
+def _place(prefix: str, place: FileLocation) -> dict[str, int]:
     return {f"{prefix}/chunk_index": place.chunk, f"{prefix}/file_index": place.file}
 
 
-def _span(key: str, span: Span) -> dict[str, int | float]:
+def _span(key: str, span: VideoSpan) -> dict[str, int | float]:
     times_s = {f"videos/{key}/from_timestamp": span.from_s, f"videos/{key}/to_timestamp": span.to_s}
     return {**_place(f"videos/{key}", span.place), **times_s}
 

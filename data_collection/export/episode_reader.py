@@ -19,7 +19,7 @@ ACTION_NAMES = ("dx_m", "dy_m", "dz_m", "gripper")  # gripper: +1 closes, -1 ope
 
 
 @dataclass(frozen=True)
-class Take:
+class EpisodeArrays:
     """An episode of T actions, and what each of its cameras saw: T + 1 frames."""
 
     path: Path
@@ -58,13 +58,13 @@ class Take:
         return json.dumps(described, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
-def read_take(path: Path) -> Take:
+def read_episode_arrays(path: Path) -> EpisodeArrays:
     """Read a RoboNet file with all its cameras.
 
     Raises:
         EpisodeError: As `robonet.read_episode`; the message names the file.
     """
-    take = Take(path, read_episode(path), read_footage(path).videos)
+    take = EpisodeArrays(path, read_episode(path), read_footage(path).videos)
     if not (math.isfinite(take.step_s) and take.step_s > 0):
         raise EpisodeError(f"{path}: expected a step_s above 0, got {take.step_s}")
     return take

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data_collection.atomic_io import beside
 from data_collection.episode import EpisodeError
-from data_collection.export.episode_reader import read_take
+from data_collection.export.episode_reader import read_episode_arrays
 from data_collection.formats.hdf5 import naming
 
 
@@ -37,16 +37,16 @@ def export_lerobot(paths: Sequence[Path], out: Path, *, task: str, on_episode: C
         ExportError: The disk is full, or does not allow it. Nothing is left.
     """
     try:
-        from data_collection.export.dataset import Dataset, FileSizes  # noqa: PLC0415 - pyarrow, which only this needs
+        from data_collection.export.dataset import FileSizes, LeRobotWriter  # noqa: PLC0415 - pyarrow, which only this needs
     except ModuleNotFoundError as error:
         if error.name != "pyarrow":
             raise
         raise EpisodeError("expected pyarrow for LeRobot's files: pip install 'ghvae-foresight[lerobot]'") from error
     if not paths or not task.strip():
         raise EpisodeError(f"expected at least one episode and a task in words, got {len(paths)} and {task!r}")
-    with beside(out) as folder, closing(Dataset(folder, task, FileSizes())) as dataset:
+    with beside(out) as folder, closing(LeRobotWriter(folder, task, FileSizes())) as dataset:
         for path in paths:
-            take = read_take(path)
+            take = read_episode_arrays(path)
             with naming(path):
                 dataset.append(take)
             on_episode()

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 FILES_PER_CHUNK: Final = 1000  # LeRobot's default, which info.json repeats
 
 
-class Place(NamedTuple):
+class FileLocation(NamedTuple):
     """The numbers of one file."""
 
     chunk: int = 0
@@ -27,16 +27,16 @@ class Place(NamedTuple):
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def next(self) -> Place:
+    def next(self) -> FileLocation:
         """Return the place of the file after it."""
         is_last = self.file == FILES_PER_CHUNK - 1
-        return Place(self.chunk + 1, 0) if is_last else Place(self.chunk, self.file + 1)
+        return FileLocation(self.chunk + 1, 0) if is_last else FileLocation(self.chunk, self.file + 1)
 
 
-class Span(NamedTuple):
+class VideoSpan(NamedTuple):
     """Where a video went."""
 
-    place: Place
+    place: FileLocation
     from_s: float  # in the file
     to_s: float
 
@@ -52,18 +52,18 @@ def is_copyable(data: bytes) -> bool:
         return bool(packets) and packets[0].is_keyframe and all(packet.pts == packet.dts for packet in packets)
 
 
-class Reel:
+class VideoWriter:
     """What one camera saw in all episodes, at a steady rate."""
 
     def __init__(self, folder: Path, step: Fraction, limit_bytes: int) -> None:
         """Take a folder that is new, the time from frame to frame in seconds, and the size of a file."""
         self._folder, self._step, self._limit_bytes = folder, step, limit_bytes
-        self._place = Place()
+        self._place = FileLocation()
         self._file: av.container.OutputContainer | None = None
         self._header = b""  # of the open file's codec; packets under another one cannot stand in it
         self._n_frames = self._n_bytes = 0  # that went into the open file
 
-    def append(self, data: bytes, n_frames: int) -> Span:
+    def append(self, data: bytes, n_frames: int) -> VideoSpan:
         """Copy the first frames of a video.
 
         Args:
@@ -82,7 +82,7 @@ class Reel:
                 packet.duration = 1
                 self._n_frames += 1
                 file.mux(packet)
-        return Span(self._place, float(first * self._step), float(self._n_frames * self._step))
+        return VideoSpan(self._place, float(first * self._step), float(self._n_frames * self._step))
 
     def close(self) -> None:
         """End the open file, if there is one."""
@@ -106,18 +106,18 @@ class Reel:
         return self._file
 
 
-class Tables:
+class TableWriter:
     """One table in a folder of numbered files; call `place`, then `append`, for all rows of an episode at once."""
 
     def __init__(self, folder: Path, limit_bytes: int, group_rows: int) -> None:
         """Take a folder that is new, the size of a file (uncompressed), and how many rows are compressed together."""
         self._folder, self._limit_bytes, self._group_rows = folder, limit_bytes, group_rows
-        self._place = Place()
+        self._place = FileLocation()
         self._n_bytes = 0  # in the open file and waiting for it
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.Table] = []
 
-    def place(self, n_bytes: int) -> Place:
+    def place(self, n_bytes: int) -> FileLocation:
         """Return the file that will take the next rows, `n_bytes` of them."""
         if self._n_bytes and self._n_bytes + n_bytes > self._limit_bytes:
             self.close()

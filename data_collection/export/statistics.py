@@ -28,26 +28,26 @@ def summarize(values: NDArray[Any]) -> dict[str, list[Any]]:
     }
 
 
-class Pixels(NamedTuple):
+class PixelHistogram(NamedTuple):
     """How often each value occurs in each channel of some frames: all that a summary of images needs, and it adds."""
 
     counts: NDArray[np.int64]  # (3, 256)
     n_frames: int
 
     @classmethod
-    def none(cls) -> Pixels:
+    def none(cls) -> PixelHistogram:
         """Return the pixels of no frames."""
         return cls(np.zeros((3, 256), np.int64), 0)
 
     @classmethod
-    def of(cls, frames: NDArray[np.uint8]) -> Pixels:
+    def of(cls, frames: NDArray[np.uint8]) -> PixelHistogram:
         """Count the pixels of frames (N, H, W, 3)."""
         counts = [np.bincount(frames[..., channel].ravel(), minlength=256) for channel in range(3)]
         return cls(np.array(counts, np.int64), len(frames))
 
-    def plus(self, other: Pixels) -> Pixels:
+    def plus(self, other: PixelHistogram) -> PixelHistogram:
         """Return the pixels of both."""
-        return Pixels(self.counts + other.counts, self.n_frames + other.n_frames)
+        return PixelHistogram(self.counts + other.counts, self.n_frames + other.n_frames)
 
     def summarize(self) -> dict[str, list[Any]]:
         """Return the summary over all pixels, values in [0, 1], each part (3, 1, 1) as LeRobot has it of images.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_collection.atomic_io import beside
 from data_collection.episode import EpisodeError
-from data_collection.export.episode_reader import Take, read_take
+from data_collection.export.episode_reader import EpisodeArrays, read_episode_arrays
 from data_collection.formats.hdf5 import naming
 from data_collection.formats.video import VideoConfig, encode_video
 
@@ -52,7 +52,7 @@ def export_shards(
     with beside(out) as folder:
         with closing(_Shards(folder, shard_bytes)) as shards:
             for number, path in enumerate(paths):
-                take = read_take(path)
+                take = read_episode_arrays(path)
                 with naming(path):
                     shards.append(f"{number:06d}", _members(take))
                 on_episode()
@@ -61,7 +61,7 @@ def export_shards(
     return len(paths)
 
 
-def _members(take: Take) -> dict[str, bytes]:
+def _members(take: EpisodeArrays) -> dict[str, bytes]:
     episode = take.episode
     arrays: dict[str, NDArray[Any]] = {
         "states": episode.states,
@@ -74,7 +74,7 @@ def _members(take: Take) -> dict[str, bytes]:
     return {**members, "json": take.description().encode()}
 
 
-def _video(take: Take, camera: int) -> bytes:
+def _video(take: EpisodeArrays, camera: int) -> bytes:
     """Return the video of a camera as it is, once it has been decoded; made anew where colours or count differ."""
     video, frames = take.videos[camera], take.frames(camera)
     if video.is_bgr or video.shape[0] != len(frames):

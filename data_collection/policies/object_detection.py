@@ -21,7 +21,7 @@ _HUES = 180  # OpenCV's circle
 _CLEAR = 0.75  # of a peak's height: how far the valleys beside it must be below it; ours
 
 
-class BlobConfig(Config):
+class ObjectDetectionConfig(Config):
     """What counts as an object in the image: saturated colour, since arm, gripper and bin are white to black."""
 
     min_saturation: int = Field(default=90, ge=0, le=255)  # HSV on OpenCV's scale; ours
@@ -30,7 +30,7 @@ class BlobConfig(Config):
     height_m: float = Field(default=0.02, ge=0)  # height above the table at which a blob's centre is assumed; ours
 
 
-class Blobs(NamedTuple):
+class DetectedObjects(NamedTuple):
     """Coloured things in one image, the largest first; M may be 0."""
 
     places_m: NDArray[np.float64]  # (M, 3) base frame; z is that at which their centres are assumed
@@ -39,7 +39,7 @@ class Blobs(NamedTuple):
     masks: NDArray[np.bool_]  # (M, H, W) the pixels of each
 
 
-def find_blobs(image: NDArray[np.uint8], camera: Camera, config: BlobConfig) -> Blobs:
+def detect_objects(image: NDArray[np.uint8], camera: Camera, config: ObjectDetectionConfig) -> DetectedObjects:
     """Return where coloured things stand in the robot base frame.
 
     Neighbouring things of different hue are told apart; a thing that the arm covers is not found.
@@ -56,7 +56,7 @@ def find_blobs(image: NDArray[np.uint8], camera: Camera, config: BlobConfig) -> 
         found += components(coloured & np.isin(hue, band), area_px)
     found.sort(key=lambda blob: -np.count_nonzero(blob[1]))
     pixels = np.array([center for center, _ in found]).reshape(-1, 2)
-    return Blobs(
+    return DetectedObjects(
         camera.locate(pixels, config.height_m),
         pixels,
         np.array([_mean_hue(hue[mask]) for _, mask in found]),
@@ -71,7 +71,7 @@ def within_reach(places_m: NDArray[np.float64], limits: MotionLimits) -> NDArray
     return np.asarray(inside.all(axis=1))
 
 
-def colours(image: NDArray[np.uint8], config: BlobConfig) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def colours(image: NDArray[np.uint8], config: ObjectDetectionConfig) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Return the hue (H, W) of each pixel, 0 to 179, and which pixels have a colour at all (H, W).
 
     Args:
@@ -125,12 +125,12 @@ OPENING_OPEN = 0.93  # above, the gripper is open; between this and _OPENING_EMP
 _OPENING_EMPTY = 0.04
 
 
-def holds(observation: Observation) -> bool:
+def is_holding(observation: Observation) -> bool:
     """Tell whether something keeps the closed gripper apart."""
     return _OPENING_EMPTY < float(observation.state[4]) < OPENING_OPEN
 
 
-class Scenery(NamedTuple):
+class SceneActivity(NamedTuple):
     """What one episode showed."""
 
     objects_seen: int  # coloured things within reach, at its beginning
@@ -138,16 +138,18 @@ class Scenery(NamedTuple):
     lifted: bool  # the gripper held something in the air
 
 
-def survey(seen: Sequence[Observation], spec: RobotSpec, config: BlobConfig) -> Scenery:
+def measure_activity(seen: Sequence[Observation], spec: RobotSpec, config: ObjectDetectionConfig) -> SceneActivity:
     """Return what the observations of an episode, in order, showed."""
-    before, after = (find_blobs(observation.image, spec.camera, config) for observation in (seen[0], seen[-1]))
+    before, after = (detect_objects(observation.image, spec.camera, config) for observation in (seen[0], seen[-1]))
     reachable = within_reach(before.places_m, spec.limits)
     floor_m = spec.limits.workspace_low_m[2]
-    lifted = any(holds(observation) and observation.state[2] > floor_m + _LIFTED_M for observation in seen)
-    return Scenery(int(reachable.sum()), _furthest_m(before, after, reachable), lifted)
+    lifted = any(is_holding(observation) and observation.state[2] > floor_m + _LIFTED_M for observation in seen)
+    return SceneActivity(int(reachable.sum()), _furthest_m(before, after, reachable), lifted)
 
 
-def at_the_edge(seen: Observation, spec: RobotSpec, config: BlobConfig, share: float) -> NDArray[np.float64]:
+def objects_at_edge(
+    seen: Observation, spec: RobotSpec, config: ObjectDetectionConfig, share: float
+) -> NDArray[np.float64]:
     """Return where (M, 3) the things are that lie outside the middle of the workspace.
 
     Args:
@@ -156,13 +158,13 @@ def at_the_edge(seen: Observation, spec: RobotSpec, config: BlobConfig, share: f
         config: What counts as a thing.
         share: How much of the workspace, along each of its sides, is the middle.
     """
-    blobs = find_blobs(seen.image, spec.camera, config)
+    blobs = detect_objects(seen.image, spec.camera, config)
     low, high = np.array(spec.limits.workspace_low_m[:2]), np.array(spec.limits.workspace_high_m[:2])
     away = np.abs(blobs.places_m[:, :2] - (low + high) / 2) > share * (high - low) / 2
     return np.asarray(blobs.places_m[within_reach(blobs.places_m, spec.limits) & away.any(axis=1)])
 
 
-def _furthest_m(before: Blobs, after: Blobs, reachable: NDArray[np.bool_]) -> float:
+def _furthest_m(before: DetectedObjects, after: DetectedObjects, reachable: NDArray[np.bool_]) -> float:
     """Return how far the thing that moved most is from the nearest one that looks like it."""
     furthest = 0.0
     areas = [np.count_nonzero(blobs.masks, axis=(1, 2)) for blobs in (before, after)]

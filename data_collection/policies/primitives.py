@@ -7,60 +7,69 @@ what must move; the planner reads it from the goal. What of it makes sense is no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from configs.loader import Config
-from data_collection.policies.waypoints import Sequences, Span, Waypoint, walk
+from data_collection.policies.waypoints import Range, Sequences, Waypoint, walk
 from robot_bridge.camera import Camera
 from robot_bridge.robot import CLOSE, OPEN, RobotSpec
 from robot_bridge.safety import limit_actions
 
 _HELD_PX = 40.0  # at most so far from the fingertips in an image of 240x320 is the thing that they hold; ours
-USE, BRING, SHOVE = "use", "bring", "shove"  # as a tool; to its place; to its place with closed fingers
+USE_ON, CARRY_TO, PUSH_TO = "use", "bring", "shove"  # as a tool; to its place; to its place with closed fingers
 
 
-class DirectedConfig(Config):
+class PrimitivesConfig(Config):
     """How the sequences vary. Lengths: ours, about half an object."""
 
-    use_share: float = Field(default=0.9, ge=0, le=1)  # of the sequences, where something can be used on something
-    shove_share: float = Field(default=0.3, ge=0, le=1)  # of the rest, while nothing is held
-    one_target_share: float = Field(default=0.2, ge=0, le=1)  # of uses that are meant for one thing, not for all
-    behind_tool_share: float = Field(default=0.7, ge=0, le=1)  # of uses on things that the goal hides: behind the tool
-    seen_height_m: Span = (0.01, 0.035)  # of a thing's centre above the table
+    renamed_keys: ClassVar[Mapping[str, str]] = {
+        "use_share": "use_fraction",
+        "shove_share": "push_to_fraction",
+        "one_target_share": "one_target_fraction",
+        "behind_tool_share": "behind_tool_fraction",
+    }
+
+    use_fraction: float = Field(default=0.9, ge=0, le=1)  # of the sequences, where something can be used on something
+    push_to_fraction: float = Field(default=0.3, ge=0, le=1)  # of the rest, while nothing is held
+    one_target_fraction: float = Field(default=0.2, ge=0, le=1)  # of uses that are meant for one thing, not for all
+    behind_tool_fraction: float = Field(
+        default=0.7, ge=0, le=1
+    )  # of uses on things that the goal hides: behind the tool
+    seen_height_m: Range = (0.01, 0.035)  # of a thing's centre above the table
     aim_sd_m: float = Field(default=0.006, ge=0)  # horizontal error of every place; grasps bear 1 cm
     turn_sd_rad: float = Field(default=0.1, ge=0)  # of the direction of a stroke
-    grasp_height_m: Span = (0.015, 0.04)
-    carry_height_m: Span = (0.1, 0.17)
-    behind_m: Span = (0.045, 0.08)  # from the first thing to where the tool is set down
-    short_m: Span = (0.02, 0.06)  # from the end of a stroke to where the last thing must be
-    glide_m: Span = (0.0, 0.014)  # a tool is drawn this much higher than it was grasped
-    hang_m: Span = (0.0, 0.03)  # a held thing's centre is this far below the hand
-    stride_m: Span = (0.15, 0.2)  # longest step of a sequence, drawn from this range
+    grasp_height_m: Range = (0.015, 0.04)
+    carry_height_m: Range = (0.1, 0.17)
+    behind_m: Range = (0.045, 0.08)  # from the first thing to where the tool is set down
+    short_m: Range = (0.02, 0.06)  # from the end of a stroke to where the last thing must be
+    glide_m: Range = (0.0, 0.014)  # a tool is drawn this much higher than it was grasped
+    hang_m: Range = (0.0, 0.03)  # a held thing's centre is this far below the hand
+    stride_m: Range = (0.15, 0.2)  # longest step of a sequence, drawn from this range
 
     @model_validator(mode="after")
-    def _check_stride(self) -> DirectedConfig:
+    def _check_stride(self) -> PrimitivesConfig:
         if not self.stride_m[0] > 0:
             raise ValueError("stride_m must be above 0")
         return self
 
 
-class Thing(NamedTuple):
+class ObjectGoal(NamedTuple):
     """A thing that must go elsewhere."""
 
     pixel: NDArray[np.float64]  # (2,) of the camera image, x then y: its centre now
     goal_pixel: NDArray[np.float64] | None  # (2,) its centre in the goal; None: not known
 
 
-class Difference(NamedTuple):
+class GoalDifference(NamedTuple):
     """All things that must move."""
 
-    held: Thing | None  # the one between the fingers, wherever it must go
-    others: list[Thing]  # the largest first
+    held: ObjectGoal | None  # the one between the fingers, wherever it must go
+    others: list[ObjectGoal]  # the largest first
 
 
 class _Move(NamedTuple):
@@ -70,17 +79,17 @@ class _Move(NamedTuple):
     there_m: NDArray[np.float64]  # (2,)
 
 
-class Directed:
+class Primitives:
     """Draws sequences that move what must move."""
 
-    def __init__(self, config: DirectedConfig, spec: RobotSpec) -> None:
+    def __init__(self, config: PrimitivesConfig, spec: RobotSpec) -> None:
         self._config = config
         self._camera: Camera = spec.camera
         self._limits = spec.limits
 
     def sequences(
         self,
-        difference: Difference,
+        difference: GoalDifference,
         state: NDArray[np.float64],
         n: int,
         horizon: int,
@@ -105,30 +114,30 @@ class Directed:
             actions[i] = walk(route, state[:3], horizon, stride_m, self._limits)
         return Sequences(limit_actions(actions, state[:3], self._limits), families)
 
-    def _family(self, difference: Difference, rng: np.random.Generator) -> str:
+    def _family(self, difference: GoalDifference, rng: np.random.Generator) -> str:
         n_things = len(difference.others) + (difference.held is not None)
-        if n_things > 1 and rng.random() < self._config.use_share:
-            return USE
-        return SHOVE if difference.held is None and rng.random() < self._config.shove_share else BRING
+        if n_things > 1 and rng.random() < self._config.use_fraction:
+            return USE_ON
+        return PUSH_TO if difference.held is None and rng.random() < self._config.push_to_fraction else CARRY_TO
 
     def route(
-        self, family: str, difference: Difference, hand_m: NDArray[np.float64], rng: np.random.Generator
+        self, family: str, difference: GoalDifference, hand_m: NDArray[np.float64], rng: np.random.Generator
     ) -> list[Waypoint]:
-        """Draw one way to do one kind of thing with what must move; `USE` needs two things."""
+        """Draw one way to do one kind of thing with what must move; `USE_ON` needs two things."""
         things = list(difference.others)
         thing = difference.held or things.pop(int(rng.integers(len(things))))
-        if family == SHOVE:
+        if family == PUSH_TO:
             return self._shove(thing, rng)
         grasp_m = rng.uniform(*self._config.grasp_height_m)
         route = self._lift(hand_m, rng) if difference.held else self._grasp(thing, grasp_m, rng)
-        if family == USE:
+        if family == USE_ON:
             targets = (
-                [things[int(rng.integers(len(things)))]] if rng.random() < self._config.one_target_share else things
+                [things[int(rng.integers(len(things)))]] if rng.random() < self._config.one_target_fraction else things
             )
             return route + self._stroke(thing, targets, grasp_m, rng)
         return route + self._bring(thing, grasp_m, rng)
 
-    def _grasp(self, thing: Thing, height_m: float, rng: np.random.Generator) -> list[Waypoint]:
+    def _grasp(self, thing: ObjectGoal, height_m: float, rng: np.random.Generator) -> list[Waypoint]:
         """Approach from above, close at the bottom, and lift."""
         place = self._aim(self._locate(thing.pixel, rng), rng)
         return [
@@ -143,13 +152,13 @@ class Directed:
         return [Waypoint(up, CLOSE)] if up[2] > hand_m[2] and rng.random() < 0.5 else []
 
     def _stroke(
-        self, tool: Thing, targets: Sequence[Thing], grasp_m: float, rng: np.random.Generator
+        self, tool: ObjectGoal, targets: Sequence[ObjectGoal], grasp_m: float, rng: np.random.Generator
     ) -> list[Waypoint]:
         """Set the tool down behind the targets, draw it over them, and lift it to where the goal shows it."""
         config = self._config
         end_m = rng.uniform(*config.carry_height_m)
         final = self._goal_place(tool, end_m, rng)
-        moves = self._moves(targets, rng, final if rng.random() < config.behind_tool_share else None)
+        moves = self._moves(targets, rng, final if rng.random() < config.behind_tool_fraction else None)
         here, there = np.stack([move.here_m for move in moves]), np.stack([move.there_m for move in moves])
         ahead = self._direction((there - here).mean(0), rng)
         across = np.array([-ahead[1], ahead[0]])
@@ -168,7 +177,7 @@ class Directed:
             Waypoint(np.array([*up, end_m]), CLOSE),
         ]
 
-    def _bring(self, thing: Thing, grasp_m: float, rng: np.random.Generator) -> list[Waypoint]:
+    def _bring(self, thing: ObjectGoal, grasp_m: float, rng: np.random.Generator) -> list[Waypoint]:
         """Carry a thing to where the goal shows it: in the air, or on the table and let go."""
         end_m = rng.uniform(*self._config.carry_height_m)
         final = self._goal_place(thing, end_m, rng)
@@ -181,7 +190,7 @@ class Directed:
             Waypoint(np.array([*place, end_m]), OPEN),
         ]
 
-    def _shove(self, thing: Thing, rng: np.random.Generator) -> list[Waypoint]:
+    def _shove(self, thing: ObjectGoal, rng: np.random.Generator) -> list[Waypoint]:
         """Set the closed fingers down behind a thing and push it to its place."""
         config = self._config
         (move,) = self._moves([thing], rng)
@@ -197,7 +206,7 @@ class Directed:
         ]
 
     def _moves(
-        self, things: Sequence[Thing], rng: np.random.Generator, behind_m: NDArray[np.float64] | None = None
+        self, things: Sequence[ObjectGoal], rng: np.random.Generator, behind_m: NDArray[np.float64] | None = None
     ) -> list[_Move]:
         """Return where things are and must go.
 
@@ -212,7 +221,7 @@ class Directed:
         along = np.mean(known, axis=0) if known else guess - here[0]
         return [_Move(a, a + along if b is None else b) for a, b in zip(here, there, strict=True)]
 
-    def _goal_place(self, thing: Thing, hand_m: float, rng: np.random.Generator) -> NDArray[np.float64] | None:
+    def _goal_place(self, thing: ObjectGoal, hand_m: float, rng: np.random.Generator) -> NDArray[np.float64] | None:
         """Return where the hand (2,) holds a thing at a height so that it is seen where the goal shows it."""
         if thing.goal_pixel is None:
             return None

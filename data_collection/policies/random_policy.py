@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from configs.loader import Config
-from data_collection.policies.object_detection import OPENING_OPEN, BlobConfig, find_blobs, holds, within_reach
-from data_collection.policies.primitives import USE, Difference, Directed, DirectedConfig, Thing, at_fingertips
-from data_collection.policies.waypoints import Sequences, Span, Waypoint, walk
+from data_collection.policies.object_detection import (
+    OPENING_OPEN,
+    ObjectDetectionConfig,
+    detect_objects,
+    is_holding,
+    within_reach,
+)
+from data_collection.policies.primitives import (
+    USE_ON,
+    GoalDifference,
+    ObjectGoal,
+    Primitives,
+    PrimitivesConfig,
+    at_fingertips,
+)
+from data_collection.policies.waypoints import Range, Sequences, Waypoint, walk
 from robot_bridge.robot import CLOSE, OPEN, Observation, RobotSpec
 from robot_bridge.safety import limit_actions
 
@@ -23,22 +39,34 @@ class PolicyConfig(Config):
     cannot imagine one.
     """
 
-    noise_share: float = Field(default=0.25, ge=0, le=1)  # of sequences; ours
-    carry_share: float = Field(default=0.8, ge=0, le=1)  # of those left while something is held; ours
-    use_share: float = Field(default=0.4, ge=0, le=1)  # of the other sequences while two objects are seen; ours
-    push_share: float = Field(default=0.2, ge=0, le=1)  # of the sequences that aim at one object; ours
-    use_m: Span = (0.05, 0.2)  # how far an object is to be brought with another; ours
+    renamed_keys: ClassVar[Mapping[str, str]] = {
+        "noise_share": "noise_fraction",
+        "carry_share": "carry_fraction",
+        "use_share": "use_fraction",
+        "push_share": "push_fraction",
+        "drag_share": "drag_fraction",
+        "directed": "primitives",
+        "blobs": "object_detection",
+    }
+
+    noise_fraction: float = Field(default=0.25, ge=0, le=1)  # of sequences; ours
+    carry_fraction: float = Field(default=0.8, ge=0, le=1)  # of those left while something is held; ours
+    use_fraction: float = Field(default=0.4, ge=0, le=1)  # of the other sequences while two objects are seen; ours
+    push_fraction: float = Field(default=0.2, ge=0, le=1)  # of the sequences that aim at one object; ours
+    use_m: Range = (0.05, 0.2)  # how far an object is to be brought with another; ours
     noise_sd_m: tuple[float, float, float] = (0.08, 0.08, 0.06)  # of one step; Visual Foresight's 5 cm, scaled to ours
     noise_correlation: float = Field(default=0.5, ge=0, lt=1)  # from step to step; Visual Foresight
     noise_sink_m: float = 0.02  # mean descent of a step, so that the arm meets objects; Visual Foresight has 4 cm
     autograsp_height_m: float = Field(default=0.06, gt=0)  # the gripper closes below; RoboNet's reflex
     release_probability: float = Field(default=0.12, ge=0, le=1)  # per step above that height; ours
-    stride_m: Span = (0.08, 0.2)  # longest step of a sequence, drawn from this range; ours
+    stride_m: Range = (0.08, 0.2)  # longest step of a sequence, drawn from this range; ours
     aim_sd_m: float = Field(default=0.01, ge=0)  # horizontal error of an approach; ours, grasps bear 1 cm
     grasp_height_m: float = Field(default=0.02, gt=0)  # ours, half the height of a sponge
-    drag_share: float = Field(default=0.4, ge=0, le=1)  # of carries that stay below 6 cm, which is how one wipes; ours
-    directed: DirectedConfig = DirectedConfig()
-    blobs: BlobConfig = BlobConfig()
+    drag_fraction: float = Field(
+        default=0.4, ge=0, le=1
+    )  # of carries that stay below 6 cm, which is how one wipes; ours
+    primitives: PrimitivesConfig = PrimitivesConfig()
+    object_detection: ObjectDetectionConfig = ObjectDetectionConfig()
 
     @model_validator(mode="after")
     def _check_stride(self) -> PolicyConfig:
@@ -53,7 +81,7 @@ class RandomPolicy:
     def __init__(self, config: PolicyConfig, spec: RobotSpec) -> None:
         self._config = config
         self._spec = spec
-        self._directed = Directed(config.directed, spec)
+        self._primitives = Primitives(config.primitives, spec)
         self._low = np.array(spec.limits.workspace_low_m)
         self._high = np.array(spec.limits.workspace_high_m)
 
@@ -62,7 +90,7 @@ class RandomPolicy:
 
         Objects are found in the image; nothing else is known of the scene.
         """
-        seen_m = find_blobs(observation.image, self._spec.camera, self._config.blobs).places_m
+        seen_m = detect_objects(observation.image, self._spec.camera, self._config.object_detection).places_m
         objects = seen_m[within_reach(seen_m, self._spec.limits)]
         families = [self._family(observation, len(objects), rng) for _ in range(n)]
         actions = np.empty((n, horizon, 4))
@@ -71,15 +99,15 @@ class RandomPolicy:
         return Sequences(limit_actions(actions, observation.state[:3], self._spec.limits), families)
 
     def _family(self, observation: Observation, n_objects: int, rng: np.random.Generator) -> str:
-        if rng.random() < self._config.noise_share:
+        if rng.random() < self._config.noise_fraction:
             return NOISE
-        if n_objects > 1 and rng.random() < self._config.use_share:
+        if n_objects > 1 and rng.random() < self._config.use_fraction:
             return PLAY
-        if holds(observation) and rng.random() < self._config.carry_share:
+        if is_holding(observation) and rng.random() < self._config.carry_fraction:
             return CARRY
         if not n_objects:
             return NOISE
-        return PUSH if rng.random() < self._config.push_share else GRASP
+        return PUSH if rng.random() < self._config.push_fraction else GRASP
 
     def _sequence(
         self,
@@ -92,7 +120,7 @@ class RandomPolicy:
         if family == NOISE:
             return self._noise(observation, horizon, rng)
         if family == PLAY:
-            route = self._directed.route(USE, self._made_up(observation, objects, rng), observation.state[:3], rng)
+            route = self._primitives.route(USE_ON, self._made_up(observation, objects, rng), observation.state[:3], rng)
         elif family == CARRY:
             route = self._carry(observation.state[:3], rng)
         else:
@@ -103,19 +131,21 @@ class RandomPolicy:
         limits = self._spec.limits
         return walk(route, observation.state[:3], horizon, stride_m, limits, onward=lambda: self._place(rng))
 
-    def _made_up(self, observation: Observation, objects: NDArray[np.float64], rng: np.random.Generator) -> Difference:
+    def _made_up(
+        self, observation: Observation, objects: NDArray[np.float64], rng: np.random.Generator
+    ) -> GoalDifference:
         """Make up where two objects must go, of which one is to be used on the other: that which is held, or either."""
         camera, hand_m = self._spec.camera, observation.state[:3]
         here = objects[rng.permutation(len(objects))]
-        if holds(observation):
+        if is_holding(observation):
             hidden = at_fingertips(camera.project(here), hand_m, camera)
             here = np.concatenate([hand_m[None], here if hidden is None else np.delete(here, hidden, axis=0)])
         here = here[:2]
         angle, way_m = rng.uniform(-np.pi, np.pi, 2), rng.uniform(*self._config.use_m, 2)
         there = here + np.stack([way_m * np.cos(angle), way_m * np.sin(angle), np.zeros(2)], axis=1)
         pixels, goal_pixels = camera.project(here), camera.project(np.clip(there, self._low, self._high))
-        things = [Thing(pixel, goal_pixel) for pixel, goal_pixel in zip(pixels, goal_pixels, strict=True)]
-        return Difference(things[0], things[1:]) if holds(observation) else Difference(None, things)
+        things = [ObjectGoal(pixel, goal_pixel) for pixel, goal_pixel in zip(pixels, goal_pixels, strict=True)]
+        return GoalDifference(things[0], things[1:]) if is_holding(observation) else GoalDifference(None, things)
 
     def _noise(self, observation: Observation, horizon: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Draw correlated translation of constant deviation; the gripper follows the autograsp reflex."""
@@ -152,7 +182,7 @@ class RandomPolicy:
 
     def _carry(self, held_m: NDArray[np.float64], rng: np.random.Generator) -> list[Waypoint]:
         """Lift what is held, or hardly, take it to a few random places, and sometimes let it go."""
-        drag = rng.random() < self._config.drag_share
+        drag = rng.random() < self._config.drag_fraction
         height_m = rng.uniform(0.02, 0.06) if drag else rng.uniform(0.08, self._high[2])
         lift = np.array([*held_m[:2], max(held_m[2], rng.uniform(0.06, 0.15)) if rng.random() < 0.5 else height_m])
         places = [np.array([*self._place(rng)[:2], height_m]) for _ in range(rng.integers(1, 4))]

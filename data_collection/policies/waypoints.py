@@ -19,7 +19,7 @@ def _rising(lengths: tuple[float, float]) -> tuple[float, float]:
     return lengths
 
 
-Span = Annotated[tuple[float, float], AfterValidator(_rising)]  # lengths in metres between which one is drawn
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]  # lengths in metres between which one is drawn
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,18 @@ from numpy.typing import NDArray
 from data_collection.episode import EpisodeError
 from data_collection.policies.object_detection import MOVED_M
 from data_collection.reports import chart, contact_sheet, html
-from data_collection.reports.contact_sheet import Aside
-from data_collection.reports.statistics import Census, by_time, failed, headline, moment, take_census
+from data_collection.reports.contact_sheet import QuarantineGroup
+from data_collection.reports.statistics import (
+    StepStatistics,
+    by_time,
+    failed,
+    moment,
+    read_step_statistics,
+    summary_numbers,
+)
 from data_collection.storage import index, journal
 from data_collection.storage.index import Row
-from data_collection.storage.journal import History, Value
+from data_collection.storage.journal import JournalSummary, Value
 
 _MOST_READ = 500  # episodes whose numbers are read, at 20 to 50 ms: enough for every distribution; ours
 _TAIL = 2.0  # per cent of the largest values, which share the last bar of a distribution with a long tail
@@ -32,7 +39,7 @@ class _Drawing(NamedTuple):
     words: str
 
 
-def collection_page(folder: Path, n_shown: int, seed: int) -> str:
+def collection_report(folder: Path, n_shown: int, seed: int) -> str:
     """Return the page of all episodes in a folder; it holds everything that it shows.
 
     The index and the journal are read whole; steps of at most 500 episodes, which chance draws where there are more.
@@ -51,16 +58,16 @@ def collection_page(folder: Path, n_shown: int, seed: int) -> str:
         events = journal.read(folder)
         if not rows:
             raise EpisodeError(f"{folder}: expected closed episodes, got none; collect some first")
-        history = journal.tell(events)
-        shown = contact_sheet.drawn_episodes(folder, rows, n_shown, rng)
-        census = take_census(folder, rows, _MOST_READ, rng)
-        aside = contact_sheet.set_aside(folder, _reasons(events))
+        history = journal.summarize(events)
+        shown = contact_sheet.sample_episodes(folder, rows, n_shown, rng)
+        census = read_step_statistics(folder, rows, _MOST_READ, rng)
+        aside = contact_sheet.quarantined_episodes(folder, _reasons(events))
     except OSError as error:
         raise EpisodeError(f"{folder}: expected a folder that can be read, got: {error.strerror or error}") from None
     view = {
         "name": folder.resolve().name,
         "span": f"{moment(min(row.closed_s for row in rows))} to {moment(max(row.closed_s for row in rows))}",
-        "numbers": headline(rows, events, history),
+        "numbers": summary_numbers(rows, events, history),
         "findings": _findings(rows, census, history),
         "unread": census.unread,
         "failures": _failures(history, aside),
@@ -81,7 +88,7 @@ def _reasons(events: Sequence[dict[str, Value]]) -> dict[str, str]:
     return {str(event.get("file")): str(event.get("reason")) for event in events if event["event"] == "quarantined"}
 
 
-def _findings(rows: Sequence[Row], census: Census, history: History) -> list[str]:
+def _findings(rows: Sequence[Row], census: StepStatistics, history: JournalSummary) -> list[str]:
     """Return what a person wants to know first."""
     moved, lifted = (_share(flags) for flags in ([_moved(row) for row in rows], [row.lifted for row in rows]))
     n_failed = failed(rows, history)
@@ -102,7 +109,7 @@ def _findings(rows: Sequence[Row], census: Census, history: History) -> list[str
     return findings
 
 
-def _failures(history: History, aside: Sequence[Aside]) -> list[tuple[str, int, int, int]]:
+def _failures(history: JournalSummary, aside: Sequence[QuarantineGroup]) -> list[tuple[str, int, int, int]]:
     """Return reason, attempts that were broken off, episodes that were set aside, and files that lie in quarantine."""
     kept = {part.reason: part.n for part in aside}
     names = Counter[str]() + history.dropped + history.quarantined
@@ -160,7 +167,7 @@ def _play(rows: Sequence[Row]) -> list[_Drawing]:
     ]
 
 
-def _motion(census: Census) -> list[_Drawing]:
+def _motion(census: StepStatistics) -> list[_Drawing]:
     if not len(census.table):
         return []
     moves_cm, lasted_s = 100 * census.moves_m, census.lasted_s
@@ -208,7 +215,7 @@ def _long_tailed(title: str, series: dict[str, NDArray[np.float32]], unit: str) 
     return _Drawing(title, chart.histogram(series, edges, unit), f"{'; '.join(words)}; the last bar holds all beyond.")
 
 
-def _map(census: Census) -> _Drawing:
+def _map(census: StepStatistics) -> _Drawing:
     """Return where the hand was, as the arm sees it: what is to its left is on the left, its base below."""
     places = census.hands_m[:, :2]
     edges = [np.arange(np.floor(low / _CELL_M), np.ceil(high / _CELL_M) + 1) * _CELL_M for low, high in _ranges(places)]

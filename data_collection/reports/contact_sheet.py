@@ -26,7 +26,7 @@ _TILE_WIDTH_PX = 160  # of a frame
 _PER_REASON = 3  # of those that were set aside
 
 
-class Shown(NamedTuple):
+class EpisodeStrip(NamedTuple):
     """One episode on the page."""
 
     label: str
@@ -34,20 +34,20 @@ class Shown(NamedTuple):
     strip: str  # data URI; empty where its video cannot be read
 
 
-class Aside(NamedTuple):
+class QuarantineGroup(NamedTuple):
     """What was set aside for one reason."""
 
     reason: str
     n: int
-    shown: list[Shown]
+    shown: list[EpisodeStrip]
 
 
-def drawn_episodes(folder: Path, rows: Sequence[Row], n: int, rng: np.random.Generator) -> list[Shown]:
+def sample_episodes(folder: Path, rows: Sequence[Row], n: int, rng: np.random.Generator) -> list[EpisodeStrip]:
     """Return `n` episodes that `rng` draws, or all where there are not so many, by number."""
     return [_shown(folder / rows[i].file, f"episode {rows[i].number}", _words(rows[i])) for i in _draw(rows, n, rng)]
 
 
-def set_aside(folder: Path, reasons: Mapping[str, str]) -> list[Aside]:
+def quarantined_episodes(folder: Path, reasons: Mapping[str, str]) -> list[QuarantineGroup]:
     """Return what lies in quarantine, by kind; without a quarantine, nothing.
 
     Args:
@@ -62,7 +62,7 @@ def set_aside(folder: Path, reasons: Mapping[str, str]) -> list[Aside]:
             for file in files[:_PER_REASON]
         ]
         if files:
-            found.append(Aside(kind.name, len(files), shown))
+            found.append(QuarantineGroup(kind.name, len(files), shown))
     return found
 
 
@@ -76,14 +76,14 @@ def _words(row: Row) -> str:
     return " · ".join([word for word in words if word] + ["lifted"] * row.lifted)
 
 
-def _shown(path: Path, label: str, words: str) -> Shown:
+def _shown(path: Path, label: str, words: str) -> EpisodeStrip:
     try:
         frames = read_footage(path).frames(0)
     except EpisodeError as error:
         unread = str(error).removeprefix(f"{path}: ")
-        return Shown(label, " · ".join(filter(None, [words, f"cannot be shown: {unread}"])), "")
+        return EpisodeStrip(label, " · ".join(filter(None, [words, f"cannot be shown: {unread}"])), "")
     strip = filmstrip({"": shrink(frames[spread(len(frames), _N_FRAMES)], _TILE_WIDTH_PX)})
-    return Shown(label, words, data_uri("jpeg", jpeg_bytes(strip)))
+    return EpisodeStrip(label, words, data_uri("jpeg", jpeg_bytes(strip)))
 
 
 _FRAME_S = 0.2  # each frame of an animation stands for this long

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from data_collection.episode import EpisodeError
 from data_collection.formats.robonet_file import Trajectory, read_trajectory
 from data_collection.storage.index import Row
-from data_collection.storage.journal import History, Value
+from data_collection.storage.journal import JournalSummary, Value
 
 _COLUMNS = 15  # of the table below
 
 
 @dataclass(frozen=True)
-class Census:
+class StepStatistics:
     """N steps of the episodes that were read, in their order."""
 
     table: NDArray[np.float32]  # (N, 15)
@@ -64,7 +64,7 @@ class Census:
         return self.table[:, 14]
 
 
-def take_census(folder: Path, rows: Sequence[Row], most: int, rng: np.random.Generator) -> Census:
+def read_step_statistics(folder: Path, rows: Sequence[Row], most: int, rng: np.random.Generator) -> StepStatistics:
     """Read the numbers of a folder's episodes; of more than `most`, those of as many that `rng` draws.
 
     An episode that cannot be read is told of and left out.
@@ -78,7 +78,7 @@ def take_census(folder: Path, rows: Sequence[Row], most: int, rng: np.random.Gen
             tables.append(_table(read_trajectory(folder / name)))
         except EpisodeError as error:
             unread[name] = str(error)
-    return Census(np.concatenate(tables), len(tables) - 1, unread)
+    return StepStatistics(np.concatenate(tables), len(tables) - 1, unread)
 
 
 def _table(trajectory: Trajectory) -> NDArray[np.float32]:
@@ -104,7 +104,9 @@ _BY_MINUTE_S, _BY_HOUR_S = 3 * _HOUR_S, 14 * _DAY_S  # what lasted less is shown
 _MOST_STRETCHES = 400  # about; ours
 
 
-def headline(rows: Sequence[Row], events: Sequence[Mapping[str, Value]], history: History) -> list[tuple[str, str]]:
+def summary_numbers(
+    rows: Sequence[Row], events: Sequence[Mapping[str, Value]], history: JournalSummary
+) -> list[tuple[str, str]]:
     """Return names and numbers, ready to be shown; without a journal, only what the episodes tell."""
     gap_s = longest_gap_s(rows, events)
     recorded_h = sum(row.recorded_s for row in rows) / _HOUR_S
@@ -128,7 +130,7 @@ def headline(rows: Sequence[Row], events: Sequence[Mapping[str, Value]], history
     return numbers
 
 
-def failed(rows: Sequence[Row], history: History) -> int:
+def failed(rows: Sequence[Row], history: JournalSummary) -> int:
     """Return how many attempts gave no episode; without a journal, those before the episodes that there are."""
     if not history.runs:
         return sum(row.attempt for row in rows)

@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from configs.interruption import check, sleep
-from configs.loader import Config, save
+from configs.loader import Config, migrate, save
 from data_collection.atomic_io import PART, flush, make_folder, move
 from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import ASIDE
@@ -119,7 +119,7 @@ class EpisodeFolder:
         with _refused(self.path):
             fcntl.flock(lock, fcntl.LOCK_SH)
 
-    def keep_config(self, config: Config) -> None:
+    def store_config(self, config: Config) -> None:
         """Write the configuration beside the episodes; where there are episodes, check that they were made with it.
 
         Raises:
@@ -135,7 +135,7 @@ class EpisodeFolder:
             new.rename(kept)
             flush(self.path)
 
-    def tidy(self) -> list[Row]:
+    def clean_up(self) -> list[Row]:
         """Set damaged episodes aside, remove unfinished ones, and make the index anew; with the exclusive lock held.
 
         Returns:
@@ -207,6 +207,7 @@ def _check_same(kept: Path, config: Config) -> None:
         tree = yaml.safe_load(kept.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
         raise EpisodeError(f"{kept}: expected YAML, got: {' '.join(str(error).split())}") from None
+    tree = migrate(type(config), tree)
     with suppress(ValidationError):  # what an earlier version did not know yet had the value that it now has if unasked
         tree = type(config).model_validate_json(json.dumps(tree)).model_dump(mode="json")
     before, now = _flat(tree), _flat(config.model_dump(mode="json"))

@@ -19,7 +19,7 @@ Value = str | int | float | bool | None
 
 
 @dataclass
-class History:
+class JournalSummary:
     """What a journal tells of all runs of a collection together."""
 
     dropped: Counter[str] = field(default_factory=Counter)  # attempts without an episode, by reason
@@ -84,9 +84,9 @@ def _event(line: str) -> dict[str, Value] | None:
     return None
 
 
-def tell(events: list[dict[str, Value]]) -> History:
+def summarize(events: list[dict[str, Value]]) -> JournalSummary:
     """Add up a journal. A run without an end lasted until the last thing that was heard of it."""
-    history = History()
+    history = JournalSummary()
     began_s = heard_s = 0.0
     ended: str | None = DONE  # why; None while a run goes on
     for event in events:
@@ -110,7 +110,7 @@ def _is_by_hand(name: str, event: Mapping[str, Value]) -> bool:
     return name == "quarantined" and "attempt" not in event
 
 
-def _count(history: History, name: str, event: Mapping[str, Value]) -> None:
+def _count(history: JournalSummary, name: str, event: Mapping[str, Value]) -> None:
     if name == "dropped":
         history.dropped[str(event.get("kind"))] += 1
     elif name == "quarantined":

@@ -15,7 +15,7 @@ from data_collection.storage.index import Row, describe
 
 
 @dataclass
-class Verdict:
+class VerificationResult:
     """What is sound and what is not."""
 
     n_sound: int = 0
@@ -30,7 +30,7 @@ class Verdict:
         return not self.damaged and not self.twice
 
 
-def verify(folder: Path, reads: bool, verdict: Verdict) -> Iterator[Path]:
+def verify(folder: Path, reads: bool, verdict: VerificationResult) -> Iterator[Path]:
     """Check a folder's episodes, and yield each as it is done.
 
     Args:

@@ -19,7 +19,7 @@ import typer
 from configs.command import ReportedError, run
 from data_collection.storage import index
 from data_collection.storage.folder import QUARANTINE_NAME
-from data_collection.storage.verify import Verdict, verify
+from data_collection.storage.verify import VerificationResult, verify
 
 _SETTINGS = (
     *("robot.renderer=ray", "collection.n_steps=2", "collection.steps_per_draw=[1,2]"),
@@ -128,7 +128,7 @@ def collection_kills(
             if (i + 1) % 10 == 0:
                 print(f"{i + 1} kills, {len(collection.seen)} episodes closed", file=sys.stderr, flush=True)
         collection.finish()
-    verdict = Verdict()
+    verdict = VerificationResult()
     list(verify(out, reads=True, verdict=verdict))
     left = [path.name for path in out.rglob("*.part")]
     is_same = index.listed(out) == [index.describe(out / row.file) for row in index.listed(out)]

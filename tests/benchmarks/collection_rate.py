@@ -12,8 +12,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from configs.command import run
-from data_collection.collection.config import RunConfig
-from data_collection.collection.worker import Closed, Producer
+from data_collection.collection.config import CollectionRunConfig
+from data_collection.collection.worker import ClosedEvent, EpisodeProducer
 from data_collection.formats.robonet import read_episode
 from data_collection.storage.folder import EpisodeFolder
 from robot_bridge.factory import open_robot
@@ -46,20 +46,20 @@ def collection_rate(
     steps: Annotated[int, typer.Option(min=1, help="Of an episode.")] = 50,
 ) -> None:
     """Collect in one process, and print where its CPU time goes; the simulator's own steps are the limit."""
-    config = RunConfig.load(0, [f"collection.n_steps={steps}", "collection.free_disk_floor_gib=0"])
+    config = CollectionRunConfig.load(0, [f"collection.n_steps={steps}", "collection.free_disk_floor_gib=0"])
     robot = open_robot(config.robot)
     assert isinstance(robot, SimulatedFranka)
     clock = _Clock(robot)
     with tempfile.TemporaryDirectory() as place, closing(robot):
         folder = EpisodeFolder(Path(place), config.stem("franka"))
-        producer = Producer(config, folder, robot)
+        producer = EpisodeProducer(config, folder, robot)
         list(producer.produce(0))  # opens what the first one needs
         clock.cpu_s, began_s, n_bytes = 0.0, time.process_time(), 0
         attempts = 0
         for number in range(1, episodes + 1):
             for told in producer.produce(number):
                 attempts += 1
-                n_bytes += told.row.n_bytes if isinstance(told, Closed) else 0
+                n_bytes += told.row.n_bytes if isinstance(told, ClosedEvent) else 0
         whole_s = (time.process_time() - began_s) / episodes
         paths = [folder.episode_path(number) for number in range(1, episodes + 1)]
         began_s = time.process_time()

@@ -16,7 +16,7 @@ import typer
 
 from configs.command import ReportedError, run
 from data_collection.storage import index, journal
-from data_collection.storage.verify import Verdict, verify
+from data_collection.storage.verify import VerificationResult, verify
 
 REFLEXES, FREEZES, DEATHS = 1 / 40, 1 / 500, 1 / 200  # in an episode; what unattended collections report
 _SAMPLE_S = 2.0
@@ -65,8 +65,8 @@ def _command(out: Path, log: Path, episodes: int, workers: int, steps: int) -> l
         "robot.fault_injection.deaths_per_reset": DEATHS,
         "robot.fault_injection.log": log,
         "collection.n_steps": steps,
-        "collection.gate.frozen_frames": 1,
-        "collection.gate.seen_motion_m": 0.005,
+        "collection.episode_filter.frozen_frames": 1,
+        "collection.episode_filter.seen_motion_m": 0.005,
         "supervision.restarts_per_hour": 10**6,  # 120 hours' worth of deaths come within minutes
     }
     overrides = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
@@ -89,9 +89,9 @@ def _watch(process: subprocess.Popen[str]) -> list[tuple[float, int, int]]:
 
 
 def _result(out: Path, told: dict[str, Any], happened: Counter[str], episodes: int) -> dict[str, object]:
-    verdict = Verdict()
+    verdict = VerificationResult()
     list(verify(out, reads=False, verdict=verdict))
-    history = journal.tell(journal.read(out))
+    history = journal.summarize(journal.read(out))
     begun = told["episodes"] + sum(told["dropped"].values()) + sum(told["quarantined"].values()) + told["lost"]
     return {
         "closed": told["episodes"],

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_collection.collection.progress import Account
-from data_collection.collection.status import Status
+from data_collection.collection.progress import CollectionProgress
+from data_collection.collection.status import StatusFile
 from data_collection.formats.robonet import read_episode
 from data_collection.run_data import main
 from data_collection.storage import index, journal
@@ -235,7 +235,7 @@ def test_a_run_that_was_killed_is_not_well(tmp_path: Path) -> None:
 def test_a_run_that_was_stopped_is_told_of_and_one_that_was_done_is_well(real: Path, tmp_path: Path) -> None:
     told = json.loads(answer("status", real, "--max-age-s", 1))
     assert (told["ended"], told["episodes"], told["interventions_per_day"]) == ("done", N, 0.0)
-    Status(tmp_path, Account(0, 0.0, 10, None)).beat("stopped")
+    StatusFile(tmp_path, CollectionProgress(0, 0.0, 10, None)).beat("stopped")
     assert "the run has ended: stopped" in refusal(ask("status", tmp_path), code=1)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_collection.policies.object_detection import BlobConfig
-from data_collection.policies.primitives import Difference
+from data_collection.policies.object_detection import ObjectDetectionConfig
+from data_collection.policies.primitives import GoalDifference
 from data_collection.policies.random_policy import PolicyConfig
 from planner.plan import HOLD, PREVIOUS, Situation
 from planner.proposals import DifferenceConfig, Proposals, find_difference
@@ -33,9 +33,11 @@ def _picture(*discs: Disc) -> NDArray[np.uint8]:
 
 def _difference(
     now: NDArray[np.uint8], goal: NDArray[np.uint8], opening: float = 1.0, spec: RobotSpec = SPEC
-) -> Difference:
+) -> GoalDifference:
     observation = Observation(now, np.array([0.5, -0.15, 0.1, 0.0, opening]), 0.0)
-    return find_difference(observation, model_image(goal, spec.camera.crop), spec, BlobConfig(), DifferenceConfig())
+    return find_difference(
+        observation, model_image(goal, spec.camera.crop), spec, ObjectDetectionConfig(), DifferenceConfig()
+    )
 
 
 def test_what_moved_is_found_with_its_place_in_the_goal_and_what_stayed_is_not() -> None:
@@ -74,7 +76,7 @@ def test_what_stands_out_of_reach_or_outside_the_crop_is_left_out() -> None:
 
 def test_nothing_moved_is_nothing_to_do() -> None:
     same = _picture(((0.5, 0.0), 20, PURPLE), ((0.4, 0.1), 8, ORANGE))
-    assert _difference(same, same) == Difference(None, [])
+    assert _difference(same, same) == GoalDifference(None, [])
 
 
 def test_the_thing_at_the_fingertips_is_held_when_they_are_apart() -> None:
@@ -114,7 +116,7 @@ def test_in_the_task_scenes_it_is_the_tool_and_the_targets(task: str) -> None:
             goal = model_image(make_goal(robot))
         except RobotError:
             continue
-        others = find_difference(observation, goal, robot.spec, BlobConfig(), DifferenceConfig()).others
+        others = find_difference(observation, goal, robot.spec, ObjectDetectionConfig(), DifferenceConfig()).others
         assert robot.scene.task is not None
         names = [robot.scene.task.tool.name, *robot.scene.task.targets]
         places = SPEC.camera.locate(np.stack([thing.pixel for thing in others]), 0.02)[:, :2]

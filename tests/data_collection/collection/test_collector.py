@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from data_collection.collection import collector
-from data_collection.collection.collector import Collected, CollectionConfig, Collector, Dropped
+from data_collection.collection.collector import CollectedEpisode, CollectionConfig, Collector, DroppedAttempt
 from data_collection.episode import Episode
 from robot_bridge.robot import CameraFault, Observation, RobotFault, Step
 from robot_bridge.safety import UnsafeActionError
@@ -44,12 +44,12 @@ class _Failing(SimulatedFranka):
         super().recover()
 
 
-def collect(robot: SimulatedFranka, seed: int, number: int) -> tuple[Episode | None, list[Dropped]]:
+def collect(robot: SimulatedFranka, seed: int, number: int) -> tuple[Episode | None, list[DroppedAttempt]]:
     """Return the episode, if one came of it, and the attempts before."""
     attempts = list(Collector(robot, CONFIG).attempts(seed, number))
-    episodes = [attempt.episode for attempt in attempts if isinstance(attempt, Collected)]
-    assert len(episodes) <= 1 and (not episodes or isinstance(attempts[-1], Collected))
-    return episodes[0] if episodes else None, [attempt for attempt in attempts if isinstance(attempt, Dropped)]
+    episodes = [attempt.episode for attempt in attempts if isinstance(attempt, CollectedEpisode)]
+    assert len(episodes) <= 1 and (not episodes or isinstance(attempts[-1], CollectedEpisode))
+    return episodes[0] if episodes else None, [attempt for attempt in attempts if isinstance(attempt, DroppedAttempt)]
 
 
 def episode_of(robot: SimulatedFranka, seed: int, number: int) -> Episode:
@@ -153,7 +153,7 @@ def test_attempts_come_to_an_end() -> None:
 def test_an_arm_that_cannot_recover_is_told_of() -> None:
     arm = _Failing({1: RobotFault("reflex")})
     attempts = Collector(arm, CONFIG).attempts(0, 0)
-    assert isinstance(next(attempts), Dropped)
+    assert isinstance(next(attempts), DroppedAttempt)
     arm.recover = lambda: (_ for _ in ()).throw(RobotFault("parked"))  # type: ignore[method-assign]
     with pytest.raises(RobotFault, match="parked"):
         next(attempts)

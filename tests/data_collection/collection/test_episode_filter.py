@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from data_collection.collection.episode_filter import GateConfig, Rejected, Taken, check
+from data_collection.collection.episode_filter import EpisodeFilterConfig, RecordedEpisode, RejectedEpisodeError, check
 from data_collection.episode import Episode
 from tests.data_collection.episodes import SPEC, make_episode, make_frames
 
 N_STEPS = 6
-CONFIG = GateConfig()
+CONFIG = EpisodeFilterConfig()
 CENTRE_M = np.array([0.5, 0.0, 0.15])
 MOVES_M = np.tile([[0.02, 0.0, 0.0], [0.0, 0.02, -0.01]], (3, 1))  # of a hand that plays
 
@@ -41,8 +41,8 @@ def changed(**changes: object) -> Episode:
 def judged(episode: Episode, n_steps: int = N_STEPS, clock_shift_s: float = 0.0) -> tuple[str, str]:
     """Return why an episode is refused, by kind and in words; empty texts where it passes."""
     try:
-        check(Taken(episode, n_steps, clock_shift_s), SPEC, CONFIG)
-    except Rejected as refusal:
+        check(RecordedEpisode(episode, n_steps, clock_shift_s), SPEC, CONFIG)
+    except RejectedEpisodeError as refusal:
         return refusal.kind, str(refusal)
     return "", ""
 
@@ -206,9 +206,9 @@ def test_the_most_basic_reason_is_told_first() -> None:
         {"brightness": (245.0, 10.0)},
         {"brightness": (-1.0, 245.0)},
         {"brightness": (10.0, math.nan)},
-        {"shortest_step_share": 1.5},
+        {"shortest_step_fraction": 1.5},
         {"brightness": (10.0, 256.0)},
-        {"off_command_share": 1.5},
+        {"off_command_fraction": 1.5},
         {"clock_jump_s": math.nan},
         {"clock_jump_s": 0.0},
         {"frozen_frames": 0},
@@ -217,4 +217,4 @@ def test_the_most_basic_reason_is_told_first() -> None:
 )
 def test_a_gate_that_means_nothing_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        GateConfig.model_validate(changes)
+        EpisodeFilterConfig.model_validate(changes)

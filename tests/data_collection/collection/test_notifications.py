@@ -12,16 +12,16 @@ from types import SimpleNamespace
 import pytest
 
 from data_collection.collection import notifications as module
-from data_collection.collection.config import RunConfig
-from data_collection.collection.notifications import Alerts, Logbook
-from data_collection.collection.progress import Account
+from data_collection.collection.config import CollectionRunConfig
+from data_collection.collection.notifications import EventLog, Notifier
+from data_collection.collection.progress import CollectionProgress
 from data_collection.collection.status import read_status
-from data_collection.collection.supervisor import Event, Lost, Renewed, Tick, Waiting
-from data_collection.collection.worker import Closed, Failed
+from data_collection.collection.supervisor import Event, LostEvent, ReplacedEvent, TickEvent, WaitingEvent
+from data_collection.collection.worker import ClosedEvent, FailedEvent
 from data_collection.episode import EpisodeError
 from data_collection.storage import index
 from data_collection.storage.folder import CollectionError, EpisodeFolder
-from data_collection.storage.journal import Journal, Value, read, tell
+from data_collection.storage.journal import Journal, Value, read, summarize
 from tests.data_collection.folders import row
 
 NEVER_S = 1e9
@@ -42,7 +42,7 @@ def lines(path: Path) -> list[str]:
 
 
 def test_a_change_is_told_once(told: Path) -> None:
-    alerts = Alerts(writing(told), NEVER_S)
+    alerts = Notifier(writing(told), NEVER_S)
     answers = []
     for state, text in (
         ("collecting", "nothing new"),
@@ -59,7 +59,7 @@ def test_a_change_is_told_once(told: Path) -> None:
 
 
 def test_a_command_is_waited_for_at_the_end_alone(told: Path) -> None:
-    alerts = Alerts(writing(told, "sleep 0.4"), NEVER_S)
+    alerts = Notifier(writing(told, "sleep 0.4"), NEVER_S)
     began_s = time.monotonic()
     assert alerts.change("waiting", "a") and alerts.change("dull", "b")
     assert time.monotonic() - began_s < 0.4 and not lines(told)
@@ -75,7 +75,7 @@ class Clock:
 
 def test_alerts_send_the_daily_digest_after_its_interval(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    alerts = Alerts(writing(told), 100.0)
+    alerts = Notifier(writing(told), 100.0)
     for now_s in (0.0, 50.0, 99.0, 100.0, 101.0, 199.0, 201.0, 202.0):
         clock.now_s = now_s
         alerts.digest(f"at {now_s:g} s")
@@ -85,7 +85,7 @@ def test_alerts_send_the_daily_digest_after_its_interval(told: Path, monkeypatch
 
 def test_without_a_command_nothing_is_run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(module, "subprocess", None)
-    alerts = Alerts((), 0.0)
+    alerts = Notifier((), 0.0)
     assert alerts.change("waiting", "no light") and not alerts.change("waiting", "no light")
     alerts.digest("well")
     alerts.close()
@@ -110,7 +110,7 @@ def _not_a_program(folder: Path) -> Sequence[str]:
 def test_a_command_that_does_not_work_is_only_warned_of(
     tmp_path: Path, command: Callable[[Path], Sequence[str]], words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    alerts = Alerts(command(tmp_path), NEVER_S)
+    alerts = Notifier(command(tmp_path), NEVER_S)
     assert alerts.change("waiting", "no light")
     alerts.close()
     assert alerts.change("collecting", "again")
@@ -132,7 +132,7 @@ def test_a_command_that_hangs_is_killed_with_what_it_has_started(
     told: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "_LIMIT_S", 0.5)
-    alerts = Alerts(("sh", "-c", 'sleep 300 & echo "$$ $!" >> "$0"; wait', str(told)), NEVER_S)
+    alerts = Notifier(("sh", "-c", 'sleep 300 & echo "$$ $!" >> "$0"; wait', str(told)), NEVER_S)
     alerts.change("waiting", "no light")
     alerts.close()
     (pids,) = lines(told)
@@ -146,7 +146,7 @@ def test_a_command_that_hangs_is_killed_with_what_it_has_started(
 
 def test_a_command_that_hangs_keeps_no_other_from_being_told(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LIMIT_S", 0.5)
-    alerts = Alerts(writing(told, '[ "$1" != first ] || sleep 300'), NEVER_S)
+    alerts = Notifier(writing(told, '[ "$1" != first ] || sleep 300'), NEVER_S)
     alerts.change("waiting", "first")
     alerts.change("dull", "second")
     alerts.close()
@@ -154,34 +154,34 @@ def test_a_command_that_hangs_keeps_no_other_from_being_told(told: Path, monkeyp
 
 
 def test_a_command_is_out_of_reach_of_a_terminals_interrupt(told: Path) -> None:
-    alerts = Alerts(("sh", "-c", 'cut -d" " -f5 /proc/$$/stat > "$0"', str(told)), NEVER_S)
+    alerts = Notifier(("sh", "-c", 'cut -d" " -f5 /proc/$$/stat > "$0"', str(told)), NEVER_S)
     alerts.change("ended", "stopped")
     alerts.close()
     assert int(lines(told)[0]) != os.getpgid(0)
 
 
-SETTINGS = ("robot.renderer=ray", "collection.tidying.dull_after=3")
+SETTINGS = ("robot.renderer=ray", "collection.table_reset.idle_episodes_before_reset=3")
 DULL = 6  # episodes in which nothing moves, before a person is told: twice as many as before a sweep
 
 
 @pytest.fixture(scope="module")
-def config() -> RunConfig:
-    return RunConfig.load(5, SETTINGS)
+def config() -> CollectionRunConfig:
+    return CollectionRunConfig.load(5, SETTINGS)
 
 
 class Run:
     """A run whose alerts add lines to a file beside the folder."""
 
-    def __init__(self, place: Path, config: RunConfig, digest_s: float = 1e9) -> None:
+    def __init__(self, place: Path, config: CollectionRunConfig, digest_s: float = 1e9) -> None:
         self.folder = place / "play"
         self.folder.mkdir()
-        self.account = Account(2, 36.0, 10, None)
+        self.account = CollectionProgress(2, 36.0, 10, None)
         self._told = place / "told"
         command = ("sh", "-c", 'echo "$1" >> "$0"', str(self._told))
-        changes = {"alert": command, "digest_s": digest_s}
+        changes = {"notify_command": command, "digest_s": digest_s}
         supervision = config.supervision.model_copy(update=changes)
         config = config.model_copy(update={"supervision": supervision})
-        self.logbook = Logbook(EpisodeFolder(self.folder, "lab_franka_play"), self.account, config)
+        self.logbook = EventLog(EpisodeFolder(self.folder, "lab_franka_play"), self.account, config)
 
     def take(self, *events: Event) -> None:
         """Follow events, each told to the person before the next one comes."""
@@ -198,12 +198,12 @@ class Run:
 
 
 @pytest.fixture
-def run(tmp_path: Path, config: RunConfig) -> Run:
+def run(tmp_path: Path, config: CollectionRunConfig) -> Run:
     return Run(tmp_path, config)
 
 
-def closed(number: int, swept: bool = False, dull_for: int = 0) -> Closed:
-    return Closed(row(number, 0.0), swept, dull_for)
+def closed(number: int, swept: bool = False, idle_episodes: int = 0) -> ClosedEvent:
+    return ClosedEvent(row(number, 0.0), swept, idle_episodes)
 
 
 def test_a_start_is_written_before_anything_happens(run: Run) -> None:
@@ -224,17 +224,17 @@ FAILED = {"number": 3, "attempt": 1, "kind": "bad_light", "reason": "dark"}
 DROPPED = {"event": "dropped", **FAILED, "file": None}
 ASIDE = {"event": "quarantined", **FAILED, "file": "quarantine/bad_light/x.aside"}
 CASES: list[tuple[Event, list[dict[str, object]]]] = [
-    (Failed(3, 1, "bad_light", "dark", None, False), [DROPPED]),
-    (Failed(3, 1, "bad_light", "dark", "quarantine/bad_light/x.aside", False), [ASIDE]),
+    (FailedEvent(3, 1, "bad_light", "dark", None, False), [DROPPED]),
+    (FailedEvent(3, 1, "bad_light", "dark", "quarantine/bad_light/x.aside", False), [ASIDE]),
     (
-        Lost(3, "died", True),
+        LostEvent(3, "died", True),
         [{"event": "lost", "number": 3, "given_up": True}, {"event": "restarted", "reason": "died"}],
     ),
-    (Lost(None, "died", False), [{"event": "restarted", "reason": "died"}]),
-    (Waiting("no arm", 5.0), [{"event": "waiting", "reason": "no arm", "pause_s": 5.0}]),
-    (Renewed("old"), [{"event": "renewed", "reason": "old"}]),
+    (LostEvent(None, "died", False), [{"event": "restarted", "reason": "died"}]),
+    (WaitingEvent("no arm", 5.0), [{"event": "waiting", "reason": "no arm", "pause_s": 5.0}]),
+    (ReplacedEvent("old"), [{"event": "renewed", "reason": "old"}]),
     (closed(3, swept=True), [{"event": "swept", "number": 3}]),
-    (Tick(1.0, 50), []),
+    (TickEvent(1.0, 50), []),
 ]
 
 
@@ -243,14 +243,14 @@ def test_what_happens_is_written_down_and_counted(run: Run, event: Event, notes:
     with run.logbook:
         run.take(event)
         assert run.events()[1:] == notes
-    history, account = tell(read(run.folder)), run.account
+    history, account = summarize(read(run.folder)), run.account
     assert (history.dropped, history.quarantined) == (account.dropped, account.quarantined)
     assert (history.lost, history.restarts, history.sweeps) == (account.lost, account.restarts, account.swept)
 
 
 def test_the_end_of_the_work_is_written_down_and_told(run: Run) -> None:
     with run.logbook:
-        run.take(closed(4), Failed(5, 0, "bad_light", "dark", None, False), Lost(5, "died", False))
+        run.take(closed(4), FailedEvent(5, 0, "bad_light", "dark", None, False), LostEvent(5, "died", False))
     assert run.events()[-1] == {"event": "ended", "why": "done", "closed": 1, "attempts": 3}
     assert read_status(run.folder)["ended"] == "done"
     words = f"{run.folder}: ended: done; 3 of 10 episodes, 0.01 h, 1 dropped, 1 lost"
@@ -276,7 +276,7 @@ def test_an_end_on_the_way_is_written_down_and_told(run: Run, error: BaseExcepti
     told = read_status(run.folder)
     assert (told["state"], told["ended"]) == ("ended", why)
     assert len(run.told()) == 1 and f"ended: {why}; 2 of 10 episodes" in run.told()[0]
-    assert tell([*read(run.folder), {"event": "started", "time_s": 1e10}]).interventions == 1
+    assert summarize([*read(run.folder), {"event": "started", "time_s": 1e10}]).interventions == 1
 
 
 def _fail(*_: object, **__: object) -> None:
@@ -309,7 +309,7 @@ def test_a_disk_that_is_full_at_the_end_hides_neither_the_end_nor_its_reason(
     assert len(run.told()) == 1 and "ended: " in run.told()[0]
 
 
-@pytest.mark.parametrize("event", [closed(1), Waiting("no light", 5.0)], ids=["index", "journal"])
+@pytest.mark.parametrize("event", [closed(1), WaitingEvent("no light", 5.0)], ids=["index", "journal"])
 def test_a_disk_that_is_full_on_the_way_ends_the_run(run: Run, event: Event, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="No space left"), run.logbook, monkeypatch.context() as patch:
         patch.setattr(index, "append", _fail)
@@ -320,8 +320,8 @@ def test_a_disk_that_is_full_on_the_way_ends_the_run(run: Run, event: Event, mon
 
 def test_a_person_is_told_once_when_nothing_succeeds_and_once_when_it_does(run: Run) -> None:
     with run.logbook:
-        run.take(Tick(1.0, 50), closed(0), Waiting("no light", 5.0), Waiting("still none", 10.0))
-        run.take(Failed(1, 0, "bad_light", "dark", None, False), closed(1), closed(2))
+        run.take(TickEvent(1.0, 50), closed(0), WaitingEvent("no light", 5.0), WaitingEvent("still none", 10.0))
+        run.take(FailedEvent(1, 0, "bad_light", "dark", None, False), closed(1), closed(2))
     first, second, last = run.told()
     assert "nothing succeeds for now: no light; 3 of 10 episodes" in first
     assert "collecting again; 4 of 10 episodes" in second and "1 dropped" in second
@@ -330,9 +330,9 @@ def test_a_person_is_told_once_when_nothing_succeeds_and_once_when_it_does(run: 
 
 def test_a_table_on_which_nothing_moves_is_told_of_once(run: Run) -> None:
     with run.logbook:
-        for number, dull_for in enumerate([0, 1, DULL - 1, DULL, DULL + 1, DULL + 2]):
-            run.take(closed(number, dull_for=dull_for))
-        run.take(closed(6, dull_for=0), closed(7, dull_for=DULL))
+        for number, idle_episodes in enumerate([0, 1, DULL - 1, DULL, DULL + 1, DULL + 2]):
+            run.take(closed(number, idle_episodes=idle_episodes))
+        run.take(closed(6, idle_episodes=0), closed(7, idle_episodes=DULL))
         notes = [event for event in run.events() if event["event"] == "dull"]
     assert notes == [{"event": "dull", "episodes": DULL}] * 2
     first, again, second, last = run.told()
@@ -340,10 +340,10 @@ def test_a_table_on_which_nothing_moves_is_told_of_once(run: Run) -> None:
     assert "collecting again" in again and "nothing but the arm" in second and "ended" in last
 
 
-def test_how_things_stand_is_told_after_its_time(tmp_path: Path, config: RunConfig) -> None:
+def test_how_things_stand_is_told_after_its_time(tmp_path: Path, config: CollectionRunConfig) -> None:
     run = Run(tmp_path, config, digest_s=1e-9)
     with run.logbook:
-        run.take(Tick(1.0, 50))
+        run.take(TickEvent(1.0, 50))
     assert run.told()[0] == f"{run.folder}: 2 of 10 episodes, 0.01 h"
 
 

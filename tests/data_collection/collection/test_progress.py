@@ -11,21 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_collection.collection import progress as module
-from data_collection.collection.progress import Account
-from data_collection.collection.supervisor import Event, Lost, Renewed, Tick, Waiting
-from data_collection.collection.worker import Closed, Failed
+from data_collection.collection.progress import CollectionProgress
+from data_collection.collection.supervisor import Event, LostEvent, ReplacedEvent, TickEvent, WaitingEvent
+from data_collection.collection.worker import ClosedEvent, FailedEvent
 from tests.data_collection.folders import row
 
 
-def closed(number: int = 0, swept: bool = False, dull_for: int = 0, **changes: object) -> Closed:
-    return Closed(row(number, 0.0, **changes), swept, dull_for)
+def closed(number: int = 0, swept: bool = False, idle_episodes: int = 0, **changes: object) -> ClosedEvent:
+    return ClosedEvent(row(number, 0.0, **changes), swept, idle_episodes)
 
 
 KINDS = st.sampled_from(["RobotFault", "frozen_camera", "bad_light"])
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(closed, st.integers(0, 99), st.booleans(), st.integers(0, 9), families=st.sampled_from(["push", "a,b"])),
     st.builds(
-        Failed,
+        FailedEvent,
         st.integers(0, 99),
         st.integers(0, 4),
         KINDS,
@@ -33,27 +33,27 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
         st.sampled_from([None, "x.aside"]),
         st.booleans(),
     ),
-    st.builds(Lost, st.none() | st.integers(0, 99), st.just("a process died"), st.booleans()),
-    st.builds(Waiting, st.just("nothing succeeds"), st.floats(0, 900)),
-    st.builds(Renewed, st.just("it was 6 h old")),
-    st.builds(Tick, st.floats(0, 8), st.integers(0, 900)),
+    st.builds(LostEvent, st.none() | st.integers(0, 99), st.just("a process died"), st.booleans()),
+    st.builds(WaitingEvent, st.just("nothing succeeds"), st.floats(0, 900)),
+    st.builds(ReplacedEvent, st.just("it was 6 h old")),
+    st.builds(TickEvent, st.floats(0, 8), st.integers(0, 900)),
 )
 
 
 @given(st.lists(EVENTS, max_size=40), st.integers(0, 5))
 def test_attempts_add_up_and_each_has_its_reason(events: list[Event], n_present: int) -> None:
-    account = Account(n_present, 18.0 * n_present, 100, None)
+    account = CollectionProgress(n_present, 18.0 * n_present, 100, None)
     for event in events:
         account.take(event)
-    rows = [event for event in events if isinstance(event, Closed)]
-    failures = [event for event in events if isinstance(event, Failed)]
-    losses = [event for event in events if isinstance(event, Lost)]
+    rows = [event for event in events if isinstance(event, ClosedEvent)]
+    failures = [event for event in events if isinstance(event, FailedEvent)]
+    losses = [event for event in events if isinstance(event, LostEvent)]
     n_open = sum(loss.number is not None for loss in losses)
     assert account.attempts == len(rows) + len(failures) + n_open
     assert account.dropped == Counter(failure.kind for failure in failures if failure.file is None)
     assert account.quarantined == Counter(failure.kind for failure in failures if failure.file is not None)
     assert (account.closed, account.lost, account.restarts) == (len(rows), n_open, len(losses))
-    assert account.renewals == sum(isinstance(event, Renewed) for event in events)
+    assert account.renewals == sum(isinstance(event, ReplacedEvent) for event in events)
     assert account.recorded_s == 18.0 * len(rows) and account.n_bytes == 1000 * len(rows)
     assert account.families.total() == sum(event.row.families.count(",") + 1 for event in rows)
     told = account.summary()
@@ -62,21 +62,26 @@ def test_attempts_add_up_and_each_has_its_reason(events: list[Event], n_present:
 
 
 def test_what_episodes_showed_is_counted() -> None:
-    account = Account(0, 0.0, 10, None)
+    account = CollectionProgress(0, 0.0, 10, None)
     for event in (
         closed(0, lifted=True, objects_moved_m=0.03, families="push,grasp"),
-        closed(1, swept=True, dull_for=7, objects_moved_m=0.0299, families="push"),
+        closed(1, swept=True, idle_episodes=7, objects_moved_m=0.0299, families="push"),
         closed(2, swept=True, objects_moved_m=0.5, families="noise"),
     ):
         account.take(event)
-    assert (account.lifted, account.moved, account.swept, account.dull_for) == (1, 2, 2, 0)
+    assert (account.lifted, account.moved, account.swept, account.idle_episodes) == (1, 2, 2, 0)
     assert account.summary()["families"] == {"grasp": 1, "noise": 1, "push": 2}
 
 
 def test_the_state_is_why_nothing_succeeds_until_something_does() -> None:
-    account = Account(0, 0.0, 10, None)
+    account = CollectionProgress(0, 0.0, 10, None)
     states = []
-    for event in (Waiting("no light", 5.0), Failed(0, 0, "bad_light", "dark", None, False), Tick(1.5, 70), closed()):
+    for event in (
+        WaitingEvent("no light", 5.0),
+        FailedEvent(0, 0, "bad_light", "dark", None, False),
+        TickEvent(1.5, 70),
+        closed(),
+    ):
         account.take(event)
         states.append(account.state)
     assert states == ["no light", "no light", "no light", "collecting"]
@@ -97,7 +102,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_of_episodes_the_rest_takes_as_long_as_those_before(clock: Clock) -> None:
-    account = Account(2, 36.0, 10, None, began_s=clock.now_s)
+    account = CollectionProgress(2, 36.0, 10, None, began_s=clock.now_s)
     assert account.left_s() is None
     for number, left_s in enumerate([140.0, 120.0, 100.0, 80.0]):
         clock.now_s += 20.0
@@ -111,7 +116,7 @@ def test_of_episodes_the_rest_takes_as_long_as_those_before(clock: Clock) -> Non
 
 
 def test_of_hours_the_rest_takes_as_long_as_those_before(clock: Clock) -> None:
-    account = Account(1, 100.0, 10**6, 1000.0, began_s=clock.now_s)
+    account = CollectionProgress(1, 100.0, 10**6, 1000.0, began_s=clock.now_s)
     assert account.left_s() is None
     for number in range(10):
         clock.now_s += 30.0
@@ -120,7 +125,7 @@ def test_of_hours_the_rest_takes_as_long_as_those_before(clock: Clock) -> None:
 
 
 def test_only_the_last_episodes_tell_how_long_the_rest_takes(clock: Clock) -> None:
-    account = Account(0, 0.0, 1300, None, began_s=clock.now_s)
+    account = CollectionProgress(0, 0.0, 1300, None, began_s=clock.now_s)
     for number in range(1200):
         clock.now_s += 1.0 if number < 1000 else 9.0
         account.take(closed(number))
@@ -129,19 +134,19 @@ def test_only_the_last_episodes_tell_how_long_the_rest_takes(clock: Clock) -> No
 
 
 def test_hours_are_done_when_they_are_recorded() -> None:
-    account = Account(1, 50.0, 100, 110.0)
+    account = CollectionProgress(1, 50.0, 100, 110.0)
     done = []
     for number in range(3):
         account.take(closed(number, recorded_s=20.0))
-        account.take(Tick(1.0, 10))
+        account.take(TickEvent(1.0, 10))
         done.append(account.is_done())
     assert done == [False, False, True]
-    assert not Account(10, 1e9, 10, None).is_done()  # of episodes the numbers come to an end
-    assert Account(1, 110.0, 1, 110.0).is_done()
+    assert not CollectionProgress(10, 1e9, 10, None).is_done()  # of episodes the numbers come to an end
+    assert CollectionProgress(1, 110.0, 1, 110.0).is_done()
 
 
 def test_the_longest_gap_counts_from_the_beginning(clock: Clock) -> None:
-    account = Account(0, 0.0, 10, None, began_s=clock.now_s)
+    account = CollectionProgress(0, 0.0, 10, None, began_s=clock.now_s)
     gaps = []
     for number, gap_s in enumerate([7.0, 3.0, 11.0, 2.0]):
         clock.now_s += gap_s

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 
 from data_collection.collection import status
-from data_collection.collection.progress import Account
-from data_collection.collection.status import Status, read_status
-from data_collection.collection.supervisor import Tick, Waiting
+from data_collection.collection.progress import CollectionProgress
+from data_collection.collection.status import StatusFile, read_status
+from data_collection.collection.supervisor import TickEvent, WaitingEvent
 from data_collection.episode import EpisodeError
 from data_collection.storage.folder import STATUS_NAME
 
 
-def account() -> Account:
-    return Account(3, 54.0, 10, 3600.0)
+def account() -> CollectionProgress:
+    return CollectionProgress(3, 54.0, 10, 3600.0)
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +32,8 @@ def _no_service(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_says_what_it_is_doing(tmp_path: Path) -> None:
     mine = account()
-    mine.take(Tick(1.25, 70))
-    Status(tmp_path, mine).beat()
+    mine.take(TickEvent(1.25, 70))
+    StatusFile(tmp_path, mine).beat()
     told = read_status(tmp_path)
     assert abs(told["time_s"] - time.time()) < 5 and told["process"] == os.getpid()
     expected: dict[str, object] = {
@@ -51,9 +51,9 @@ def test_a_run_says_what_it_is_doing(tmp_path: Path) -> None:
 
 def test_what_changes_little_is_written_seldom_and_an_end_at_once(tmp_path: Path) -> None:
     mine = account()
-    said = Status(tmp_path, mine)
+    said = StatusFile(tmp_path, mine)
     said.beat()
-    mine.take(Waiting("no light", 5.0))
+    mine.take(WaitingEvent("no light", 5.0))
     said.beat()
     assert read_status(tmp_path)["state"] == "collecting"
     said.beat("stopped")
@@ -64,9 +64,9 @@ def test_what_changes_little_is_written_seldom_and_an_end_at_once(tmp_path: Path
 def test_a_state_is_written_after_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "_INTERVAL_S", 0.0)
     mine = account()
-    said = Status(tmp_path, mine)
+    said = StatusFile(tmp_path, mine)
     said.beat()
-    mine.take(Waiting("no light", 5.0))
+    mine.take(WaitingEvent("no light", 5.0))
     said.beat()
     assert read_status(tmp_path)["state"] == "no light"
 
@@ -74,13 +74,13 @@ def test_a_state_is_written_after_its_time(tmp_path: Path, monkeypatch: pytest.M
 def test_whoever_reads_finds_a_whole_file_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "_INTERVAL_S", 0.0)
     mine = account()
-    said = Status(tmp_path, mine)
+    said = StatusFile(tmp_path, mine)
     said.beat()
     stop = threading.Event()
 
     def go_on() -> None:
         while not stop.is_set():
-            mine.take(Waiting("x" * (mine.restarts * 997 % 20000), 5.0))  # of many lengths
+            mine.take(WaitingEvent("x" * (mine.restarts * 997 % 20000), 5.0))  # of many lengths
             mine.restarts += 1
             said.beat()
 
@@ -98,7 +98,7 @@ def test_whoever_reads_finds_a_whole_file_at_any_moment(tmp_path: Path, monkeypa
 
 
 def test_a_full_disk_is_told_of_and_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = Status(tmp_path, account())
+    said = StatusFile(tmp_path, account())
     said.beat()
     before = (tmp_path / STATUS_NAME).read_bytes()
 
@@ -134,11 +134,11 @@ def test_the_service_manager_hears_of_the_start_and_of_every_beat(
     address = f"@{tmp_path.name}-{os.getpid()}" if is_abstract else str(place / "notify")
     with listen(address, monkeypatch) as channel:
         mine = account()
-        said = Status(tmp_path, mine)
+        said = StatusFile(tmp_path, mine)
         assert channel.recv(4096) == b"READY=1"
         said.beat()
         assert channel.recv(4096) == b"WATCHDOG=1\nSTATUS=collecting: 3 episodes"
-        mine.take(Waiting("no light", 5.0))
+        mine.take(WaitingEvent("no light", 5.0))
         said.beat()  # too soon for the file
         assert channel.recv(4096).splitlines() == [b"WATCHDOG=1", b"STATUS=no light: 3 episodes"]
 
@@ -148,7 +148,7 @@ def test_a_service_manager_that_is_dead_ends_no_run(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(place / name))
-    said = Status(tmp_path, account())
+    said = StatusFile(tmp_path, account())
     for _ in range(5):
         said.beat()
     assert read_status(tmp_path)["episodes_in_folder"] == 3
@@ -159,7 +159,7 @@ def test_a_service_manager_that_comes_back_is_told_again(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(place / "notify"))
-    said = Status(tmp_path, account())
+    said = StatusFile(tmp_path, account())
     with listen(str(place / "notify"), monkeypatch) as channel:
         said.beat()
         assert channel.recv(4096).startswith(b"WATCHDOG=1")
@@ -172,7 +172,7 @@ def test_a_service_manager_that_reads_nothing_is_not_waited_for(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with listen(str(place / "notify"), monkeypatch):
-        said = Status(tmp_path, account())
+        said = StatusFile(tmp_path, account())
         for _ in range(3000):  # more than any queue holds
             said.beat()
     assert len(caplog.records) == 1 and "could not be told" in caplog.text

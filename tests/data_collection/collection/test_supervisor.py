@@ -12,29 +12,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_collection.collection.config import RunConfig
-from data_collection.collection.supervisor import Event, Lost, Numbers, Renewed, Supervisor, Tick, Waiting
-from data_collection.collection.worker import Closed, Failed
+from data_collection.collection.config import CollectionRunConfig
+from data_collection.collection.supervisor import (
+    EpisodeNumbers,
+    Event,
+    LostEvent,
+    ReplacedEvent,
+    Supervisor,
+    TickEvent,
+    WaitingEvent,
+)
+from data_collection.collection.worker import ClosedEvent, FailedEvent
 from data_collection.storage.folder import CollectionError
 from robot_bridge.franka.config import FrankaRosConfig
 
 
 def test_gaps_are_filled_and_what_comes_back_goes_first() -> None:
-    numbers = Numbers({0, 2}, 4)
+    numbers = EpisodeNumbers({0, 2}, 4)
     assert [numbers.take(), numbers.take()] == [1, 3]
     numbers.give_back(1)
     assert [numbers.take(), numbers.take(), numbers.take(), numbers.take()] == [1, 4, 5, None]
 
 
 def test_what_is_given_up_is_replaced() -> None:
-    numbers = Numbers(set(), 2)
+    numbers = EpisodeNumbers(set(), 2)
     assert [numbers.take(), numbers.take(), numbers.take()] == [0, 1, None]
     numbers.give_up()
     assert [numbers.take(), numbers.take()] == [2, None]
 
 
 def test_nothing_is_wanted_where_there_is_enough() -> None:
-    assert Numbers({0}, -3).take() is None
+    assert EpisodeNumbers({0}, -3).take() is None
 
 
 @given(
@@ -43,7 +51,7 @@ def test_nothing_is_wanted_where_there_is_enough() -> None:
     st.lists(st.sampled_from(["take", "back", "up", "close"]), max_size=60),
 )
 def test_no_number_is_used_twice(closed: set[int], count: int, moves: list[str]) -> None:
-    numbers, used, out = Numbers(closed, count), set(closed), list[int]()
+    numbers, used, out = EpisodeNumbers(closed, count), set(closed), list[int]()
     made = 0
     for move in moves:
         if move == "take" and (number := numbers.take()) is not None:
@@ -77,13 +85,13 @@ class Run:
     """What became of a run."""
 
     def __init__(self, out: Path, n: int, changes: Sequence[str], n_workers: int = 1) -> None:
-        config = RunConfig.load(0, [*SETTINGS, *changes])
+        config = CollectionRunConfig.load(0, [*SETTINGS, *changes])
         self.events: list[Event] = []
         self.error: CollectionError | None = None
         out.mkdir(exist_ok=True)
         with Supervisor(config, out, n_workers) as supervisor:
             try:
-                for event in supervisor.run(Numbers(set(), n)):
+                for event in supervisor.run(EpisodeNumbers(set(), n)):
                     self.events.append(event)
             except CollectionError as error:
                 self.error = error
@@ -93,12 +101,12 @@ class Run:
         return [event for event in self.events if isinstance(event, kind)]
 
     def closed(self) -> list[int]:
-        return [event.row.number for event in self.events if isinstance(event, Closed)]
+        return [event.row.number for event in self.events if isinstance(event, ClosedEvent)]
 
 
 def test_a_process_that_dies_costs_its_episode_and_nothing_else(tmp_path: Path) -> None:
     run = Run(tmp_path, 4, ["robot.fault_injection.deaths_per_reset=0.5", "supervision.restarts_per_hour=1000"])
-    losses = [event for event in run.events if isinstance(event, Lost)]
+    losses = [event for event in run.events if isinstance(event, LostEvent)]
     assert run.error is None and losses and all("died" in loss.reason for loss in losses)
     assert len(run.closed()) == len(set(run.closed())) == 4
     assert run.files == sorted(f"lab_franka_play_traj{n}.hdf5" for n in run.closed())
@@ -108,7 +116,7 @@ def test_an_episode_whose_process_died_before_it_could_tell_is_not_made_again(tm
     Run(tmp_path, 1, [])
     before = (tmp_path / "lab_franka_play_traj0.hdf5").read_bytes()
     run = Run(tmp_path, 1, ["robot.fault_injection.deaths_per_reset=1"])
-    (loss,) = run.of(Lost)
+    (loss,) = run.of(LostEvent)
     assert run.error is None and run.closed() == [0] and loss.number is None and "died" in loss.reason
     assert (tmp_path / "lab_franka_play_traj0.hdf5").read_bytes() == before
 
@@ -116,15 +124,15 @@ def test_an_episode_whose_process_died_before_it_could_tell_is_not_made_again(tm
 def test_a_process_that_hangs_is_killed(tmp_path: Path) -> None:
     changes = ["robot.fault_injection.hangs_per_reset=1", "supervision.hang_s=5", "supervision.restarts_per_hour=0"]
     run = Run(tmp_path, 3, changes)
-    (loss,) = [event for event in run.events if isinstance(event, Lost)]
+    (loss,) = [event for event in run.events if isinstance(event, LostEvent)]
     assert loss.number == 0 and re.search(r"hung without a sign of life for \d+ s \(exit code -9\)", loss.reason)
     assert run.error is not None and "look at the machine" in str(run.error)
 
 
 def test_only_a_real_arm_may_not_stop_itself_as_often_as_it_likes() -> None:
-    real = RunConfig.load(0, [], "franka_ros")
+    real = CollectionRunConfig.load(0, [], "franka_ros")
     assert isinstance(real.robot, FrankaRosConfig) and real.faults_per_hour == real.robot.recovery.per_hour
-    assert RunConfig.load(0, SETTINGS).faults_per_hour == math.inf
+    assert CollectionRunConfig.load(0, SETTINGS).faults_per_hour == math.inf
 
 
 def test_an_episode_that_kills_every_process_is_given_up_for_another(tmp_path: Path) -> None:
@@ -134,37 +142,41 @@ def test_an_episode_that_kills_every_process_is_given_up_for_another(tmp_path: P
         "supervision.restarts_per_hour=4",
     ]
     run = Run(tmp_path, 1, changes)
-    losses = [event for event in run.events if isinstance(event, Lost)]
+    losses = [event for event in run.events if isinstance(event, LostEvent)]
     assert [(loss.number, loss.is_given_up) for loss in losses[:4]] == [(0, False), (0, True), (1, False), (1, True)]
     assert run.error is not None and "the last of 5 within an hour" in str(run.error) and not run.files
 
 
 def test_an_arm_that_keeps_stopping_itself_needs_a_person(tmp_path: Path) -> None:
     run = Run(tmp_path, 2, ["robot.fault_injection.reflexes_per_reset=1"])
-    failures = [event for event in run.events if isinstance(event, Failed)]
+    failures = [event for event in run.events if isinstance(event, FailedEvent)]
     assert [(f.number, f.attempt, f.kind, f.file) for f in failures] == [
         (0, 0, "RobotFault", None),
         (0, 1, "RobotFault", None),
     ]
     assert run.error is not None and "episode 0: 2 attempts failed in a row, the last with RobotFault" in str(run.error)
-    assert not run.of(Waiting)
+    assert not run.of(WaitingEvent)
 
 
 def test_reflexes_are_counted_over_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RunConfig, "faults_per_hour", 2)
-    run = Run(tmp_path, 50, ["robot.fault_injection.reflexes_per_reset=0.5", "supervision.renew_after_s=0.001"])
+    monkeypatch.setattr(CollectionRunConfig, "faults_per_hour", 2)
+    run = Run(tmp_path, 50, ["robot.fault_injection.reflexes_per_reset=0.5", "supervision.max_age_s=0.001"])
     assert run.error is not None and str(run.error).startswith(("the arm stopped itself 3 times", "episode"))
-    assert sum(failure.is_fault for failure in run.of(Failed)) <= 4
+    assert sum(failure.is_fault for failure in run.of(FailedEvent)) <= 4
 
 
 def test_a_camera_that_freezes_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
         1,
-        ["robot.fault_injection.freezes_per_reset=1", "collection.gate.frozen_frames=1", "supervision.give_up_s=8"],
+        [
+            "robot.fault_injection.freezes_per_reset=1",
+            "collection.episode_filter.frozen_frames=1",
+            "supervision.give_up_s=8",
+        ],
     )
-    waits = [event for event in run.events if isinstance(event, Waiting)]
-    failures = [event for event in run.events if isinstance(event, Failed)]
+    waits = [event for event in run.events if isinstance(event, WaitingEvent)]
+    failures = [event for event in run.events if isinstance(event, FailedEvent)]
     assert waits and waits[0].pause_s == 0.1 and all(wait.pause_s == 0.2 for wait in waits[1:])
     assert run.error is not None and "frozen_camera" in str(run.error)
     files = [failure.file for failure in failures if failure.file]
@@ -172,14 +184,14 @@ def test_a_camera_that_freezes_is_waited_for_and_then_given_up(tmp_path: Path) -
 
 
 def test_a_process_that_is_old_is_renewed_between_episodes(tmp_path: Path) -> None:
-    run = Run(tmp_path, 3, ["supervision.renew_after_s=0.001"])
+    run = Run(tmp_path, 3, ["supervision.max_age_s=0.001"])
     assert run.error is None and sorted(run.closed()) == [0, 1, 2]
-    assert len(run.of(Renewed)) == 3 and "h old" in str(run.of(Renewed)[0])
+    assert len(run.of(ReplacedEvent)) == 3 and "h old" in str(run.of(ReplacedEvent)[0])
 
 
 def test_the_burden_of_processes_is_told(tmp_path: Path) -> None:
     run = Run(tmp_path, 1, [])
-    ticks = [event for event in run.events if isinstance(event, Tick)]
+    ticks = [event for event in run.events if isinstance(event, TickEvent)]
     assert max(tick.rss_gib for tick in ticks) > 0.02 and max(tick.descriptors for tick in ticks) > 3
 
 
@@ -192,16 +204,16 @@ def test_a_name_that_is_taken_ends_the_run_and_others_end_what_they_have_begun(t
 
 
 def test_a_disk_that_is_gone_ends_the_run_in_one_line(tmp_path: Path) -> None:
-    config = RunConfig.load(0, SETTINGS)
+    config = CollectionRunConfig.load(0, SETTINGS)
     with Supervisor(config, tmp_path / "unmounted", 1) as lone, pytest.raises(CollectionError, match="unmounted"):
-        list(lone.run(Numbers(set(), 1)))
+        list(lone.run(EpisodeNumbers(set(), 1)))
 
 
 def test_an_arm_that_cannot_be_had_is_told_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROS_MASTER_URI", "http://127.0.0.1:9")  # where nobody listens
-    config = RunConfig.load(0, ["robot.connect_timeout_s=0.1"], "franka_ros")
+    config = CollectionRunConfig.load(0, ["robot.connect_timeout_s=0.1"], "franka_ros")
     with pytest.raises(CollectionError, match=r"ROS master|bootstrap"), Supervisor(config, tmp_path / "new", 1):
         pass
     assert not (tmp_path / "new").exists()

@@ -7,14 +7,20 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from data_collection.collection.collector import Collected, CollectionConfig, Collector
-from data_collection.collection.table_reset import Tidier, TidyingConfig
-from data_collection.policies.object_detection import BlobConfig, Scenery, at_the_edge, holds, survey
+from data_collection.collection.collector import CollectedEpisode, CollectionConfig, Collector
+from data_collection.collection.table_reset import TableReset, TableResetConfig
+from data_collection.policies.object_detection import (
+    ObjectDetectionConfig,
+    SceneActivity,
+    is_holding,
+    measure_activity,
+    objects_at_edge,
+)
 from robot_bridge.robot import CLOSE, OPEN, Observation
 from robot_bridge.simulation.franka import SimulatedFranka
 from tests.robot_bridge import simulated
 
-STILL, MOVING, LIFTING = Scenery(3, 0.0, False), Scenery(3, 0.1, False), Scenery(3, 0.0, True)
+STILL, MOVING, LIFTING = SceneActivity(3, 0.0, False), SceneActivity(3, 0.1, False), SceneActivity(3, 0.0, True)
 
 
 @pytest.fixture
@@ -24,8 +30,8 @@ def robot() -> Iterator[SimulatedFranka]:
     arm.close()
 
 
-def tidier(robot: SimulatedFranka, **changes: object) -> Tidier:
-    return Tidier(robot, TidyingConfig.model_validate(changes), BlobConfig())
+def tidier(robot: SimulatedFranka, **changes: object) -> TableReset:
+    return TableReset(robot, TableResetConfig.model_validate(changes), ObjectDetectionConfig())
 
 
 def places_m(robot: SimulatedFranka) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
@@ -49,30 +55,30 @@ def grasp(robot: SimulatedFranka, seen: Observation) -> Observation:
 def test_a_table_that_is_laid_anew_is_never_tidied() -> None:
     arm = simulated.franka()
     assert arm.spec.renews_scene
-    keeper = tidier(arm, sweep_every=1, dull_after=1)
+    keeper = tidier(arm, sweep_every=1, idle_episodes_before_reset=1)
     for _ in range(3):
         keeper.judge(STILL)
-    assert keeper.dull_for == 0 and not keeper.is_due(25)
+    assert keeper.idle_episodes == 0 and not keeper.is_due(25)
     arm.close()
 
 
 def test_a_sweep_is_due_every_so_often_and_when_nothing_moves(robot: SimulatedFranka) -> None:
-    keeper = tidier(robot, sweep_every=10, dull_after=2)
+    keeper = tidier(robot, sweep_every=10, idle_episodes_before_reset=2)
     assert [number for number in range(31) if keeper.is_due(number)] == [10, 20, 30]
     due = []
     for scenery in (STILL, STILL, STILL, STILL, MOVING, STILL, LIFTING, STILL):
         keeper.judge(scenery)
-        due.append((keeper.dull_for, keeper.is_due(1)))
+        due.append((keeper.idle_episodes, keeper.is_due(1)))
     assert due == [(1, False), (2, True), (3, False), (4, True), (0, False), (1, False), (0, False), (1, False)]
 
 
 def test_what_is_held_is_let_go_in_the_middle(robot: SimulatedFranka) -> None:
     for seed in range(8):
         seen = grasp(robot, robot.reset(np.random.default_rng(seed)))
-        if holds(seen):
+        if is_holding(seen):
             break
         robot._scene = None  # another scene
-    assert holds(seen), "no object of eight was grasped"
+    assert is_holding(seen), "no object of eight was grasped"
     tidier(robot).drop(seen, np.random.default_rng(0))
     after = robot.observe()
     assert after.state[4] > 0.9 and after.state[2] > 0.1
@@ -111,11 +117,11 @@ def _at_edge(arm: SimulatedFranka) -> int:
 
 def test_the_edge_is_seen_where_it_is(robot: SimulatedFranka) -> None:
     seen = robot.reset(np.random.default_rng(3))
-    seen_m = at_the_edge(seen, robot.spec, BlobConfig(), 0.6)
+    seen_m = objects_at_edge(seen, robot.spec, ObjectDetectionConfig(), 0.6)
     assert (
-        len(at_the_edge(seen, robot.spec, BlobConfig(), 1.0))
+        len(objects_at_edge(seen, robot.spec, ObjectDetectionConfig(), 1.0))
         <= len(seen_m)
-        <= len(at_the_edge(seen, robot.spec, BlobConfig(), 0.01))
+        <= len(objects_at_edge(seen, robot.spec, ObjectDetectionConfig(), 0.01))
     )
     for place in seen_m:
         assert np.linalg.norm(places_m(robot)[:, :2] - place[:2], axis=1).min() < 0.04
@@ -123,18 +129,18 @@ def test_the_edge_is_seen_where_it_is(robot: SimulatedFranka) -> None:
 
 def test_the_survey_of_a_still_scene_finds_things_and_no_motion(robot: SimulatedFranka) -> None:
     seen = robot.reset(np.random.default_rng(1))
-    scenery = survey([seen, robot.observe()], robot.spec, BlobConfig())
+    scenery = measure_activity([seen, robot.observe()], robot.spec, ObjectDetectionConfig())
     assert 1 <= scenery.objects_seen <= len(robot.scene.objects) + 1 and scenery.objects_moved_m == 0.0
     assert not scenery.lifted
 
 
 def test_the_collector_sweeps_and_says_so(robot: SimulatedFranka) -> None:
-    config = CollectionConfig(n_steps=3, steps_per_draw=(1, 3), tidying=TidyingConfig(sweep_every=2))
+    config = CollectionConfig(n_steps=3, steps_per_draw=(1, 3), table_reset=TableResetConfig(sweep_every=2))
     collector = Collector(robot, config)
     swept = []
     for number in range(4):
         last = list(collector.attempts(0, number))[-1]
-        assert isinstance(last, Collected)
+        assert isinstance(last, CollectedEpisode)
         assert last.swept == last.episode.info["swept"]
         swept.append(last.swept)
     assert swept == [False, False, True, False]

@@ -12,8 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.interruption import interruption
-from data_collection.collection.config import RunConfig
-from data_collection.collection.worker import Closed, Failed, GaveUp, Producer, Told, Watched
+from data_collection.collection.config import CollectionRunConfig
+from data_collection.collection.worker import (
+    ClosedEvent,
+    EpisodeProducer,
+    FailedEvent,
+    GaveUpEvent,
+    MonitoredRobot,
+    WorkerEvent,
+)
 from data_collection.formats.robonet import read_episode
 from data_collection.storage.folder import EpisodeFolder
 from robot_bridge.robot import OPEN, CameraFault, Observation, RobotError, RobotFault, RobotSpec, Step
@@ -74,8 +81,10 @@ class Double:
 
 
 @pytest.fixture(scope="module")
-def config() -> RunConfig:
-    return RunConfig.load(0, ["robot.renderer=ray", "collection.n_steps=3", "collection.steps_per_draw=[1, 2]"])
+def config() -> CollectionRunConfig:
+    return CollectionRunConfig.load(
+        0, ["robot.renderer=ray", "collection.n_steps=3", "collection.steps_per_draw=[1, 2]"]
+    )
 
 
 @pytest.fixture
@@ -87,37 +96,39 @@ def path_of(folder: Path, number: int) -> Path:
     return EpisodeFolder(folder, STEM).episode_path(number)
 
 
-def produce(robot: Double, config: RunConfig, folder: Path, number: int = 7) -> list[Told]:
-    return list(Producer(config, EpisodeFolder(folder, STEM), robot).produce(number))
+def produce(robot: Double, config: CollectionRunConfig, folder: Path, number: int = 7) -> list[WorkerEvent]:
+    return list(EpisodeProducer(config, EpisodeFolder(folder, STEM), robot).produce(number))
 
 
-def end_of(told: list[Told]) -> GaveUp:
+def end_of(told: list[WorkerEvent]) -> GaveUpEvent:
     """Return the last word, which is the only one of its kind."""
-    ends = [each for each in told if isinstance(each, GaveUp | Closed)]
-    assert ends == told[-1:] and isinstance(ends[0], GaveUp)
+    ends = [each for each in told if isinstance(each, GaveUpEvent | ClosedEvent)]
+    assert ends == told[-1:] and isinstance(ends[0], GaveUpEvent)
     return ends[0]
 
 
-def test_an_episode_is_closed_and_told_of(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+def test_an_episode_is_closed_and_told_of(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
     (told,) = produce(robot, config, tmp_path)
-    assert isinstance(told, Closed) and (told.row.number, told.row.n_steps, told.row.attempt) == (7, 3, 0)
+    assert isinstance(told, ClosedEvent) and (told.row.number, told.row.n_steps, told.row.attempt) == (7, 3, 0)
     episode = read_episode(tmp_path / told.row.file)
     assert episode.info["episode"] == 7 and len(episode.actions) == 3
     assert robot.calls == ["reset", "step", "step", "step"]
 
 
-def test_a_link_that_is_lost_needs_no_person(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+def test_a_link_that_is_lost_needs_no_person(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
     robot.at_step = RobotError("the driver is gone")
     told = produce(robot, config, tmp_path)
-    failed = Failed(7, 0, "RobotError", "the driver is gone", None, False)
-    assert told == [failed, GaveUp("the driver is gone", needs_person=False)]
+    failed = FailedEvent(7, 0, "RobotError", "the driver is gone", None, False)
+    assert told == [failed, GaveUpEvent("the driver is gone", needs_person=False)]
     assert not list(tmp_path.iterdir())
 
 
-def test_a_camera_that_fails_every_time_needs_no_person(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+def test_a_camera_that_fails_every_time_needs_no_person(
+    robot: Double, config: CollectionRunConfig, tmp_path: Path
+) -> None:
     robot.at_step = CameraFault("no picture in 1 s")
     told = produce(robot, config, tmp_path)
-    failures = [each for each in told if isinstance(each, Failed)]
+    failures = [each for each in told if isinstance(each, FailedEvent)]
     assert [(f.number, f.attempt, f.kind, f.reason, f.file) for f in failures] == [
         (7, attempt, "CameraFault", "no picture in 1 s", None) for attempt in range(5)
     ]
@@ -128,25 +139,31 @@ def test_a_camera_that_fails_every_time_needs_no_person(robot: Double, config: R
     assert robot.calls.count("recover") == 5
 
 
-def test_an_arm_that_stops_itself_every_time_needs_a_person(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+def test_an_arm_that_stops_itself_every_time_needs_a_person(
+    robot: Double, config: CollectionRunConfig, tmp_path: Path
+) -> None:
     robot.at_reset = RobotFault("reflex")
     told = produce(robot, config, tmp_path)
     assert len(told) == 6 and end_of(told).needs_person and "RobotFault: reflex" in end_of(told).reason
 
 
-def test_a_fault_that_cannot_be_cleared_needs_a_person(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+def test_a_fault_that_cannot_be_cleared_needs_a_person(
+    robot: Double, config: CollectionRunConfig, tmp_path: Path
+) -> None:
     robot.at_step, robot.at_recover = CameraFault("dark"), RobotFault("user stop is pressed")
     told = produce(robot, config, tmp_path)
-    assert [type(each) for each in told] == [Failed, GaveUp]
-    assert end_of(told) == GaveUp("user stop is pressed", needs_person=True)
+    assert [type(each) for each in told] == [FailedEvent, GaveUpEvent]
+    assert end_of(told) == GaveUpEvent("user stop is pressed", needs_person=True)
 
 
-def test_a_link_that_is_lost_on_the_way_back_needs_no_person(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+def test_a_link_that_is_lost_on_the_way_back_needs_no_person(
+    robot: Double, config: CollectionRunConfig, tmp_path: Path
+) -> None:
     robot.at_step, robot.at_recover = RobotFault("reflex"), RobotError("the driver is gone")
-    assert end_of(produce(robot, config, tmp_path)) == GaveUp("the driver is gone", needs_person=False)
+    assert end_of(produce(robot, config, tmp_path)) == GaveUpEvent("the driver is gone", needs_person=False)
 
 
-def test_a_name_that_is_taken_needs_a_person(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+def test_a_name_that_is_taken_needs_a_person(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
     path_of(tmp_path, 7).write_bytes(b"mine")
     end = end_of(produce(robot, config, tmp_path))
     assert end.needs_person and "traj7.hdf5: exists already" in end.reason
@@ -158,7 +175,7 @@ def _full(*_: object) -> int:
 
 
 def test_a_full_disk_needs_a_person(
-    robot: Double, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    robot: Double, config: CollectionRunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", _full)
@@ -167,7 +184,7 @@ def test_a_full_disk_needs_a_person(
 
 
 def test_a_folder_in_which_nothing_can_be_set_aside_needs_a_person(
-    robot: Double, config: RunConfig, tmp_path: Path
+    robot: Double, config: CollectionRunConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "quarantine").write_text("a file")
     robot.is_still = True
@@ -175,10 +192,12 @@ def test_a_folder_in_which_nothing_can_be_set_aside_needs_a_person(
     assert end.needs_person and "Not a directory" in end.reason
 
 
-def test_a_whole_episode_that_is_refused_is_set_aside(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+def test_a_whole_episode_that_is_refused_is_set_aside(
+    robot: Double, config: CollectionRunConfig, tmp_path: Path
+) -> None:
     robot.is_still = True
     told = produce(robot, config, tmp_path)
-    failures = [each for each in told if isinstance(each, Failed)]
+    failures = [each for each in told if isinstance(each, FailedEvent)]
     assert [failure.kind for failure in failures] == ["frozen_camera"] * 5 and not end_of(told).needs_person
     for failure in failures:
         assert failure.file == f"quarantine/frozen_camera/{STEM}_traj7_attempt{failure.attempt}.hdf5.aside"
@@ -187,26 +206,26 @@ def test_a_whole_episode_that_is_refused_is_set_aside(robot: Double, config: Run
 
 
 def test_an_attempt_that_no_file_can_hold_is_told_of_alone(
-    robot: Double, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    robot: Double, config: CollectionRunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.last_step = robot.calls.clear  # so that the arm's clock goes back
     told = produce(robot, config, tmp_path)
-    failures = [each for each in told if isinstance(each, Failed)]
+    failures = [each for each in told if isinstance(each, FailedEvent)]
     assert [(failure.kind, failure.file) for failure in failures] == [("wrong_stamps", None)] * 5
     assert not list(tmp_path.rglob("*.aside")) and not end_of(told).needs_person
 
 
-def test_after_a_fault_another_attempt_is_closed(robot: Double, config: RunConfig, tmp_path: Path) -> None:
+def test_after_a_fault_another_attempt_is_closed(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
     robot.at_step = RobotFault("reflex")
 
     def mend() -> None:
         robot.at_step = None
 
-    producer = Producer(config, EpisodeFolder(tmp_path, STEM), robot).produce(7)
+    producer = EpisodeProducer(config, EpisodeFolder(tmp_path, STEM), robot).produce(7)
     first = next(producer)
     mend()
     (second,) = list(producer)
-    assert isinstance(first, Failed) and isinstance(second, Closed) and second.row.attempt == 1
+    assert isinstance(first, FailedEvent) and isinstance(second, ClosedEvent) and second.row.attempt == 1
 
 
 class Pulse:
@@ -215,7 +234,7 @@ class Pulse:
 
 def test_every_call_of_a_watched_arm_is_a_sign_of_life(robot: Double) -> None:
     pulse = Pulse()
-    watched = Watched(robot, pulse)
+    watched = MonitoredRobot(robot, pulse)
     calls: dict[str, Callable[[], object]] = {
         "reset": lambda: watched.reset(np.random.default_rng(0)),
         "observe": watched.observe,

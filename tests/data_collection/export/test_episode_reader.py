@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from data_collection.episode import EpisodeError
-from data_collection.export.episode_reader import read_take
+from data_collection.export.episode_reader import read_episode_arrays
 from data_collection.formats.robonet import read_episode
 from tests.data_collection.episodes import GENUINE, SPEC
 from tests.data_collection.formats.test_robonet_file import write_foreign
 
 
 def test_a_take_is_the_episode_and_says_where_it_comes_from(recorded: list[Path]) -> None:
-    take, episode = read_take(recorded[0]), read_episode(recorded[0])
+    take, episode = read_episode_arrays(recorded[0]), read_episode(recorded[0])
     assert len(take.videos) == 1 and np.array_equal(take.frames(0), episode.frames)
     assert take.step_s == SPEC.step_s == 0.6
     described = json.loads(take.description())
@@ -25,12 +25,12 @@ def test_a_take_is_the_episode_and_says_where_it_comes_from(recorded: list[Path]
 
 def test_files_of_others_have_a_step_of_one(tmp_path: Path) -> None:
     write_foreign(tmp_path / "a.hdf5")
-    take = read_take(tmp_path / "a.hdf5")
+    take = read_episode_arrays(tmp_path / "a.hdf5")
     assert take.step_s == 1.0 and json.loads(take.description())["workspace_m"] is None
 
 
 def test_numbers_that_json_cannot_say_are_texts(recorded: list[Path]) -> None:
-    take = read_take(recorded[0])
+    take = read_episode_arrays(recorded[0])
     take = dataclasses.replace(take, episode=dataclasses.replace(take.episode, info={"share": float("nan")}))
     assert json.loads(take.description())["info"] == {"share": "nan"}
 
@@ -39,7 +39,7 @@ def test_all_cameras_of_a_genuine_file_are_there() -> None:
     paths = sorted(GENUINE.glob("hdf5/stanford_franka*.hdf5"))
     if not paths:
         pytest.skip("shared/data/robonet is not beside the project")
-    take = read_take(paths[0])
+    take = read_episode_arrays(paths[0])
     films = [take.frames(camera) for camera in range(3)]
     assert len(take.videos) == 3 and all(film.shape == (31, 240, 320, 3) for film in films)
     assert not np.array_equal(films[0], films[1]) and np.array_equal(films[2], read_episode(paths[0], 2).frames)
@@ -50,4 +50,4 @@ def test_a_step_that_is_none_is_refused(recorded: list[Path], monkeypatch: pytes
     episode = dataclasses.replace(read_episode(recorded[0]), info={"step_s": step_s})
     monkeypatch.setattr("data_collection.export.episode_reader.read_episode", lambda path: episode)
     with pytest.raises(EpisodeError, match=r"traj0\.hdf5: expected a step_s above 0"):
-        read_take(recorded[0])
+        read_episode_arrays(recorded[0])

@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from data_collection.episode import EpisodeError
-from data_collection.export.dataset import Dataset, FileSizes
-from data_collection.export.episode_reader import Take, read_take
+from data_collection.export.dataset import FileSizes, LeRobotWriter
+from data_collection.export.episode_reader import EpisodeArrays, read_episode_arrays
 from data_collection.export.lerobot import export_lerobot
 from data_collection.formats.robonet import write_episode
 from data_collection.formats.video import VideoConfig
@@ -96,7 +96,7 @@ def test_every_action_has_its_frame_and_the_last_frame_is_left_out(exported: Pat
     film = _film(exported / f"videos/{CAMERA}/chunk-000/file-000.mp4")
     assert len(rows) == len(film) == sum(LENGTHS)
     for number, path in enumerate(recorded):
-        take = read_take(path)
+        take = read_episode_arrays(path)
         episode, first = take.episode, sum(LENGTHS[:number])
         for t in range(LENGTHS[number]):
             row = rows[first + t]
@@ -120,7 +120,7 @@ def test_every_episode_says_where_it_is_and_where_it_came_from(exported: Path, r
         assert row[f"videos/{CAMERA}/from_timestamp"] == pytest.approx(first * 0.6)
         assert row[f"videos/{CAMERA}/to_timestamp"] == pytest.approx((first + LENGTHS[number]) * 0.6)
         assert row["source"] == path.name and json.loads(row["description"])["info"]["seed"] == number
-        episode = read_take(path).episode
+        episode = read_episode_arrays(path).episode
         assert row["stats/action/count"] == [LENGTHS[number]]
         np.testing.assert_allclose(row["stats/action/mean"], episode.actions.mean(axis=0), rtol=1e-5)
         np.testing.assert_allclose(row["stats/observation.state/max"], episode.states[:-1].max(axis=0), rtol=1e-6)
@@ -131,7 +131,7 @@ def test_every_episode_says_where_it_is_and_where_it_came_from(exported: Path, r
 def test_the_summary_is_that_of_all_frames(exported: Path, recorded: list[Path]) -> None:
     stats = _json(exported / "meta/stats.json")
     assert set(stats) == set(_json(exported / "meta/info.json")["features"])
-    episodes = [read_take(path).episode for path in recorded]
+    episodes = [read_episode_arrays(path).episode for path in recorded]
     actions = np.concatenate([episode.actions for episode in episodes])
     for name, value in {"std": actions.std(axis=0), "q90": np.quantile(actions, 0.9, axis=0)}.items():
         np.testing.assert_allclose(stats["action"][name], value, rtol=1e-5)
@@ -152,10 +152,10 @@ def test_equal_episodes_give_equal_bytes(exported: Path, recorded: list[Path], t
 
 
 def _write_in_many_files(paths: list[Path], folder: Path) -> None:
-    one_video_mib = len(read_take(paths[0]).videos[0].data) / 2**20
-    dataset = Dataset(folder, "play", FileSizes(data_mib=0.001, video_mib=2.2 * one_video_mib))
+    one_video_mib = len(read_episode_arrays(paths[0]).videos[0].data) / 2**20
+    dataset = LeRobotWriter(folder, "play", FileSizes(data_mib=0.001, video_mib=2.2 * one_video_mib))
     for path in paths:
-        dataset.append(read_take(path))
+        dataset.append(read_episode_arrays(path))
     dataset.finish()
 
 
@@ -168,7 +168,7 @@ def test_files_are_bounded_and_every_episode_is_found_in_its_own(recorded: list[
     assert (len(films), len(data), len(meta)) == (3, 3, 6)
     rows = [row for file in meta for row in pq.read_table(file).to_pylist()]
     for number, (row, path) in enumerate(zip(rows, paths, strict=True)):
-        episode = read_take(path).episode
+        episode = read_episode_arrays(path).episode
         assert (row["meta/episodes/file_index"], row["data/file_index"]) == (number, number // 2)
         rows_of_file = pq.read_table(data[number // 2]).to_pylist()
         found = [line["action"] for line in rows_of_file if line["episode_index"] == number]
@@ -265,7 +265,7 @@ def _lerobot_python() -> str:
 def _expected(paths: list[Path], file: Path) -> None:
     arrays: dict[str, NDArray[Any]] = {}
     for number, path in enumerate(paths):
-        take: Take = read_take(path)
+        take: EpisodeArrays = read_episode_arrays(path)
         for name in ("states", "actions", "commanded", "times_s"):
             arrays[f"{name}_{number}"] = getattr(take.episode, name)
         for camera in range(len(take.videos)):

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from data_collection.export.lerobot_files import Place, Reel, Tables, is_copyable, read_column
+from data_collection.export.lerobot_files import FileLocation, TableWriter, VideoWriter, is_copyable, read_column
 from data_collection.formats.video import VideoConfig, decode_video, encode_video
 from tests.data_collection.episodes import make_frames
 
 
 def test_files_are_numbered_within_chunks_of_a_thousand(tmp_path: Path) -> None:
-    place = Place()
+    place = FileLocation()
     assert place.path(tmp_path, ".mp4") == tmp_path / "chunk-000/file-000.mp4" and (tmp_path / "chunk-000").is_dir()
     for _ in range(999):
         place = place.next()
@@ -43,7 +43,7 @@ def _decoded(path: Path) -> tuple[NDArray[np.uint8], list[float]]:
 
 
 def test_copied_frames_are_the_same_at_times_that_do_not_drift(tmp_path: Path) -> None:
-    reel, wanted = Reel(tmp_path, STEP, 10**9), []
+    reel, wanted = VideoWriter(tmp_path, STEP, 10**9), []
     for seed in range(40):
         data, frames = _video(seed % 4)
         assert reel.append(data, 5) == ((0, 0), seed * 3.0, seed * 3.0 + 3.0)
@@ -56,7 +56,7 @@ def test_copied_frames_are_the_same_at_times_that_do_not_drift(tmp_path: Path) -
 
 
 def test_one_frame_can_be_sought_without_those_of_other_videos(tmp_path: Path) -> None:
-    reel = Reel(tmp_path, STEP, 10**9)
+    reel = VideoWriter(tmp_path, STEP, 10**9)
     videos = [_video(seed) for seed in range(3)]
     for data, _ in videos:
         reel.append(data, 6)
@@ -69,7 +69,7 @@ def test_one_frame_can_be_sought_without_those_of_other_videos(tmp_path: Path) -
 
 def test_the_next_file_begins_where_one_would_grow_too_large(tmp_path: Path) -> None:
     data, frames = _video(0)
-    reel = Reel(tmp_path, STEP, round(2.5 * len(data)))
+    reel = VideoWriter(tmp_path, STEP, round(2.5 * len(data)))
     spans = [reel.append(data, 6) for _ in range(5)]
     reel.close()
     assert [span.place.file for span in spans] == [0, 0, 1, 1, 2]
@@ -79,7 +79,7 @@ def test_the_next_file_begins_where_one_would_grow_too_large(tmp_path: Path) -> 
 
 def test_the_next_file_begins_where_the_encoder_was_another(tmp_path: Path) -> None:
     """A codec's header stands once in a file, and packets under a wrong one decode to nonsense or not at all."""
-    reel = Reel(tmp_path, STEP, 10**9)
+    reel = VideoWriter(tmp_path, STEP, 10**9)
     videos = [_video(0), _video(1, config=VideoConfig(preset="medium")), _video(2)]
     assert [reel.append(data, 6).place.file for data, _ in videos] == [0, 1, 2]
     reel.close()
@@ -111,7 +111,7 @@ def _rows(first: int, n: int) -> pa.Table:
 
 
 def test_the_next_table_begins_where_one_would_grow_too_large(tmp_path: Path) -> None:
-    tables = Tables(tmp_path, limit_bytes=8 * 10, group_rows=4)
+    tables = TableWriter(tmp_path, limit_bytes=8 * 10, group_rows=4)
     places = []
     for first in range(0, 21, 3):
         rows = _rows(first, 3)
@@ -127,7 +127,7 @@ def test_the_next_table_begins_where_one_would_grow_too_large(tmp_path: Path) ->
 
 
 def test_rows_that_are_larger_than_a_file_have_one_of_their_own(tmp_path: Path) -> None:
-    tables = Tables(tmp_path, limit_bytes=8, group_rows=100)
+    tables = TableWriter(tmp_path, limit_bytes=8, group_rows=100)
     for first in (0, 5):
         assert tables.place(_rows(first, 5).nbytes) == (0, first // 5)
         tables.append(_rows(first, 5))

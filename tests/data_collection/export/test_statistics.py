@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_collection.export.statistics import QUANTILES, Pixels, summarize
+from data_collection.export.statistics import QUANTILES, PixelHistogram, summarize
 
 
 def test_numbers_are_summed_up_exactly() -> None:
@@ -26,7 +26,7 @@ def test_images_are_summed_up_over_every_pixel_of_any_number_of_parts() -> None:
     rng = np.random.default_rng(1)
     frames = rng.integers(3, 200, (7, 10, 12, 3), np.uint8)
     frames[..., 2] //= 2
-    parts = Pixels.none().plus(Pixels.of(frames[:3])).plus(Pixels.of(frames[3:]))
+    parts = PixelHistogram.none().plus(PixelHistogram.of(frames[:3])).plus(PixelHistogram.of(frames[3:]))
     found, channels = parts.summarize(), frames.reshape(-1, 3) / 255
     assert found["count"] == [7] and all(np.shape(found[name]) == (3, 1, 1) for name in found if name != "count")
     wanted = {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data_collection.episode import EpisodeError
-from data_collection.export.episode_reader import read_take
+from data_collection.export.episode_reader import read_episode_arrays
 from data_collection.export.webdataset import export_shards
 from data_collection.formats.video import decode_video
 from tests.data_collection.episodes import GENUINE, make_frames
@@ -49,7 +49,7 @@ def _shards(folder: Path) -> list[str]:
 def _check(samples: list[dict[str, Any]], paths: list[Path]) -> None:
     assert [sample["__key__"] for sample in samples] == [f"{number:06d}" for number in range(len(paths))]
     for sample, path in zip(samples, paths, strict=True):
-        take = read_take(path)
+        take = read_episode_arrays(path)
         for name in ("states", "actions", "commanded", "times_s"):
             wanted = getattr(take.episode, name)
             assert sample[f"{name}.npy"].dtype == wanted.dtype and np.array_equal(sample[f"{name}.npy"], wanted)
@@ -63,7 +63,7 @@ def test_webdataset_reads_every_episode(exported: Path, recorded: list[Path]) ->
     samples = _samples(_shards(exported))
     _check(samples, recorded)
     assert [len(sample["actions.npy"]) for sample in samples] == list(LENGTHS)
-    assert samples[0]["cam0.mp4"] == read_take(recorded[0]).videos[0].data  # not encoded again
+    assert samples[0]["cam0.mp4"] == read_episode_arrays(recorded[0]).videos[0].data  # not encoded again
 
 
 def test_shards_are_bounded_and_listed(recorded: list[Path], tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_all_cameras_of_a_genuine_file_are_there(tmp_path: Path) -> None:
     export_shards(paths, tmp_path / "out", on_episode=_nothing)
     samples = _samples(_shards(tmp_path / "out"))
     _check(samples, paths)
-    assert samples[0]["cam2.mp4"] == read_take(paths[0]).videos[2].data
+    assert samples[0]["cam2.mp4"] == read_episode_arrays(paths[0]).videos[2].data
 
 
 def test_what_cannot_be_exported_is_refused_and_nothing_left(recorded: list[Path], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_collection.policies.object_detection import BlobConfig, find_blobs
+from data_collection.policies.object_detection import ObjectDetectionConfig, detect_objects
 from robot_bridge.camera import Camera
 
 CAMERA = Camera(
@@ -18,42 +18,44 @@ def _picture(*discs: tuple[tuple[float, float], tuple[int, int, int]]) -> NDArra
     image = np.full((240, 320, 3), 45, np.uint8)
     rows, columns = np.mgrid[:240, :320]
     for (x, y), colour in discs:
-        column, row = CAMERA.project(np.array([[x, y, BlobConfig().height_m]]))[0]
+        column, row = CAMERA.project(np.array([[x, y, ObjectDetectionConfig().height_m]]))[0]
         image[(columns - column) ** 2 + (rows - row) ** 2 < 6**2] = colour
     return image
 
 
 def test_coloured_discs_are_placed_to_the_millimetre() -> None:
     places = [(0.45, -0.1), (0.55, 0.12)]
-    found = find_blobs(_picture((places[0], RED), (places[1], GREEN)), CAMERA, BlobConfig()).places_m
+    found = detect_objects(_picture((places[0], RED), (places[1], GREEN)), CAMERA, ObjectDetectionConfig()).places_m
     assert found.shape == (2, 3)
     for place in places:
         assert np.linalg.norm(found[:, :2] - place, axis=1).min() < 0.002
 
 
 def test_touching_things_of_two_hues_are_two() -> None:
-    found = find_blobs(_picture(((0.5, 0.0), RED), ((0.5, 0.025), GREEN)), CAMERA, BlobConfig())
+    found = detect_objects(_picture(((0.5, 0.0), RED), ((0.5, 0.025), GREEN)), CAMERA, ObjectDetectionConfig())
     assert len(found.places_m) == 2
 
 
 def test_red_is_one_colour_although_its_hue_wraps_around() -> None:
-    found = find_blobs(_picture(((0.5, 0.0), (220, 20, 30)), ((0.4, 0.1), (220, 30, 20))), CAMERA, BlobConfig())
+    found = detect_objects(
+        _picture(((0.5, 0.0), (220, 20, 30)), ((0.4, 0.1), (220, 30, 20))), CAMERA, ObjectDetectionConfig()
+    )
     assert len(found.places_m) == 2
     halves = _picture(((0.5, 0.0), (220, 20, 26)))
     halves[:, :160][halves[:, :160, 0] == 220] = (220, 26, 20)
-    assert len(find_blobs(halves, CAMERA, BlobConfig()).places_m) == 1
+    assert len(detect_objects(halves, CAMERA, ObjectDetectionConfig()).places_m) == 1
 
 
 @pytest.mark.parametrize("image", [_picture(), _picture(((0.5, 0.0), WHITE)), np.zeros((240, 320, 3), np.uint8)])
 def test_grey_white_and_black_are_nothing(image: NDArray[np.uint8]) -> None:
-    found = find_blobs(image, CAMERA, BlobConfig())
+    found = detect_objects(image, CAMERA, ObjectDetectionConfig())
     assert found.places_m.shape == (0, 3) and found.masks.shape == (0, 240, 320)
 
 
 def test_specks_are_nothing() -> None:
     image = _picture()
     image[100:103, 100:103] = ORANGE
-    assert len(find_blobs(image, CAMERA, BlobConfig()).places_m) == 0
+    assert len(detect_objects(image, CAMERA, ObjectDetectionConfig()).places_m) == 0
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
@@ -63,12 +65,12 @@ def test_how_many_pixels_the_camera_has_does_not_matter(factor: int) -> None:
     image = np.full((240 * factor, 320 * factor, 3), 45, np.uint8)
     for radius, column in ((3.0, 100), (2.5, 200)):
         cv2.circle(image, (column * factor, 120 * factor), round(radius * factor), GREEN, -1)
-    (pixel,) = find_blobs(image, camera, BlobConfig(min_area_px=30)).pixels
+    (pixel,) = detect_objects(image, camera, ObjectDetectionConfig(min_area_px=30)).pixels
     np.testing.assert_allclose(pixel, [100 * factor, 120 * factor], atol=1)
 
 
 def test_a_blob_knows_its_hue_and_its_pixels() -> None:
-    found = find_blobs(_picture(((0.5, 0.0), GREEN), ((0.4, 0.1), (220, 20, 26))), CAMERA, BlobConfig())
+    found = detect_objects(_picture(((0.5, 0.0), GREEN), ((0.4, 0.1), (220, 20, 26))), CAMERA, ObjectDetectionConfig())
     green = int(np.argmin(np.abs(found.hues - 65)))
     assert abs(found.hues[green] - 65) < 2
     assert min(abs(found.hues[1 - green] - 179), found.hues[1 - green]) < 2
@@ -82,6 +84,6 @@ def test_a_thing_on_one_of_a_near_hue_is_told_apart_although_their_edge_is_blend
     image = _picture()
     cv2.circle(image, (column, row), 40, plate, -1, cv2.LINE_AA)
     cv2.circle(image, (column + 5, row), 8, thing, -1, cv2.LINE_AA)
-    found = find_blobs(cv2.GaussianBlur(image, (5, 5), 0).astype(np.uint8), CAMERA, BlobConfig())
+    found = detect_objects(cv2.GaussianBlur(image, (5, 5), 0).astype(np.uint8), CAMERA, ObjectDetectionConfig())
     assert len(found.places_m) == 2
     np.testing.assert_allclose(found.pixels[1], [column + 5, row], atol=1)

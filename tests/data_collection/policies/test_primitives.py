@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from data_collection.policies.primitives import BRING, SHOVE, USE, Difference, Directed, DirectedConfig, Thing
+from data_collection.policies.primitives import (
+    CARRY_TO,
+    PUSH_TO,
+    USE_ON,
+    GoalDifference,
+    ObjectGoal,
+    Primitives,
+    PrimitivesConfig,
+)
 from robot_bridge.camera import Camera
 from robot_bridge.robot import CLOSE, OPEN, RobotSpec
 from robot_bridge.safety import MotionLimits, limit_actions
@@ -21,21 +29,21 @@ STATE = np.array([0.45, 0.0, 0.15, 0.0, 1.0])
 TOOL_M, THING_M, THERE_M = np.array([0.5, -0.14]), np.array([0.52, 0.02]), np.array([0.52, 0.16])
 
 
-def _thing(here_m: NDArray[np.float64], there_m: NDArray[np.float64] | None) -> Thing:
+def _thing(here_m: NDArray[np.float64], there_m: NDArray[np.float64] | None) -> ObjectGoal:
     pixels = SPEC.camera.project(np.array([[*place, 0.02] for place in (here_m, there_m) if place is not None]))
-    return Thing(pixels[0], None if there_m is None else pixels[1])
+    return ObjectGoal(pixels[0], None if there_m is None else pixels[1])
 
 
 TOOL, TARGET = _thing(TOOL_M, np.array([0.5, 0.1])), _thing(THING_M, THERE_M)
 
 
-def _exact(**changes: object) -> Directed:
+def _exact(**changes: object) -> Primitives:
     told = {"aim_sd_m": 0.0, "turn_sd_rad": 0.0, "seen_height_m": (0.02, 0.02), "grasp_height_m": (0.02, 0.02)}
-    return Directed(DirectedConfig.model_validate({**told, **changes}), SPEC)
+    return Primitives(PrimitivesConfig.model_validate({**told, **changes}), SPEC)
 
 
 def _draw(
-    directed: Directed, difference: Difference, n: int = 200, horizon: int = 10
+    directed: Primitives, difference: GoalDifference, n: int = 200, horizon: int = 10
 ) -> tuple[NDArray[np.float64], list[str]]:
     drawn = directed.sequences(difference, STATE, n, horizon, np.random.default_rng(0))
     assert drawn.actions.shape == (n, horizon, 4) and len(drawn.families) == n
@@ -44,25 +52,27 @@ def _draw(
 
 
 def test_nothing_to_move_is_no_candidate() -> None:
-    drawn = Directed(DirectedConfig(), SPEC).sequences(Difference(None, []), STATE, 5, 10, np.random.default_rng(0))
+    drawn = Primitives(PrimitivesConfig(), SPEC).sequences(
+        GoalDifference(None, []), STATE, 5, 10, np.random.default_rng(0)
+    )
     assert drawn.actions.shape == (0, 10, 4) and drawn.families == []
 
 
 def test_the_families_have_their_shares() -> None:
-    _, families = _draw(Directed(DirectedConfig(), SPEC), Difference(None, [TOOL, TARGET]), n=1000)
-    assert families.count(USE) / 1000 == pytest.approx(0.9, abs=0.03)
-    assert families.count(SHOVE) / 1000 == pytest.approx(0.1 * 0.3, abs=0.015)
+    _, families = _draw(Primitives(PrimitivesConfig(), SPEC), GoalDifference(None, [TOOL, TARGET]), n=1000)
+    assert families.count(USE_ON) / 1000 == pytest.approx(0.9, abs=0.03)
+    assert families.count(PUSH_TO) / 1000 == pytest.approx(0.1 * 0.3, abs=0.015)
 
 
 def test_a_single_thing_is_brought_or_shoved_and_what_is_held_is_never_shoved() -> None:
-    assert set(_draw(_exact(), Difference(None, [TARGET]))[1]) == {BRING, SHOVE}
-    assert set(_draw(_exact(), Difference(TOOL, []))[1]) == {BRING}
-    assert set(_draw(_exact(), Difference(TOOL, [TARGET]))[1]) == {USE, BRING}
+    assert set(_draw(_exact(), GoalDifference(None, [TARGET]))[1]) == {CARRY_TO, PUSH_TO}
+    assert set(_draw(_exact(), GoalDifference(TOOL, []))[1]) == {CARRY_TO}
+    assert set(_draw(_exact(), GoalDifference(TOOL, [TARGET]))[1]) == {USE_ON, CARRY_TO}
 
 
 def test_a_tool_is_grasped_and_drawn_over_the_target_towards_its_place() -> None:
-    directed = _exact(use_share=1.0, one_target_share=0.0)
-    drawn = directed.sequences(Difference(None, [TOOL, TARGET]), STATE, 100, 14, np.random.default_rng(0))
+    directed = _exact(use_fraction=1.0, one_target_fraction=0.0)
+    drawn = directed.sequences(GoalDifference(None, [TOOL, TARGET]), STATE, 100, 14, np.random.default_rng(0))
     hands = STATE[:3] + drawn.actions[..., :3].cumsum(1)
     stroked = 0
     for path, actions in zip(hands, drawn.actions, strict=True):
@@ -81,13 +91,15 @@ def test_a_tool_is_grasped_and_drawn_over_the_target_towards_its_place() -> None
 
 
 def test_what_is_held_is_used_without_letting_go() -> None:
-    drawn = _exact(use_share=1.0).sequences(Difference(TOOL, [TARGET]), STATE, 50, 10, np.random.default_rng(0))
+    drawn = _exact(use_fraction=1.0).sequences(GoalDifference(TOOL, [TARGET]), STATE, 50, 10, np.random.default_rng(0))
     assert (drawn.actions[..., 3] == CLOSE).all()
 
 
 def test_a_brought_thing_ends_where_the_goal_shows_it() -> None:
-    difference = Difference(None, [TARGET])
-    drawn = _exact(shove_share=0.0, hang_m=(0.0, 0.0)).sequences(difference, STATE, 100, 12, np.random.default_rng(0))
+    difference = GoalDifference(None, [TARGET])
+    drawn = _exact(push_to_fraction=0.0, hang_m=(0.0, 0.0)).sequences(
+        difference, STATE, 100, 12, np.random.default_rng(0)
+    )
     hands = STATE[:3] + drawn.actions[..., :3].cumsum(1)
     carried = drawn.actions[:, -1, 3] == CLOSE
     assert 20 < carried.sum() < 80
@@ -100,21 +112,21 @@ def test_a_brought_thing_ends_where_the_goal_shows_it() -> None:
 @pytest.mark.parametrize("held", [True, False])
 def test_things_that_the_goal_hides_are_moved_somewhere(held: bool) -> None:
     hidden = _thing(THING_M, None)
-    difference = Difference(hidden, [hidden]) if held else Difference(None, [hidden, hidden])
-    hands, _ = _draw(Directed(DirectedConfig(), SPEC), difference)
+    difference = GoalDifference(hidden, [hidden]) if held else GoalDifference(None, [hidden, hidden])
+    hands, _ = _draw(Primitives(PrimitivesConfig(), SPEC), difference)
     assert np.isfinite(hands).all()
 
 
 def test_what_the_goal_hides_is_drawn_to_where_it_shows_the_tool() -> None:
     """Held 10 cm above its place, the tool hides in the goal what it was drawn over."""
     above = SPEC.camera.project(np.array([[0.42, 0.15, 0.1]]))[0]
-    held, hidden = Thing(TOOL.pixel, above), _thing(THING_M, None)
+    held, hidden = ObjectGoal(TOOL.pixel, above), _thing(THING_M, None)
     towards = np.array([0.42, 0.15]) - THING_M
 
     def along(share: float) -> NDArray[np.float64]:
-        directed = _exact(behind_tool_share=share, use_share=1.0, carry_height_m=(0.1, 0.1), hang_m=(0.0, 0.0))
-        hands, families = _draw(directed, Difference(held, [hidden]))
-        assert set(families) == {USE}
+        directed = _exact(behind_tool_fraction=share, use_fraction=1.0, carry_height_m=(0.1, 0.1), hang_m=(0.0, 0.0))
+        hands, families = _draw(directed, GoalDifference(held, [hidden]))
+        assert set(families) == {USE_ON}
         low = [hand[hand[:, 2] < 0.05][:, :2] for hand in hands]
         ways = np.array([places[-1] - places[0] for places in low if len(places) > 1])
         lengths = np.linalg.norm(ways, axis=1) * np.linalg.norm(towards)
@@ -124,7 +136,7 @@ def test_what_the_goal_hides_is_drawn_to_where_it_shows_the_tool() -> None:
 
 
 def test_the_same_seed_draws_the_same() -> None:
-    directed, difference = Directed(DirectedConfig(), SPEC), Difference(None, [TOOL, TARGET])
+    directed, difference = Primitives(PrimitivesConfig(), SPEC), GoalDifference(None, [TOOL, TARGET])
     first, second = (directed.sequences(difference, STATE, 20, 10, np.random.default_rng(3)) for _ in range(2))
     np.testing.assert_array_equal(first.actions, second.actions)
     assert first.families == second.families

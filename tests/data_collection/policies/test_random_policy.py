@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from configs.loader import Config, load
-from data_collection.policies.primitives import DirectedConfig
+from data_collection.policies.primitives import PrimitivesConfig
 from data_collection.policies.random_policy import CARRY, GRASP, NOISE, PLAY, PUSH, PolicyConfig, RandomPolicy
 from robot_bridge.robot import CLOSE, OPEN, Observation
 from robot_bridge.safety import limit_actions
@@ -55,7 +55,7 @@ def test_noise_keeps_its_deviation_and_correlates_with_the_step_before_only(
         update={"workspace_low_m": (-9.0,) * 3, "workspace_high_m": (9.0,) * 3, "step_limit_m": 9.0}
     )
     spec = robot.spec.__class__(robot.spec.name, wide, robot.spec.camera, robot.spec.step_s)
-    config = PolicyConfig(noise_share=1.0)
+    config = PolicyConfig(noise_fraction=1.0)
     actions = RandomPolicy(config, spec).sequences(seen, 4000, 10, np.random.default_rng(0)).actions
     np.testing.assert_allclose(actions[..., 0].std(axis=0), config.noise_sd_m[0], rtol=0.05)
     correlation = np.asarray(np.corrcoef(actions[..., 0].T))
@@ -64,7 +64,7 @@ def test_noise_keeps_its_deviation_and_correlates_with_the_step_before_only(
 
 
 def test_the_autograsp_reflex_closes_low_and_opens_only_high(robot: SimulatedFranka, seen: Observation) -> None:
-    config = PolicyConfig(noise_share=1.0)
+    config = PolicyConfig(noise_fraction=1.0)
     actions = RandomPolicy(config, robot.spec).sequences(seen, 300, 10, np.random.default_rng(0)).actions
     heights = seen.state[2] + actions[..., 2].cumsum(axis=1)
     low = heights < config.autograsp_height_m - 1e-6
@@ -75,7 +75,7 @@ def test_the_autograsp_reflex_closes_low_and_opens_only_high(robot: SimulatedFra
 
 def test_directed_sequences_lift_things(robot: SimulatedFranka) -> None:
     """Grasps aimed at blobs of the image hold something far more often than blind noise does."""
-    config = PolicyConfig(noise_share=0.0, push_share=0.0, use_share=0.0)
+    config = PolicyConfig(noise_fraction=0.0, push_fraction=0.0, use_fraction=0.0)
     policy = RandomPolicy(config, robot.spec)
     held = 0
     for seed in range(10):
@@ -106,18 +106,18 @@ def test_without_anything_in_sight_there_is_only_noise(robot: SimulatedFranka, s
     ) == {NOISE}
 
 
-@pytest.mark.parametrize("config", [PolicyConfig, DirectedConfig])
-def test_a_stride_of_nothing_is_refused(config: type[PolicyConfig | DirectedConfig]) -> None:
+@pytest.mark.parametrize("config", [PolicyConfig, PrimitivesConfig])
+def test_a_stride_of_nothing_is_refused(config: type[PolicyConfig | PrimitivesConfig]) -> None:
     with pytest.raises(ValidationError, match="stride_m must be above 0"):
         config(stride_m=(0.0, 0.2))
 
 
 @pytest.mark.parametrize(
-    ("config", "name"), [(PolicyConfig, "use_m"), (PolicyConfig, "stride_m"), (DirectedConfig, "behind_m")]
+    ("config", "name"), [(PolicyConfig, "use_m"), (PolicyConfig, "stride_m"), (PrimitivesConfig, "behind_m")]
 )
 @pytest.mark.parametrize("lengths", [(0.08, 0.04), (-0.1, 0.2)])
 def test_lengths_that_cannot_be_drawn_from_are_refused(
-    config: type[PolicyConfig | DirectedConfig], name: str, lengths: tuple[float, float]
+    config: type[PolicyConfig | PrimitivesConfig], name: str, lengths: tuple[float, float]
 ) -> None:
     with pytest.raises(ValidationError, match="expected two lengths"):
         config.model_validate({name: lengths})
@@ -125,7 +125,7 @@ def test_lengths_that_cannot_be_drawn_from_are_refused(
 
 def test_things_are_used_on_things(robot: SimulatedFranka) -> None:
     """One thing in the hand touches another and moves it: what a model must have seen to imagine wiping."""
-    policy = RandomPolicy(PolicyConfig(noise_share=0.0, use_share=1.0, aim_sd_m=0.0), robot.spec)
+    policy = RandomPolicy(PolicyConfig(noise_fraction=0.0, use_fraction=1.0, aim_sd_m=0.0), robot.spec)
     moved = 0
     for seed in range(8):
         rng = np.random.default_rng(seed)

@@ -13,7 +13,7 @@ from data_collection.atomic_io import make_folder
 from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import write_episode
 from data_collection.reports import collection_report as module
-from data_collection.reports.collection_report import collection_page
+from data_collection.reports.collection_report import collection_report
 from data_collection.storage import index
 from data_collection.storage.folder import QUARANTINE_NAME
 from tests.data_collection.episodes import SPEC, make_episode
@@ -49,11 +49,11 @@ class _Page(HTMLParser):
 
 
 def _page(folder: Path, n_shown: int = 2, seed: int = 0) -> _Page:
-    return _Page(collection_page(folder, n_shown, seed))
+    return _Page(collection_report(folder, n_shown, seed))
 
 
 def test_it_needs_nothing_but_itself(tmp_path: Path) -> None:
-    html = collection_page(make_collection(tmp_path, 3), 2, 0)
+    html = collection_report(make_collection(tmp_path, 3), 2, 0)
     page = _Page(html)
     assert len(page.images) == 2 and all(each.startswith("data:image/jpeg;base64,") for each in page.images)
     assert "http" not in html and "<script" not in html and not re.search(r"@import|url\(", html)
@@ -77,9 +77,9 @@ def test_the_numbers_are_those_of_the_folder(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_page_and_another_other_episodes(tmp_path: Path) -> None:
     make_collection(tmp_path, 6)
-    first = collection_page(tmp_path, 2, 0)
-    assert first == collection_page(tmp_path, 2, 0)
-    assert {tuple(re.findall(r"<h3>(episode \d)", collection_page(tmp_path, 2, seed))) for seed in range(4)} > {
+    first = collection_report(tmp_path, 2, 0)
+    assert first == collection_report(tmp_path, 2, 0)
+    assert {tuple(re.findall(r"<h3>(episode \d)", collection_report(tmp_path, 2, seed))) for seed in range(4)} > {
         tuple(re.findall(r"<h3>(episode \d)", first))
     }
 
@@ -127,18 +127,18 @@ def test_a_folder_without_episodes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     for folder, words in {tmp_path: "got none", tmp_path / "none": "No such", tmp_path / "file": "Not a dir"}.items():
         with pytest.raises(EpisodeError, match=words) as refused:
-            collection_page(folder, 3, 0)
+            collection_report(folder, 3, 0)
         assert str(folder) in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_folder_of_damaged_or_foreign_files_is_refused_by_name(tmp_path: Path) -> None:
     episode_path(tmp_path, 7).write_bytes(b"nothing")
     with pytest.raises(EpisodeError, match="traj7"):
-        collection_page(tmp_path, 3, 0)
+        collection_report(tmp_path, 3, 0)
 
 
 def test_the_name_of_a_folder_is_escaped(tmp_path: Path) -> None:
-    html = collection_page(make_collection(tmp_path / "<b>&", 1), 0, 0)
+    html = collection_report(make_collection(tmp_path / "<b>&", 1), 0, 0)
     assert "<b>" not in html and "Collection &lt;b&gt;&amp;" in html
 
 
@@ -150,7 +150,7 @@ def _chart(html: str, title: str) -> str:
 
 
 def test_the_episodes_of_each_minute_are_counted(tmp_path: Path) -> None:
-    html = collection_page(make_collection(tmp_path, 5, every_s=25.0), 0, 0)  # from 40 s after a full minute on
+    html = collection_report(make_collection(tmp_path, 5, every_s=25.0), 0, 0)  # from 40 s after a full minute on
     counts = re.findall(r"<title>\d\d:\d\d: (\d)</title>", _chart(html, "Episodes closed in each minute"))
     assert counts == ["1", "3", "1"]
 
@@ -159,7 +159,7 @@ def test_the_map_shows_what_is_left_of_the_arm_on_the_left_and_what_is_near_belo
     states = make_episode(3).states.copy()
     states[:, :2] = [[0.5, 0.0], [0.35, 0.15], [0.35, 0.15], [0.65, -0.15]]  # twice near and to the left, then far
     write_episode(make_episode(3, states=states), episode_path(tmp_path, 0), SPEC)
-    svg = _chart(collection_page(tmp_path, 0, 0), "Where the hand was")
+    svg = _chart(collection_report(tmp_path, 0, 0), "Where the hand was")
     cells = re.findall(r'<rect x="([\d.]+)" y="([\d.]+)"[^>]*fill-opacity="([\d.]+)"', svg)
     places = {opacity: (float(x), float(y)) for x, y, opacity in cells}
     assert set(places) == {"1.00", "0.71"}

@@ -7,16 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_collection.reports.statistics import by_time, duration, failed, headline, longest_gap_s, size, take_census
+from data_collection.reports.statistics import (
+    by_time,
+    duration,
+    failed,
+    longest_gap_s,
+    read_step_statistics,
+    size,
+    summary_numbers,
+)
 from data_collection.storage import index, journal
-from data_collection.storage.journal import History, Value
+from data_collection.storage.journal import JournalSummary, Value
 from tests.data_collection.episodes import make_episode
 from tests.data_collection.folders import BEGAN_S, episode_path, make_collection, row
 
 
 def test_it_holds_what_was_recorded(tmp_path: Path) -> None:
     rows = index.read(make_collection(tmp_path, 2))
-    census = take_census(tmp_path, rows, 10, np.random.default_rng(0))
+    census = read_step_statistics(tmp_path, rows, 10, np.random.default_rng(0))
     episodes = [make_episode(3, seed=number) for number in range(2)]
     assert census.n_episodes == 2 and not census.unread and len(census.table) == 6
     for name, expected in {
@@ -35,9 +43,9 @@ def test_it_holds_what_was_recorded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("most", "n_read"), [(0, 0), (2, 2), (5, 4)])
 def test_no_more_than_as_many_as_asked_for_are_read(tmp_path: Path, most: int, n_read: int) -> None:
     rows = index.read(make_collection(tmp_path, 4))
-    census = take_census(tmp_path, rows, most, np.random.default_rng(0))
+    census = read_step_statistics(tmp_path, rows, most, np.random.default_rng(0))
     assert census.n_episodes == n_read and census.table.shape == (3 * n_read, 15)
-    again = take_census(tmp_path, rows, most, np.random.default_rng(0))
+    again = read_step_statistics(tmp_path, rows, most, np.random.default_rng(0))
     np.testing.assert_array_equal(census.table, again.table)
 
 
@@ -45,7 +53,7 @@ def test_a_damaged_episode_is_told_of_and_left_out(tmp_path: Path) -> None:
     rows = index.read(make_collection(tmp_path, 2))
     path = episode_path(tmp_path, 1)
     path.write_bytes(path.read_bytes()[:-200])
-    census = take_census(tmp_path, rows, 10, np.random.default_rng(0))
+    census = read_step_statistics(tmp_path, rows, 10, np.random.default_rng(0))
     assert census.n_episodes == 1 and len(census.table) == 3
     assert list(census.unread) == [path.name] and str(path) in census.unread[path.name]
 
@@ -53,7 +61,7 @@ def test_a_damaged_episode_is_told_of_and_left_out(tmp_path: Path) -> None:
 def test_an_episode_that_is_gone_is_told_of(tmp_path: Path) -> None:
     rows = index.read(make_collection(tmp_path, 1))
     episode_path(tmp_path, 0).unlink()
-    census = take_census(tmp_path, rows, 10, np.random.default_rng(0))
+    census = read_step_statistics(tmp_path, rows, 10, np.random.default_rng(0))
     assert census.n_episodes == 0 and len(census.unread) == 1 and census.table.shape == (0, 15)
 
 
@@ -79,15 +87,15 @@ def test_what_happened_besides_ends_no_gap() -> None:
 
 def test_attempts_are_counted_from_the_journal_and_else_from_the_episodes() -> None:
     rows = [row(0, 0, attempt=2), row(1, 30, attempt=1)]
-    assert failed(rows, History()) == 3
+    assert failed(rows, JournalSummary()) == 3
     events = [_event(0, "started"), *(_event(i, "dropped", kind="RobotFault") for i in range(4))]
     events += [_event(9, "quarantined", kind="bad_light"), _event(9, "lost", number=3)]
-    assert failed(rows, journal.tell(events)) == 6
+    assert failed(rows, journal.summarize(events)) == 6
 
 
 def test_without_a_journal_nothing_is_said_of_runs() -> None:
     rows = [row(0, 0, attempt=2), row(1, 36, recorded_s=7182.0)]
-    assert dict(headline(rows, [], History())) == {
+    assert dict(summary_numbers(rows, [], JournalSummary())) == {
         "Episodes": "2",
         "Hours recorded": "2.00",
         "Size": "0.0 MiB",
@@ -99,7 +107,7 @@ def test_without_a_journal_nothing_is_said_of_runs() -> None:
 def test_with_a_journal_everything_is_said() -> None:
     events = [_event(0, "started"), _event(20, "restarted"), _event(30, "swept"), _event(7200, "ended", why="a fault")]
     events += [_event(7200, "started"), _event(43200, "ended", why="done")]
-    told = dict(headline([row(0, 10)], events, journal.tell(events)))
+    told = dict(summary_numbers([row(0, 10)], events, journal.summarize(events)))
     assert told["Hours running"] == "12.00" and told["Interventions in 24 h"] == "2"
     assert told["Restarts"] == "1" and told["Sweeps"] == "1" and told["Lost"] == "0"
 

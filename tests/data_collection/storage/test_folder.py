@@ -39,7 +39,7 @@ def test_tidying_keeps_sound_files_and_sets_the_rest_aside(tmp_path: Path) -> No
     (tmp_path / "lab_franka_play_traj3.hdf5.part").write_bytes(b"half")
     (tmp_path / "meta_data.pkl").write_bytes(b"index")
     (tmp_path / "notes.txt").write_text("mine")
-    rows = folder.tidy()
+    rows = folder.clean_up()
     times_s = make_episode(seed=5).times_s
     assert [row.number for row in rows] == [0, 5]
     assert rows[1].recorded_s == pytest.approx(times_s[-1] - times_s[0], abs=1e-6)
@@ -75,7 +75,7 @@ def test_tidying_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"not an episode")
     (tmp_path / "meta_data.pkl").write_bytes(b"index")
     before = contents(tmp_path)
-    assert [row.number for row in EpisodeFolder(tmp_path, STEM).tidy()] == [0]
+    assert [row.number for row in EpisodeFolder(tmp_path, STEM).clean_up()] == [0]
     after = contents(tmp_path)
     assert after.pop("index.jsonl") and after == before
 
@@ -89,7 +89,7 @@ def test_a_sound_file_of_others_under_our_name_is_refused_untouched(tmp_path: Pa
     (tmp_path / f"{STEM}_traj4.hdf5.part").write_bytes(b"half")
     before = contents(tmp_path)
     with pytest.raises(EpisodeError, match=r"traj3\.hdf5: expected an episode of this collection"):
-        EpisodeFolder(tmp_path, STEM).tidy()
+        EpisodeFolder(tmp_path, STEM).clean_up()
     assert contents(tmp_path) == before
 
 
@@ -107,7 +107,7 @@ def test_a_disk_that_cannot_be_read_condemns_no_episode(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", fail)
         with pytest.raises(EpisodeError, match=str(error.strerror)):
-            EpisodeFolder(tmp_path, STEM).tidy()
+            EpisodeFolder(tmp_path, STEM).clean_up()
     assert contents(tmp_path) == before
 
 
@@ -152,38 +152,38 @@ def test_a_folder_that_cannot_be_made_or_written_is_refused(tmp_path: Path) -> N
     assert refused.value.exit_code == 2
     (tmp_path / "collection.yaml.part").mkdir()
     with pytest.raises(EpisodeError, match=r"collection\.yaml\.part: .* got: Is a directory"):
-        EpisodeFolder(tmp_path, STEM).keep_config(_Colour(hue=1))
+        EpisodeFolder(tmp_path, STEM).store_config(_Colour(hue=1))
 
 
 def test_another_configuration_is_refused_by_the_line_that_changed(tmp_path: Path) -> None:
     folder = EpisodeFolder(tmp_path, STEM)
-    folder.keep_config(_Colour(hue=1))
+    folder.store_config(_Colour(hue=1))
     (tmp_path / f"{STEM}_traj0.hdf5").touch()
     before = contents(tmp_path)
-    folder.keep_config(_Colour(hue=1))
-    folder.keep_config(_Colour(hue=1, collection=_Limits(max_faults_in_row=9)))  # changes no episode
+    folder.store_config(_Colour(hue=1))
+    folder.store_config(_Colour(hue=1, collection=_Limits(max_faults_in_row=9)))  # changes no episode
     with pytest.raises(EpisodeError, match="'hue: 1' is now 'hue: 2'"):
-        folder.keep_config(_Colour(hue=2))
+        folder.store_config(_Colour(hue=2))
     assert contents(tmp_path) == before
     (tmp_path / "collection.yaml").write_text("hue: [1")
     with pytest.raises(EpisodeError, match=r"collection\.yaml: expected YAML"):
-        folder.keep_config(_Colour(hue=1))
+        folder.store_config(_Colour(hue=1))
 
 
 def test_what_an_earlier_version_did_not_know_had_its_default(tmp_path: Path) -> None:
     folder = EpisodeFolder(tmp_path, STEM)
-    folder.keep_config(_Colour(hue=1))
+    folder.store_config(_Colour(hue=1))
     (tmp_path / f"{STEM}_traj0.hdf5").touch()
     (tmp_path / "collection.yaml").write_text("hue: 1\n")  # as before `collection` and `shade` came
-    folder.keep_config(_Colour(hue=1))
+    folder.store_config(_Colour(hue=1))
     with pytest.raises(EpisodeError, match="'shade: 0' is now 'shade: 3'"):
-        folder.keep_config(_Colour(hue=1, shade=3))
+        folder.store_config(_Colour(hue=1, shade=3))
 
 
 def test_a_configuration_without_episodes_binds_nobody(tmp_path: Path) -> None:
     folder = EpisodeFolder(tmp_path, STEM)
-    folder.keep_config(_Colour(hue=1))
-    folder.keep_config(_Colour(hue=2))
+    folder.store_config(_Colour(hue=1))
+    folder.store_config(_Colour(hue=2))
     assert set(contents(tmp_path)) == {"collection.yaml"} and b"hue: 2" in contents(tmp_path)["collection.yaml"]
 
 

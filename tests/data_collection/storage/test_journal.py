@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from data_collection.storage.journal import DONE, JOURNAL_NAME, STOPPED, Journal, Value, read, tell
+from data_collection.storage.journal import DONE, JOURNAL_NAME, STOPPED, Journal, Value, read, summarize
 
 _DAY_S = 86400.0
 
@@ -43,7 +43,7 @@ def test_words_over_several_lines_stay_one_event(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_journal_has_no_events(tmp_path: Path) -> None:
-    assert read(tmp_path) == [] and tell([]).runs == 0 and tell([]).interventions_per_day == 0
+    assert read(tmp_path) == [] and summarize([]).runs == 0 and summarize([]).interventions_per_day == 0
 
 
 def test_a_torn_last_line_is_left_out_and_takes_no_other_with_it(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_everything_is_counted_by_its_kind() -> None:
         at(5.0, "of a later version"),
         at(6.0, "ended", why=DONE),
     ]
-    history = tell(events)
+    history = summarize(events)
     assert history.dropped == {"RobotFault": 2, "bad_light": 1}
     assert history.quarantined == {"frozen_camera": 2, "idle_arm": 1}
     assert (history.lost, history.restarts, history.sweeps, history.runs) == (2, 3, 1, 1)
@@ -145,7 +145,7 @@ def test_a_start_after_an_end_that_was_not_the_end_of_the_work_is_an_interventio
     for i, why in enumerate(ends):
         events += [at(1000.0 * i, "started"), at(1000.0 * i + 60, "waiting")]
         events += [] if why is None else [at(1000.0 * i + 100, "ended", why=why)]
-    history = tell(events)
+    history = summarize(events)
     n_killed = ends.count(None)
     assert (history.runs, history.interventions) == (len(ends), interventions)
     assert history.running_s == 100.0 * (len(ends) - n_killed) + 60.0 * n_killed
@@ -154,20 +154,20 @@ def test_a_start_after_an_end_that_was_not_the_end_of_the_work_is_an_interventio
 
 def test_what_a_person_does_after_a_run_is_not_running() -> None:
     by_hand = at(900.0, "quarantined", kind="by_hand", number=3, reason="set aside by a person")
-    ended = tell([at(0.0, "started"), at(100.0, "ended", why=DONE), by_hand])
-    killed = tell([at(0.0, "started"), at(60.0, "waiting"), by_hand])
-    alone = tell([by_hand])
+    ended = summarize([at(0.0, "started"), at(100.0, "ended", why=DONE), by_hand])
+    killed = summarize([at(0.0, "started"), at(60.0, "waiting"), by_hand])
+    alone = summarize([by_hand])
     assert [history.running_s for history in (ended, killed, alone)] == [100.0, 60.0, 0.0]
     assert all(history.quarantined == {"by_hand": 1} for history in (ended, killed, alone))
 
 
 def test_a_clock_that_is_set_back_makes_no_time_negative() -> None:
     back = [at(1000.0, "started"), at(1100.0, "waiting"), at(400.0, "waiting"), at(500.0, "ended", why=DONE)]
-    assert tell(back).running_s == 100.0
-    assert tell([*back, at(450.0, "started"), at(460.0, "ended", why=DONE)]).running_s == 110.0
-    assert tell([at(1000.0, "started"), at(10.0, "ended", why=STOPPED), at(11.0, "started")]).running_s == 0.0
+    assert summarize(back).running_s == 100.0
+    assert summarize([*back, at(450.0, "started"), at(460.0, "ended", why=DONE)]).running_s == 110.0
+    assert summarize([at(1000.0, "started"), at(10.0, "ended", why=STOPPED), at(11.0, "started")]).running_s == 0.0
 
 
 def test_an_end_without_a_reason_is_not_the_end_of_the_work() -> None:
-    history = tell([at(0.0, "started"), at(10.0, "ended"), at(500.0, "started"), at(520.0, "ended", why=DONE)])
+    history = summarize([at(0.0, "started"), at(10.0, "ended"), at(500.0, "started"), at(520.0, "ended", why=DONE)])
     assert (history.interventions, history.running_s) == (1, 30.0)

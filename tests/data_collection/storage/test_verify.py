@@ -14,7 +14,7 @@ import pytest
 from data_collection.episode import EpisodeError
 from data_collection.formats.hdf5 import seal
 from data_collection.storage import index
-from data_collection.storage.verify import Verdict, verify
+from data_collection.storage.verify import VerificationResult, verify
 from tests.data_collection.folders import episode_path, make_collection
 
 N_SEAL_BYTES = 73  # of the line at the end of a file
@@ -37,9 +37,9 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
 
 
-def verdict_of(folder: Path, reads: bool = True) -> Verdict:
+def verdict_of(folder: Path, reads: bool = True) -> VerificationResult:
     """Return the verdict on a folder, in which nothing is changed."""
-    verdict, before = Verdict(), contents(folder)
+    verdict, before = VerificationResult(), contents(folder)
     assert list(verify(folder, reads, verdict)) == index.episodes(folder)
     assert contents(folder) == before
     return verdict
@@ -49,7 +49,7 @@ def verdict_of(folder: Path, reads: bool = True) -> Verdict:
 def test_a_sound_folder_is_clean(made: Path, reads: bool) -> None:
     n_bytes = sum(path.stat().st_size for path in made.glob("*.hdf5"))
     verdict = verdict_of(made, reads)
-    assert verdict == Verdict(n_sound=3, n_bytes=n_bytes) and verdict.is_clean
+    assert verdict == VerificationResult(n_sound=3, n_bytes=n_bytes) and verdict.is_clean
 
 
 @pytest.mark.parametrize("reads", [True, False])
@@ -128,6 +128,6 @@ def test_a_file_of_others_is_not_taken_for_sound(folder: Path) -> None:
 def test_a_folder_without_episodes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lab_franka_play_traj0.hdf5.part").touch()
     with pytest.raises(EpisodeError, match="expected a folder of closed episodes, got none"):
-        next(verify(tmp_path, True, Verdict()))
+        next(verify(tmp_path, True, VerificationResult()))
     with pytest.raises(FileNotFoundError, match="gone"):
-        next(verify(tmp_path / "gone", True, Verdict()))
+        next(verify(tmp_path / "gone", True, VerificationResult()))

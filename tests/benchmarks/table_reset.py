@@ -9,8 +9,8 @@ import numpy as np
 import typer
 
 from configs.command import run
-from data_collection.collection.collector import Collected, Collector
-from data_collection.collection.config import RunConfig
+from data_collection.collection.collector import CollectedEpisode, Collector
+from data_collection.collection.config import CollectionRunConfig
 from data_collection.policies.object_detection import MOVED_M
 from robot_bridge.factory import open_robot
 from robot_bridge.simulation.franka import SimulatedFranka
@@ -28,7 +28,7 @@ class Spell(NamedTuple):
     swept_s: float  # share of the simulated time
 
 
-def tidying(
+def table_reset(
     every: Annotated[list[int] | None, typer.Option(help="Episodes between two sweeps; 0: never.")] = None,
     tables: Annotated[int, typer.Option(min=1, help="Different tables, each played on.")] = 4,
     episodes: Annotated[int, typer.Option(min=2, help="On each.")] = 50,
@@ -52,19 +52,19 @@ def tidying(
 
 def _play(interval: int, table: int, episodes: int, steps: int) -> Spell:
     settings = ["robot.resets_per_scene=0", f"collection.n_steps={steps}"]
-    settings += [f"collection.tidying.sweep_every={interval or 10**6}"]
-    settings += [] if interval else ["collection.tidying.dull_after=1000000"]
-    config = RunConfig.load(0, settings)
+    settings += [f"collection.table_reset.sweep_every={interval or 10**6}"]
+    settings += [] if interval else ["collection.table_reset.idle_episodes_before_reset=1000000"]
+    config = CollectionRunConfig.load(0, settings)
     robot = open_robot(config.robot)
     assert isinstance(robot, SimulatedFranka)
     edge: list[float] = []
-    kept: list[Collected] = []
+    kept: list[CollectedEpisode] = []
     dropped, recorded_s = 0, 0.0
     with closing(robot):
         collector = Collector(robot, config.collection)
         for number in range(episodes):
             for told in collector.attempts(table, number):
-                if isinstance(told, Collected):
+                if isinstance(told, CollectedEpisode):
                     kept.append(told)
                     recorded_s += float(told.episode.times_s[-1])
                 else:
@@ -92,7 +92,7 @@ def _percent(values: list[float]) -> str:
 
 def main() -> NoReturn:
     """Run the command."""
-    run(tidying)
+    run(table_reset)
 
 
 if __name__ == "__main__":
