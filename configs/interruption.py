@@ -15,13 +15,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection, resource_tracker
-from multiprocessing.connection import Connection
 from types import FrameType
-from typing import Any, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 Handler: TypeAlias = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
+_SLICE_S = 0.05  # of a wait that no signal ends
 _active: list[Interruption] = []  # of this process, the innermost last: signals belong to a process, not to an object
+
+
+class HasFileno(Protocol):
+    """What the operating system can wait for."""
+
+    def fileno(self) -> int:
+        """Return the file descriptor."""
+        ...
+
+
+_Source = TypeVar("_Source", bound=HasFileno)
 
 
 class Interruption:
@@ -138,19 +149,44 @@ def sleep(seconds: float) -> None:
     deferred.check()
 
 
-def wait(sources: Sequence[Connection], timeout_s: float | None = None) -> list[Connection]:
-    """Return the connections that can be read, as `multiprocessing.connection.wait` does; end at once on a signal.
+def wait(sources: Sequence[_Source], timeout_s: float | None = None) -> list[_Source]:
+    """Return the connections or files that can be read, as `multiprocessing.connection.wait` does.
+
+    Ends at once where a signal arrives.
 
     Raises:
         KeyboardInterrupt: A signal is due within `interruption`.
     """
     deferred = current()
-    if deferred is None:
-        return cast("list[Connection]", connection.wait(sources, timeout_s))
-    deferred.check()
-    ready = connection.wait([*sources, cast("Connection", deferred)], timeout_s)  # it takes whatever has a `fileno`
-    deferred.check()
+    check()
+    files = [*sources] if deferred is None else [*sources, deferred]
+    ready = connection.wait(cast("list[connection.Connection]", files), timeout_s)  # it takes what has a `fileno`
+    check()
     return [source for source in sources if source in ready]
+
+
+def wait_for(waiting: Callable[[float], bool], timeout_s: float) -> bool:
+    """Wait for an event or a condition, in short slices.
+
+    Args:
+        waiting: `wait` of a `threading.Event`, a held `threading.Condition` or alike: waits at most so many seconds,
+            and returns whether what it waits for has happened.
+        timeout_s: Longest wait.
+
+    Returns:
+        Whether it happened.
+
+    Raises:
+        KeyboardInterrupt: A signal is due within `interruption`.
+    """
+    end_s = time.monotonic() + timeout_s
+    while True:
+        check()
+        left_s = end_s - time.monotonic()
+        if waiting(max(0.0, min(left_s, _SLICE_S))):
+            return True
+        if left_s <= _SLICE_S:
+            return False
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from configs.command import run
+from configs.interruption import interruption
 
 _Part = Literal["held-out", "trained-on"]
 SHIPPED = Path(__file__).parent / "checkpoints" / "tiny"
@@ -60,7 +62,9 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
         out=out,
         device=device,
     )
-    run_inputs(inputs, load_evaluation(_overrides(set_ or [], windows, samples)))
+    config = load_evaluation(_overrides(set_ or [], windows, samples))
+    with interruption((signal.SIGINT,)):
+        run_inputs(inputs, config)
 
 
 def _overrides(told: list[str], windows: int | None, samples: int | None) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.interruption import check
 from ghvae_core.cost import goal_costs
 from ghvae_core.predictor import Context, GoalCost, Prediction, PredictorSpec, Request
 from robot_bridge.camera import MODEL_IMAGE_PX, model_image
@@ -107,7 +108,11 @@ class OraclePredictor:
             self._lanes[i % self._n_twins].submit(snapshot, candidates[i], n_frames) for i in range(len(candidates))
         ]
         try:
-            return [turn.result() for turn in turns]
+            ends = []
+            for turn in turns:
+                check()
+                ends.append(turn.result())
+            return ends
         finally:
             for turn in turns:  # after Ctrl-C, nobody waits for the rest
                 turn.cancel()

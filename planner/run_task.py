@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from configs.command import run
+from configs.interruption import interruption
 from planner.trials.variant import SECTIONS, SHIPPED, PredictorName, SolverName, solver_override
 
 
@@ -40,12 +40,12 @@ def run_task(  # noqa: PLR0917 - typer calls it by name
     Exits with 0 when the run came to its end, done or not; 1 when the robot or the predictor failed or not all could be
     recorded; 2 when the input was refused; 130 after Ctrl-C. The arm is held in every case.
     """
-    from planner.episode import attempt  # noqa: PLC0415 - mujoco and the rest, which --help need not load
-    from planner.predictors import Choice  # noqa: PLC0415
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to stop is like Ctrl-C: hold and report
     overrides = [*solver_override(solver), *(set_ or []), *([f"task.n_steps={steps}"] if steps else [])]
-    attempt(Choice(task, robot, predictor, server, checkpoint, seed, goal, out), overrides)
+    with interruption():
+        from planner.episode import attempt  # noqa: PLC0415 - mujoco and the rest, which --help need not load
+        from planner.predictors import Choice  # noqa: PLC0415
+
+        attempt(Choice(task, robot, predictor, server, checkpoint, seed, goal, out), overrides)
 
 
 def main() -> None:

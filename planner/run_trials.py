@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import time
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from configs.command import run
+from configs.interruption import interruption
 from configs.loader import ConfigError
 from planner.trials.variant import SECTIONS, SHIPPED, PredictorName, SolverName, Variant, solver_override
 
@@ -63,11 +63,11 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
         raise ConfigError("--resume: expected --out with the folder to go on in")
     a = Variant("A", predictor, checkpoint, server, (*solver_override(solver), *(set_ or ())))
     variants = (a, a.against(against)) if against else (a,)
-    from planner.trials.runner import Series, run_series  # noqa: PLC0415 - mujoco and the rest, which --help need not load
-
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to be told to stop is like Ctrl-C
     folder = out or Path("runs") / f"trials_{time.strftime('%Y%m%d_%H%M%S')}"
-    run_series(Series(tuple(tasks), variants, chosen, folder, resume, workers, json_))
+    with interruption():
+        from planner.trials.runner import Series, run_series  # noqa: PLC0415 - mujoco, which --help need not load
+
+        run_series(Series(tuple(tasks), variants, chosen, folder, resume, workers, json_))
 
 
 def _seeds(text: str | None, n_trials: int | None) -> range:

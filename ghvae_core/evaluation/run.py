@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from configs.interruption import check
 from ghvae_core.evaluation.clips import Clips, EvaluationConfig, collect, draw, find_episodes
 from ghvae_core.evaluation.evaluated_model import Judged, load_judged
 from ghvae_core.evaluation.figures import draw_curves, pictures
@@ -162,3 +163,4 @@ def _follow(text: str, parts: Iterator[_Part], total: int, came: list[_Part]) ->
         for part in parts:
             came.append(part)
             progress.advance(task, len(part))
+            check()

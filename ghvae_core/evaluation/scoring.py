@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from configs.interruption import check
 from ghvae_core.evaluation.clips import Clips, EvaluationConfig
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, Judged
 from ghvae_core.evaluation.fvd import I3d
@@ -77,9 +78,11 @@ def score(
         part, wrong_part = clips.take(batch), wrong.take(batch)
         sheet = _Sheet(part, metrics)
         for each, generator in zip(judged, generators, strict=True):
+            check()
             sheet.add(each.row(MEAN), each.imagine(part, MEAN))
             samples = [sheet.add(each.row(SAMPLE), each.imagine(part, SAMPLE, generator))]
             for _ in range(config.n_samples - 1):
+                check()
                 more = each.imagine(part, SAMPLE, generator)
                 samples.append(metrics.frames(sheet.real, more))
             if config.n_samples > 1:

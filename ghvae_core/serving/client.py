@@ -15,6 +15,7 @@ import zmq
 from numpy.typing import NDArray
 from zmq.utils.monitor import recv_monitor_message
 
+from configs.interruption import check, current, sleep
 from ghvae_core.predictor import (
     Context,
     DeadlineError,
@@ -177,7 +178,7 @@ class ServerClient:
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
         while (remaining_s := end_s - time.monotonic()) > 0:
-            ready = dict(poller.poll(math.ceil(remaining_s * 1000)))
+            ready = _poll(poller, remaining_s)
             if self._socket in ready:
                 reply = self._receive()
                 if reply.id in (id_, b""):  # the answer to an earlier, given-up request is ignored
@@ -202,7 +203,9 @@ class ServerClient:
 
     def _wait(self, event: int, end_s: float) -> bool:
         remaining_s = end_s - time.monotonic()
-        return remaining_s > 0 and bool(self._socket.poll(math.ceil(remaining_s * 1000), event))
+        poller = zmq.Poller()
+        poller.register(self._socket, event)
+        return remaining_s > 0 and bool(_poll(poller, remaining_s))
 
     def _error(self, reply: Welcome | Answer | Refusal) -> PredictorError:
         """Return what a reply without a prediction means."""
@@ -229,4 +232,18 @@ class ServerClient:
 def _wait_for(refusal: Refusal, end_s: float) -> None:
     """Wait as long as a server asks for, but not beyond a time."""
     # Jitter keeps clients that were turned away together from coming back together.
-    time.sleep(max(0.0, min(refusal.retry_after_s * random.uniform(0.5, 1.5), end_s - time.monotonic())))
+    sleep(max(0.0, min(refusal.retry_after_s * random.uniform(0.5, 1.5), end_s - time.monotonic())))
+
+
+def _poll(poller: zmq.Poller, timeout_s: float) -> dict[object, int]:
+    """Return which sockets are ready, and for what; end at once on a signal.
+
+    Raises:
+        KeyboardInterrupt: A signal is due; see `configs.interruption`.
+    """
+    deferred = current()
+    if deferred is not None:
+        poller.register(deferred.fileno(), zmq.POLLIN)
+    ready: dict[object, int] = dict(poller.poll(math.ceil(timeout_s * 1000)))
+    check()
+    return ready

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.interruption import wait
 from ghvae_core.predictor import MismatchError, Networks, PredictorError
 
 _READY_TIMEOUT_S = 120.0  # torch and a large checkpoint from a cold disk; ours
@@ -80,7 +80,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
     assert process.stdout is not None  # noqa: S101 - it is a pipe
     end_s, line = time.monotonic() + _READY_TIMEOUT_S, b""
     while not line.endswith(b"\n"):
-        if not select.select([process.stdout], [], [], max(0.0, end_s - time.monotonic()))[0]:
+        if not wait([process.stdout], max(0.0, end_s - time.monotonic())):
             raise PredictorError(f"the private server was not ready within {_READY_TIMEOUT_S:g} s: {_last_words(log)}")
         piece = os.read(process.stdout.fileno(), 4096)
         if not piece:

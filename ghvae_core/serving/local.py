@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from configs.interruption import check
 from ghvae_core.evaluation.lpips import Lpips
 from ghvae_core.evaluation.weights_download import LPIPS
 from ghvae_core.goal_cost import Weigher
@@ -42,6 +43,7 @@ _log = logging.getLogger(__name__)
 
 
 def _never() -> bool:
+    check()
     return False
 
 

@@ -9,9 +9,11 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
+
+from configs.interruption import ignore_sigint, started_without_sigint, wait
 
 _Job = TypeVar("_Job")
 _Answer = TypeVar("_Answer")
@@ -46,11 +48,11 @@ def in_processes(
                 job = waiting.popleft()
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(theirs, work, job), daemon=True)
-                with _fit_for_a_child():
+                with started_without_sigint(), _one_thread():
                     process.start()
                 theirs.close()
                 running[ours] = (job, process)
-            for connection in cast("list[Connection]", wait(list(running))):
+            for connection in wait(list(running)):
                 job, process = running[connection]
                 answer = _receive(connection, process)
                 del running[connection]
@@ -86,9 +88,8 @@ def _how(code: int) -> str:
 
 
 @contextmanager
-def _fit_for_a_child() -> Iterator[None]:
-    """Let a process start with one thread, and deaf to Ctrl-C: a terminal sends it to all, this process decides."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _one_thread() -> Iterator[None]:
+    """Start processes that compute with one thread."""
     threads = os.environ.get(_THREADS)
     os.environ[_THREADS] = "1"  # read when numpy or torch is loaded
     try:
@@ -98,10 +99,10 @@ def _fit_for_a_child() -> Iterator[None]:
             del os.environ[_THREADS]
         else:
             os.environ[_THREADS] = threads
-        signal.signal(signal.SIGINT, handler)
 
 
 def _work(connection: Connection, work: Callable[[_Job], _Answer], job: _Job) -> None:
+    ignore_sigint()  # a terminal sends it to all processes; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     connection.send(work(job))
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.interruption import wait_for
 from robot_bridge.camera import Camera
 from robot_bridge.franka.config import ImageConfig
 from robot_bridge.robot import CameraFault
@@ -75,7 +76,7 @@ class ImageBuffer:
         while True:
             with self._news:
                 while self._latest is seen:
-                    if not self._news.wait(max(0.0, deadline_s - time.monotonic())):
+                    if not wait_for(self._news.wait, deadline_s - time.monotonic()):
                         raise CameraFault(
                             f"{self._name}: {wrong} within {self._config.timeout_s:g} s; look at the camera"
                         )

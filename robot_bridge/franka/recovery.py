@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final, Protocol
 
+from configs.interruption import sleep
 from robot_bridge.franka.config import RecoveryConfig
 from robot_bridge.robot import RobotFault
 
@@ -178,7 +179,7 @@ class ErrorRecovery:
         """
         state = self._recovery.see(self._arm.mode(), time.monotonic())
         while state is RecoveryState.REFLEX:
-            time.sleep(max(0.0, self._recovery.due_s - time.monotonic()))
+            sleep(self._recovery.due_s - time.monotonic())
             state = self._free()
         if state is RecoveryState.LAST:
             self._park()
@@ -200,7 +201,7 @@ class ErrorRecovery:
                 return self._recovery.again(now_s)
             if now_s - ended_s > self._config.timeout_s:
                 raise RobotFault(f"expected an arm that is freed, got mode {mode}; look at the arm")
-            time.sleep(_POLL_S)
+            sleep(_POLL_S)
 
     def _park(self) -> None:
         """Let the arm go to its parking place; whatever stops it there leaves it where it is."""

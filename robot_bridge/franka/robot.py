@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.interruption import check
 from robot_bridge.franka.config import FrankaConfig
 from robot_bridge.franka.gripper import BlockedFault, Gripper
 from robot_bridge.franka.image_buffer import ImageSource
@@ -134,7 +135,12 @@ class RealFranka(ABC):
         return Observation(image, np.array([*state.hand_m, state.yaw_rad, self._gripper.opening]), came_s)
 
     def _check_mode(self, state: ArmState) -> bool:
-        """Return True where the arm may be moved; see `ErrorRecovery.check`."""
+        """Return True where the arm may be moved; see `ErrorRecovery.check`. Every tick of a motion comes here.
+
+        Raises:
+            KeyboardInterrupt: A signal is due; see `configs.interruption`.
+        """
+        check()
         return self._recovery.check(state.mode, state.errors)
 
     def _open_and_rise(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import franky
 
+from configs.interruption import check
 from robot_bridge.franka.config import GripperConfig
 from robot_bridge.franka.gripper import HOMING
 from robot_bridge.libfranka.connection import ERRORS, FrankaConnectionError, connected
@@ -72,6 +73,7 @@ class LibfrankaGripper:
         deadline_s = time.monotonic() + timeout_s
         with self._told(f"an end of {what}"):
             while not future.wait(_POLL_S):
+                check()
                 if time.monotonic() > deadline_s:
                     raise RobotFault(f"{self.name}: expected an end of {what} within {timeout_s:g} s, got none")
             return bool(future.get())

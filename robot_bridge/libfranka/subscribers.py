@@ -9,6 +9,7 @@ from typing import Any, Final
 import franky
 import numpy as np
 
+from configs.interruption import sleep
 from robot_bridge.franka.state import ArmState, StaleState
 from robot_bridge.libfranka.connection import FrankaConnection
 from robot_bridge.robot import RobotFault
@@ -47,7 +48,7 @@ class LibfrankaStateSubscriber:
                 return self._next(than_s)
             if time.monotonic() > deadline_s:
                 return self._next(than_s)
-            time.sleep(_PAUSE_S)
+            sleep(_PAUSE_S)
 
     def _next(self, than_s: float) -> ArmState:
         """Return a state whose time has changed since this call, and came after `than_s`."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import rospy
 
+from configs.interruption import wait_for
 from robot_bridge.franka.config import ReflexConfig
 from robot_bridge.franka.state import ArmState, frame_error, pose_error
 from robot_bridge.kinematics import Kinematics
@@ -122,7 +123,7 @@ def detect_generation(timeout_s: float) -> Generation:
 
     subscriber = rospy.Subscriber(names.ROBOT_STATE, rospy.AnyMsg, take, queue_size=1)
     try:
-        if not came.wait(timeout_s):
+        if not wait_for(came.wait, timeout_s):
             raise DriverError(
                 f"{names.ROBOT_STATE}: expected a state within {timeout_s:g} s, got none; start franka_ros_interface, "
                 "or rehearse with python -m robot_bridge.ros.simulator.node"

@@ -10,6 +10,7 @@ import actionlib
 import rospy
 from sensor_msgs.msg import JointState
 
+from configs.interruption import wait_for
 from robot_bridge.franka.config import GripperConfig
 from robot_bridge.franka.gripper import HOMING
 from robot_bridge.franka.state import StaleState
@@ -60,7 +61,7 @@ class ActionClient:
                 done.set()
 
         handle = self._client.send_goal(self._goal(**goal), transition_cb=follow)
-        if not done.wait(timeout_s):
+        if not wait_for(done.wait, timeout_s):
             handle.cancel()
             done.wait(_POLL_S)
             raise ActionFault(f"{self._name}: expected an end within {timeout_s:g} s, got none; look at the driver")
@@ -99,7 +100,7 @@ class RosGripper:
         deadline_s = time.monotonic() + _AGE_S
         with self._news:
             while self._widths is None or time.monotonic() - self._widths[1] > _AGE_S:
-                if not self._news.wait(max(0.0, deadline_s - time.monotonic())):
+                if not wait_for(self._news.wait, deadline_s - time.monotonic()):
                     raise StaleState(f"{names.FINGER_STATES}: expected a state of the last {_AGE_S:g} s, got none")
             return self._widths[0]
 

@@ -9,6 +9,7 @@ import rospy
 from numpy.typing import NDArray
 from std_msgs.msg import Float64
 
+from configs.interruption import sleep
 from robot_bridge.franka.command_limits import CommandLimits, StreamFault
 from robot_bridge.franka.config import FrankaConfig, MotionConfig
 from robot_bridge.franka.state import ArmState, StateSource
@@ -100,7 +101,7 @@ class JointCommandPublisher(CommandLimits):
                     f"{names.JOINT_COMMANDS}: expected a driver that listens within {timeout_s:g} s, got none; start "
                     "franka_ros_interface with its motion controllers"
                 )
-            time.sleep(self._config.tick_s)
+            sleep(self._config.tick_s)
 
     def begin(self, state: ArmState, low_m: NDArray[np.float64], high_m: NDArray[np.float64]) -> None:
         """Start a stream from where the driver holds the arm; see `CommandLimits.begin`."""

@@ -11,6 +11,7 @@ import rospy
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image, JointState
 
+from configs.interruption import wait_for
 from robot_bridge.camera import Camera
 from robot_bridge.franka.config import RosImageConfig
 from robot_bridge.franka.image_buffer import Content, ImageBuffer
@@ -105,7 +106,7 @@ class RosStateSubscriber:
         deadline_s = time.monotonic() + timeout_s
         with self._news:
             while not all(self._came_s(topic) > than_s for topic in self._topics):
-                if not self._news.wait(deadline_s - time.monotonic()):
+                if not wait_for(self._news.wait, deadline_s - time.monotonic()):
                     break
         return self.fresh()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.interruption import check
 from robot_bridge.motion import draw_start
 from robot_bridge.robot import OPEN, Observation, RobotError, RobotFault, RobotSpec, Step
 from robot_bridge.safety import limit_action
@@ -100,6 +101,7 @@ class SimulatedFranka:
 
     def advance(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
         """Move as `step` does, without looking; return the applied action (4,)."""
+        check()
         self._check_scene()
         self._check_fault()
         applied = limit_action(action, self.hand(), self._config.limits)

@@ -13,7 +13,7 @@ from multiprocessing import Pipe
 
 import pytest
 
-from configs.interruption import check, current, interruption, sleep, started_without_sigint, wait
+from configs.interruption import check, current, interruption, sleep, started_without_sigint, wait, wait_for
 from configs.loader import FOLDER
 
 
@@ -97,7 +97,15 @@ def test_an_ignored_sigint_stays_ignored() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("waiting", [lambda: sleep(600.0), lambda: wait([], 600.0), lambda: wait([], None)])
+@pytest.mark.parametrize(
+    "waiting",
+    [
+        lambda: sleep(600.0),
+        lambda: wait([], 600.0),
+        lambda: wait([], None),
+        lambda: wait_for(threading.Event().wait, 600.0),
+    ],
+)
 def test_waiting_ends_with_a_signal(waiting: Callable[[], object]) -> None:
     timer = threading.Timer(0.1, raise_signal)
     with pytest.raises(KeyboardInterrupt), interruption():
@@ -116,6 +124,13 @@ def test_waiting_lasts_as_long_as_it_should() -> None:
         assert not wait([ours], 0.0)
         theirs.send("x")
         assert wait([ours]) == [ours]
+
+
+def test_an_event_that_happens_ends_the_wait_for_it() -> None:
+    event = threading.Event()
+    assert not wait_for(event.wait, 0.0) and not wait_for(event.wait, 0.06)
+    threading.Timer(0.1, event.set).start()
+    assert wait_for(event.wait, 600.0) and wait_for(event.wait, -1.0)
 
 
 def test_outside_a_block_and_in_threads_nothing_is_raised() -> None:

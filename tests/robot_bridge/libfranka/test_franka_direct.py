@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from configs.interruption import interruption
 from configs.loader import Config, load
 from robot_bridge.factory import open_robot, run_checks
 from robot_bridge.kinematics import HOME_RAD
@@ -103,7 +104,7 @@ def test_ctrl_c_stops_the_arm_first(robot: Any) -> None:
     timer = threading.Timer(0.25, os.kill, [os.getpid(), signal.SIGINT])
     timer.start()
     began_s = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), interruption():
         robot.step(act(0.1, 0.15, 0))
     state = robot._states.newer(time.monotonic(), 1.0)
     assert time.monotonic() - began_s < 2.0
