@@ -1,10 +1,10 @@
-# Two commands for a newcomer: `make demo` watches the simulated arm plan; `make test` checks everything.
-# Both set the machine up first (see bootstrap.sh).
+# Two commands for a newcomer: `make demo` runs a task in simulation; `make test` runs the checks and tests.
+# Each target sets the machine up first (see bootstrap.sh).
 
 export OMP_NUM_THREADS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint ros clean
+.PHONY: demo test test-slow lint docs wheel ros clean
 
 demo:
 	./bootstrap.sh all
@@ -16,17 +16,27 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site in site/, with search; fails on a dead link or a missing docstring reference.
+docs:
+	./bootstrap.sh dev
+	$(BIN)/mkdocs build --strict --quiet
+
+# dist/ghvae_foresight-VERSION-py3-none-any.whl
+wheel:
+	./bootstrap.sh dev
+	$(BIN)/pip wheel -q --no-deps --no-build-isolation --wheel-dir dist .
+
 ros:
 	./bootstrap.sh ros
 
-# Those of ROS share one master and keep real time, so they run alone, one after another; so do those of libfranka.
+# The tests of ROS share one master and keep real time, so they run alone, one after another; so do those of libfranka.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not ros and not libfranka" -n 2 --dist worksteal
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "ros and not slow" tests/robot_bridge/ros || [ $$? = 5 ]  # 5: without ROS, none
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "ros and not slow" tests/robot_bridge/ros || [ $$? = 5 ]  # 5: no test without ROS
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m libfranka tests/robot_bridge/libfranka
 
 test-slow: lint
 	$(BIN)/pytest -m slow
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache

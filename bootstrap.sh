@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Make a fresh Debian or Ubuntu machine able to run the project: Python's venv module and OpenGL from apt where they are
-# missing, then a virtual environment with the pinned packages. Safe to run again; `make demo` and `make test` call it.
-# Usage: bootstrap.sh EXTRA   (an extra of setup.py: all, dev; or ros: what --robot franka_ros needs, beside what is there)
+# Set up a fresh Debian or Ubuntu machine: install Python, its venv module and OpenGL from apt where they are missing,
+# then create a virtual environment with the pinned packages. Safe to run again; `make demo` and `make test` call it.
+# Usage: bootstrap.sh EXTRA   (an extra of setup.py: all, dev; or ros: what --robot franka_ros needs in addition)
+# PYTHON=/path/to/python3.11 chooses the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")"
 extra=${1:-all}
@@ -22,15 +23,39 @@ need() {
 }
 
 log=$(mktemp -t ghvae-set-up.XXXXXX)
-python=${PYTHON:-python3}
-if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-    need "Python 3.10 or newer is missing" python3 python3-venv || exit 1
-elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-    need "Python's venv module is missing" python3-venv || exit 1
+
+# find_python: print the first interpreter that is Python 3.11 or newer.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+# The system's own Python where apt has 3.11 or newer (Debian 12, Ubuntu 24.04), else python3.11 (Ubuntu 22.04).
+if ! python=$(find_python) && [ -z "${PYTHON:-}" ]; then
+    need "Python 3.11 or newer is missing" python3 python3-venv || true
+    python=$(find_python) || need "python3 is too old" python3.11 python3.11-venv || true
 fi
-# MuJoCo draws through EGL; without it the simulator casts rays instead, slower but with no library at all.
+if ! python=$(find_python); then
+    found=$("${PYTHON:-python3}" --version 2>&1 || true)
+    echo "set-up: expected Python 3.11 or newer, found ${found:-none}; install it, then run: PYTHON=/path/to/python3.11 make demo" >&2
+    exit 1
+fi
+if [ -x .venv/bin/python ] && ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    echo "set-up: .venv was made by $(.venv/bin/python --version 2>&1), expected Python 3.11 or newer; remove .venv and run this again" >&2
+    exit 1
+fi
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    need "Python's venv module is missing" "$(basename "$(readlink -f "$(command -v "$python")")")-venv" || exit 1
+fi
+# MuJoCo renders through EGL; without it the simulator casts rays instead, which is slower but needs no library.
 if ! ldconfig -p | grep -q 'libEGL_mesa\|libEGL_nvidia' || ! ldconfig -p | grep -q 'libGL\.so\.1'; then
-    need "OpenGL is missing" libegl1 libgl1 || echo "set-up: going on without OpenGL: pictures are cast ray by ray"
+    need "OpenGL is missing" libegl1 libgl1 || echo "set-up: continuing without OpenGL; images are rendered by ray casting"
 fi
 
 # ROS 1 as Debian packages it: no workspace, no catkin. The virtual environment sees it after its own packages.
@@ -42,7 +67,7 @@ set_up_ros() {
         need "ROS is missing" "${packages[@]}" || return 1
         local size
         size=$(grep -oE '[0-9]+ newly installed|Need to get [0-9.,]+ .B|After this operation, [0-9.,]+ .B' "$log" | paste -sd ';' || true)
-        echo "set-up: ROS is there after $((SECONDS - began)) s ($size)"
+        echo "set-up: ROS was installed in $((SECONDS - began)) s ($size)"
     fi
     .venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' | while read -r site; do
         echo /usr/lib/python3/dist-packages >"$site/ros.pth"
@@ -64,6 +89,6 @@ if [ ! -e "$stamp" ] || [ setup.py -nt "$stamp" ] || [ constraints.txt -nt "$sta
     touch "$stamp"
 fi
 if [ "$extra" = dev ]; then
-    set_up_ros || echo "set-up: going on without ROS: the tests of --robot franka_ros are skipped"
+    set_up_ros || echo "set-up: continuing without ROS; the tests of --robot franka_ros are skipped"
 fi
 rm -f "$log"

@@ -6,10 +6,11 @@ from setuptools import find_packages, setup
 
 PACKAGES = ["configs", "robot_bridge", "data_collection", "ghvae_core", "planner"]
 
-MODEL = ["torch>=2.10", "safetensors>=0.5", "tensorboard>=2.18", "matplotlib>=3.9"]
+MODEL = ["torch>=2.10", "safetensors>=0.5", "tensorboard>=2.18"]
 SIMULATION = ["mujoco>=3.17,<5"]
 LEROBOT = ["pyarrow>=15"]  # for writing LeRobot's files; LeRobot itself is not needed
 FRANKY = ["franky-control>=2.0"]  # --robot franka_direct
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.29"]
 DEVELOPMENT = [
     "hypothesis>=6.100",
     "mypy>=1.14",
@@ -18,30 +19,32 @@ DEVELOPMENT = [
     "pytest-xdist>=3.6",
     "ruff>=0.9",
     "scikit-image>=0.24",
+    "setuptools>=77",  # builds the wheel that tests/test_packaging.py installs
     "types-PyYAML>=6.0",
-    "webdataset>=1.0",  # reads what was written for it
+    "webdataset>=1.0",  # reads the exported shards
 ]
 
 setup(
     name="ghvae-foresight",
-    version="0.1.0",
-    description="Visual foresight for a Franka arm with Greedy Hierarchical VAEs: collect, train, imagine, act",
+    version="0.2.0",
+    description="Visual foresight for a Franka arm with Greedy Hierarchical VAEs: collect, train, predict, act",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=[p for name in PACKAGES for p in (name, f"{name}.*")]),
     package_data={
-        "configs": ["**/*.yaml", "goals/*.png", "systemd/*.service"],
-        "data_collection.reports": ["*.html.j2"],
-        "ghvae_core": ["checkpoints/*/*"],
-        "planner": ["**/*.html.j2"],
-        "robot_bridge": ["ros/definitions/**/*"],
+        "configs": ["py.typed", "**/*.yaml", "goals/*.png", "systemd/*.service"],
+        "data_collection": ["py.typed", "**/*.j2"],
+        "ghvae_core": ["py.typed", "checkpoints/*/*"],
+        "planner": ["py.typed", "**/*.j2"],
+        "robot_bridge": ["py.typed", "ros/definitions/**/*"],
     },
     install_requires=[
         "av>=14.0",
         "h5py>=3.12",
         "jinja2>=3.1",
+        "matplotlib>=3.9",
         "msgpack>=1.2.1",
         "numpy>=1.26",
         "opencv-python-headless>=4.10",  # the same cv2 without its windows, which would need libGL everywhere
@@ -59,8 +62,9 @@ setup(
         "model": MODEL,
         "simulation": SIMULATION,
         "lerobot": LEROBOT,
+        "docs": DOCS,
         "all": MODEL + SIMULATION + LEROBOT,
-        "dev": MODEL + SIMULATION + LEROBOT + DEVELOPMENT,
+        "dev": MODEL + SIMULATION + LEROBOT + DEVELOPMENT + DOCS,
         "franky": FRANKY,
     },
     entry_points={

@@ -8,6 +8,16 @@ from typing import Any, ClassVar, NoReturn
 
 import typer
 
+# The extra of setup.py that installs a library which a command imports only where it needs it.
+EXTRAS: Mapping[str, str] = {
+    "torch": "model",
+    "safetensors": "model",
+    "tensorboard": "model",
+    "mujoco": "simulation",
+    "pyarrow": "lerobot",
+    "franky": "franky",
+}
+
 
 class ReportedError(Exception):
     """An error whose message is meant for the person at the terminal.
@@ -24,7 +34,8 @@ def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: 
 
     Several are words that follow the command, by name, and `about` is what they have in common.
 
-    Exits with 0 when it returns, 2 on refused input, 1 on a failure on the way, 130 after Ctrl-C.
+    Exits with 0 when it returns, 2 on refused input or a missing extra of setup.py, 1 on a failure on the way, 130
+    after Ctrl-C.
     """
     words = {None: function} if callable(function) else function
     app = typer.Typer(
@@ -38,6 +49,12 @@ def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: 
         app.command(word)(each)
     try:
         app()
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(str(error.name).partition(".")[0])
+        if extra is None:
+            raise
+        print(f"error: {error.name} is not installed; run: pip install 'ghvae-foresight[{extra}]'", file=sys.stderr)
+        sys.exit(2)
     except ReportedError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

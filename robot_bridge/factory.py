@@ -31,9 +31,9 @@ CONFIG_FILES: Final[dict[str, str]] = {
     "franka_direct": "robots/franka_direct.yaml",
 }
 _HOW: Final[dict[str, str]] = {  # to get what an arm needs
-    "simulation": "pip install '.[simulation]'",
+    "simulation": "pip install 'ghvae-foresight[simulation]'",
     "franka_ros": "./bootstrap.sh ros",
-    "franka_direct": "pip install '.[franky]'",
+    "franka_direct": "pip install 'ghvae-foresight[franky]'",
 }
 
 

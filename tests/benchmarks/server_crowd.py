@@ -153,7 +153,7 @@ def _person(crowd: Crowd, number: int) -> Told:
                     spans_s.append((began_s, time.monotonic()))
                     work_s.append(answer.timing_s["work"])
                 n_wrong += not np.allclose(answer.costs, right, rtol=1e-3)
-            except PredictorError as error:  # noqa: PERF203 - each is one client's misfortune
+            except PredictorError as error:
                 failed.append(type(error).__name__)
     return Told(spans_s, work_s, failed, n_wrong)
 

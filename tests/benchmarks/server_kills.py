@@ -126,7 +126,7 @@ def _again(client: ServerClient, question: Question) -> Costs:
     while True:
         try:
             return question.costs(client)
-        except PredictorError:  # noqa: PERF203 - that is what it waits through
+        except PredictorError:
             time.sleep(0.05)
 
 

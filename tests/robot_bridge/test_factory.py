@@ -33,7 +33,10 @@ def test_a_robot_machine_needs_no_simulator_and_a_training_machine_no_ros(module
 
 @pytest.mark.parametrize(
     ("missing", "robot", "how"),
-    [("mujoco", "simulation", "pip install '.[simulation]'"), ("rospy", "franka_ros", "./bootstrap.sh ros")],
+    [
+        ("mujoco", "simulation", "pip install 'ghvae-foresight[simulation]'"),
+        ("rospy", "franka_ros", "./bootstrap.sh ros"),
+    ],
 )
 def test_what_is_missing_is_named_with_how_to_get_it(missing: str, robot: str, how: str, tmp_path: Path) -> None:
     (tmp_path / f"{missing}.py").write_text(f'raise ModuleNotFoundError("No module named {missing!r}")')
@@ -55,7 +58,7 @@ def test_an_arm_without_franky_says_how_to_get_it() -> None:
     code += "sys.argv = ['t', 'pick_wipe', '--robot', 'franka_direct', '--goal', 'configs/goals/pick_wipe.png']\nmain()"
     done = run(code)
     assert done.returncode == 1
-    assert "--robot franka_direct" in done.stderr and "pip install '.[franky]'" in done.stderr
+    assert "--robot franka_direct" in done.stderr and "pip install 'ghvae-foresight[franky]'" in done.stderr
 
 
 def test_several_workers_have_no_arm_each() -> None:
