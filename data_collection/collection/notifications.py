@@ -1,4 +1,4 @@
-"""Where everything that happens to a run is written down and told: index, journal, status, and a person."""
+"""Records the events of a run in its index, journal and status file, and notifies an operator by a command."""
 
 from __future__ import annotations
 
@@ -12,36 +12,44 @@ from types import TracebackType
 
 from configs.interruption import sleep
 from data_collection.collection.config import CollectionRunConfig
+from data_collection.collection.events import (
+    ClosedEvent,
+    Event,
+    EventListener,
+    FailedEvent,
+    LostEvent,
+    ReplacedEvent,
+    WaitingEvent,
+)
 from data_collection.collection.progress import CollectionProgress
 from data_collection.collection.status import StatusFile
-from data_collection.collection.supervisor import Event, LostEvent, ReplacedEvent, WaitingEvent
-from data_collection.collection.worker import ClosedEvent, FailedEvent
 from data_collection.storage import index
 from data_collection.storage.folder import EpisodeFolder
-from data_collection.storage.journal import DONE, STOPPED, Journal, Value
+from data_collection.storage.journal import DONE, STOPPED, Journal
 
 _LOG = logging.getLogger(__name__)
-_LIMIT_S = 30.0  # what telling somebody may take
+_LIMIT_S = 30.0  # time limit of one notification command; ours
+_ALIVE_S = 3600.0  # between two "alive" lines in the journal: a run that is killed has a known duration; ours
 
 
 class Notifier:
-    """Runs a command with a line of text, and never waits for it but at the end."""
+    """Runs a command with one line of text as its last argument, without waiting for it except in `close`."""
 
     def __init__(self, command: Sequence[str], digest_s: float) -> None:
         self._command = list(command)
         self._digest_s = digest_s
-        self._state = "collecting"  # of which nobody need be told
-        self._told_s = time.monotonic()
+        self._state = "collecting"  # the initial state needs no notification
+        self._digest_at_s = time.monotonic()
         self._running: list[tuple[float, subprocess.Popen[bytes]]] = []
 
     def close(self) -> None:
-        """Wait until everything is told, or has had its time."""
+        """Wait until all commands have ended or reached their time limit."""
         while self._running:
             self._reap()
             sleep(0.01)
 
     def change(self, state: str, text: str) -> bool:
-        """Tell of a state, unless it was told of last; return whether it was told now."""
+        """Send `text` if `state` differs from the state last sent; return whether it was sent."""
         self._reap()
         if state == self._state:
             return False
@@ -50,23 +58,23 @@ class Notifier:
         return True
 
     def digest(self, text: str) -> None:
-        """Tell how things stand, if the time has come."""
+        """Send the periodic summary if it is due."""
         self._reap()
-        if time.monotonic() - self._told_s >= self._digest_s:
-            self._told_s = time.monotonic()
+        if time.monotonic() - self._digest_at_s >= self._digest_s:
+            self._digest_at_s = time.monotonic()
             self._run(text)
 
     def _run(self, text: str) -> None:
         if not self._command:
             return
         try:
-            process = subprocess.Popen(  # noqa: S603 - the user's own
+            process = subprocess.Popen(  # noqa: S603 - the user's own command
                 [*self._command, text],
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # so that a terminal's Ctrl-C, of which it may tell, does not end it
+                start_new_session=True,  # Ctrl-C in the terminal must not end a notification about it
             )
         except OSError as error:
-            _LOG.warning("nobody could be told: %s", error)
+            _LOG.warning("notification failed: %s", error)
             return
         self._running.append((time.monotonic(), process))
 
@@ -75,29 +83,61 @@ class Notifier:
             began_s, process = running
             late = time.monotonic() - began_s > _LIMIT_S
             if late:
-                os.killpg(process.pid, signal.SIGKILL)  # with whatever it has started
+                os.killpg(process.pid, signal.SIGKILL)  # the command and all its children
                 process.wait()
             if late or process.poll() is not None:
                 self._running.remove(running)
                 if process.returncode:
-                    _LOG.warning("nobody could be told: %s ended with %d", self._command[0], process.returncode)
+                    _LOG.warning("notification failed: %s ended with %d", self._command[0], process.returncode)
 
 
-_ALIVE_S = 3600.0  # between two signs of life in the journal, so that a run that is killed has lasted
+class _Notifications(EventListener):
+    """Notifies the operator of changes: waiting, collecting again, idle, ended; and sends the periodic summary."""
 
-
-class EventLog:
-    """Follows one run, as a context: however it ends, that is written down, too."""
-
-    def __init__(self, folder: EpisodeFolder, account: CollectionProgress, config: CollectionRunConfig) -> None:
-        self._folder, self._account, self._config = folder.path, account, config
+    def __init__(self, folder: EpisodeFolder, progress: CollectionProgress, config: CollectionRunConfig) -> None:
+        self._folder, self._progress = folder.path, progress
         self._journal = Journal(folder.path)
-        self._status = StatusFile(folder.path, account)
-        self._alive_s = time.monotonic()
-        self._alerts = Notifier(config.supervision.notify_command, config.supervision.digest_s)
+        self._idle_limit = 2 * config.collection.table_reset.idle_episodes_before_reset
+        self.notifier = Notifier(config.supervision.notify_command, config.supervision.digest_s)
+
+    def handle(self, event: Event) -> None:
+        super().handle(event)
+        self.notifier.digest(f"{self._folder}: {self._progress.line()}")
+
+    def on_waiting(self, event: WaitingEvent) -> None:
+        text = f"no attempt succeeds at present: {event.reason}"
+        self.notifier.change("waiting", f"{self._folder}: {text}; {self._progress.line()}")
+
+    def on_closed(self, event: ClosedEvent) -> None:
+        if event.idle_episodes < self._idle_limit:
+            self.notifier.change("collecting", f"{self._folder}: collecting again; {self._progress.line()}")
+        elif self.notifier.change("dull", self._idle_text(event)):
+            self._journal.note("dull", {"episodes": event.idle_episodes})
+
+    def ended(self, why: str) -> None:
+        """Send the end of the run and wait for the command."""
+        self.notifier.change(f"ended {why}", f"{self._folder}: ended: {why}; {self._progress.line()}")
+        self.notifier.close()
+
+    def _idle_text(self, event: ClosedEvent) -> str:
+        return (
+            f"{self._folder}: no object moved in {event.idle_episodes} episodes, in spite of table resets; "
+            f"objects detected: {event.row.objects_seen}; check that objects are within reach"
+        )
+
+
+class EventLog(EventListener):
+    """Records one run, as a context manager: its start, its events, and its end with the reason."""
+
+    def __init__(self, folder: EpisodeFolder, progress: CollectionProgress, config: CollectionRunConfig) -> None:
+        self._folder, self._progress, self._seed = folder.path, progress, config.seed
+        self._journal = Journal(folder.path)
+        self._status = StatusFile(folder.path, progress)
+        self._alive_at_s = time.monotonic()
+        self._notifications = _Notifications(folder, progress, config)
 
     def __enter__(self) -> EventLog:
-        self._journal.note("started", {"seed": self._config.seed, "present": self._account.n_present})
+        self._journal.note("started", {"seed": self._seed, "present": self._progress.n_present})
         self._status.beat()
         return self
 
@@ -106,81 +146,52 @@ class EventLog:
     ) -> None:
         why = DONE if error is None else STOPPED if isinstance(error, KeyboardInterrupt) else _words_of(error)
         try:
-            self._journal.note(
-                "ended", {"why": why, "closed": self._account.closed, "attempts": self._account.attempts}
-            )
+            counts = {"closed": self._progress.closed, "attempts": self._progress.attempts}
+            self._journal.note("ended", {"why": why, **counts})
             self._status.beat(why)
         except OSError as full:
             _LOG.warning("%s: could not be written: %s", self._folder, full.strerror or full)
-        self._alerts.change(f"ended {why}", f"{self._folder}: ended: {why}; {self._words()}")
-        self._alerts.close()
+        self._notifications.ended(why)
 
-    def take(self, event: Event) -> None:
-        """Write an event down, and tell a person where one should know.
+    def handle(self, event: Event) -> None:
+        """Record an event that the progress has counted, and notify the operator where required.
 
         Raises:
-            OSError: The disk is full or at fault.
+            OSError: The disk is full or failing.
         """
-        self._account.take(event)
-        if isinstance(event, ClosedEvent):
-            index.append(self._folder, event.row)
-        for name, details in _notes(event):
-            self._journal.note(name, details)
-        if time.monotonic() - self._alive_s > _ALIVE_S:
-            self._alive_s = time.monotonic()
-            self._journal.note("alive", {"closed": self._account.closed})
+        super().handle(event)
+        if time.monotonic() - self._alive_at_s > _ALIVE_S:
+            self._alive_at_s = time.monotonic()
+            self._journal.note("alive", {"closed": self._progress.closed})
         self._status.beat()
-        self._tell(event)
+        self._notifications.handle(event)
 
-    def _tell(self, event: Event) -> None:
-        if isinstance(event, WaitingEvent):
-            self._alerts.change("waiting", f"{self._folder}: nothing succeeds for now: {event.reason}; {self._words()}")
-        elif isinstance(event, ClosedEvent):
-            limit = 2 * self._config.collection.table_reset.idle_episodes_before_reset
-            if event.idle_episodes < limit:
-                self._alerts.change("collecting", f"{self._folder}: collecting again; {self._words()}")
-            elif self._alerts.change("dull", self._dull(event)):
-                self._journal.note("dull", {"episodes": event.idle_episodes})
-        self._alerts.digest(f"{self._folder}: {self._words()}")
+    def on_closed(self, event: ClosedEvent) -> None:
+        """Add the episode to the index; the journal holds only a table reset."""
+        index.append(self._folder, event.row)
+        if event.swept:
+            self._journal.note("swept", {"number": event.row.number})
 
-    def _dull(self, event: ClosedEvent) -> str:
-        return (
-            f"{self._folder}: nothing but the arm moved in {event.idle_episodes} episodes, although the table was swept; "
-            f"objects seen: {event.row.objects_seen}; look whether there is something to play with"
-        )
+    def on_failed(self, event: FailedEvent) -> None:
+        """Note an attempt that failed, and its file in quarantine."""
+        name = "quarantined" if event.file else "dropped"
+        attempt = {"number": event.number, "attempt": event.attempt}
+        self._journal.note(name, {**attempt, "kind": event.kind, "reason": event.reason, "file": event.file})
 
-    def _words(self) -> str:
-        account = self._account
-        hours = (account.present_s + account.recorded_s) / 3600
-        counts = {
-            "dropped": account.dropped.total(),
-            "set aside": account.quarantined.total(),
-            "lost": account.lost,
-        }
-        troubles = [f"{n} {what}" for what, n in counts.items() if n]
-        return ", ".join(
-            [f"{account.n_present + account.closed} of {account.n_wanted} episodes", f"{hours:.2f} h", *troubles]
-        )
+    def on_lost(self, event: LostEvent) -> None:
+        """Note the episode that was open, if any, and the restart."""
+        if event.number is not None:
+            self._journal.note("lost", {"number": event.number, "given_up": event.is_given_up})
+        self._journal.note("restarted", {"reason": event.reason})
+
+    def on_waiting(self, event: WaitingEvent) -> None:
+        """Note the pause."""
+        self._journal.note("waiting", {"reason": event.reason, "pause_s": event.pause_s})
+
+    def on_replaced(self, event: ReplacedEvent) -> None:
+        """Note the replacement."""
+        self._journal.note("renewed", {"reason": event.reason})
 
 
 def _words_of(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _notes(event: Event) -> list[tuple[str, dict[str, Value]]]:
-    """Return what the journal has to say of an event; nothing of an episode that was closed, which is in the folder."""
-    notes: list[tuple[str, dict[str, Value]]] = []
-    if isinstance(event, FailedEvent):
-        told: dict[str, Value] = {"number": event.number, "attempt": event.attempt, "kind": event.kind}
-        notes.append(("quarantined" if event.file else "dropped", {**told, "reason": event.reason, "file": event.file}))
-    elif isinstance(event, LostEvent):
-        if event.number is not None:
-            notes.append(("lost", {"number": event.number, "given_up": event.is_given_up}))
-        notes.append(("restarted", {"reason": event.reason}))
-    elif isinstance(event, WaitingEvent):
-        notes.append(("waiting", {"reason": event.reason, "pause_s": event.pause_s}))
-    elif isinstance(event, ReplacedEvent):
-        notes.append(("renewed", {"reason": event.reason}))
-    elif isinstance(event, ClosedEvent) and event.swept:
-        notes.append(("swept", {"number": event.row.number}))
-    return notes

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_collection.collection.config import CollectionRunConfig
+from data_collection.collection.events import EventListener
 from data_collection.collection.notifications import EventLog
 from data_collection.collection.progress import CollectionProgress, ProgressDisplay
 from data_collection.collection.supervisor import EpisodeNumbers, Supervisor
@@ -38,18 +39,19 @@ def collect(config: CollectionRunConfig, target: Target, out: Path, n_workers: i
         folder.store_config(config)
         rows = folder.clean_up()
         folder.share(lock)
-        account = _open_account(rows, target, config)
-        tally = stack.enter_context(ProgressDisplay(out, account))
-        logbook = stack.enter_context(EventLog(folder, account, config))
-        numbers = EpisodeNumbers({row.number for row in rows}, account.n_wanted - account.n_present)
+        progress = _initial_progress(rows, target, config)
+        display = stack.enter_context(ProgressDisplay(out, progress))
+        log = stack.enter_context(EventLog(folder, progress, config))
+        listeners: tuple[EventListener, ...] = (progress, log, display)  # the first counts, the others read the counts
+        numbers = EpisodeNumbers({row.number for row in rows}, progress.n_wanted - progress.n_present)
         for event in stack.enter_context(closing(supervisor.run(numbers))):
-            logbook.take(event)
-            tally.show(event)
-            if account.is_done():
+            for listener in listeners:
+                listener.handle(event)
+            if progress.is_done():
                 break
 
 
-def _open_account(rows: list[Row], target: Target, config: CollectionRunConfig) -> CollectionProgress:
+def _initial_progress(rows: list[Row], target: Target, config: CollectionRunConfig) -> CollectionProgress:
     """Begin with what is there; of hours, as many episodes are wanted as there are at the shortest a step can last."""
     n, present_s = len(rows), sum(row.recorded_s for row in rows)
     if target.hours is None:

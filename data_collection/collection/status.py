@@ -23,8 +23,8 @@ _INTERVAL_S = 5.0  # between two writes where nothing changes
 class StatusFile:
     """Writes `run.json`, and tells systemd that the run goes on, each time that it is called and not by itself."""
 
-    def __init__(self, folder: Path, account: CollectionProgress) -> None:
-        self._folder, self._account = folder, account
+    def __init__(self, folder: Path, progress: CollectionProgress) -> None:
+        self._folder, self._progress = folder, progress
         self._written_s = -1e9
         self._service = _Service()
         self._service.tell("READY=1")
@@ -35,24 +35,24 @@ class StatusFile:
         Raises:
             OSError: The disk is full or at fault.
         """
-        account, now_s = self._account, time.monotonic()
-        self._service.tell(f"WATCHDOG=1\nSTATUS={account.state}: {account.n_present + account.closed} episodes")
+        progress, now_s = self._progress, time.monotonic()
+        self._service.tell(f"WATCHDOG=1\nSTATUS={progress.state}: {progress.n_present + progress.closed} episodes")
         if why is None and now_s - self._written_s < _INTERVAL_S:
             return
         self._written_s = now_s
-        left_s = account.left_s()
+        left_s = progress.left_s()
         told: dict[str, object] = {
             "time_s": round(time.time(), 3),
             "process": os.getpid(),
-            "state": account.state if why is None else "ended",
+            "state": progress.state if why is None else "ended",
             "ended": why,
-            **account.summary(),
-            "episodes_wanted": account.n_wanted,
-            "hours_in_folder": round((account.present_s + account.recorded_s) / 3600, 4),
-            "hours_wanted": None if account.wanted_s is None else round(account.wanted_s / 3600, 4),
+            **progress.summary(),
+            "episodes_wanted": progress.n_wanted,
+            "hours_in_folder": round((progress.present_s + progress.recorded_s) / 3600, 4),
+            "hours_wanted": None if progress.wanted_s is None else round(progress.wanted_s / 3600, 4),
             "left_s": None if left_s is None else round(left_s),
-            "rss_gib": round(account.rss_gib, 3),
-            "descriptors": account.descriptors,
+            "rss_gib": round(progress.rss_gib, 3),
+            "descriptors": progress.descriptors,
             "free_disk_gib": round(shutil.disk_usage(self._folder).free / 2**30, 2),
         }
         replace(self._folder / STATUS_NAME, (json.dumps(told, indent=1) + "\n").encode())

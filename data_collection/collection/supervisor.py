@@ -7,14 +7,23 @@ import time
 from collections import Counter, deque
 from collections.abc import Collection, Generator, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from configs.interruption import sleep, wait
 from data_collection.atomic_io import flush
 from data_collection.collection.config import CollectionRunConfig
-from data_collection.collection.worker import ClosedEvent, FailedEvent, GaveUpEvent, ReadyEvent, WorkerEvent
+from data_collection.collection.events import (
+    ClosedEvent,
+    Event,
+    FailedEvent,
+    GaveUpEvent,
+    LostEvent,
+    ReadyEvent,
+    ReplacedEvent,
+    TickEvent,
+    WaitingEvent,
+    WorkerEvent,
+)
 from data_collection.collection.worker_process import CollectionProcess
 from data_collection.episode import EpisodeError
 from data_collection.storage.folder import CollectionError, EpisodeFolder
@@ -55,41 +64,6 @@ class EpisodeNumbers:
 
 _TICK_S = 1.0  # between two looks at processes that say nothing
 _HOUR_S = 3600.0
-
-
-@dataclass(frozen=True)
-class LostEvent:
-    """A process died or hung; the episode that it had begun is made anew."""
-
-    number: int | None
-    reason: str
-    is_given_up: bool  # another episode takes its place
-
-
-@dataclass(frozen=True)
-class WaitingEvent:
-    """Nothing succeeds for now."""
-
-    reason: str
-    pause_s: float
-
-
-@dataclass(frozen=True)
-class ReplacedEvent:
-    """A process was replaced between two episodes, before it became a burden."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class TickEvent:
-    """All is looked after; comes at least every few seconds."""
-
-    rss_gib: float  # of all processes
-    descriptors: int  # of all processes
-
-
-Event: TypeAlias = ClosedEvent | FailedEvent | LostEvent | WaitingEvent | ReplacedEvent | TickEvent
 
 
 class Supervisor:

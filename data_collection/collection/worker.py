@@ -11,10 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,54 +23,16 @@ from configs.interruption import check, ignore_sigint, interruption, wait
 from data_collection.atomic_io import make_folder
 from data_collection.collection.collector import CollectedEpisode, Collector, DroppedAttempt
 from data_collection.collection.config import CollectionRunConfig
+from data_collection.collection.events import ClosedEvent, FailedEvent, GaveUpEvent, ReadyEvent, WorkerEvent
 from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import write_episode
 from data_collection.storage.folder import EpisodeFolder
-from data_collection.storage.index import Row, describe
+from data_collection.storage.index import describe
 from robot_bridge.factory import open_robot
 from robot_bridge.robot import Observation, Robot, RobotError, RobotFault, RobotSpec, Step
 
 _LOG = logging.getLogger(__name__)
 _ORPHAN_S = 10.0  # after which a process whose supervisor is gone ends, whatever it is doing
-
-
-@dataclass(frozen=True)
-class ReadyEvent:
-    """The arm is there."""
-
-    robot: str  # its name
-
-
-@dataclass(frozen=True)
-class ClosedEvent:
-    """One episode that is safely on disk."""
-
-    row: Row
-    swept: bool
-    idle_episodes: int  # see `CollectedEpisode`
-
-
-@dataclass(frozen=True)
-class FailedEvent:
-    """An attempt that gave no episode."""
-
-    number: int
-    attempt: int
-    kind: str
-    reason: str
-    file: str | None  # in quarantine; None where nothing whole was recorded
-    is_fault: bool  # the arm stopped itself
-
-
-@dataclass(frozen=True)
-class GaveUpEvent:
-    """No attempt at an episode succeeded, or something else keeps this process from going on."""
-
-    reason: str
-    needs_person: bool  # else another process may fare better, now or later
-
-
-WorkerEvent: TypeAlias = ReadyEvent | ClosedEvent | FailedEvent | GaveUpEvent
 
 
 class Heartbeat(Protocol):

@@ -12,7 +12,8 @@ import psutil
 
 from configs.interruption import started_without_sigint, wait
 from data_collection.collection.config import CollectionRunConfig
-from data_collection.collection.worker import GaveUpEvent, Heartbeat, ReadyEvent, WorkerEvent, run_worker
+from data_collection.collection.events import GaveUpEvent, ReadyEvent, WorkerEvent
+from data_collection.collection.worker import Heartbeat, run_worker
 from data_collection.storage.folder import CollectionError
 
 

@@ -13,7 +13,8 @@ import typer
 
 from configs.command import run
 from data_collection.collection.config import CollectionRunConfig
-from data_collection.collection.worker import ClosedEvent, EpisodeProducer
+from data_collection.collection.events import ClosedEvent
+from data_collection.collection.worker import EpisodeProducer
 from data_collection.formats.robonet import read_episode
 from data_collection.storage.folder import EpisodeFolder
 from robot_bridge.factory import open_robot

@@ -13,11 +13,18 @@ import pytest
 
 from data_collection.collection import notifications as module
 from data_collection.collection.config import CollectionRunConfig
+from data_collection.collection.events import (
+    ClosedEvent,
+    Event,
+    FailedEvent,
+    LostEvent,
+    ReplacedEvent,
+    TickEvent,
+    WaitingEvent,
+)
 from data_collection.collection.notifications import EventLog, Notifier
 from data_collection.collection.progress import CollectionProgress
 from data_collection.collection.status import read_status
-from data_collection.collection.supervisor import Event, LostEvent, ReplacedEvent, TickEvent, WaitingEvent
-from data_collection.collection.worker import ClosedEvent, FailedEvent
 from data_collection.episode import EpisodeError
 from data_collection.storage import index
 from data_collection.storage.folder import CollectionError, EpisodeFolder
@@ -100,10 +107,10 @@ def _not_a_program(folder: Path) -> Sequence[str]:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (lambda folder: (str(folder / "missing"),), "nobody could be told: .*No such file.*"),
-        (_not_a_program, "nobody could be told: .*Permission denied.*"),
-        (lambda _: ("sh", "-c", "exit 3"), "nobody could be told: sh ended with 3"),
-        (lambda _: ("sh", "-c", "kill -9 $$"), "nobody could be told: sh ended with -9"),
+        (lambda folder: (str(folder / "missing"),), "notification failed: .*No such file.*"),
+        (_not_a_program, "notification failed: .*Permission denied.*"),
+        (lambda _: ("sh", "-c", "exit 3"), "notification failed: sh ended with 3"),
+        (lambda _: ("sh", "-c", "kill -9 $$"), "notification failed: sh ended with -9"),
     ],
     ids=["missing", "no program", "fails", "dies"],
 )
@@ -186,8 +193,9 @@ class Run:
     def take(self, *events: Event) -> None:
         """Follow events, each told to the person before the next one comes."""
         for event in events:
-            self.logbook.take(event)
-            self.logbook._alerts.close()
+            self.account.handle(event)
+            self.logbook.handle(event)
+            self.logbook._notifications.notifier.close()
 
     def events(self) -> list[dict[str, Value]]:
         """Return the journal without the hours."""
@@ -323,7 +331,7 @@ def test_a_person_is_told_once_when_nothing_succeeds_and_once_when_it_does(run: 
         run.take(TickEvent(1.0, 50), closed(0), WaitingEvent("no light", 5.0), WaitingEvent("still none", 10.0))
         run.take(FailedEvent(1, 0, "bad_light", "dark", None, False), closed(1), closed(2))
     first, second, last = run.told()
-    assert "nothing succeeds for now: no light; 3 of 10 episodes" in first
+    assert "no attempt succeeds at present: no light; 3 of 10 episodes" in first
     assert "collecting again; 4 of 10 episodes" in second and "1 dropped" in second
     assert "ended: done; 5 of 10 episodes" in last
 
@@ -336,8 +344,8 @@ def test_a_table_on_which_nothing_moves_is_told_of_once(run: Run) -> None:
         notes = [event for event in run.events() if event["event"] == "dull"]
     assert notes == [{"event": "dull", "episodes": DULL}] * 2
     first, again, second, last = run.told()
-    assert f"nothing but the arm moved in {DULL} episodes" in first and "objects seen: 3" in first
-    assert "collecting again" in again and "nothing but the arm" in second and "ended" in last
+    assert f"no object moved in {DULL} episodes" in first and "objects detected: 3" in first
+    assert "collecting again" in again and "no object moved" in second and "ended" in last
 
 
 def test_how_things_stand_is_told_after_its_time(tmp_path: Path, config: CollectionRunConfig) -> None:

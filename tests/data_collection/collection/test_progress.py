@@ -11,9 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_collection.collection import progress as module
+from data_collection.collection.events import (
+    ClosedEvent,
+    Event,
+    FailedEvent,
+    LostEvent,
+    ReplacedEvent,
+    TickEvent,
+    WaitingEvent,
+)
 from data_collection.collection.progress import CollectionProgress
-from data_collection.collection.supervisor import Event, LostEvent, ReplacedEvent, TickEvent, WaitingEvent
-from data_collection.collection.worker import ClosedEvent, FailedEvent
 from tests.data_collection.folders import row
 
 
@@ -44,7 +51,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
 def test_attempts_add_up_and_each_has_its_reason(events: list[Event], n_present: int) -> None:
     account = CollectionProgress(n_present, 18.0 * n_present, 100, None)
     for event in events:
-        account.take(event)
+        account.handle(event)
     rows = [event for event in events if isinstance(event, ClosedEvent)]
     failures = [event for event in events if isinstance(event, FailedEvent)]
     losses = [event for event in events if isinstance(event, LostEvent)]
@@ -68,7 +75,7 @@ def test_what_episodes_showed_is_counted() -> None:
         closed(1, swept=True, idle_episodes=7, objects_moved_m=0.0299, families="push"),
         closed(2, swept=True, objects_moved_m=0.5, families="noise"),
     ):
-        account.take(event)
+        account.handle(event)
     assert (account.lifted, account.moved, account.swept, account.idle_episodes) == (1, 2, 2, 0)
     assert account.summary()["families"] == {"grasp": 1, "noise": 1, "push": 2}
 
@@ -82,7 +89,7 @@ def test_the_state_is_why_nothing_succeeds_until_something_does() -> None:
         TickEvent(1.5, 70),
         closed(),
     ):
-        account.take(event)
+        account.handle(event)
         states.append(account.state)
     assert states == ["no light", "no light", "no light", "collecting"]
     assert (account.rss_gib, account.descriptors) == (1.5, 70)
@@ -106,12 +113,12 @@ def test_of_episodes_the_rest_takes_as_long_as_those_before(clock: Clock) -> Non
     assert account.left_s() is None
     for number, left_s in enumerate([140.0, 120.0, 100.0, 80.0]):
         clock.now_s += 20.0
-        account.take(closed(number))
+        account.handle(closed(number))
         assert account.left_s() == pytest.approx(left_s)
     clock.now_s += 80.0  # in which nothing succeeds
     assert account.left_s() == pytest.approx(160.0)
     for number in range(9):
-        account.take(closed(number))
+        account.handle(closed(number))
     assert account.left_s() == 0.0  # more than were wanted
 
 
@@ -120,7 +127,7 @@ def test_of_hours_the_rest_takes_as_long_as_those_before(clock: Clock) -> None:
     assert account.left_s() is None
     for number in range(10):
         clock.now_s += 30.0
-        account.take(closed(number, recorded_s=20.0))
+        account.handle(closed(number, recorded_s=20.0))
     assert account.left_s() == pytest.approx((1000.0 - 100.0 - 200.0) / 20.0 * 30.0)
 
 
@@ -128,7 +135,7 @@ def test_only_the_last_episodes_tell_how_long_the_rest_takes(clock: Clock) -> No
     account = CollectionProgress(0, 0.0, 1300, None, began_s=clock.now_s)
     for number in range(1200):
         clock.now_s += 1.0 if number < 1000 else 9.0
-        account.take(closed(number))
+        account.handle(closed(number))
     assert account.left_s() == pytest.approx(100 * 9.0)
     assert len(account.closed_at_s) <= 201
 
@@ -137,8 +144,8 @@ def test_hours_are_done_when_they_are_recorded() -> None:
     account = CollectionProgress(1, 50.0, 100, 110.0)
     done = []
     for number in range(3):
-        account.take(closed(number, recorded_s=20.0))
-        account.take(TickEvent(1.0, 10))
+        account.handle(closed(number, recorded_s=20.0))
+        account.handle(TickEvent(1.0, 10))
         done.append(account.is_done())
     assert done == [False, False, True]
     assert not CollectionProgress(10, 1e9, 10, None).is_done()  # of episodes the numbers come to an end
@@ -150,7 +157,7 @@ def test_the_longest_gap_counts_from_the_beginning(clock: Clock) -> None:
     gaps = []
     for number, gap_s in enumerate([7.0, 3.0, 11.0, 2.0]):
         clock.now_s += gap_s
-        account.take(closed(number))
+        account.handle(closed(number))
         gaps.append(account.longest_gap_s)
     assert gaps == [7.0, 7.0, 11.0, 11.0]
     assert account.summary()["seconds"] == 23.0

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from data_collection.collection import status
+from data_collection.collection.events import TickEvent, WaitingEvent
 from data_collection.collection.progress import CollectionProgress
 from data_collection.collection.status import StatusFile, read_status
-from data_collection.collection.supervisor import TickEvent, WaitingEvent
 from data_collection.episode import EpisodeError
 from data_collection.storage.folder import STATUS_NAME
 
@@ -32,7 +32,7 @@ def _no_service(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_says_what_it_is_doing(tmp_path: Path) -> None:
     mine = account()
-    mine.take(TickEvent(1.25, 70))
+    mine.handle(TickEvent(1.25, 70))
     StatusFile(tmp_path, mine).beat()
     told = read_status(tmp_path)
     assert abs(told["time_s"] - time.time()) < 5 and told["process"] == os.getpid()
@@ -53,7 +53,7 @@ def test_what_changes_little_is_written_seldom_and_an_end_at_once(tmp_path: Path
     mine = account()
     said = StatusFile(tmp_path, mine)
     said.beat()
-    mine.take(WaitingEvent("no light", 5.0))
+    mine.handle(WaitingEvent("no light", 5.0))
     said.beat()
     assert read_status(tmp_path)["state"] == "collecting"
     said.beat("stopped")
@@ -66,7 +66,7 @@ def test_a_state_is_written_after_its_time(tmp_path: Path, monkeypatch: pytest.M
     mine = account()
     said = StatusFile(tmp_path, mine)
     said.beat()
-    mine.take(WaitingEvent("no light", 5.0))
+    mine.handle(WaitingEvent("no light", 5.0))
     said.beat()
     assert read_status(tmp_path)["state"] == "no light"
 
@@ -80,7 +80,7 @@ def test_whoever_reads_finds_a_whole_file_at_any_moment(tmp_path: Path, monkeypa
 
     def go_on() -> None:
         while not stop.is_set():
-            mine.take(WaitingEvent("x" * (mine.restarts * 997 % 20000), 5.0))  # of many lengths
+            mine.handle(WaitingEvent("x" * (mine.restarts * 997 % 20000), 5.0))  # of many lengths
             mine.restarts += 1
             said.beat()
 
@@ -138,7 +138,7 @@ def test_the_service_manager_hears_of_the_start_and_of_every_beat(
         assert channel.recv(4096) == b"READY=1"
         said.beat()
         assert channel.recv(4096) == b"WATCHDOG=1\nSTATUS=collecting: 3 episodes"
-        mine.take(WaitingEvent("no light", 5.0))
+        mine.handle(WaitingEvent("no light", 5.0))
         said.beat()  # too soon for the file
         assert channel.recv(4096).splitlines() == [b"WATCHDOG=1", b"STATUS=no light: 3 episodes"]
 

@@ -13,16 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_collection.collection.config import CollectionRunConfig
-from data_collection.collection.supervisor import (
-    EpisodeNumbers,
+from data_collection.collection.events import (
+    ClosedEvent,
     Event,
+    FailedEvent,
     LostEvent,
     ReplacedEvent,
-    Supervisor,
     TickEvent,
     WaitingEvent,
 )
-from data_collection.collection.worker import ClosedEvent, FailedEvent
+from data_collection.collection.supervisor import EpisodeNumbers, Supervisor
 from data_collection.storage.folder import CollectionError
 from robot_bridge.franka.config import FrankaRosConfig
 

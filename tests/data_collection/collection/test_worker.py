@@ -13,14 +13,8 @@ from numpy.typing import NDArray
 
 from configs.interruption import interruption
 from data_collection.collection.config import CollectionRunConfig
-from data_collection.collection.worker import (
-    ClosedEvent,
-    EpisodeProducer,
-    FailedEvent,
-    GaveUpEvent,
-    MonitoredRobot,
-    WorkerEvent,
-)
+from data_collection.collection.events import ClosedEvent, FailedEvent, GaveUpEvent, WorkerEvent
+from data_collection.collection.worker import EpisodeProducer, MonitoredRobot
 from data_collection.formats.robonet import read_episode
 from data_collection.storage.folder import EpisodeFolder
 from robot_bridge.robot import OPEN, CameraFault, Observation, RobotError, RobotFault, RobotSpec, Step

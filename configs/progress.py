@@ -1,0 +1,96 @@
+"""Progress of long work on stderr: a bar on a terminal, otherwise one line every ten seconds."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_LINE_INTERVAL_S = 10.0  # between two lines where there is no terminal; ours
+
+
+class ProgressBar:
+    """Shows how much of one piece of work is done and the time left, as a context manager.
+
+    Args:
+        label: What is counted, such as "episodes".
+        total: The count at the end; None if unknown.
+        completed: The count at the start.
+        estimates_time: Show the estimated time left. False where the caller has a better estimate in `detail`.
+        transient: Remove the bar from the terminal at the end.
+        quiet: Show no progress. `say` still prints.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int | None,
+        *,
+        completed: int = 0,
+        estimates_time: bool = True,
+        transient: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        self._quiet, self._estimates_time = quiet, estimates_time
+        self._console = Console(stderr=True)
+        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn()]
+        columns += [MofNCompleteColumn(), TimeElapsedColumn()]
+        columns += [TimeRemainingColumn()] if estimates_time else []
+        columns.append(TextColumn("{task.fields[detail]}", markup=False))
+        self._progress = Progress(
+            *columns, console=self._console, transient=transient, disable=quiet or not self._console.is_terminal
+        )
+        self._id = self._progress.add_task(label, total=total, completed=completed, detail="")
+        self._line_at_s = time.monotonic()
+
+    def __enter__(self) -> ProgressBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, n: int = 1, detail: str = "") -> None:
+        """Add `n` to the count."""
+        self.update(int(self._progress.tasks[0].completed) + n, detail)
+
+    def update(self, completed: int, detail: str = "", *, total: int | None = None, label: str | None = None) -> None:
+        """Set the count and the text behind the bar; `total` and `label` where they changed."""
+        self._progress.update(self._id, completed=completed, total=total, description=label, detail=detail)
+        now_s = time.monotonic()
+        if not self._quiet and not self._console.is_terminal and now_s - self._line_at_s >= _LINE_INTERVAL_S:
+            self._line_at_s = now_s
+            self.say(self._line(detail))
+
+    def say(self, text: str) -> None:
+        """Print one line above the bar."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _line(self, detail: str) -> str:
+        """Return the progress as one line of text."""
+        task = self._progress.tasks[0]
+        total = "" if task.total is None else f" of {task.total:.0f}"
+        left_s = task.time_remaining if self._estimates_time else None
+        left = "" if left_s is None else f"about {duration(left_s)} left"
+        return ", ".join(filter(None, [f"{task.completed:.0f}{total} {task.description}", detail, left]))
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its two largest units."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min"
+    if seconds < 86400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+    return f"{seconds // 86400} d {seconds % 86400 // 3600} h"

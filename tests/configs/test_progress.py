@@ -1,0 +1,54 @@
+"""Progress: a line every ten seconds where there is no terminal, with the count, the detail and the time left."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from configs import progress as module
+from configs.progress import ProgressBar, duration
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    now = SimpleNamespace(s=100.0)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now.s))
+    return now
+
+
+def test_lines_come_at_most_every_ten_seconds(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressBar("episodes", 20, completed=3, estimates_time=False) as bar:
+        for _ in range(10):
+            clock.s += 3.0
+            bar.advance(detail="1 dropped")
+        bar.say("a [line] of text")
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.splitlines() == [
+        "7 of 20 episodes, 1 dropped",
+        "11 of 20 episodes, 1 dropped",
+        "a [line] of text",
+    ]
+
+
+def test_a_quiet_bar_prints_only_what_is_said(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressBar("trials", None, quiet=True) as bar:
+        clock.s += 60.0
+        bar.update(5)
+        bar.say("failed")
+    assert capsys.readouterr().err == "failed\n"
+
+
+def test_the_time_left_follows_from_the_count(capsys: pytest.CaptureFixture[str]) -> None:
+    with ProgressBar("windows", None) as bar:
+        bar.update(1, total=4, label="clips")
+        bar._line_at_s -= 60.0
+        bar.advance()
+    line = capsys.readouterr().err
+    assert line.startswith("2 of 4 clips") and "left" in line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min"), (3700, "1 h 1 min"), (90000, "1 d 1 h")]
+)
+def test_durations_have_two_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
