@@ -20,7 +20,7 @@ _DECIMALS = 1e-3  # of a config, relative: not a difference in kind
 _WORKSPACE_M = 1e-3  # a config's decimals, not a difference in kind; ours
 
 
-def check_fit(robot: RobotSpec, predictor: PredictorSpec, planner: SolverConfig) -> None:
+def check_compatibility(robot: RobotSpec, predictor: PredictorSpec, planner: SolverConfig) -> None:
     """Compare what the three say of themselves.
 
     Raises:

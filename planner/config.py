@@ -13,7 +13,7 @@ from planner.task import TaskConfig
 from robot_bridge.factory import CONFIG_FILES, RobotConfig, RobotName
 
 
-class RunConfig(Config):
+class TaskRunConfig(Config):
     """All sections that `--set` knows."""
 
     robot: RobotConfig
@@ -28,7 +28,7 @@ class _TaskAlone(Config):
     task: TaskConfig
 
 
-def load_run(task_file: str, overrides: Sequence[str], robot: RobotName = "simulation") -> RunConfig:
+def load_run(task_file: str, overrides: Sequence[str], robot: RobotName = "simulation") -> TaskRunConfig:
     """Read the files of a run; the task decides what the simulation sets up, the overrides decide all.
 
     Raises:
@@ -45,4 +45,4 @@ def load_run(task_file: str, overrides: Sequence[str], robot: RobotName = "simul
         "policy": "planning/policy.yaml",
     }
     scene = [f"robot.scene={task.scene}", f"robot.split={task.split}"] if robot == "simulation" else []
-    return load(RunConfig, files, [*scene, *overrides])
+    return load(TaskRunConfig, files, [*scene, *overrides])

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ghvae_core.predictor import PredictorSpec
-from planner.compatibility import check_fit
-from planner.config import RunConfig
+from planner.compatibility import check_compatibility
+from planner.config import TaskRunConfig
 from planner.plan import PlannerError
 from planner.predictors import connect
 from robot_bridge.factory import resolve_renderer, run_checks
@@ -21,7 +21,7 @@ _FREE_GIB = 2.0  # below, a collection stops between two episodes; collection.fr
 
 
 @dataclass(frozen=True)
-class Choice:
+class CheckSelection:
     """What is to be looked at beside the arm."""
 
     server: str | None  # its address; None: a private one would be started
@@ -29,19 +29,19 @@ class Choice:
     out: Path  # where episodes or reports would go
 
 
-def consult(choice: Choice, config: RunConfig) -> Iterator[CheckResult]:
+def check_system(selection: CheckSelection, config: TaskRunConfig) -> Iterator[CheckResult]:
     """Yield a finding on each part."""
     if config.robot.kind == "simulation":
         yield run_check("renderer", lambda: _renderer(config))
     yield from run_checks(config.robot)
-    yield run_check("disk", lambda: _disk(choice.out))
-    if choice.server:
-        yield run_check("server", lambda: _server(choice.server or "", config))
+    yield run_check("disk", lambda: _disk(selection.out))
+    if selection.server:
+        yield run_check("server", lambda: _server(selection.server or "", config))
     else:
-        yield run_check("checkpoint", lambda: _checkpoint(choice.checkpoint))
+        yield run_check("checkpoint", lambda: _checkpoint(selection.checkpoint))
 
 
-def _renderer(config: RunConfig) -> str:
+def _renderer(config: TaskRunConfig) -> str:
     robot = resolve_renderer(config.robot)
     return f"MuJoCo draws through {robot.renderer}" if robot.kind == "simulation" else ""
 
@@ -54,10 +54,10 @@ def _disk(out: Path) -> str:
     return f"{free_gib:.0f} GiB free at {there}"
 
 
-def _server(address: str, config: RunConfig) -> str:
+def _server(address: str, config: TaskRunConfig) -> str:
     with closing(connect(address, config.planner)) as client:
         robot = config.robot
-        check_fit(RobotSpec("franka", robot.limits, robot.camera, robot.step_s), client.spec, config.planner)
+        check_compatibility(RobotSpec("franka", robot.limits, robot.camera, robot.step_s), client.spec, config.planner)
         return _describe(client.spec)
 
 

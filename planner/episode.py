@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from planner.config import load_run
 from planner.goal import GoalError, load_goal, scripted_goal
 from planner.output_folder import RecordError, RunFolder
-from planner.predictors import Choice, check_checkpoint, open_predictor
+from planner.predictors import EpisodeRequest, check_checkpoint, open_predictor
 from planner.proposals import Proposals
-from planner.record import History, Setting
+from planner.record import EpisodeDescription, EpisodeHistory
 from planner.solver import Solver
-from planner.task import Task
+from planner.task import TaskController
 from robot_bridge.camera import model_image
 from robot_bridge.factory import open_robot
 from robot_bridge.robot import Robot
@@ -30,47 +30,47 @@ if TYPE_CHECKING:
     from robot_bridge.simulation.success import TaskSuccess
 
 
-def attempt(choice: Choice, overrides: Sequence[str]) -> None:
+def run_episode(request: EpisodeRequest, overrides: Sequence[str]) -> None:
     """Do a task once, print the result, and leave its folder.
 
     Raises:
         ReportedError: The input was refused and nothing was written, or a part failed on the way, after which the arm
             was held and the folder written.
     """
-    if choice.goal is None and choice.robot != "simulation":
+    if request.goal is None and request.robot != "simulation":
         raise GoalError("--goal: expected a goal picture, as no scripted arm can make one here; take one with run_goal")
-    config = load_run(choice.task_file, overrides, choice.robot)
-    goal = load_goal(choice.goal, config.robot.camera) if choice.goal else None
-    check_checkpoint(choice)
-    folder = RunFolder(choice.out or _own_folder(choice))
+    config = load_run(request.task_file, overrides, request.robot)
+    goal = load_goal(request.goal, config.robot.camera) if request.goal else None
+    check_checkpoint(request)
+    folder = RunFolder(request.out or _own_folder(request))
     with ExitStack() as stack:
         robot = stack.enter_context(closing(open_robot(config.robot)))
-        predictor = stack.enter_context(open_predictor(choice, config, robot))
+        predictor = stack.enter_context(open_predictor(request, config, robot))
         proposals = Proposals(config.policy, config.difference, robot.spec)
-        task = Task(config.task, robot, predictor, Solver(config.planner, proposals))
-        scene_rng, plan_rng = np.random.default_rng(choice.seed).spawn(2)
+        task = TaskController(config.task, robot, predictor, Solver(config.planner, proposals))
+        scene_rng, plan_rng = np.random.default_rng(request.seed).spawn(2)
         observation = robot.reset(scene_rng)
         if goal is None:
-            goal = model_image(scripted_goal(_simulated(robot), choice.seed), robot.spec.camera.crop)
+            goal = model_image(scripted_goal(_simulated(robot), request.seed), robot.spec.camera.crop)
         task.begin(observation, goal, plan_rng)
-        task.history.outcome = _outcome(choice, robot)  # known even if the first plan fails
-        folder.make(config, may_exist=choice.out is not None)
-        setting = Setting.of(choice.task_name, choice.robot, predictor.spec, choice.seed)
+        task.history.outcome = _outcome(request, robot)  # known even if the first plan fails
+        folder.make(config, may_exist=request.out is not None)
+        description = EpisodeDescription.of(request.task_name, request.robot, predictor.spec, request.seed)
         try:
             with task:
-                _drive(task, lambda: _outcome(choice, robot), config.task.n_steps)
+                _drive(task, lambda: _outcome(request, robot), config.task.n_steps)
         finally:
-            lost = folder.leave(task.history, setting, robot.spec)
+            lost = folder.leave(task.history, description, robot.spec)
             if lost and task.history.error:  # which is what ended the run, and stays the error that is reported
                 print(lost, file=sys.stderr)
         if lost:
             raise RecordError(lost)
 
 
-def _own_folder(choice: Choice) -> Path:
+def _own_folder(request: EpisodeRequest) -> Path:
     """Return the folder of a run that begins now, where none was named."""
     began = time.strftime("%Y%m%d_%H%M%S")
-    return Path("runs") / f"{choice.task_name}_{choice.predictor}_{began}_seed{choice.seed}"
+    return Path("runs") / f"{request.task_name}_{request.predictor}_{began}_seed{request.seed}"
 
 
 def _simulated(robot: Robot) -> SimulatedFranka:
@@ -80,12 +80,12 @@ def _simulated(robot: Robot) -> SimulatedFranka:
     return robot
 
 
-def _outcome(choice: Choice, robot: Robot) -> TaskSuccess | None:
+def _outcome(request: EpisodeRequest, robot: Robot) -> TaskSuccess | None:
     """Return what the simulation says of the task; None where there is none to ask."""
-    return _simulated(robot).task_success() if choice.robot == "simulation" else None
+    return _simulated(robot).task_success() if request.robot == "simulation" else None
 
 
-def _drive(task: Task, outcome_now: Callable[[], TaskSuccess | None], n_steps: int) -> None:
+def _drive(task: TaskController, outcome_now: Callable[[], TaskSuccess | None], n_steps: int) -> None:
     """Advance until the run is over, showing on standard error how it goes."""
     columns = (
         TextColumn("{task.description}"),
@@ -102,15 +102,15 @@ def _drive(task: Task, outcome_now: Callable[[], TaskSuccess | None], n_steps: i
             task.advance()
             outcome = outcome_now()
             if outcome:
-                task.judge(outcome)
+                task.add_outcome(outcome)
             history = task.history
             if len(history.plans) > n_plans:
                 n_plans = len(history.plans)
                 progress.console.print(_describe(history), highlight=False)
-            progress.update(bar, advance=1, distance=f"goal {history.acts[-1].after.distance:.1f} of 255 away")
+            progress.update(bar, advance=1, distance=f"goal {history.steps[-1].after.distance:.1f} of 255 away")
 
 
-def _describe(history: History) -> str:
+def _describe(history: EpisodeHistory) -> str:
     record = history.plans[-1]
     plan, seconds = record.plan, sum(record.latency_s.values())
     return f"step {record.step}: {plan.family}, cost {plan.cost:.5f}, the best of {len(plan.costs)} in {seconds:.2f} s"

@@ -26,7 +26,7 @@ _LEAST_CONTRAST = 2.0  # of 255, deviation of a channel: less shows nothing; as 
 _LEAST_SHARPNESS = 20.0  # ours: variance of the Laplacian, on the grey scale of 255; less is out of focus
 
 
-class Sitting:
+class GoalCapture:
     """Judges one picture after the other."""
 
     def __init__(self, camera: Camera, start: NDArray[np.uint8] | None) -> None:
@@ -35,7 +35,7 @@ class Sitting:
         self._rest: NDArray[np.uint8] | None = None  # the first of the pictures that have been alike
         self._since_s = 0.0  # when it came
 
-    def judge(self, picture: NDArray[np.uint8], now_s: float) -> str:
+    def check(self, picture: NDArray[np.uint8], now_s: float) -> str:
         """Return why a picture (H, W, 3) is no goal yet, or an empty text."""
         seen = model_image(picture, self._camera.crop)
         if self._rest is None or difference(seen, self._rest) > _STILL_DIFFERENCE:
@@ -61,14 +61,14 @@ class Sitting:
         return ""
 
 
-def sit(
-    see: Callable[[], NDArray[np.uint8]], sitting: Sitting, patience_s: float, tell: Callable[[str], None]
+def capture_goal(
+    see: Callable[[], NDArray[np.uint8]], capture: GoalCapture, patience_s: float, tell: Callable[[str], None]
 ) -> NDArray[np.uint8]:
     """Return the first picture (H, W, 3) that is a goal.
 
     Args:
         see: Returns the camera's picture of now.
-        sitting: Judges it.
+        capture: Judges it.
         patience_s: How long to wait.
         tell: Is told why there is none yet, each time that changes.
 
@@ -80,7 +80,7 @@ def sit(
     while True:
         try:
             picture = see()
-            why = sitting.judge(picture, time.monotonic())
+            why = capture.check(picture, time.monotonic())
             if not why:
                 return picture
         except CameraFault as fault:
@@ -163,26 +163,26 @@ def difference(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     return float(np.sqrt(np.mean((image.astype(np.float64) - other) ** 2)))
 
 
-def check_goal(goal: NDArray[np.uint8], present: NDArray[np.uint8], least_difference: float) -> None:
+def check_goal(goal: NDArray[np.uint8], present: NDArray[np.uint8], min_goal_distance: float) -> None:
     """Refuse a goal that shows nothing, or nothing but the present.
 
     Args:
         goal: (64, 64, 3) uint8 RGB.
         present: (64, 64, 3) uint8 RGB, the robot's own view, not yet moved.
-        least_difference: As `difference` measures; below it two images are the same but for camera noise.
+        min_goal_distance: As `difference` measures; below it two images are the same but for camera noise.
 
     Raises:
         GoalError: There is nothing to be done.
     """
     contrast = float(goal.std(axis=(0, 1)).max())
-    if contrast < least_difference:
+    if contrast < min_goal_distance:
         raise GoalError(
             f"expected a goal picture that shows a scene, got one of a single colour (deviation {contrast:.1f} "
-            f"of 255, at least {least_difference:g} wanted); was the lens covered?"
+            f"of 255, at least {min_goal_distance:g} wanted); was the lens covered?"
         )
     got = difference(goal, present)
-    if got < least_difference:
+    if got < min_goal_distance:
         raise GoalError(
-            f"expected a goal that differs from the present scene by at least {least_difference:g} of 255 (root mean "
+            f"expected a goal that differs from the present scene by at least {min_goal_distance:g} of 255 (root mean "
             f"square), got {got:.2f}; put the objects back where the task begins, or take another goal picture"
         )

@@ -10,7 +10,7 @@ from configs.command import ReportedError
 from configs.loader import Config, save
 from data_collection.formats.robonet import write_episode
 from planner.plan import PlannerError
-from planner.record import History, Setting, summarize
+from planner.record import EpisodeDescription, EpisodeHistory, summarize
 from planner.report import write_report
 from robot_bridge.robot import RobotSpec
 
@@ -57,34 +57,36 @@ class RunFolder:
         except OSError as error:
             raise RecordError(f"{self.path / _CONFIG}: {error.strerror}; nothing moved") from None
 
-    def leave(self, history: History, setting: Setting, spec: RobotSpec) -> str:
+    def leave(self, history: EpisodeHistory, description: EpisodeDescription, spec: RobotSpec) -> str:
         """Print the result, then write it, the episode and the report: each of them whatever becomes of the others.
 
         Returns:
             One line that says what could not be written; empty when all was.
         """
-        result = summarize(setting, history, str(self.path / "report.html"))
+        result = summarize(description, history, str(self.path / "report.html"))
         parts: tuple[Callable[[], object], ...] = (
             lambda: print(result.to_json(), flush=True),
             lambda: (self.path / "result.json").write_text(result.to_json() + "\n", encoding="utf-8"),
-            lambda: self._write_episode(history, setting, spec),
+            lambda: self._write_episode(history, description, spec),
             lambda: write_report(self.path, history, result, (self.path / _CONFIG).read_text(encoding="utf-8")),
         )
         lost = [fault for part in parts if (fault := _fault(part))]
         return f"not all was recorded: {'; '.join(lost)}" if lost else ""
 
-    def _write_episode(self, history: History, setting: Setting, spec: RobotSpec) -> None:
+    def _write_episode(self, history: EpisodeHistory, description: EpisodeDescription, spec: RobotSpec) -> None:
         episode = history.episode(
             {
                 "policy_desc": "visual foresight",
-                "task": setting.task,
-                "predictor": setting.predictor,
-                "seed": setting.seed,
+                "task": description.task,
+                "predictor": description.predictor,
+                "seed": description.seed,
                 "ended": history.ended,
             }
         )
         if episode:
-            write_episode(episode, self.path / f"planner_{spec.name}_{setting.task}_traj{setting.seed}.hdf5", spec)
+            write_episode(
+                episode, self.path / f"planner_{spec.name}_{description.task}_traj{description.seed}.hdf5", spec
+            )
 
     def _refuse_taken(self) -> None:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):

@@ -27,7 +27,7 @@ class PlanError(PlannerError):
 
 
 @dataclass(frozen=True)
-class Situation:
+class PlanningState:
     """All that a plan is made from."""
 
     observation: Observation  # the present
@@ -62,7 +62,7 @@ class Plan:
         return int(np.count_nonzero(~np.isfinite(self.costs)))
 
     @property
-    def imagined(self) -> NDArray[np.uint8]:
+    def predicted_frames(self) -> NDArray[np.uint8]:
         """What the chosen candidate is imagined to look like, (horizon, 64, 64, 3); empty if no video of it came."""
         if self.index not in self.best:
             return self.videos[:0].reshape(0, *self.videos.shape[2:])

@@ -16,7 +16,7 @@ from ghvae_core.cost import goal_costs
 from ghvae_core.predictor import TERMS, Context, GoalCost, Networks, Prediction, Predictor, PredictorSpec, Request
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.launch import private_server
-from planner.config import RunConfig
+from planner.config import TaskRunConfig
 from planner.plan import PlannerError
 from planner.solver import SolverConfig
 from planner.trials.variant import MODELS
@@ -87,7 +87,7 @@ class RandomPredictor(CopyPredictor):
 
 
 @dataclass(frozen=True)
-class Choice:
+class EpisodeRequest:
     """What was asked for on the command line."""
 
     task: str
@@ -110,18 +110,18 @@ class Choice:
         return self.task if self.task.endswith(".yaml") else f"tasks/{self.task}.yaml"
 
 
-def check_checkpoint(choice: Choice) -> None:
+def check_checkpoint(request: EpisodeRequest) -> None:
     """Refuse a checkpoint that is needed and not there.
 
     Raises:
         PlannerError: It is no folder.
     """
-    if choice.predictor in MODELS and not choice.server and not choice.checkpoint.is_dir():
-        raise PlannerError(f"{choice.checkpoint}: expected the folder of a checkpoint; name another with --checkpoint")
+    if request.predictor in MODELS and not request.server and not request.checkpoint.is_dir():
+        raise PlannerError(f"{request.checkpoint}: expected the folder of a checkpoint; name another with --checkpoint")
 
 
 @contextmanager
-def open_predictor(choice: Choice, config: RunConfig, robot: Robot) -> Iterator[Predictor]:
+def open_predictor(request: EpisodeRequest, config: TaskRunConfig, robot: Robot) -> Iterator[Predictor]:
     """Provide the predictor that was asked for, and close it.
 
     Raises:
@@ -129,24 +129,24 @@ def open_predictor(choice: Choice, config: RunConfig, robot: Robot) -> Iterator[
     """
     cost = config.planner.cost
     with ExitStack() as stack:
-        if choice.predictor == "oracle":
-            yield stack.enter_context(closing(_oracle(choice, config, robot)))
-        elif choice.predictor == "copy":
+        if request.predictor == "oracle":
+            yield stack.enter_context(closing(_oracle(request, config, robot)))
+        elif request.predictor == "copy":
             yield CopyPredictor(robot.spec, cost)
-        elif choice.predictor == "random":
-            yield RandomPredictor(robot.spec, cost, np.random.default_rng(choice.seed))
-        elif choice.predictor == "in_process":
+        elif request.predictor == "random":
+            yield RandomPredictor(robot.spec, cost, np.random.default_rng(request.seed))
+        elif request.predictor == "in_process":
             from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which only this way needs
             from ghvae_core.serving.config import InProcessConfig  # noqa: PLC0415
             from ghvae_core.serving.local import InProcessPredictor  # noqa: PLC0415
 
             settings = InProcessConfig(**networks(config).model_dump())
-            here = InProcessPredictor(load(choice.checkpoint), cost, settings)
+            here = InProcessPredictor(load(request.checkpoint), cost, settings)
             yield stack.enter_context(closing(here))
         else:
-            address = choice.server
+            address = request.server
             if not address:
-                address = stack.enter_context(private_server(choice.checkpoint, networks=networks(config))).address
+                address = stack.enter_context(private_server(request.checkpoint, networks=networks(config))).address
             client = stack.enter_context(closing(connect(address, config.planner)))
             _check_held(config.predictor, client.spec, address)
             yield client
@@ -162,18 +162,18 @@ def connect(address: str, config: SolverConfig) -> ServerClient:
     return ServerClient(address, config.cost, config.predict_timeout_s, keys)
 
 
-def _oracle(choice: Choice, config: RunConfig, robot: Robot) -> OraclePredictor:
+def _oracle(request: EpisodeRequest, config: TaskRunConfig, robot: Robot) -> OraclePredictor:
     from planner.oracle import OraclePredictor  # noqa: PLC0415 - MuJoCo, which only this way needs
     from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415
 
     if not isinstance(robot, SimulatedFranka):
         raise PlannerError(
-            f"--predictor oracle: expected --robot simulation, got {choice.robot}; take another predictor"
+            f"--predictor oracle: expected --robot simulation, got {request.robot}; take another predictor"
         )
-    return OraclePredictor(robot, config.planner.cost, weigher=_weigher(choice, config))
+    return OraclePredictor(robot, config.planner.cost, weigher=_weigher(request, config))
 
 
-def networks(config: RunConfig) -> Networks:
+def networks(config: TaskRunConfig) -> Networks:
     """Return what the predictor must hold: what was told, and what the cost needs and can be had without being told."""
     needs = config.predictor.lpips or config.planner.cost.lpips > 0
     return config.predictor.model_copy(update={"lpips": needs})
@@ -201,11 +201,11 @@ def _check_held(wanted: Networks, spec: PredictorSpec, address: str) -> None:
         )
 
 
-def _weigher(choice: Choice, config: RunConfig) -> Weigher | None:
+def _weigher(request: EpisodeRequest, config: TaskRunConfig) -> Weigher | None:
     """Return what weighs more than pixels, by the networks of the checkpoint; None where pixels are all that counts."""
     if config.planner.cost.terms() == ("pixel",):
         return None
     from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which pixels do without
     from ghvae_core.serving.local import weigher  # noqa: PLC0415
 
-    return weigher(load(choice.checkpoint), networks(config))
+    return weigher(load(request.checkpoint), networks(config))

@@ -18,7 +18,7 @@ from data_collection.policies.object_detection import (
 from data_collection.policies.primitives import GoalDifference, ObjectGoal, Primitives, at_fingertips
 from data_collection.policies.random_policy import PolicyConfig, RandomPolicy
 from data_collection.policies.waypoints import Sequences
-from planner.plan import HOLD, PREVIOUS, Situation
+from planner.plan import HOLD, PREVIOUS, PlanningState
 from robot_bridge.camera import camera_image
 from robot_bridge.robot import Observation, RobotSpec
 from robot_bridge.safety import MotionLimits, limit_actions
@@ -96,42 +96,40 @@ class Proposals:
         return self._spec.limits
 
     def draw(
-        self, situation: Situation, n: int, horizon: int, rng: np.random.Generator, *, is_first: bool = True
+        self, state: PlanningState, n: int, horizon: int, rng: np.random.Generator, *, is_first: bool = True
     ) -> Sequences:
         """Return `n` candidates of `horizon` actions, limited from the measured hand position.
 
         What is scored is therefore what would be executed.
 
         Args:
-            situation: What they start from, and the goal.
+            state: What they start from, and the goal.
             n: How many; at least 2 of the first.
             horizon: Actions of each.
             rng: Draws them.
             is_first: Whether those that are not drawn, to hold still and the previous plan, are among them.
         """
-        known = self._known(situation, horizon) if is_first else Sequences(np.empty((0, horizon, 4), np.float32), [])
+        known = self._known(state, horizon) if is_first else Sequences(np.empty((0, horizon, 4), np.float32), [])
         n -= len(known.families)
-        directed = self._draw_directed(situation, n, horizon, rng)
-        random = self._policy.sequences(situation.observation, n - len(directed.families), horizon, rng)
+        directed = self._draw_directed(state, n, horizon, rng)
+        random = self._policy.sequences(state.observation, n - len(directed.families), horizon, rng)
         actions = np.concatenate([known.actions, directed.actions, random.actions])
-        return self.limited(situation, Sequences(actions, known.families + directed.families + random.families))
+        return self.limited(state, Sequences(actions, known.families + directed.families + random.families))
 
-    def limited(self, situation: Situation, candidates: Sequences) -> Sequences:
+    def limited(self, state: PlanningState, candidates: Sequences) -> Sequences:
         """Return candidates as they would be applied from the measured hand position."""
-        hand_m = situation.observation.state[:3]
+        hand_m = state.observation.state[:3]
         return Sequences(limit_actions(candidates.actions, hand_m, self._spec.limits), candidates.families)
 
-    def _known(self, situation: Situation, horizon: int) -> Sequences:
-        hold = _hold(situation.gripper, horizon)
-        if not len(situation.rest):
+    def _known(self, state: PlanningState, horizon: int) -> Sequences:
+        hold = _hold(state.gripper, horizon)
+        if not len(state.rest):
             return Sequences(hold[None], [HOLD])
-        return Sequences(np.stack([hold, _continue(situation.rest, horizon)]), [HOLD, PREVIOUS])
+        return Sequences(np.stack([hold, _continue(state.rest, horizon)]), [HOLD, PREVIOUS])
 
-    def _draw_directed(self, situation: Situation, n: int, horizon: int, rng: np.random.Generator) -> Sequences:
-        config, observation = self._difference_config, situation.observation
-        difference = find_difference(
-            observation, situation.goal, self._spec, self._policy_config.object_detection, config
-        )
+    def _draw_directed(self, state: PlanningState, n: int, horizon: int, rng: np.random.Generator) -> Sequences:
+        config, observation = self._difference_config, state.observation
+        difference = find_difference(observation, state.goal, self._spec, self._policy_config.object_detection, config)
         return self._primitives.sequences(difference, observation.state, round(config.share * n), horizon, rng)
 
 

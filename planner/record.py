@@ -33,11 +33,11 @@ class PlanRecord:
     step: int  # actions executed before it
     plan: Plan
     latency_s: Mapping[str, float]  # "observe", "propose", "predict"
-    after_surprise: bool = False  # made early, as the present is not what the plan before it had imagined
+    is_early: bool = False  # made early, as the present is not what the plan before it had imagined
 
 
 @dataclass(frozen=True)
-class Moment:
+class ObservedFrame:
     """What is seen at rest."""
 
     observation: Observation
@@ -46,24 +46,24 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Act:
+class ExecutedStep:
     """One action and what followed."""
 
     commanded: NDArray[np.float32]  # (4,)
     applied: NDArray[np.float32]  # (4,)
-    after: Moment
+    after: ObservedFrame
     execute_s: float
 
 
 @dataclass
-class History:
+class EpisodeHistory:
     """A growing record of one run. Each note is one append, so that an interrupt leaves it whole."""
 
     goal: NDArray[np.uint8]  # (64, 64, 3) RGB
     crop: Crop | None  # of the camera, as the model sees it
-    start: Moment = field(init=False)
+    start: ObservedFrame = field(init=False)
     first: InitVar[Observation]
-    acts: list[Act] = field(default_factory=list)
+    steps: list[ExecutedStep] = field(default_factory=list)
     plans: list[PlanRecord] = field(default_factory=list)
     outcome: TaskSuccess | None = None  # the latest; None where nothing but the camera tells
     ended: str = ""  # empty while it goes on
@@ -73,29 +73,29 @@ class History:
         self.start = self._see(first)
 
     @property
-    def moments(self) -> list[Moment]:
+    def observed(self) -> list[ObservedFrame]:
         """All that was seen: one more than there are acts."""
-        return [self.start, *(act.after for act in self.acts)]
+        return [self.start, *(act.after for act in self.steps)]
 
     @property
     def frames(self) -> list[NDArray[np.uint8]]:
-        """The moments as model images."""
-        return [moment.frame for moment in self.moments]
+        """Observed frames as model images."""
+        return [each.frame for each in self.observed]
 
     @property
     def distances(self) -> list[float]:
-        """Of the moments to the goal, 0 to 255."""
-        return [moment.distance for moment in self.moments]
+        """Distance of each observed frame to the goal, 0 to 255."""
+        return [each.distance for each in self.observed]
 
-    def act(self, commanded: NDArray[np.float32], step: Step, execute_s: float) -> None:
+    def add_step(self, commanded: NDArray[np.float32], step: Step, execute_s: float) -> None:
         """Note an action and what followed."""
-        self.acts.append(Act(commanded, step.applied, self._see(step.observation), execute_s))
+        self.steps.append(ExecutedStep(commanded, step.applied, self._see(step.observation), execute_s))
 
-    def surprises(self) -> list[float]:
+    def prediction_errors(self) -> list[float]:
         """Return how far each step's frame differs from the one that its plan imagined, 0 to 255; NaN if unknown."""
-        surprises, frames = [float("nan")] * len(self.acts), self.frames
+        surprises, frames = [float("nan")] * len(self.steps), self.frames
         for record, end in self.spans():
-            for step, imagined in zip(range(record.step, end), record.plan.imagined, strict=False):
+            for step, imagined in zip(range(record.step, end), record.plan.predicted_frames, strict=False):
                 surprises[step] = difference(frames[step + 1], imagined)
         return surprises
 
@@ -106,34 +106,34 @@ class History:
 
     def deviations_m(self) -> list[float]:
         """Return how far each applied translation differs from the commanded one."""
-        return [float(np.linalg.norm(act.applied[:3] - act.commanded[:3])) for act in self.acts]
+        return [float(np.linalg.norm(act.applied[:3] - act.commanded[:3])) for act in self.steps]
 
     def episode(self, info: Mapping[str, str | int | float | bool]) -> Episode | None:
         """Return the run as an episode like any other; None if nothing was executed."""
-        if not self.acts:
+        if not self.steps:
             return None
-        observations = [moment.observation for moment in self.moments]
+        observations = [each.observation for each in self.observed]
         return Episode(
             frames=np.stack([observation.image for observation in observations]),
             states=np.stack([observation.state for observation in observations]),
-            actions=np.stack([act.applied for act in self.acts]),
-            commanded=np.stack([act.commanded for act in self.acts]),
+            actions=np.stack([act.applied for act in self.steps]),
+            commanded=np.stack([act.commanded for act in self.steps]),
             times_s=np.array([observation.time_s for observation in observations]),
             info=info,
         )
 
     def spans(self) -> list[tuple[PlanRecord, int]]:
         """Return each plan with the number of actions executed when the next one was made."""
-        ends = [record.step for record in self.plans[1:]] + [len(self.acts)]
+        ends = [record.step for record in self.plans[1:]] + [len(self.steps)]
         return list(zip(self.plans, ends, strict=False))
 
-    def _see(self, observation: Observation) -> Moment:
+    def _see(self, observation: Observation) -> ObservedFrame:
         frame = model_image(observation.image, self.crop)
-        return Moment(observation, frame, difference(frame, self.goal))
+        return ObservedFrame(observation, frame, difference(frame, self.goal))
 
 
 @dataclass(frozen=True)
-class Result:
+class EpisodeResult:
     """What came of one run. None stands for what is not known: nothing but a simulation can tell success."""
 
     task: str
@@ -165,7 +165,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Setting:
+class EpisodeDescription:
     """What was run, as known before it began."""
 
     task: str
@@ -176,19 +176,19 @@ class Setting:
     seed: int
 
     @classmethod
-    def of(cls, task: str, robot: str, predictor: PredictorSpec, seed: int) -> Setting:
+    def of(cls, task: str, robot: str, predictor: PredictorSpec, seed: int) -> EpisodeDescription:
         """Return what was run with a predictor."""
         return cls(task, robot, predictor.name, predictor.checkpoint, predictor.distance, seed)
 
 
-def summarize(setting: Setting, history: History, report: str) -> Result:
+def summarize(description: EpisodeDescription, history: EpisodeHistory, report: str) -> EpisodeResult:
     """Return the result of what happened so far; `report` is the path of the page."""
     outcome = history.outcome
-    surprises = np.array(history.surprises())
+    surprises = np.array(history.prediction_errors())
     surprises = surprises[np.isfinite(surprises)]
     seconds = [sum(record.plan.timing_s.values()) for record in history.plans]
-    return Result(
-        **asdict(setting),
+    return EpisodeResult(
+        **asdict(description),
         ended=history.ended,
         error=history.error,
         success=outcome.strict if outcome else None,
@@ -196,13 +196,13 @@ def summarize(setting: Setting, history: History, report: str) -> Result:
         picked=outcome.picked if outcome else None,
         touched=outcome.touched if outcome else None,
         away_m=round(outcome.distance_m, 4) if outcome else None,
-        steps=len(history.acts),
+        steps=len(history.steps),
         plans=len(history.plans),
         seconds_per_plan=round(float(np.mean(seconds)), 4) if seconds else None,
         cost=history.plans[-1].plan.cost if history.plans else None,
         distance_start=round(history.distances[0], 2),
         distance_end=round(history.distances[-1], 2),
         surprise=round(float(surprises.mean()), 2) if len(surprises) else None,
-        deviation_m=round(max(history.deviations_m()), 5) if history.acts else None,
+        deviation_m=round(max(history.deviations_m()), 5) if history.steps else None,
         report=report,
     )

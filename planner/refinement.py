@@ -36,7 +36,7 @@ class RefinementConfig(Config):
     temperature: float = Field(default=0.5, gt=0)  # of MPPI's weights, in standard deviations of a kind's costs
 
 
-class Scored(NamedTuple):
+class ScoredCandidates(NamedTuple):
     """Candidates and what they cost."""
 
     candidates: Sequences
@@ -65,7 +65,7 @@ class Refinement:
         self._limits = limits
 
     def candidates(
-        self, scored: Scored, hand_m: NDArray[np.float64], n: int, n_round: int, rng: np.random.Generator
+        self, scored: ScoredCandidates, hand_m: NDArray[np.float64], n: int, n_round: int, rng: np.random.Generator
     ) -> Sequences:
         """Return `n` new candidates that keep to the limits; none where nothing can be refined.
 
@@ -101,7 +101,7 @@ class Refinement:
         return np.asarray(np.tensordot(weights / weights.sum(), kind.paths_m, axes=1) + noise)
 
 
-def _kinds(scored: Scored, config: RefinementConfig) -> list[_Kind]:
+def _kinds(scored: ScoredCandidates, config: RefinementConfig) -> list[_Kind]:
     """Return the kinds with the best candidates, the best kind first."""
     actions, families = scored.candidates.actions, scored.candidates.families
     members: dict[tuple[str, bytes], list[int]] = {}
@@ -120,7 +120,7 @@ def _noise(shape: Sequence[int], colour: float, rng: np.random.Generator) -> NDA
     """Return noise (n, T, D) of unit deviation whose power falls with frequency**-colour over time."""
     n, horizon, d = shape
     frequencies = np.fft.rfftfreq(horizon)
-    frequencies[0] = 1 / horizon  # as high as the next: iCEM's choice, so that the mean is not fixed at 0
+    frequencies[0] = 1 / horizon  # as high as the next: iCEM's request, so that the mean is not fixed at 0
     amplitudes = frequencies ** (-colour / 2)
     spectrum = amplitudes[:, None] * (rng.normal(size=(n, len(frequencies), d, 2)) @ np.array([1, 1j]))
     weights = np.full(len(frequencies), 4.0)  # real and imaginary part, and the mirrored frequency's

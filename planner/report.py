@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data_collection.reports import chart, html
 from data_collection.reports.images import enlarge, filmstrip, gif_bytes, png_bytes
 from planner.plan import HOLD
-from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History, Result
+from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, EpisodeHistory, EpisodeResult
 
 _FRAME_S = 0.25  # each frame of a GIF stands for this long
 _STRIP_FRAMES = 10  # in one row of the filmstrip
@@ -36,7 +36,7 @@ class _PlanView:
 
     step: int
     family: str
-    after_surprise: bool
+    is_early: bool
     quotas: str  # how many candidates each family had
     cost: str
     seconds: str
@@ -46,22 +46,22 @@ class _PlanView:
     surprise: str
 
 
-def write_report(folder: Path, history: History, result: Result, config_yaml: str) -> None:
+def write_report(folder: Path, history: EpisodeHistory, result: EpisodeResult, config_yaml: str) -> None:
     """Write `report.html` and its pictures, also as files of their own, into an existing folder.
 
     The page holds everything that it shows; it needs no other file and no network.
     """
     (folder / "goal.png").write_bytes(png_bytes(history.goal))
-    (folder / "start.png").write_bytes(png_bytes(history.moments[0].observation.image))
-    (folder / "end.png").write_bytes(png_bytes(history.moments[-1].observation.image))
+    (folder / "start.png").write_bytes(png_bytes(history.observed[0].observation.image))
+    (folder / "end.png").write_bytes(png_bytes(history.observed[-1].observation.image))
     (folder / "seen.gif").write_bytes(gif_bytes(np.stack(history.frames), _FRAME_S))
     for index, record in enumerate(history.plans):
-        if len(record.plan.imagined):
-            (folder / f"plan_{index:02d}.gif").write_bytes(gif_bytes(record.plan.imagined, _FRAME_S))
+        if len(record.plan.predicted_frames):
+            (folder / f"plan_{index:02d}.gif").write_bytes(gif_bytes(record.plan.predicted_frames, _FRAME_S))
     (folder / "report.html").write_text(_page(history, result, config_yaml), encoding="utf-8")
 
 
-def _page(history: History, result: Result, config_yaml: str) -> str:
+def _page(history: EpisodeHistory, result: EpisodeResult, config_yaml: str) -> str:
     view = {
         "result": result,
         "verdict": _verdict(result),
@@ -80,7 +80,7 @@ def _page(history: History, result: Result, config_yaml: str) -> str:
     return html.render("planner", _TEMPLATE, view)
 
 
-def _verdict(result: Result) -> tuple[str, str]:
+def _verdict(result: EpisodeResult) -> tuple[str, str]:
     """Return the headline and its tone."""
     headlines = {
         SUCCESS: ("Success", "good"),
@@ -92,7 +92,7 @@ def _verdict(result: Result) -> tuple[str, str]:
     return headlines[result.ended]
 
 
-def _findings(history: History, result: Result) -> list[str]:
+def _findings(history: EpisodeHistory, result: EpisodeResult) -> list[str]:
     """Return what a person wants to know first, most telling first."""
     findings = [f"{result.error.rstrip('.')}. The arm was held."] if result.error else []
     if result.success is None:
@@ -112,19 +112,19 @@ def _findings(history: History, result: Result) -> list[str]:
         findings.append(f"In {held} of {result.plans} plans no candidate promised more than to hold still.")
     if result.surprise is not None:
         findings.append(f"What was seen differed from what was imagined by {result.surprise:.1f} of 255 on average.")
-    early = sum(record.after_surprise for record in history.plans)
+    early = sum(record.is_early for record in history.plans)
     if early:
         findings.append(f"{early} of {result.plans} plans were made early, as what was seen was not what was imagined.")
     return findings
 
 
-def _distance_lines(history: History) -> Mapping[str, list[tuple[float, float]]]:
+def _distance_lines(history: EpisodeHistory) -> Mapping[str, list[tuple[float, float]]]:
     seen = [(float(step), distance) for step, distance in enumerate(history.distances)]
-    surprises = [(step + 1.0, surprise) for step, surprise in enumerate(history.surprises())]
+    surprises = [(step + 1.0, surprise) for step, surprise in enumerate(history.prediction_errors())]
     return {"seen to goal": seen, "seen to imagined": surprises}
 
 
-def _cost_lines(history: History) -> Mapping[str, list[tuple[float, float]]]:
+def _cost_lines(history: EpisodeHistory) -> Mapping[str, list[tuple[float, float]]]:
     series: dict[str, list[tuple[float, float]]] = {"chosen": [], "median of all": [], "hold still": []}
     for record in history.plans:
         costs = np.where(np.isfinite(record.plan.costs), record.plan.costs, np.nan)
@@ -134,28 +134,28 @@ def _cost_lines(history: History) -> Mapping[str, list[tuple[float, float]]]:
     return series
 
 
-def _latency_bars(history: History) -> list[tuple[str, dict[str, float]]]:
+def _latency_bars(history: EpisodeHistory) -> list[tuple[str, dict[str, float]]]:
     rows = []
     for record, end in history.spans():
-        execute_s = sum(act.execute_s for act in history.acts[record.step : end])
+        execute_s = sum(act.execute_s for act in history.steps[record.step : end])
         rows.append((f"step {record.step}", {**record.latency_s, "execute": execute_s}))
     return rows
 
 
-def _plan_view(history: History, index: int) -> _PlanView:
+def _plan_view(history: EpisodeHistory, index: int) -> _PlanView:
     record = history.plans[index]
     plan = record.plan
     videos = [
         _Video(_gif(video), f"{plan.costs[best]:.5f}", plan.families[best], best == plan.index)
         for best, video in zip(plan.best, plan.videos, strict=True)
     ]
-    seen, imagined = history.seen_after(index), plan.imagined
+    seen, imagined = history.seen_after(index), plan.predicted_frames
     n = min(len(seen), len(imagined))
-    surprises = history.surprises()[record.step : record.step + n]
+    surprises = history.prediction_errors()[record.step : record.step + n]
     return _PlanView(
         step=record.step,
         family=plan.family,
-        after_surprise=record.after_surprise,
+        is_early=record.is_early,
         quotas=", ".join(f"{count} {family}" for family, count in Counter(plan.families).most_common()),
         cost=f"{plan.cost:.5f}",
         seconds=f"{sum(plan.timing_s.values()):.2f}",

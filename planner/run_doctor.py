@@ -37,12 +37,12 @@ def run_doctor(  # noqa: PLR0917 - typer calls it by name
     Exits with 0 where all is ready, 1 where something is not, 2 when the input was refused.
     """
     from planner.config import load_run  # noqa: PLC0415 - what --help need not load
-    from planner.doctor import Choice, consult  # noqa: PLC0415
+    from planner.doctor import CheckSelection, check_system  # noqa: PLC0415
 
     file = task if task.endswith(".yaml") else f"tasks/{task}.yaml"
     config = load_run(file, set_ or (), robot)
     results: list[CheckResult] = []
-    for result in consult(Choice(server, checkpoint, out), config):
+    for result in check_system(CheckSelection(server, checkpoint, out), config):
         results.append(result)
         if not json_:
             _show(result)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from planner.config import RunConfig
+    from planner.config import TaskRunConfig
     from robot_bridge.factory import RealConfig
 
 
@@ -59,19 +59,19 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
 
 
 def _live(robot: RealConfig, start: Path | None, patience_s: float) -> NDArray[np.uint8]:
-    from planner.goal import Sitting, load_goal, sit  # noqa: PLC0415
+    from planner.goal import GoalCapture, capture_goal, load_goal  # noqa: PLC0415
     from robot_bridge.factory import open_camera  # noqa: PLC0415
 
     before = load_goal(start, robot.camera) if start else None
     with open_camera(robot) as see:
-        return sit(see, Sitting(robot.camera, before), patience_s, _tell)
+        return capture_goal(see, GoalCapture(robot.camera, before), patience_s, _tell)
 
 
 def _tell(why: str) -> None:
     print(f"waiting: {why}", file=sys.stderr, flush=True)
 
 
-def _scripted(config: RunConfig, seed: int) -> NDArray[np.uint8]:
+def _scripted(config: TaskRunConfig, seed: int) -> NDArray[np.uint8]:
     import numpy as np  # noqa: PLC0415
 
     from planner.goal import scripted_goal  # noqa: PLC0415

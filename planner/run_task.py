@@ -42,10 +42,10 @@ def run_task(  # noqa: PLR0917 - typer calls it by name
     """
     overrides = [*solver_override(solver), *(set_ or []), *([f"task.n_steps={steps}"] if steps else [])]
     with interruption():
-        from planner.episode import attempt  # noqa: PLC0415 - mujoco and the rest, which --help need not load
-        from planner.predictors import Choice  # noqa: PLC0415
+        from planner.episode import run_episode  # noqa: PLC0415 - mujoco and the rest, which --help need not load
+        from planner.predictors import EpisodeRequest  # noqa: PLC0415
 
-        attempt(Choice(task, robot, predictor, server, checkpoint, seed, goal, out), overrides)
+        run_episode(EpisodeRequest(task, robot, predictor, server, checkpoint, seed, goal, out), overrides)
 
 
 def main() -> None:

@@ -62,12 +62,12 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     if resume and out is None:
         raise ConfigError("--resume: expected --out with the folder to go on in")
     a = Variant("A", predictor, checkpoint, server, (*solver_override(solver), *(set_ or ())))
-    variants = (a, a.against(against)) if against else (a,)
+    variants = (a, a.changed(against)) if against else (a,)
     folder = out or Path("runs") / f"trials_{time.strftime('%Y%m%d_%H%M%S')}"
     with interruption():
-        from planner.trials.runner import Series, run_series  # noqa: PLC0415 - mujoco, which --help need not load
+        from planner.trials.runner import TrialSeries, run_series  # noqa: PLC0415 - mujoco, which --help need not load
 
-        run_series(Series(tuple(tasks), variants, chosen, folder, resume, workers, json_))
+        run_series(TrialSeries(tuple(tasks), variants, chosen, folder, resume, workers, json_))
 
 
 def _seeds(text: str | None, n_trials: int | None) -> range:

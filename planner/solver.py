@@ -12,13 +12,13 @@ from pydantic import Field, model_validator
 from configs.loader import Config
 from data_collection.policies.waypoints import Sequences
 from ghvae_core.predictor import GoalCost, NonFiniteError, Prediction, Predictor, PredictorError
-from planner.plan import Plan, PlanError, Situation
+from planner.plan import Plan, PlanError, PlanningState
 from planner.proposals import Proposals
-from planner.refinement import Refinement, RefinementConfig, Scored
+from planner.refinement import Refinement, RefinementConfig, ScoredCandidates
 from planner.trials.variant import SolverName
 
 
-class Search:
+class CandidateSearch:
     """Grows part by part; the predictor's answers are checked on the way in."""
 
     def __init__(self) -> None:
@@ -62,9 +62,9 @@ class Search:
         for stage, stage_s in prediction.timing_s.items():
             self._predictor_timing_s[stage] += stage_s
 
-    def scored(self) -> Scored:
+    def scored(self) -> ScoredCandidates:
         """Return all candidates so far with their costs; at least one part has been added."""
-        return Scored(Sequences(np.concatenate(self._actions), self._families), np.concatenate(self._costs))
+        return ScoredCandidates(Sequences(np.concatenate(self._actions), self._families), np.concatenate(self._costs))
 
     def plan(self, n_videos: int) -> Plan:
         """Return the best candidate, and the videos of the best few.
@@ -158,7 +158,7 @@ class Solver:
         refines = None if config.solver == "shooting" else config.solver
         self._refinement = Refinement(refines, config.refinement, proposals.limits) if refines else None
 
-    def plan(self, situation: Situation, predictor: Predictor, rng: np.random.Generator) -> Plan:
+    def plan(self, state: PlanningState, predictor: Predictor, rng: np.random.Generator) -> Plan:
         """Propose, imagine, refine and imagine again, and choose.
 
         Of equal costs the first candidate wins, which is to hold still. Candidates without a finite cost are passed
@@ -168,7 +168,7 @@ class Solver:
             PredictorError: No answer came, or one of the wrong shape.
             PlanError: No candidate has a finite cost.
         """
-        search, started_s, ends = Search(), time.monotonic(), 0
+        search, started_s, ends = CandidateSearch(), time.monotonic(), 0
         for n_round, n in enumerate(self.config.rounds()):
             left, ends = n, ends + n
             while left > 0:
@@ -176,10 +176,10 @@ class Solver:
                 if size < 1:
                     break
                 left -= size
-                self._try(self._candidates(situation, search, size, n_round, rng), situation, predictor, search)
+                self._try(self._candidates(state, search, size, n_round, rng), state, predictor, search)
         return search.plan(self.config.n_videos)
 
-    def _size(self, left: int, ends: int, search: Search, elapsed_s: float) -> int:
+    def _size(self, left: int, ends: int, search: CandidateSearch, elapsed_s: float) -> int:
         """Return how many candidates to imagine next, of `left` in this round; 0 when its share of the time is over.
 
         Args:
@@ -197,33 +197,33 @@ class Solver:
         return max(0, min(size, int(remaining_s / max(search.candidate_s, 1e-9))))
 
     def _candidates(
-        self, situation: Situation, search: Search, n: int, n_round: int, rng: np.random.Generator
+        self, state: PlanningState, search: CandidateSearch, n: int, n_round: int, rng: np.random.Generator
     ) -> Sequences:
         started_s = time.monotonic()
         if self._refinement is None or n_round == 0:
             is_first = not search.n_scored
-            drawn = self._proposals.draw(situation, n, self.config.horizon, rng, is_first=is_first)
+            drawn = self._proposals.draw(state, n, self.config.horizon, rng, is_first=is_first)
         else:
-            hand_m = situation.observation.state[:3]
+            hand_m = state.observation.state[:3]
             refined = self._refinement.candidates(search.scored(), hand_m, n, n_round - 1, rng)
-            drawn = self._proposals.limited(situation, refined)
+            drawn = self._proposals.limited(state, refined)
         search.proposed(time.monotonic() - started_s)
         return drawn
 
-    def _try(self, candidates: Sequences, situation: Situation, predictor: Predictor, search: Search) -> None:
+    def _try(self, candidates: Sequences, state: PlanningState, predictor: Predictor, search: CandidateSearch) -> None:
         """Let candidates be imagined and weighed."""
         if not candidates.families:
             return
         n_videos = min(self.config.n_videos, len(candidates.families))
         started_s = time.monotonic()
         try:
-            prediction = predictor.predict(situation.context, candidates.actions, situation.goal, n_videos)
+            prediction = predictor.predict(state.context, candidates.actions, state.goal, n_videos)
         except NonFiniteError:  # of these; others may be better
-            prediction = _worthless(candidates, situation)
+            prediction = _worthless(candidates, state)
         search.add(candidates, prediction, time.monotonic() - started_s)
 
 
-def _worthless(candidates: Sequences, situation: Situation) -> Prediction:
+def _worthless(candidates: Sequences, state: PlanningState) -> Prediction:
     n, horizon = candidates.actions.shape[:2]
-    videos = np.empty((0, horizon, *situation.goal.shape), np.uint8)
+    videos = np.empty((0, horizon, *state.goal.shape), np.uint8)
     return Prediction(np.full(n, np.inf, np.float32), np.empty(0, np.int64), videos, {})

@@ -13,10 +13,10 @@ from pydantic import Field
 
 from configs.loader import Config
 from ghvae_core.predictor import Context, MismatchError, Predictor
-from planner.compatibility import check_fit
+from planner.compatibility import check_compatibility
 from planner.goal import check_goal, difference
-from planner.plan import Situation
-from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, History, PlanRecord
+from planner.plan import PlanningState
+from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, EpisodeHistory, PlanRecord
 from planner.solver import Solver
 from robot_bridge.robot import OPEN, Observation, Robot
 
@@ -27,16 +27,17 @@ if TYPE_CHECKING:
 class TaskConfig(Config):
     """What is to be done, and for how long it may be tried."""
 
+    renamed_keys: ClassVar[Mapping[str, str]] = {"least_difference": "min_goal_distance"}
     renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"split": {"unseen": "test"}}
 
     scene: Literal["pick_wipe", "pick_sweep"]  # which scene the simulation sets up; paper Fig. 2
     split: Literal["train", "test"] = "test"  # of the simulated objects; paper E.1: never seen in training
     n_steps: int = Field(default=50, ge=1)  # most actions of one run; paper E.1
     surprise: float | None = Field(default=None, gt=0)  # times the usual error: above, plan again at once; ours
-    least_difference: float = Field(default=2.0, ge=0, lt=255)  # root mean square of 255; below: camera noise; ours
+    min_goal_distance: float = Field(default=2.0, ge=0, lt=255)  # root mean square of 255; below: camera noise; ours
 
 
-class Task:
+class TaskController:
     """One run of a task. A context manager: when an error leaves it, the arm is held before anything is written.
 
     Raises:
@@ -44,7 +45,7 @@ class Task:
     """
 
     def __init__(self, config: TaskConfig, robot: Robot, predictor: Predictor, solver: Solver) -> None:
-        check_fit(robot.spec, predictor.spec, solver.config)
+        check_compatibility(robot.spec, predictor.spec, solver.config)
         if config.surprise is not None and predictor.spec.usual_error is None:
             raise MismatchError(
                 f"task.surprise: expected a predictor that tells how far it usually errs, got '{predictor.spec.name}', "
@@ -66,14 +67,14 @@ class Task:
         Raises:
             GoalError: The goal cannot be told from the start. Nothing moved.
         """
-        self.history = History(goal, self._robot.spec.camera.crop, observation)
-        check_goal(goal, self.history.start.frame, self._config.least_difference)
+        self.history = EpisodeHistory(goal, self._robot.spec.camera.crop, observation)
+        check_goal(goal, self.history.start.frame, self._config.min_goal_distance)
         self._rng = rng
         self._actions = np.empty((0, 4), np.float32)  # of the present plan
         self._executed = 0  # how many of them
         self._is_surprised = False
 
-    def __enter__(self) -> Task:
+    def __enter__(self) -> TaskController:
         return self
 
     def __exit__(
@@ -99,51 +100,51 @@ class Task:
         """
         is_due = self._executed >= min(len(self._actions), self._solver.config.replan_every)
         if is_due or self._is_surprised:
-            self._plan(after_surprise=not is_due)
+            self._plan(is_early=not is_due)
         action = self._actions[self._executed]
         started_s = time.monotonic()
         step = self._robot.step(action)
         self._executed += 1
-        self.history.act(action, step, time.monotonic() - started_s)
+        self.history.add_step(action, step, time.monotonic() - started_s)
         self._is_surprised = self._surprises()
-        if self.history.acts[-1].after.distance < self._config.least_difference:
+        if self.history.steps[-1].after.distance < self._config.min_goal_distance:
             self.history.ended = GOAL_SEEN
-        elif len(self.history.acts) >= self._config.n_steps:
+        elif len(self.history.steps) >= self._config.n_steps:
             self.history.ended = STEPS_USED
 
-    def judge(self, outcome: TaskSuccess) -> None:
+    def add_outcome(self, outcome: TaskSuccess) -> None:
         """Take what the simulation says of the present scene; success ends the run."""
         self.history.outcome = outcome
         if outcome.strict:
             self.history.ended = SUCCESS
 
-    def _plan(self, *, after_surprise: bool) -> None:
+    def _plan(self, *, is_early: bool) -> None:
         started_s = time.monotonic()
-        situation = self._situation()
+        state = self._planning_state()
         observe_s = time.monotonic() - started_s
-        plan = self._solver.plan(situation, self._predictor, self._rng)
+        plan = self._solver.plan(state, self._predictor, self._rng)
         latency_s = {"observe": observe_s, **plan.timing_s}
-        self.history.plans.append(PlanRecord(len(self.history.acts), plan, latency_s, after_surprise))
+        self.history.plans.append(PlanRecord(len(self.history.steps), plan, latency_s, is_early))
         self._actions, self._executed, self._is_surprised = plan.actions, 0, False
 
     def _surprises(self) -> bool:
         """Tell whether what is seen differs from what the plan imagined by more than the model usually errs."""
         factor, usual = self._config.surprise, self._predictor.spec.usual_error
-        imagined = self.history.plans[-1].plan.imagined
+        imagined = self.history.plans[-1].plan.predicted_frames
         if factor is None or usual is None or self._executed > min(len(usual), len(imagined)):
             return False
-        differs = difference(self.history.acts[-1].after.frame, imagined[self._executed - 1])
+        differs = difference(self.history.steps[-1].after.frame, imagined[self._executed - 1])
         return differs > factor * 255 * usual[self._executed - 1]
 
-    def _situation(self) -> Situation:
+    def _planning_state(self) -> PlanningState:
         """Return the present; before its first action the arm rested, so the first frame repeated is what was."""
         history, n = self.history, self._predictor.spec.n_context
-        gripper = float(history.acts[-1].applied[3]) if history.acts else OPEN
+        gripper = float(history.steps[-1].applied[3]) if history.steps else OPEN
         hold = np.array([0.0, 0.0, 0.0, OPEN], np.float32)
         frames = [history.start.frame] * n + history.frames
-        actions = [hold] * n + [act.applied for act in history.acts]
-        return Situation(
-            observation=history.moments[-1].observation,
+        actions = [hold] * n + [act.applied for act in history.steps]
+        return PlanningState(
+            observation=history.observed[-1].observation,
             context=Context(
                 np.stack(frames[-n:]), np.array(actions[len(actions) - n + 1 :], np.float32).reshape(-1, 4)
             ),

@@ -9,7 +9,7 @@ from ghvae_core.models.checkpoint import load as load_checkpoint
 from ghvae_core.predictor import GoalCost
 from ghvae_core.run_server import SHIPPED
 from ghvae_core.serving.local import InProcessPredictor
-from planner.compatibility import check_fit
+from planner.compatibility import check_compatibility
 from planner.config import load_run
 from planner.goal import load_goal
 from robot_bridge.robot import RobotSpec
@@ -34,7 +34,7 @@ def test_the_shipped_model_is_whole_and_fits_robot_and_planner() -> None:
     assert checkpoint.info.modules_trained == checkpoint.info.model.n_modules == 6
     config = load_run("tasks/pick_wipe.yaml", [])
     spec = RobotSpec("franka", config.robot.limits, config.robot.camera, config.robot.step_s)
-    check_fit(spec, InProcessPredictor(checkpoint, GoalCost()).spec, config.planner)
+    check_compatibility(spec, InProcessPredictor(checkpoint, GoalCost()).spec, config.planner)
 
 
 def test_the_shipped_model_imagines_what_it_did_when_it_was_shipped() -> None:

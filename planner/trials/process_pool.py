@@ -21,15 +21,15 @@ _THREADS = "OMP_NUM_THREADS"
 _EXIT_S = 10.0  # from its answer to the end of a process; then it is killed; ours
 
 
-class Death(NamedTuple):
+class ProcessFailure(NamedTuple):
     """A process that ended without an answer."""
 
-    how: str
+    reason: str
 
 
-def in_processes(
+def run_in_processes(
     work: Callable[[_Job], _Answer], waiting: deque[_Job], n_workers: int
-) -> Generator[tuple[_Job, _Answer | Death], None, None]:
+) -> Generator[tuple[_Job, _Answer | ProcessFailure], None, None]:
     """Yield each job with its answer as it is done, at most `n_workers` at a time, each in one thread of arithmetic.
 
     Jobs and answers are pickled between processes of this program. When the caller stops early (closes the generator,
@@ -65,15 +65,15 @@ def in_processes(
             connection.close()
 
 
-def _receive(connection: Connection, process: SpawnProcess) -> _Answer | Death:
-    answer: _Answer | Death
+def _receive(connection: Connection, process: SpawnProcess) -> _Answer | ProcessFailure:
+    answer: _Answer | ProcessFailure
     try:
         answer = connection.recv()
         process.join(_EXIT_S)
         process.kill()
     except (EOFError, ConnectionError):
         process.join()
-        answer = Death(_how(process.exitcode or 0))
+        answer = ProcessFailure(_how(process.exitcode or 0))
     process.join()
     connection.close()
     return answer

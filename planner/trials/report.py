@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from data_collection.reports import html
 from data_collection.reports.images import enlarge, filmstrip, png_bytes
-from planner.trials.statistics import MEASURES, Group, as_json, by_task, notes, paired_table, rates_table
+from planner.trials.statistics import MEASURES, TrialGroup, as_json, by_task, notes, paired_table, rates_table
 from planner.trials.store import TrialsFolder, write_whole
 from planner.trials.trial import Trial
 from planner.trials.variant import Variant, VariantName
@@ -28,7 +28,7 @@ _MOST = 12  # rows
 _FRAMES = 8  # of what was seen, from the first to the last
 
 
-def failures_picture(folder: Path, trials: Sequence[Trial]) -> bytes:
+def failures_image(folder: Path, trials: Sequence[Trial]) -> bytes:
     """Return a PNG with a row for each trial that was not done with the tool, the first twelve.
 
     Args:
@@ -54,7 +54,7 @@ def _row(run: Path) -> NDArray[np.uint8]:
     return np.concatenate([goal, np.stack([seen[i] for i in chosen])])
 
 
-class Ledger:
+class TrialsReport:
     """Every trial that is over, told on standard error. A context manager, for the bar of a terminal.
 
     Args:
@@ -79,7 +79,7 @@ class Ledger:
         self._began_s = time.monotonic()
         self._n_new = 0
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> TrialsReport:
         self._progress.start()
         return self
 
@@ -107,14 +107,14 @@ class Ledger:
         """Print one line above the bar."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def report(self) -> None:
+    def write(self) -> None:
         """Write the pages, show the tables, and print the numbers as one JSON object."""
         groups = self._groups()
         page = self._folder.path / "trials.html"
         told = as_json(groups, str(page))
         variants = {variant.name: str(variant) for variant in self._variants}
         trials = [trial for group in groups for trial in group.trials]
-        failed = failures_picture(self._folder.path, trials)
+        failed = failures_image(self._folder.path, trials)
         print(json.dumps(told, allow_nan=False), flush=True)
         record = {
             "variants": variants,
@@ -130,7 +130,7 @@ class Ledger:
             self._show(groups)
             self.say(f"{page} shows the best and the worst of them")
 
-    def _show(self, groups: Sequence[Group]) -> None:
+    def _show(self, groups: Sequence[TrialGroup]) -> None:
         for head, *rows in (rates_table(groups), paired_table(groups)):
             if rows:
                 table = rich.table.Table(*head)
@@ -142,11 +142,11 @@ class Ledger:
         for note in notes(groups, self._seeds):
             self.say(note)
 
-    def _groups(self) -> list[Group]:
+    def _groups(self) -> list[TrialGroup]:
         """Return the trials of each task and variant, A before B."""
         ordered = sorted(self.trials, key=lambda trial: trial.seed)
         return [
-            Group(
+            TrialGroup(
                 task,
                 variant.name,
                 len(self._seeds),
@@ -196,7 +196,7 @@ class _Extremes(NamedTuple):
 
 
 def trials_page(
-    folder: Path, groups: Sequence[Group], variants: Mapping[VariantName, str], seeds: range, failed: bytes
+    folder: Path, groups: Sequence[TrialGroup], variants: Mapping[VariantName, str], seeds: range, failed: bytes
 ) -> str:
     """Return the page of all trials in a folder; it holds everything that it shows but the runs' own pages.
 
@@ -222,7 +222,7 @@ def trials_page(
     return html.render("planner.trials", "trials.html.j2", view)
 
 
-def _extremes(folder: Path, group: Group) -> list[_Extremes]:
+def _extremes(folder: Path, group: TrialGroup) -> list[_Extremes]:
     ranked = group.ranked()
     n_best = min(_SHOWN, (len(ranked) + 1) // 2)
     n_worst = min(_SHOWN, len(ranked) - n_best)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ghvae_core.serving.launch import private_server
-from planner.compatibility import check_fit
-from planner.config import RunConfig, load_run
+from planner.compatibility import check_compatibility
+from planner.config import TaskRunConfig, load_run
 from planner.plan import PlannerError
-from planner.predictors import Choice, check_checkpoint, networks, open_predictor
-from planner.trials.process_pool import Death, in_processes
-from planner.trials.report import Ledger
+from planner.predictors import EpisodeRequest, check_checkpoint, networks, open_predictor
+from planner.trials.process_pool import ProcessFailure, run_in_processes
+from planner.trials.report import TrialsReport
 from planner.trials.store import TrialsConfig, TrialsError, TrialsFolder, VariantConfig
-from planner.trials.trial import Ending, Job, Trial, carry_out
+from planner.trials.trial import Trial, TrialJob, TrialOutcome, run_trial
 from planner.trials.variant import Variant
 from robot_bridge.factory import open_robot
 from robot_bridge.simulation import renderer
@@ -26,7 +26,7 @@ _MOST_BROKEN = 3  # trials that the machine breaks off in a row; then no more ar
 
 
 @dataclass(frozen=True)
-class Series:
+class TrialSeries:
     """What was asked for on the command line."""
 
     tasks: tuple[str, ...]
@@ -37,9 +37,9 @@ class Series:
     n_workers: int
     quiet: bool
 
-    def choice(self, task: str, variant: Variant) -> Choice:
+    def request(self, task: str, variant: Variant) -> EpisodeRequest:
         """Return a run of a task by a variant, before its seed and its folder are known."""
-        return Choice(
+        return EpisodeRequest(
             task=task,
             robot="simulation",
             predictor=variant.predictor,
@@ -51,7 +51,7 @@ class Series:
         )
 
 
-def run_series(series: Series) -> None:
+def run_series(series: TrialSeries) -> None:
     """Do the trials that are not over yet, then report on all: also when stopped on the way.
 
     Raises:
@@ -68,12 +68,12 @@ def run_series(series: Series) -> None:
         stack.enter_context(folder.held())
         folder.check(series.resume)  # a second time, now that nobody else can write
         folder.keep_config(config)
-        with Ledger(folder, names, asked, series.seeds, series.quiet) as ledger:
+        with TrialsReport(folder, names, asked, series.seeds, series.quiet) as report:
             try:
-                _carry_out_all(list(_jobs(served, folder, config)), series.n_workers, folder, ledger)
+                _run_all(list(_jobs(served, folder, config)), series.n_workers, folder, report)
             finally:
-                ledger.report()
-    broken = [trial for trial in ledger.trials if trial.status == "broken off"]
+                report.write()
+    broken = [trial for trial in report.trials if trial.status == "broken off"]
     if broken:
         raise TrialsError(
             f"{len(broken)} trials were broken off by the machine and are not counted, the first by: "
@@ -81,18 +81,18 @@ def run_series(series: Series) -> None:
         )
 
 
-def _names(series: Series) -> list[str]:
-    names = [series.choice(task, series.variants[0]).task_name for task in series.tasks]
+def _names(series: TrialSeries) -> list[str]:
+    names = [series.request(task, series.variants[0]).task_name for task in series.tasks]
     if len(set(names)) < len(names):
         raise PlannerError(f"expected tasks of different names, got {', '.join(names)}")
     return names
 
 
-def _config(series: Series, task: str, variant: Variant) -> RunConfig:
-    return load_run(series.choice(task, variant).task_file, variant.overrides)
+def _config(series: TrialSeries, task: str, variant: Variant) -> TaskRunConfig:
+    return load_run(series.request(task, variant).task_file, variant.overrides)
 
 
-def _with_renderer(series: Series, variant: Variant) -> Variant:
+def _with_renderer(series: TrialSeries, variant: Variant) -> Variant:
     """Return the variant with its renderer by name, never `auto`: another renderer shows another scene.
 
     Raises:
@@ -103,11 +103,11 @@ def _with_renderer(series: Series, variant: Variant) -> Variant:
     return replace(variant, overrides=(*variant.overrides, f"robot.renderer={renderer.choose(first.renderer)}"))
 
 
-def _with_servers(series: Series, stack: ExitStack) -> Iterator[Variant]:
+def _with_servers(series: TrialSeries, stack: ExitStack) -> Iterator[Variant]:
     """Yield the variants with the address of a server where they need one; a checkpoint has one for all trials."""
     addresses: dict[tuple[Path, str], str] = {}
     for variant in series.variants:
-        check_checkpoint(series.choice(series.tasks[0], variant))
+        check_checkpoint(series.request(series.tasks[0], variant))
         if variant.predictor == "server" and not variant.server:
             place = variant.checkpoint.resolve()
             held = networks(_config(series, series.tasks[0], variant))  # a task's own file says nothing of them
@@ -119,61 +119,61 @@ def _with_servers(series: Series, stack: ExitStack) -> Iterator[Variant]:
             yield variant
 
 
-def _fit(series: Series, variant: Variant) -> VariantConfig:
+def _fit(series: TrialSeries, variant: Variant) -> VariantConfig:
     """Return all that decides what a variant does, having asked whether its parts fit together."""
-    tasks: dict[str, RunConfig] = {}
+    tasks: dict[str, TaskRunConfig] = {}
     checkpoint = distance = ""
     for task in series.tasks:
-        choice, config = series.choice(task, variant), _config(series, task, variant)
-        with closing(open_robot(config.robot)) as robot, open_predictor(choice, config, robot) as predictor:
-            check_fit(robot.spec, predictor.spec, config.planner)
+        request, config = series.request(task, variant), _config(series, task, variant)
+        with closing(open_robot(config.robot)) as robot, open_predictor(request, config, robot) as predictor:
+            check_compatibility(robot.spec, predictor.spec, config.planner)
             checkpoint, distance = predictor.spec.checkpoint, predictor.spec.distance
-        tasks[choice.task_name] = config
+        tasks[request.task_name] = config
     return VariantConfig(predictor=variant.predictor, checkpoint=checkpoint, distance=distance, tasks=tasks)
 
 
-def _jobs(series: Series, folder: TrialsFolder, config: TrialsConfig) -> Iterator[Job]:
+def _jobs(series: TrialSeries, folder: TrialsFolder, config: TrialsConfig) -> Iterator[TrialJob]:
     """Yield all trials, A and B of a scene one after the other, so that what changes with time changes for both."""
     for seed in series.seeds:
         for task in series.tasks:
             for variant in series.variants:
-                choice = series.choice(task, variant)
-                out = folder.place(choice.task_name, variant.name, seed)
+                request = series.request(task, variant)
+                out = folder.place(request.task_name, variant.name, seed)
                 held = config.variants[variant.name]
-                choice = replace(choice, seed=seed, out=out)
-                yield Job(variant.name, choice, variant.overrides, held.checkpoint, held.distance)
+                request = replace(request, seed=seed, out=out)
+                yield TrialJob(variant.name, request, variant.overrides, held.checkpoint, held.distance)
 
 
-def _carry_out_all(jobs: Sequence[Job], n_workers: int, folder: TrialsFolder, ledger: Ledger) -> None:
+def _run_all(jobs: Sequence[TrialJob], n_workers: int, folder: TrialsFolder, report: TrialsReport) -> None:
     kept = {job: trial for job in jobs if (trial := folder.kept(job))}
-    ledger.resume(list(kept.values()))
+    report.resume(list(kept.values()))
     waiting = deque(job for job in jobs if job not in kept)
     for job in waiting:
         folder.clear(job)
-    died: set[Job] = set()
+    died: set[TrialJob] = set()
     n_broken = 0  # in a row
-    with closing(in_processes(carry_out, waiting, n_workers)) as answers:
+    with closing(run_in_processes(run_trial, waiting, n_workers)) as answers:
         for job, answer in answers:
-            if isinstance(answer, Death):
+            if isinstance(answer, ProcessFailure):
                 folder.clear(job, log=job not in died)
                 if job not in died:
-                    ledger.say(f"{job}: {answer.how}; it is done once more")
+                    report.say(f"{job}: {answer.reason}; it is done once more")
                     died.add(job)
                     waiting.appendleft(job)
                     continue
-            trial = Trial.of(job, _ending(job, answer), folder.path)
+            trial = Trial.of(job, _outcome(job, answer), folder.path)
             if trial.status == "broken off":
                 n_broken += 1
             else:
                 folder.keep(trial)
                 n_broken = 0
-            ledger.add(trial)
+            report.add(trial)
             if n_broken == _MOST_BROKEN:
-                ledger.say(f"{n_broken} trials in a row were broken off by the machine; no more are begun")
+                report.say(f"{n_broken} trials in a row were broken off by the machine; no more are begun")
                 waiting.clear()
 
 
-def _ending(job: Job, answer: Ending | Death) -> Ending:
-    if isinstance(answer, Death):
-        return Ending("counted", f"{answer.how}, a second time; {job.log.name} may tell more")
+def _outcome(job: TrialJob, answer: TrialOutcome | ProcessFailure) -> TrialOutcome:
+    if isinstance(answer, ProcessFailure):
+        return TrialOutcome("counted", f"{answer.reason}, a second time; {job.log.name} may tell more")
     return answer

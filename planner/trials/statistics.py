@@ -13,7 +13,7 @@ from planner.trials.variant import VariantName
 
 
 @dataclass(frozen=True)
-class Proportion:
+class SuccessRate:
     """So many of so many."""
 
     count: int
@@ -34,7 +34,7 @@ class Proportion:
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedOutcomes:
     """Two ways of doing the same trials: in how many of them which one succeeded."""
 
     both: int
@@ -43,7 +43,7 @@ class Paired:
     neither: int
 
     @classmethod
-    def of(cls, pairs: Sequence[tuple[bool, bool]]) -> Paired:
+    def of(cls, pairs: Sequence[tuple[bool, bool]]) -> PairedOutcomes:
         """Count pairs of A's and B's success in one trial."""
         return cls(*(pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))))
 
@@ -66,7 +66,7 @@ Table = list[list[str]]  # rows of cells, the head first
 
 
 @dataclass(frozen=True)
-class Group:
+class TrialGroup:
     """The trials of one task and one variant."""
 
     task: str
@@ -79,9 +79,9 @@ class Group:
         """The trials that the rates are of."""
         return [trial for trial in self.trials if trial.status == "counted"]
 
-    def proportion(self, measure: str) -> Proportion:
+    def success_rate(self, measure: str) -> SuccessRate:
         """Return how many of the counted trials achieved a measure."""
-        return Proportion(sum(getattr(trial, measure) for trial in self.counted), len(self.counted))
+        return SuccessRate(sum(getattr(trial, measure) for trial in self.counted), len(self.counted))
 
     @property
     def steps(self) -> float | None:
@@ -105,13 +105,13 @@ def _rank(trial: Trial) -> tuple[bool, bool, bool, bool, float, int]:
     return not trial.success, not trial.goal, not trial.touched, not trial.picked, away_m, trial.steps
 
 
-def paired(a: Group, b: Group, measure: str) -> Paired:
+def paired(a: TrialGroup, b: TrialGroup, measure: str) -> PairedOutcomes:
     """Compare two variants of a task on the seeds that count for both."""
     of_a, of_b = ({trial.seed: getattr(trial, measure) for trial in group.counted} for group in (a, b))
-    return Paired.of([(of_a[seed], of_b[seed]) for seed in of_a if seed in of_b])
+    return PairedOutcomes.of([(of_a[seed], of_b[seed]) for seed in of_a if seed in of_b])
 
 
-def as_json(groups: Sequence[Group], report: str) -> dict[str, Any]:
+def as_json(groups: Sequence[TrialGroup], report: str) -> dict[str, Any]:
     """Return task -> numbers of A; where there is a B, `against` holds its numbers and `paired` the comparison.
 
     `success_rate` counts trials in which the objects came to where the task wants them, however (`goal`);
@@ -129,20 +129,20 @@ def as_json(groups: Sequence[Group], report: str) -> dict[str, Any]:
     return told
 
 
-def by_task(groups: Sequence[Group]) -> dict[str, list[Group]]:
+def by_task(groups: Sequence[TrialGroup]) -> dict[str, list[TrialGroup]]:
     """Return the groups of each task, A first."""
-    tasks: dict[str, list[Group]] = {}
+    tasks: dict[str, list[TrialGroup]] = {}
     for group in groups:
         tasks.setdefault(group.task, []).append(group)
     return tasks
 
 
-def _numbers(group: Group) -> dict[str, Any]:
+def _numbers(group: TrialGroup) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     names = {"goal": "success", "success": "strict_success", "picked": "picked", "touched": "touched"}
     for measure, name in names.items():
-        proportion = group.proportion(measure)
-        rate, interval = proportion.rate, proportion.interval
+        success_rate = group.success_rate(measure)
+        rate, interval = success_rate.rate, success_rate.interval
         numbers[f"{name}_rate"] = None if rate is None else round(rate, 4)
         numbers["interval" if measure == "goal" else f"{name}_interval"] = interval and [round(x, 4) for x in interval]
     return {
@@ -156,12 +156,12 @@ def _numbers(group: Group) -> dict[str, Any]:
     }
 
 
-def rates_table(groups: Sequence[Group]) -> Table:
+def rates_table(groups: Sequence[TrialGroup]) -> Table:
     """Return the rates of each task and variant, a row a measure, and below them what a trial took."""
     table = [["task", "", "", "trials", "share", "95 % interval"]]
     for group in groups:
         for measure, words in MEASURES.items():
-            found = group.proportion(measure)
+            found = group.success_rate(measure)
             rate, (low, high) = found.rate or 0.0, found.interval or (0.0, 1.0)
             share = [f"{100 * rate:.0f} %", f"{100 * low:.0f} to {100 * high:.0f} %"] if found.of else ["-", "-"]
             table.append([group.task, group.variant, words, f"{found.count} of {found.of}", *share])
@@ -170,7 +170,7 @@ def rates_table(groups: Sequence[Group]) -> Table:
     return table
 
 
-def paired_table(groups: Sequence[Group]) -> Table:
+def paired_table(groups: Sequence[TrialGroup]) -> Table:
     """Return a row a task and measure; only the head where there is no second variant."""
     table = [["task", "on the same scenes", "both", "only A", "only B", "neither", "p (McNemar)"]]
     for task, members in by_task(groups).items():
@@ -181,7 +181,7 @@ def paired_table(groups: Sequence[Group]) -> Table:
     return table
 
 
-def notes(groups: Sequence[Group], seeds: range) -> list[str]:
+def notes(groups: Sequence[TrialGroup], seeds: range) -> list[str]:
     """Return what has to be known to judge the numbers."""
     lines = [
         "The intervals are Wilson's. Done with the tool: lifted, then touched an object with it, and the"

@@ -13,9 +13,9 @@ import yaml
 from pydantic import ValidationError
 
 from configs.loader import Config, save
-from planner.config import RunConfig
+from planner.config import TaskRunConfig
 from planner.plan import PlannerError
-from planner.trials.trial import Job, Trial
+from planner.trials.trial import Trial, TrialJob
 from planner.trials.variant import VariantName
 
 CONFIG = "config.yaml"
@@ -37,7 +37,7 @@ class VariantConfig(Config):
     predictor: str
     checkpoint: str  # sha256 of its manifest; empty for the simulator
     distance: str  # sha256 of the manifest of the network that tells steps to go; empty: there is none
-    tasks: dict[str, RunConfig]
+    tasks: dict[str, TaskRunConfig]
 
 
 class TrialsConfig(Config):
@@ -116,7 +116,7 @@ class TrialsFolder:
         """Return the folder of one trial's run."""
         return self.path / task / variant / f"seed{seed:04d}"
 
-    def kept(self, job: Job) -> Trial | None:
+    def kept(self, job: TrialJob) -> Trial | None:
         """Return the record of a trial if it is over."""
         path = job.out / _TRIAL
         if not path.exists():
@@ -131,7 +131,7 @@ class TrialsFolder:
         """Record a trial that is over, whole or not at all."""
         write_whole(self.path / trial.folder / _TRIAL, trial.model_dump_json(indent=1))
 
-    def clear(self, job: Job, *, log: bool = True) -> None:
+    def clear(self, job: TrialJob, *, log: bool = True) -> None:
         """Remove what a trial that was broken off has left; without `log`, not what it printed."""
         if job.out.exists():
             shutil.rmtree(job.out)

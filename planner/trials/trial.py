@@ -13,10 +13,10 @@ from typing import Any, Literal, NamedTuple
 from configs.command import ReportedError
 from configs.loader import Config
 from ghvae_core.predictor import NonFiniteError
-from planner.episode import attempt
+from planner.episode import run_episode
 from planner.goal import GoalError
 from planner.plan import PlanError
-from planner.predictors import Choice
+from planner.predictors import EpisodeRequest
 from planner.trials.variant import VariantName
 from robot_bridge.robot import RobotFault
 
@@ -29,11 +29,11 @@ Status = Literal[
 
 
 @dataclass(frozen=True)
-class Job:
+class TrialJob:
     """One trial to be done."""
 
     variant: VariantName
-    choice: Choice  # its `out` is the folder of the run
+    request: EpisodeRequest  # its `out` is the folder of the run
     overrides: tuple[str, ...]
     checkpoint: str = ""  # sha256 of what is to imagine, as the series found it; a run with another is not counted
     distance: str = ""  # of the network that tells steps to go
@@ -41,9 +41,9 @@ class Job:
     @property
     def out(self) -> Path:
         """The folder of the run; while it goes on, what it prints is in a file beside it."""
-        if self.choice.out is None:
+        if self.request.out is None:
             raise ValueError("expected a trial that has a folder")
-        return self.choice.out
+        return self.request.out
 
     @property
     def log(self) -> Path:
@@ -51,10 +51,10 @@ class Job:
         return self.out.with_name(f"{self.out.name}.log")
 
     def __str__(self) -> str:
-        return f"{self.choice.task_name}, {self.variant}, seed {self.choice.seed}"
+        return f"{self.request.task_name}, {self.variant}, seed {self.request.seed}"
 
 
-class Ending(NamedTuple):
+class TrialOutcome(NamedTuple):
     """How a trial ended, and why if not by itself."""
 
     status: Status
@@ -81,15 +81,15 @@ class Trial(Config):
     folder: str  # of the run, relative to that of all trials
 
     @classmethod
-    def of(cls, job: Job, ending: Ending, root: Path) -> Trial:
+    def of(cls, job: TrialJob, outcome: TrialOutcome, root: Path) -> Trial:
         """Return the record of a trial from how it ended and from what its run left."""
-        found = _result(job) if ending.status == "counted" else {}
+        found = _result(job) if outcome.status == "counted" else {}
         return cls(
-            task=job.choice.task_name,
+            task=job.request.task_name,
             variant=job.variant,
-            seed=job.choice.seed,
-            status=ending.status,
-            reason=ending.reason,
+            seed=job.request.seed,
+            status=outcome.status,
+            reason=outcome.reason,
             folder=job.out.relative_to(root).as_posix(),
             **{name: found[name] for name in _FROM_RESULT if name in found},
         )
@@ -98,7 +98,7 @@ class Trial(Config):
 _FROM_RESULT = ("ended", "success", "goal", "picked", "touched", "away_m", "steps", "plans", "seconds_per_plan")
 
 
-def carry_out(job: Job) -> Ending:
+def run_trial(job: TrialJob) -> TrialOutcome:
     """Do a trial in a process of its own, whose output goes to a file.
 
     What the arm or the plan fails at is a failed trial. A scene without a goal, or one that cannot be set up, is none,
@@ -106,28 +106,28 @@ def carry_out(job: Job) -> Ending:
     """
     _print_to(job.log)
     try:
-        attempt(job.choice, job.overrides)
-        ending = _checked(job, "")
+        run_episode(job.request, job.overrides)
+        outcome = _checked(job, "")
     except (RobotFault, PlanError, NonFiniteError) as error:
-        ending = _checked(job, str(error)) if (job.out / RESULT).exists() else Ending("left out", str(error))
+        outcome = _checked(job, str(error)) if (job.out / RESULT).exists() else TrialOutcome("left out", str(error))
     except GoalError as error:
-        ending = Ending("left out", str(error))
+        outcome = TrialOutcome("left out", str(error))
     except (ReportedError, OSError) as error:
-        ending = Ending("broken off", str(error))
+        outcome = TrialOutcome("broken off", str(error))
     if job.out.is_dir():
         job.log.replace(job.out / "log.txt")
-    return ending
+    return outcome
 
 
-def _checked(job: Job, reason: str) -> Ending:
-    """Return the ending of a run that left a result: counted, if what imagined in it is what the series is about."""
+def _checked(job: TrialJob, reason: str) -> TrialOutcome:
+    """Return the outcome of a run that left a result: counted, if what imagined in it is what the series is about."""
     found = _result(job)
     if (found["checkpoint"], found["distance"]) != (job.checkpoint, job.distance):
-        return Ending("broken off", "the checkpoint or the network of steps to go became another one meanwhile")
-    return Ending("counted", reason)
+        return TrialOutcome("broken off", "the checkpoint or the network of steps to go became another one meanwhile")
+    return TrialOutcome("counted", reason)
 
 
-def _result(job: Job) -> dict[str, Any]:
+def _result(job: TrialJob) -> dict[str, Any]:
     """Return what the run of a trial left as its result; nothing if it left none."""
     file = job.out / RESULT
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

@@ -28,7 +28,7 @@ class Variant:
     server: str | None
     overrides: tuple[str, ...]
 
-    def against(self, texts: Sequence[str]) -> Variant:
+    def changed(self, texts: Sequence[str]) -> Variant:
         """Return B: this variant with changes, each text holding one or more separated by spaces.
 
         A change is an override of the configuration, or one of `predictor=`, `checkpoint=` and `server=`. Another

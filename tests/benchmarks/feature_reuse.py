@@ -85,7 +85,7 @@ def _ask(seed: int, candidates: int) -> Ask:
     """Return what the first plan of a trial would ask."""
     scene = Scene.open("pick_wipe", seed)
     with closing(scene.robot):
-        situation, horizon = scene.situation, scene.config.planner.horizon
+        situation, horizon = scene.state, scene.config.planner.horizon
         drawn = scene.proposals().draw(situation, candidates, horizon, scene.plan_rng()).actions
     past = np.broadcast_to(situation.context.actions, (len(drawn), *situation.context.actions.shape))
     frames, goal = (_images(frames) for frames in (situation.context.frames, situation.goal[None]))

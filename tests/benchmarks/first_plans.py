@@ -29,10 +29,10 @@ from ghvae_core.serving.config import InProcessConfig
 from ghvae_core.serving.local import InProcessPredictor, weigher
 from planner.config import load_run
 from planner.plan import PlanError
-from planner.predictors import Choice, open_predictor
+from planner.predictors import EpisodeRequest, open_predictor
 from planner.solver import Solver
-from planner.trials.process_pool import Death, in_processes
-from tests.benchmarks.pool import PROPOSALS, Job, Scene, Tried, context, fill
+from planner.trials.process_pool import ProcessFailure, run_in_processes
+from tests.benchmarks.pool import PROPOSALS, Scene, SceneJob, Tried, context, fill
 
 SHIPPED = Path(__file__).parents[2] / "ghvae_core" / "checkpoints" / "tiny"
 _N_DRAWS = 200  # subsets of a scene's candidates that a rate is the mean of; ours
@@ -94,7 +94,7 @@ def first_plans(  # noqa: PLR0917 - the parameters are the options of the comman
     loaded = load_checkpoint(checkpoint)
     held = weigher(loaded, Networks(lpips=lpips, distance=None if distance is None else str(distance)))
     _keep_config(out, dict.fromkeys(task for task, _ in scenes))
-    pools = [Job(task, seed, sizes, out) for task, seed in scenes]
+    pools = [SceneJob(task, seed, sizes, out) for task, seed in scenes]
     _work(fill, [job for job in pools if not job.file.is_file()], workers, "trying candidates out")
     tried = [Tried.read(job) for job in pools if job.file.is_file()]
     if not tried:
@@ -194,10 +194,10 @@ def solve(job: SolverJob) -> str:
     for solver in _SOLVERS:
         told = (f"planner.solver={solver}", f"planner.n_candidates={job.n_candidates}")
         scene = Scene.open(job.task, job.seed, told)
-        choice = Choice(job.task, "simulation", job.predictor, None, job.checkpoint, job.seed, None, None)
+        request = EpisodeRequest(job.task, "simulation", job.predictor, None, job.checkpoint, job.seed, None, None)
         planner = Solver(scene.config.planner, scene.proposals())
-        with closing(scene.robot), open_predictor(choice, scene.config, scene.robot) as predictor:
-            plans = [planner.plan(scene.situation, predictor, scene.plan_rng(i)) for i in range(job.n_plans)]
+        with closing(scene.robot), open_predictor(request, scene.config, scene.robot) as predictor:
+            plans = [planner.plan(scene.state, predictor, scene.plan_rng(i)) for i in range(job.n_plans)]
             shares[solver] = float(scene.execute(np.stack([plan.actions for plan in plans])).results[:, 0].mean())
     unfinished = job.file.with_suffix(".part")
     unfinished.write_text(json.dumps(shares), encoding="utf-8")
@@ -217,11 +217,11 @@ def _work(work: Callable[[Any], str], jobs: Sequence[Any], workers: int, what: s
     Raises:
         ReportedError: A process ended without an answer.
     """
-    done = in_processes(work, deque(jobs), workers)
+    done = run_in_processes(work, deque(jobs), workers)
     console = Console(stderr=True)
     for job, answer in track(done, what, total=len(jobs), console=console):
-        if isinstance(answer, Death):
-            raise ReportedError(f"{job.task}, seed {job.seed}: {answer.how}; the same command goes on")
+        if isinstance(answer, ProcessFailure):
+            raise ReportedError(f"{job.task}, seed {job.seed}: {answer.reason}; the same command goes on")
         if answer:
             console.print(f"{job.task}, seed {job.seed}, is left out: {answer}", highlight=False)
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs.command import run
 from ghvae_core.predictor import Predictor
-from planner.predictors import Choice, open_predictor
+from planner.predictors import EpisodeRequest, open_predictor
 from planner.solver import Solver
 from planner.trials.variant import SolverName
 from robot_bridge.camera import model_image
@@ -35,11 +35,11 @@ def plan_latency(
     """Plan again and again from the first image of a scene, a plain matrix product in between."""
     told = (f"planner.n_candidates={candidates}", f"planner.solver={solver}")
     scene = Scene.open("pick_wipe", 0, told)
-    choice = Choice("pick_wipe", "simulation", predictor, None, checkpoint, 0, None, None)
+    request = EpisodeRequest("pick_wipe", "simulation", predictor, None, checkpoint, 0, None, None)
     planner = Solver(scene.config.planner, scene.proposals())
-    with closing(scene.robot), open_predictor(choice, scene.config, scene.robot) as imagining:
+    with closing(scene.robot), open_predictor(request, scene.config, scene.robot) as imagining:
         flop = _flop(scene, planner, imagining) if predictor == "in_process" else 0
-        planner.plan(scene.situation, imagining, scene.plan_rng())  # warms up
+        planner.plan(scene.state, imagining, scene.plan_rng())  # warms up
         took = [_stages(scene, planner, imagining) for _ in range(repeats)]
     medians_s = {stage: median(each[stage] for each in took) for stage in took[0]}
     whole_s = sum(medians_s[stage] for stage in ("see", "propose", "predict"))
@@ -61,7 +61,7 @@ def _stages(scene: Scene, planner: Solver, imagining: Predictor) -> dict[str, fl
     started_s = time.perf_counter()
     model_image(scene.robot.render(), scene.robot.spec.camera.crop)
     seen_s = time.perf_counter()
-    plan = planner.plan(scene.situation, imagining, scene.plan_rng())
+    plan = planner.plan(scene.state, imagining, scene.plan_rng())
     inner = {f"  {stage}": stage_s for stage, stage_s in plan.predictor_timing_s.items() if stage != "round_trip"}
     between = {"  in between": plan.timing_s["predict"] - sum(inner.values())}
     return {"see": seen_s - started_s, **plan.timing_s, **inner, **between, "product": _product_s()}
@@ -69,7 +69,7 @@ def _stages(scene: Scene, planner: Solver, imagining: Predictor) -> dict[str, fl
 
 def _flop(scene: Scene, planner: Solver, imagining: Predictor) -> int:
     with FlopCounterMode(display=False) as counter:
-        planner.plan(scene.situation, imagining, scene.plan_rng())
+        planner.plan(scene.state, imagining, scene.plan_rng())
     return int(counter.get_total_flops())
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ghvae_core.predictor import Context
-from planner.config import RunConfig, load_run
-from planner.plan import Situation
+from planner.config import TaskRunConfig, load_run
+from planner.plan import PlanningState
 from planner.proposals import Proposals
 from robot_bridge.camera import model_image
 from robot_bridge.factory import open_robot
@@ -49,8 +49,8 @@ class Scene:
     """One scene and its goal, before the arm has moved."""
 
     robot: SimulatedFranka
-    config: RunConfig
-    situation: Situation
+    config: TaskRunConfig
+    state: PlanningState
     seed: int
 
     @classmethod
@@ -68,7 +68,7 @@ class Scene:
         crop = config.robot.camera.crop
         goal, now = model_image(make_goal(robot), crop), model_image(observation.image, crop)
         nothing = np.empty((0, 4), np.float32)
-        return cls(robot, config, Situation(observation, context(now), goal, _OPENED, nothing), seed)
+        return cls(robot, config, PlanningState(observation, context(now), goal, _OPENED, nothing), seed)
 
     def plan_rng(self, draw: int = 0) -> np.random.Generator:
         """Return what draws candidates; the first is that of a trial of this seed."""
@@ -81,7 +81,7 @@ class Scene:
     def execute(self, candidates: NDArray[np.float32]) -> Pool:
         """Execute every candidate (N, T, 4) from the beginning."""
         start, twin = self.robot.snapshot(), self.robot.twin()
-        shape = self.situation.goal.shape
+        shape = self.state.goal.shape
         ends, results, stopped = np.zeros((len(candidates), *shape), np.uint8), [], []
         for end, actions in zip(ends, candidates, strict=True):
             twin.restore(start)
@@ -102,7 +102,7 @@ class Scene:
         return Pool(candidates, ends, np.array(results), np.array(stopped))
 
 
-class Job(NamedTuple):
+class SceneJob(NamedTuple):
     """One scene to be tried out."""
 
     task: str
@@ -117,7 +117,7 @@ class Job(NamedTuple):
         return self.out / f"{self.task}_{self.seed}_{sizes}.npz"
 
 
-def fill(job: Job) -> str:
+def fill(job: SceneJob) -> str:
     """Execute candidates from every place and keep them in a file; return why there are none, if so."""
     kept: dict[str, NDArray[np.generic]] = {}
     for kind, overrides in PROPOSALS.items():
@@ -127,10 +127,10 @@ def fill(job: Job) -> str:
             return str(error)
         with closing(scene.robot):
             n, horizon = job.sizes[kind], scene.config.planner.horizon
-            drawn = scene.proposals().draw(scene.situation, n, horizon, scene.plan_rng())
+            drawn = scene.proposals().draw(scene.state, n, horizon, scene.plan_rng())
             pool = scene.execute(drawn.actions)
         kept |= {f"{kind}_{name}": array for name, array in pool._asdict().items()}
-        kept |= {"goal": scene.situation.goal, "start": scene.situation.context.frames[-1]}
+        kept |= {"goal": scene.state.goal, "start": scene.state.context.frames[-1]}
     unfinished = job.file.with_suffix(".part.npz")
     np.savez_compressed(unfinished, **kept)  # type: ignore[arg-type]
     unfinished.replace(job.file)
@@ -149,7 +149,7 @@ class Tried:
     pools: Mapping[str, Pool]
 
     @classmethod
-    def read(cls, job: Job) -> Tried:
+    def read(cls, job: SceneJob) -> Tried:
         """Read what `fill` kept."""
         with np.load(job.file, allow_pickle=False) as kept:
             pools = {kind: Pool(*(kept[f"{kind}_{name}"] for name in Pool._fields)) for kind in PROPOSALS}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data_collection.policies.random_policy import PolicyConfig
 from ghvae_core.predictor import Context, Prediction, PredictorSpec
-from planner.plan import Situation
+from planner.plan import PlanningState
 from planner.proposals import DifferenceConfig, Proposals
 from planner.solver import Solver, SolverConfig
 from robot_bridge.camera import Camera, model_image
@@ -118,14 +118,14 @@ def solver(n_candidates: int = 40, horizon: int = 5, replan_every: int = 2, **ch
     return Solver(SolverConfig.model_validate(told), Proposals(PolicyConfig(), DifferenceConfig(), SPEC))
 
 
-def situation() -> Situation:
+def planning_state() -> PlanningState:
     """Return the paper robot's start, before anything was planned."""
     observation = PaperRobot().observe()
     frame = model_image(observation.image)
     context = Context(np.stack([frame, frame]), np.array([[0, 0, 0, -1]], np.float32))
-    return Situation(observation, context, GOAL, -1.0, np.empty((0, 4), np.float32))
+    return PlanningState(observation, context, GOAL, -1.0, np.empty((0, 4), np.float32))
 
 
-def with_rest(rest: NDArray[np.float32]) -> Situation:
+def with_rest(rest: NDArray[np.float32]) -> PlanningState:
     """Return the start as if `rest` were left of an earlier plan."""
-    return replace(situation(), rest=rest)
+    return replace(planning_state(), rest=rest)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ghvae_core.predictor import GoalCost, MismatchError
-from planner.compatibility import check_fit
+from planner.compatibility import check_compatibility
 from planner.solver import SolverConfig
 from robot_bridge.camera import Crop
 from tests.planner.doubles import PREDICTOR_SPEC, SPEC
@@ -16,11 +16,11 @@ TOLD = replace(PREDICTOR_SPEC, workspace_m=WORKSPACE_M, camera=SPEC.camera)
 
 
 def test_what_fits_is_taken() -> None:
-    check_fit(SPEC, PREDICTOR_SPEC, CONFIG)
+    check_compatibility(SPEC, PREDICTOR_SPEC, CONFIG)
 
 
 def test_rounding_of_a_scale_is_no_disagreement() -> None:
-    check_fit(SPEC, replace(PREDICTOR_SPEC, step_limit_m=0.20001), CONFIG)
+    check_compatibility(SPEC, replace(PREDICTOR_SPEC, step_limit_m=0.20001), CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -36,24 +36,24 @@ def test_rounding_of_a_scale_is_no_disagreement() -> None:
 )
 def test_a_predictor_made_for_something_else_is_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(MismatchError, match=name):
-        check_fit(SPEC, replace(PREDICTOR_SPEC, **{name: value}), CONFIG)  # type: ignore[arg-type]
+        check_compatibility(SPEC, replace(PREDICTOR_SPEC, **{name: value}), CONFIG)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "value"), [("horizon", 11), ("n_candidates", 201)])
 def test_a_planner_that_wants_too_much_is_refused_by_name(name: str, value: int) -> None:
     with pytest.raises(MismatchError, match=rf"{name}: the planner wants {value}"):
-        check_fit(SPEC, PREDICTOR_SPEC, CONFIG.model_copy(update={name: value}))
+        check_compatibility(SPEC, PREDICTOR_SPEC, CONFIG.model_copy(update={name: value}))
 
 
 def test_a_cost_that_cannot_be_weighed_is_refused_by_name_and_how_to_have_it() -> None:
     cost = SolverConfig(cost=GoalCost(steps=0.1, lpips=0.1))
     with pytest.raises(MismatchError, match=r"cost\.lpips: .* weigh pixel; cost\.steps: .*predictor\.distance"):
-        check_fit(SPEC, PREDICTOR_SPEC, cost)
-    check_fit(SPEC, replace(PREDICTOR_SPEC, terms=("pixel", "lpips", "steps")), cost)
+        check_compatibility(SPEC, PREDICTOR_SPEC, cost)
+    check_compatibility(SPEC, replace(PREDICTOR_SPEC, terms=("pixel", "lpips", "steps")), cost)
 
 
 def test_the_same_workspace_and_camera_are_taken() -> None:
-    check_fit(SPEC, TOLD, CONFIG)
+    check_compatibility(SPEC, TOLD, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_another_workspace_is_refused_by_name_with_both(
     low_m: tuple[float, float, float], high_m: tuple[float, float, float], words: str
 ) -> None:
     with pytest.raises(MismatchError, match=words):
-        check_fit(SPEC, replace(TOLD, workspace_m=(low_m, high_m)), CONFIG)
+        check_compatibility(SPEC, replace(TOLD, workspace_m=(low_m, high_m)), CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_another_workspace_is_refused_by_name_with_both(
 def test_another_camera_is_refused_by_name_with_both(name: str, value: object, words: str) -> None:
     camera = SPEC.camera.model_copy(update={name: value})
     with pytest.raises(MismatchError, match=rf"camera\.{name}.*: {words}"):
-        check_fit(SPEC, replace(TOLD, camera=camera), CONFIG)
+        check_compatibility(SPEC, replace(TOLD, camera=camera), CONFIG)
 
 
 def test_two_calibrations_of_one_camera_are_taken() -> None:
@@ -93,10 +93,10 @@ def test_two_calibrations_of_one_camera_are_taken() -> None:
     camera = SPEC.camera.model_copy(
         update={"position_m": (0.89, 0.002, 0.493), "target_m": (0.335, 0.0, -0.055), "fovy_rad": 0.845}
     )
-    check_fit(SPEC, replace(TOLD, camera=camera), CONFIG)
+    check_compatibility(SPEC, replace(TOLD, camera=camera), CONFIG)
 
 
 def test_all_disagreements_are_named_at_once() -> None:
     with pytest.raises(MismatchError, match=r"step_limit_m: .*step_s: .*horizon: "):
-        check_fit(SPEC, replace(PREDICTOR_SPEC, step_limit_m=0.1, step_s=1.0, max_horizon=3), CONFIG)
+        check_compatibility(SPEC, replace(PREDICTOR_SPEC, step_limit_m=0.1, step_s=1.0, max_horizon=3), CONFIG)
     assert MismatchError.exit_code == 2

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.loader import FOLDER
-from planner.goal import GoalError, Sitting, check_goal, difference, load_goal, preview, sit
+from planner.goal import GoalCapture, GoalError, capture_goal, check_goal, difference, load_goal, preview
 from robot_bridge.camera import Crop, model_image
 from robot_bridge.robot import CameraFault
 from tests.planner.doubles import SPEC, picture
@@ -41,17 +41,17 @@ def seeing(pictures: Iterator[NDArray[np.uint8]]) -> Callable[[], NDArray[np.uin
 
 
 def test_a_scene_that_rests_for_a_second_is_taken() -> None:
-    sitting = Sitting(CAMERA, None)
-    said = [sitting.judge(next(noisy(i)), 10 + i / 15) for i in range(17)]
+    capture = GoalCapture(CAMERA, None)
+    said = [capture.check(next(noisy(i)), 10 + i / 15) for i in range(17)]
     assert all(why == "something moves; take your hands out of the picture" for why in said[:15])
     assert said[15:] == ["", ""]
 
 
 def test_slow_motion_is_motion() -> None:
-    sitting = Sitting(CAMERA, None)
+    capture = GoalCapture(CAMERA, None)
     for i in range(60):
         shifted = np.roll(scene(), i // 4, axis=1)  # a pixel in a quarter of a second
-        assert "moves" in sitting.judge(shifted, 10 + i / 15)
+        assert "moves" in capture.check(shifted, 10 + i / 15)
 
 
 @pytest.mark.parametrize(
@@ -62,17 +62,17 @@ def test_slow_motion_is_motion() -> None:
     ],
 )
 def test_what_shows_nothing_is_not_taken(picture: NDArray[np.uint8], told: str) -> None:
-    sitting = Sitting(CAMERA, None)
+    capture = GoalCapture(CAMERA, None)
     for i in range(40):
-        assert told in sitting.judge(picture, 10 + i / 15)
+        assert told in capture.check(picture, 10 + i / 15)
 
 
 def test_the_start_is_no_goal() -> None:
     start = model_image(scene(), CAMERA.crop)
-    sitting = Sitting(CAMERA, start)
+    capture = GoalCapture(CAMERA, start)
     for i in range(40):
-        assert "the scene is still as at the start" in sitting.judge(next(noisy(i)), 10 + i / 15)
-    said = [sitting.judge(scene(1), 20 + i / 15) for i in range(20)]
+        assert "the scene is still as at the start" in capture.check(next(noisy(i)), 10 + i / 15)
+    said = [capture.check(scene(1), 20 + i / 15) for i in range(20)]
     assert said[-1] == ""
 
 
@@ -86,14 +86,14 @@ def test_a_camera_that_fails_for_a_while_is_waited_for_and_told_once(monkeypatch
             raise fault
         return scene()
 
-    np.testing.assert_array_equal(sit(see, Sitting(CAMERA, None), 5.0, told.append), scene())
+    np.testing.assert_array_equal(capture_goal(see, GoalCapture(CAMERA, None), 5.0, told.append), scene())
     assert told == ["/camera: dark; look at the camera"]
 
 
 def test_patience_ends() -> None:
     pictures = (scene(i) for i in range(10**6))
     with pytest.raises(GoalError, match=r"within 0\.2 s, got none: something moves"):
-        sit(seeing(pictures), Sitting(CAMERA, None), 0.2, lambda _: None)
+        capture_goal(seeing(pictures), GoalCapture(CAMERA, None), 0.2, lambda _: None)
 
 
 def test_the_preview_shows_the_crop_and_what_the_model_sees() -> None:

@@ -9,7 +9,7 @@ import pytest
 from planner import output_folder as folder_module
 from planner.output_folder import RecordError, RunFolder
 from planner.plan import PlannerError
-from planner.record import History, Setting
+from planner.record import EpisodeDescription, EpisodeHistory
 from planner.task import TaskConfig
 from tests.planner.doubles import GOAL, SPEC, PaperRobot
 
@@ -74,9 +74,11 @@ def test_a_full_disk_is_told_before_anything_moves(tmp_path: Path, monkeypatch: 
 def test_the_result_is_printed_though_nothing_can_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    history = History(GOAL, None, PaperRobot().observe())
+    history = EpisodeHistory(GOAL, None, PaperRobot().observe())
     history.ended = "steps used"
-    lost = RunFolder(tmp_path / "gone").leave(history, Setting("pick_wipe", "simulation", "stub", "", "", 0), SPEC)
+    lost = RunFolder(tmp_path / "gone").leave(
+        history, EpisodeDescription("pick_wipe", "simulation", "stub", "", "", 0), SPEC
+    )
     assert json.loads(capsys.readouterr().out)["ended"] == "steps used"
     assert lost.startswith("not all was recorded: ") and "result.json" in lost and "config.yaml" in lost
     assert "\n" not in lost and not list(tmp_path.iterdir())

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 from ghvae_core.predictor import Context, GoalCost, MismatchError
 from planner.plan import HOLD
 from planner.predictors import CopyPredictor, RandomPredictor
-from tests.planner.doubles import GOAL, SPEC, situation, solver
+from tests.planner.doubles import GOAL, SPEC, planning_state, solver
 
 
 def _context() -> Context:
-    return Context(situation().context.frames[-1:], np.empty((0, 4), np.float32))
+    return Context(planning_state().context.frames[-1:], np.empty((0, 4), np.float32))
 
 
 def _candidates(n: int) -> NDArray[np.float32]:
@@ -27,7 +27,7 @@ def test_a_copy_costs_the_same_whatever_is_done() -> None:
 
 
 def test_with_copies_the_arm_holds_still() -> None:
-    start = situation()
+    start = planning_state()
     start = type(start)(**{**vars(start), "context": _context()})
     plan = solver().plan(start, CopyPredictor(SPEC, GoalCost()), np.random.default_rng(0))
     assert plan.family == HOLD

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 from data_collection.policies.object_detection import ObjectDetectionConfig
 from data_collection.policies.primitives import GoalDifference
 from data_collection.policies.random_policy import PolicyConfig
-from planner.plan import HOLD, PREVIOUS, Situation
+from planner.plan import HOLD, PREVIOUS, PlanningState
 from planner.proposals import DifferenceConfig, Proposals, find_difference
 from robot_bridge.camera import Crop, model_image
 from robot_bridge.robot import Observation, RobotError, RobotSpec
 from robot_bridge.safety import limit_actions
 from robot_bridge.simulation.scripted_policy import make_goal
-from tests.planner.doubles import SPEC, situation, with_rest
+from tests.planner.doubles import SPEC, planning_state, with_rest
 from tests.robot_bridge.simulated import franka
 
 PURPLE, GREEN, ORANGE = (150, 0, 200), (60, 220, 20), (250, 150, 0)
@@ -147,7 +147,7 @@ def test_every_candidate_is_already_limited(proposals: Proposals, seed: int) -> 
 
 @pytest.mark.parametrize("gripper", [-1.0, 1.0])
 def test_the_first_candidate_holds_still_with_the_gripper_as_it_is(proposals: Proposals, gripper: float) -> None:
-    start = Situation(**{**vars(situation()), "gripper": gripper})
+    start = PlanningState(**{**vars(planning_state()), "gripper": gripper})
     drawn = proposals.draw(start, 8, 4, np.random.default_rng(0))
     assert drawn.families[0] == HOLD and PREVIOUS not in drawn.families
     np.testing.assert_array_equal(drawn.actions[0], [[0, 0, 0, gripper]] * 4)

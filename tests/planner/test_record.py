@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from planner.plan import Plan
-from planner.record import History, PlanRecord
+from planner.record import EpisodeHistory, PlanRecord
 from robot_bridge.robot import Step
 from tests.planner.doubles import GOAL, PaperRobot
 
@@ -25,21 +25,21 @@ def _plan(level: int, horizon: int = 3) -> Plan:
     )
 
 
-def _history(levels: list[int]) -> History:
+def _history(levels: list[int]) -> EpisodeHistory:
     """Return a run that began at grey 0 and saw the grey of each level after one action."""
     observation = PaperRobot().observe()
-    history = History(GOAL, None, replace(observation, image=np.zeros_like(observation.image)))
+    history = EpisodeHistory(GOAL, None, replace(observation, image=np.zeros_like(observation.image)))
     for i, level in enumerate(levels):
         seen = replace(observation, image=np.full_like(observation.image, level), time_s=i + 1.0)
         applied = np.array([0.03, 0.0, 0.0, 1.0], np.float32)
-        history.act(np.array([0.0, 0.04, 0.0, 1.0], np.float32), Step(applied, seen), 0.6)
+        history.add_step(np.array([0.0, 0.04, 0.0, 1.0], np.float32), Step(applied, seen), 0.6)
     return history
 
 
 def test_surprise_compares_each_seen_frame_with_the_one_imagined_for_it() -> None:
     history = _history([10, 20, 30])
     history.plans += [PlanRecord(0, _plan(10), {}), PlanRecord(2, _plan(33), {})]
-    assert history.surprises() == [0.0, 10.0, 3.0]
+    assert history.prediction_errors() == [0.0, 10.0, 3.0]
     assert history.seen_after(0)[:, 0, 0, 0].tolist() == [10, 20]
     assert history.seen_after(1)[:, 0, 0, 0].tolist() == [30]
 
@@ -47,13 +47,13 @@ def test_surprise_compares_each_seen_frame_with_the_one_imagined_for_it() -> Non
 def test_steps_without_an_imagined_frame_have_no_surprise() -> None:
     history = _history([10, 20])
     history.plans.append(PlanRecord(0, replace(_plan(10), best=[], videos=np.zeros((0, 3, 64, 64, 3), np.uint8)), {}))
-    assert all(math.isnan(surprise) for surprise in history.surprises())
+    assert all(math.isnan(surprise) for surprise in history.prediction_errors())
 
 
 def test_a_plan_of_which_nothing_was_executed_was_followed_by_nothing() -> None:
     history = _history([10])
     history.plans += [PlanRecord(0, _plan(10), {}), PlanRecord(1, _plan(10), {})]
-    assert history.seen_after(1).shape == (0, 64, 64, 3) and len(history.surprises()) == 1
+    assert history.seen_after(1).shape == (0, 64, 64, 3) and len(history.prediction_errors()) == 1
 
 
 def test_deviation_is_the_distance_between_asked_and_applied_translation() -> None:

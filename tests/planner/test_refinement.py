@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from data_collection.policies.waypoints import Sequences
 from planner.plan import HOLD
-from planner.refinement import Method, Refinement, RefinementConfig, Scored
+from planner.refinement import Method, Refinement, RefinementConfig, ScoredCandidates
 from robot_bridge.safety import MotionLimits, limit_actions
 
 METHODS: list[Method] = ["cem", "icem", "mppi"]
@@ -15,7 +15,7 @@ HAND_M = np.array([0.5, 0.0, 0.1])
 WIDE = MotionLimits(workspace_low_m=(-9, -9, -9), workspace_high_m=(9, 9, 9), step_limit_m=9)
 
 
-def _scored(costs: list[float], families: list[str], spread_m: float = 0.0) -> Scored:
+def _scored(costs: list[float], families: list[str], spread_m: float = 0.0) -> ScoredCandidates:
     """Return straight walks, those of family b the other way and with the gripper closed."""
     rng = np.random.default_rng(0)
     actions = np.zeros((len(costs), HORIZON, 4), np.float32)
@@ -23,11 +23,17 @@ def _scored(costs: list[float], families: list[str], spread_m: float = 0.0) -> S
         actions[i, :, 0] = 0.05 if family == "a" else -0.05
         actions[i, :, 3] = -1.0 if family == "a" else 1.0
     actions[:, 0, :3] += rng.normal(0, spread_m, (len(costs), 3))
-    return Scored(Sequences(actions, families), np.array(costs, np.float32))
+    return ScoredCandidates(Sequences(actions, families), np.array(costs, np.float32))
 
 
 def _refined(
-    method: Method, scored: Scored, n: int, n_round: int = 0, *, limits: MotionLimits = WIDE, **changes: object
+    method: Method,
+    scored: ScoredCandidates,
+    n: int,
+    n_round: int = 0,
+    *,
+    limits: MotionLimits = WIDE,
+    **changes: object,
 ) -> Sequences:
     config = RefinementConfig.model_validate(changes)
     return Refinement(method, config, limits).candidates(scored, HAND_M, n, n_round, np.random.default_rng(1))

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from ghvae_core.predictor import PredictorError
-from planner.record import History, Result, Setting, summarize
+from planner.record import EpisodeDescription, EpisodeHistory, EpisodeResult, summarize
 from planner.report import write_report
-from planner.task import Task, TaskConfig
+from planner.task import TaskConfig, TaskController
 from robot_bridge.robot import RobotFault
 from robot_bridge.simulation.success import TaskSuccess
 from tests.planner.doubles import GOAL, PaperRobot, StubPredictor, solver, towards_goal
 
-SETTING = Setting("pick_wipe", "simulation", "stub", "0123456789abcdef", "", 7)
+DESCRIPTION = EpisodeDescription("pick_wipe", "simulation", "stub", "0123456789abcdef", "", 7)
 FAILURE = TaskSuccess(goal=False, goal_now=False, picked=True, touched=False, strict=False, distance_m=0.053)
 
 
@@ -49,17 +49,19 @@ class _Page(HTMLParser):
         self.texts.append(data)
 
 
-def _run(n_steps: int = 5) -> History:
+def _run(n_steps: int = 5) -> EpisodeHistory:
     robot = PaperRobot()
-    task = Task(TaskConfig(scene="pick_wipe", n_steps=n_steps), robot, StubPredictor(towards_goal), solver())
+    task = TaskController(TaskConfig(scene="pick_wipe", n_steps=n_steps), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     while not task.ended:
         task.advance()
     return task.history
 
 
-def _write(folder: Path, history: History, config_yaml: str = "task:\n  n_steps: 5\n") -> tuple[_Page, Result]:
-    result = summarize(SETTING, history, str(folder / "report.html"))
+def _write(
+    folder: Path, history: EpisodeHistory, config_yaml: str = "task:\n  n_steps: 5\n"
+) -> tuple[_Page, EpisodeResult]:
+    result = summarize(DESCRIPTION, history, str(folder / "report.html"))
     write_report(folder, history, result, config_yaml)
     return _Page((folder / "report.html").read_text(encoding="utf-8")), result
 
@@ -110,7 +112,7 @@ def test_it_says_that_only_a_person_can_judge_a_real_robot(tmp_path: Path) -> No
 
 def test_a_run_that_failed_before_its_first_plan_has_a_page(tmp_path: Path) -> None:
     robot = PaperRobot()
-    task = Task(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
+    task = TaskController(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     task.history.outcome = replace(FAILURE, picked=False)
     with pytest.raises(PredictorError), task:
@@ -127,7 +129,7 @@ def test_a_run_that_failed_before_its_first_plan_has_a_page(tmp_path: Path) -> N
 
 def test_a_run_whose_first_action_failed_shows_its_plan_and_nothing_after_it(tmp_path: Path) -> None:
     robot = PaperRobot(fault_at_step=0)
-    task = Task(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
+    task = TaskController(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     with pytest.raises(RobotFault), task:
         task.advance()
@@ -153,7 +155,7 @@ def test_what_was_typed_is_escaped(tmp_path: Path) -> None:
 
 
 def test_the_result_is_one_line_of_json_of_finite_numbers() -> None:
-    line = summarize(SETTING, _run(), "report.html").to_json()
+    line = summarize(DESCRIPTION, _run(), "report.html").to_json()
     result = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert "\n" not in line
     assert result["task"] == "pick_wipe" and result["seed"] == 7 and result["steps"] == 5 and result["plans"] == 3

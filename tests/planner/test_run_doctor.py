@@ -13,7 +13,7 @@ import pytest
 from configs.loader import FOLDER
 from ghvae_core.serving.launch import private_server
 from planner.config import load_run
-from planner.doctor import Choice, consult
+from planner.doctor import CheckSelection, check_system
 from planner.trials.variant import SHIPPED
 
 ROOT = FOLDER.parent
@@ -46,33 +46,33 @@ def test_without_a_master_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_server_must_fit(tmp_path: Path) -> None:
     overrides = ["robot.renderer=ray"]
     with private_server(SHIPPED) as server:
-        choice = Choice(server.address, SHIPPED, tmp_path)
-        fits = {f.name: f for f in consult(choice, load_run("tasks/pick_wipe.yaml", overrides))}
+        selection = CheckSelection(server.address, SHIPPED, tmp_path)
+        fits = {f.name: f for f in check_system(selection, load_run("tasks/pick_wipe.yaml", overrides))}
         other = load_run("tasks/pick_wipe.yaml", [*overrides, "robot.limits.step_limit_m=0.1"])
-        differs = {f.name: f for f in consult(choice, other)}
+        differs = {f.name: f for f in check_system(selection, other)}
     assert fits["server"].passed
     assert not differs["server"].passed and "step_limit_m" in differs["server"].detail
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
-    choice = Choice("tcp://127.0.0.1:1", SHIPPED, tmp_path)
-    found = {f.name: f for f in consult(choice, load_run("tasks/pick_wipe.yaml", ["robot.renderer=ray"]))}
+    selection = CheckSelection("tcp://127.0.0.1:1", SHIPPED, tmp_path)
+    found = {f.name: f for f in check_system(selection, load_run("tasks/pick_wipe.yaml", ["robot.renderer=ray"]))}
     assert "no server at tcp://127.0.0.1:1" in found["server"].detail
     assert found["server"].fix == "start one with: run_server --checkpoint FOLDER"
 
 
 def test_a_damaged_checkpoint_and_a_folder_to_be_made(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    choice = Choice(None, tmp_path / "model", tmp_path / "not" / "yet" / "there")
-    found = {f.name: f for f in consult(choice, load_run("tasks/pick_wipe.yaml", ["robot.renderer=ray"]))}
+    selection = CheckSelection(None, tmp_path / "model", tmp_path / "not" / "yet" / "there")
+    found = {f.name: f for f in check_system(selection, load_run("tasks/pick_wipe.yaml", ["robot.renderer=ray"]))}
     assert not found["checkpoint"].passed
     assert found["disk"].passed and str(tmp_path) in found["disk"].detail
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("planner.doctor.shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**29})())
-    choice = Choice(None, SHIPPED, tmp_path)
-    found = {f.name: f for f in consult(choice, load_run("tasks/pick_wipe.yaml", ["robot.renderer=ray"]))}
+    selection = CheckSelection(None, SHIPPED, tmp_path)
+    found = {f.name: f for f in check_system(selection, load_run("tasks/pick_wipe.yaml", ["robot.renderer=ray"]))}
     assert found["disk"].detail.endswith("expected 2 GiB free, got 0.5")
     assert found["disk"].fix == "make room, or name --out"
 

@@ -23,11 +23,11 @@ from data_collection.formats.robonet import read_episode
 from ghvae_core.predictor import Context, Networks, Prediction, PredictorError
 from ghvae_core.serving.launch import private_server
 from planner import output_folder as folder_module
-from planner.config import RunConfig
-from planner.episode import attempt
+from planner.config import TaskRunConfig
+from planner.episode import run_episode
 from planner.oracle import OraclePredictor
 from planner.output_folder import RecordError
-from planner.predictors import Choice
+from planner.predictors import EpisodeRequest
 from robot_bridge.robot import RobotError
 from robot_bridge.simulation.config import SimulationConfig
 from robot_bridge.simulation.franka import SimulatedFranka
@@ -37,7 +37,7 @@ COMMAND = [sys.executable, "-m", "planner.run_task"]
 ROOT = FOLDER.parent
 
 
-def _choice(folder: Path, **changes: Any) -> Choice:
+def _request(folder: Path, **changes: Any) -> EpisodeRequest:
     values: dict[str, Any] = {
         "task": "pick_sweep",
         "robot": "simulation",
@@ -48,7 +48,7 @@ def _choice(folder: Path, **changes: Any) -> Choice:
         "goal": None,
         "out": folder / "run",
     }
-    return Choice(**{**values, **changes})
+    return EpisodeRequest(**{**values, **changes})
 
 
 def _last_json(output: str) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _children(pid: int) -> list[int]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run that came to its end."""
     folder = tmp_path_factory.mktemp("finished")
-    attempt(_choice(folder), [*SMALL, "task.n_steps=2"])
+    run_episode(_request(folder), [*SMALL, "task.n_steps=2"])
     return folder / "run"
 
 
@@ -85,13 +85,13 @@ def test_a_run_leaves_report_episode_configuration_and_result(finished: Path) ->
 
 def test_the_configuration_that_was_used_can_be_read_back(finished: Path) -> None:
     sections = yaml.safe_load((finished / "config.yaml").read_text())
-    config = RunConfig.model_validate_json(json.dumps(sections))
+    config = TaskRunConfig.model_validate_json(json.dumps(sections))
     assert isinstance(config.robot, SimulationConfig)
     assert config.planner.n_candidates == 4 and config.robot.scene == "pick_sweep" and config.robot.split == "test"
 
 
 def test_the_same_seed_does_the_same(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    attempt(_choice(tmp_path), [*SMALL, "task.n_steps=2"])
+    run_episode(_request(tmp_path), [*SMALL, "task.n_steps=2"])
     first, second = (_last_json(text) for text in ((finished / "result.json").read_text(), capsys.readouterr().out))
     same = ("cost", "distance_start", "distance_end", "away_m", "steps", "plans")
     assert [first[name] for name in same] == [second[name] for name in same]
@@ -100,7 +100,7 @@ def test_the_same_seed_does_the_same(finished: Path, tmp_path: Path, capsys: pyt
 def test_a_goal_that_is_given_leaves_the_scene_of_the_seed_as_it_is(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    attempt(_choice(tmp_path, goal=finished / "goal.png"), [*SMALL, "task.n_steps=1"])
+    run_episode(_request(tmp_path, goal=finished / "goal.png"), [*SMALL, "task.n_steps=1"])
     for name in ("goal.png", "start.png"):
         assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
     first, second = (_last_json(text) for text in ((finished / "result.json").read_text(), capsys.readouterr().out))
@@ -109,7 +109,7 @@ def test_a_goal_that_is_given_leaves_the_scene_of_the_seed_as_it_is(
 
 def test_a_goal_that_shows_the_present_is_refused_before_anything_moves(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ReportedError, match="differs from the present scene") as refusal:
-        attempt(_choice(tmp_path, goal=finished / "start.png"), SMALL)
+        run_episode(_request(tmp_path, goal=finished / "start.png"), SMALL)
     assert refusal.value.exit_code == 2 and not list(tmp_path.iterdir())
 
 
@@ -122,7 +122,7 @@ def test_a_scene_in_which_the_scripted_arm_fails_is_refused_not_skipped(
     monkeypatch.setattr("robot_bridge.simulation.scripted_policy.make_goal", fail)
     message = "the scripted arm does not succeed in the scene of seed 7; try another seed or give --goal"
     with pytest.raises(ReportedError, match=f"^{message}$") as refusal:
-        attempt(_choice(tmp_path, seed=7), SMALL)
+        run_episode(_request(tmp_path, seed=7), SMALL)
     assert refusal.value.exit_code == 2 and not list(tmp_path.iterdir())
 
 
@@ -135,21 +135,21 @@ def test_a_scene_in_which_the_scripted_arm_fails_is_refused_not_skipped(
         ({"predictor": "server"}, [], "expected the folder of a checkpoint"),
         ({"predictor": "server", "server": "nonsense"}, [], "expected an address"),
         ({"goal": Path(__file__)}, [], "expected a goal picture"),
-        ({}, ["task.least_difference=200"], "single colour|differs from the present"),
+        ({}, ["task.min_goal_distance=200"], "single colour|differs from the present"),
     ],
 )
 def test_refused_input_exits_with_2_and_writes_nothing(
     tmp_path: Path, changes: dict[str, Any], overrides: list[str], message: str
 ) -> None:
     with pytest.raises(ReportedError, match=message) as refusal:
-        attempt(_choice(tmp_path, **changes), overrides)
+        run_episode(_request(tmp_path, **changes), overrides)
     assert refusal.value.exit_code == 2 and not list(tmp_path.iterdir())
 
 
 def test_a_folder_in_which_something_stands_is_refused(finished: Path) -> None:
     before = sorted(finished.iterdir())
     with pytest.raises(ReportedError, match="expected a new or empty folder"):
-        attempt(_choice(finished.parent), SMALL)
+        run_episode(_request(finished.parent), SMALL)
     assert sorted(finished.iterdir()) == before
 
 
@@ -158,11 +158,11 @@ def test_without_a_name_the_folder_is_called_after_task_predictor_time_and_seed_
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda form: "20260102_030405")
-    attempt(_choice(tmp_path, out=None), [*SMALL, "task.n_steps=1"])
+    run_episode(_request(tmp_path, out=None), [*SMALL, "task.n_steps=1"])
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name == "pick_sweep_oracle_20260102_030405_seed0" and (folder / "result.json").exists()
     with pytest.raises(ReportedError, match="expected a new or empty folder") as refusal:
-        attempt(_choice(tmp_path, out=None), [*SMALL, "task.n_steps=1"])
+        run_episode(_request(tmp_path, out=None), [*SMALL, "task.n_steps=1"])
     assert refusal.value.exit_code == 2
 
 
@@ -189,7 +189,7 @@ def test_a_predictor_that_fails_on_the_way_leaves_everything_behind(
 ) -> None:
     _fail_at(monkeypatch, plan, PredictorError("no answer in time"))
     with pytest.raises(PredictorError, match="no answer in time") as failure:
-        attempt(_choice(tmp_path), SMALL)
+        run_episode(_request(tmp_path), SMALL)
     assert failure.value.exit_code == 1
     result = _last_json(capsys.readouterr().out)
     assert result["ended"] == "failed" and result["error"] == "no answer in time" and result["steps"] == plan
@@ -218,7 +218,7 @@ def test_a_part_that_cannot_be_written_exits_with_1_and_hides_no_other(
 ) -> None:
     _fail_to_write(monkeypatch, part, fault)
     with pytest.raises(RecordError) as failure:
-        attempt(_choice(tmp_path), [*SMALL, "task.n_steps=1"])
+        run_episode(_request(tmp_path), [*SMALL, "task.n_steps=1"])
     assert str(failure.value) == f"not all was recorded: {fault}"
     assert failure.value.exit_code == 1
     output, errors = capsys.readouterr()
@@ -236,7 +236,7 @@ def test_what_cannot_be_written_does_not_hide_the_error_that_ended_the_run(
     _fail_to_write(monkeypatch, "write_episode", NO_EPISODE)
     _fail_to_write(monkeypatch, "write_report", NO_SPACE)
     with pytest.raises(type(error)) as raised:
-        attempt(_choice(tmp_path), [*SMALL, "task.n_steps=3"])
+        run_episode(_request(tmp_path), [*SMALL, "task.n_steps=3"])
     assert raised.value is error
     output, errors = capsys.readouterr()
     assert _last_json((tmp_path / "run" / "result.json").read_text()) == _last_json(output)
@@ -319,7 +319,7 @@ def test_a_private_server_makes_one_command_enough(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = _children(os.getpid())
-    attempt(_choice(tmp_path, predictor="server", checkpoint=checkpoint), [*SMALL, "task.n_steps=2"])
+    run_episode(_request(tmp_path, predictor="server", checkpoint=checkpoint), [*SMALL, "task.n_steps=2"])
     result = _last_json(capsys.readouterr().out)
     assert result["predictor"] == "server" and len(result["checkpoint"]) == 64 and result["plans"] == 2
     assert _children(os.getpid()) == before
@@ -333,15 +333,15 @@ def test_the_network_of_steps_to_go_is_named_by_its_hash(
     save(tmp_path / "distance", Distance(DistanceConfig(channels=(8, 8))), {})
     told = (f"predictor.distance={tmp_path / 'distance'}", "planner.cost.steps=0.1", "task.n_steps=1")
     for name in ("server", "in_process", "oracle"):
-        attempt(_choice(tmp_path, predictor=name, checkpoint=checkpoint, out=tmp_path / name), [*SMALL, *told])
+        run_episode(_request(tmp_path, predictor=name, checkpoint=checkpoint, out=tmp_path / name), [*SMALL, *told])
         assert _last_json(capsys.readouterr().out)["distance"] == load(tmp_path / "distance").sha256 != "", name
 
 
 def test_a_server_without_the_network_that_was_asked_for_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     with private_server(checkpoint) as server:
-        choice = _choice(tmp_path, predictor="server", server=server.address)
+        request = _request(tmp_path, predictor="server", server=server.address)
         with pytest.raises(ReportedError, match=r"predictor\.distance: .* weighs no steps") as no:
-            attempt(choice, [*SMALL, "predictor.distance=anything"])
+            run_episode(request, [*SMALL, "predictor.distance=anything"])
     assert no.value.exit_code == 2 and not (tmp_path / "run").exists()
 
 
@@ -351,11 +351,11 @@ def test_a_server_with_another_network_than_asked_for_is_refused(tmp_path: Path,
     for name in ("one", "other"):
         save(tmp_path / name, Distance(DistanceConfig(channels=(8, 8))), {"name": name})
     with private_server(checkpoint, networks=Networks(distance=str(tmp_path / "one"))) as server:
-        choice = _choice(tmp_path, predictor="server", server=server.address)
+        request = _request(tmp_path, predictor="server", server=server.address)
         with pytest.raises(ReportedError, match=r"predictor\.distance: .* holds another network than .*other"):
-            attempt(choice, [*SMALL, f"predictor.distance={tmp_path / 'other'}"])
+            run_episode(request, [*SMALL, f"predictor.distance={tmp_path / 'other'}"])
         assert not (tmp_path / "run").exists()
-        attempt(choice, [*SMALL, f"predictor.distance={tmp_path / 'one'}", "task.n_steps=1"])
+        run_episode(request, [*SMALL, f"predictor.distance={tmp_path / 'one'}", "task.n_steps=1"])
 
 
 def test_the_model_in_this_process_plans_as_the_server_does(
@@ -363,16 +363,16 @@ def test_the_model_in_this_process_plans_as_the_server_does(
 ) -> None:
     costs = []
     for name in ("server", "in_process"):
-        choice = _choice(tmp_path, predictor=name, checkpoint=checkpoint, out=tmp_path / name)
-        attempt(choice, [*SMALL, "task.n_steps=1"])
+        request = _request(tmp_path, predictor=name, checkpoint=checkpoint, out=tmp_path / name)
+        run_episode(request, [*SMALL, "task.n_steps=1"])
         costs.append(_last_json(capsys.readouterr().out)["cost"])
     assert costs[0] == pytest.approx(costs[1], rel=1e-4)
 
 
 def test_a_robot_that_the_checkpoint_was_not_made_for_is_refused(tmp_path: Path, checkpoint: Path) -> None:
-    choice = _choice(tmp_path, predictor="in_process", checkpoint=checkpoint)
+    request = _request(tmp_path, predictor="in_process", checkpoint=checkpoint)
     with pytest.raises(ReportedError, match=r"step_limit_m: the robot has 0\.1, the predictor was trained with 0\.2"):
-        attempt(choice, [*SMALL, "robot.limits.step_limit_m=0.1"])
+        run_episode(request, [*SMALL, "robot.limits.step_limit_m=0.1"])
     assert not (tmp_path / "run").exists()
 
 

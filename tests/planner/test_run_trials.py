@@ -20,8 +20,8 @@ from PIL import Image
 from configs.loader import FOLDER, ConfigError
 from planner.run_trials import run_trials
 from planner.trials import runner as trials_module
-from planner.trials.runner import Series, run_series
-from planner.trials.trial import Ending, Job
+from planner.trials.runner import TrialSeries, run_series
+from planner.trials.trial import TrialJob, TrialOutcome
 from planner.trials.variant import Variant
 from tests.planner.test_run_task import checkpoint  # noqa: F401 - a fixture
 
@@ -170,13 +170,15 @@ def test_all_trials_share_one_server(
 ) -> None:
     addresses: list[str] = []
 
-    def note(_work: object, waiting: deque[Job], _n_workers: int) -> Iterator[tuple[Job, Ending]]:
-        addresses.extend(str(job.choice.server) for job in waiting)
+    def note(_work: object, waiting: deque[TrialJob], _n_workers: int) -> Iterator[tuple[TrialJob, TrialOutcome]]:
+        addresses.extend(str(job.request.server) for job in waiting)
         yield from ()
 
-    monkeypatch.setattr(trials_module, "in_processes", note)
+    monkeypatch.setattr(trials_module, "run_in_processes", note)
     a = Variant("A", "server", checkpoint, None, SMALL)
-    run_series(Series(("pick_wipe",), (a, a.against(["planner.horizon=3"])), range(2), tmp_path / "t", False, 2, True))
+    run_series(
+        TrialSeries(("pick_wipe",), (a, a.changed(["planner.horizon=3"])), range(2), tmp_path / "t", False, 2, True)
+    )
     assert len(addresses) == 4 and len(set(addresses)) == 1
     assert not Path(addresses[0].removeprefix("ipc://")).exists()  # it ended with them
     assert _last_json(capsys.readouterr().out)["pick_wipe"]["trials"] == 0
@@ -245,7 +247,7 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
 def test_seeds_of_tuning_are_taken_only_when_asked_for(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], seeds: range
 ) -> None:
-    asked: list[Series] = []
+    asked: list[TrialSeries] = []
     monkeypatch.setattr(trials_module, "run_series", asked.append)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     run_trials(["pick_wipe", "pick_sweep"], **options)

@@ -16,7 +16,7 @@ from planner.config import load_run
 from planner.proposals import Proposals
 from planner.record import STEPS_USED
 from planner.solver import Solver
-from planner.task import Task
+from planner.task import TaskController
 from robot_bridge.camera import model_image
 from robot_bridge.robot import Robot
 from robot_bridge.simulation.franka import SimulatedFranka
@@ -73,12 +73,12 @@ def test_a_task_is_planned_and_done_through_the_interface_alone() -> None:
     goal = model_image(make_goal(inside))
     sealed: Any = _Sealed(inside)
     solver = Solver(config.planner, Proposals(config.policy, config.difference, sealed.spec))
-    task = Task(config.task, sealed, _predictor(inside, config.planner.cost), solver)
+    task = TaskController(config.task, sealed, _predictor(inside, config.planner.cost), solver)
     task.begin(observation, goal, np.random.default_rng(0))
     with task:
         while not task.ended:
             task.advance()
-    assert task.history.ended == STEPS_USED and len(task.history.acts) == 6
+    assert task.history.ended == STEPS_USED and len(task.history.steps) == 6
     families = set(task.history.plans[0].plan.families)
     assert "use" in families  # what must move was found in the images; the random policy says "play"
     inside.close()

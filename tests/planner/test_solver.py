@@ -12,7 +12,7 @@ from ghvae_core.predictor import Context, NonFiniteError, Prediction, PredictorE
 from planner.plan import HOLD, PlanError
 from planner.solver import SolverConfig
 from robot_bridge.safety import limit_actions
-from tests.planner.doubles import SPEC, StubPredictor, situation, solver, towards_goal, with_rest
+from tests.planner.doubles import SPEC, StubPredictor, planning_state, solver, towards_goal, with_rest
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -21,17 +21,17 @@ def _rng(seed: int = 0) -> np.random.Generator:
 
 def test_the_least_cost_is_chosen_and_its_actions_are_those_that_were_scored() -> None:
     predictor = StubPredictor(towards_goal)
-    plan = solver().plan(situation(), predictor, _rng())
+    plan = solver().plan(planning_state(), predictor, _rng())
     ((_, candidates),) = predictor.asked
     assert plan.cost == plan.costs.min() == plan.costs[plan.index]
     np.testing.assert_array_equal(plan.actions, candidates[plan.index])
     assert plan.family == plan.families[plan.index] and plan.best[0] == plan.index
-    assert plan.imagined.shape == (5, 64, 64, 3)
+    assert plan.predicted_frames.shape == (5, 64, 64, 3)
     assert plan.n_non_finite == 0 and set(plan.timing_s) == {"propose", "predict"}
 
 
 def test_the_same_seed_gives_the_same_plan_and_another_does_not() -> None:
-    plans = [solver().plan(situation(), StubPredictor(towards_goal), _rng(seed)) for seed in (3, 3, 4)]
+    plans = [solver().plan(planning_state(), StubPredictor(towards_goal), _rng(seed)) for seed in (3, 3, 4)]
     np.testing.assert_array_equal(plans[0].actions, plans[1].actions)
     assert plans[0].families == plans[1].families and plans[0].cost == plans[1].cost
     assert not np.array_equal(plans[0].actions, plans[2].actions)
@@ -44,7 +44,7 @@ def test_costs_that_are_not_finite_never_win(bad: float) -> None:
         values[[0, 7, len(values) - 1]] = bad
         return values
 
-    plan = solver(n_candidates=20).plan(situation(), StubPredictor(costs), _rng())
+    plan = solver(n_candidates=20).plan(planning_state(), StubPredictor(costs), _rng())
     assert plan.index == 18 and plan.cost == 2.0 and plan.n_non_finite == 3
     assert all(np.isfinite(plan.costs[best]) for best in plan.best)
 
@@ -55,20 +55,20 @@ def test_videos_of_candidates_without_a_finite_cost_are_left_out() -> None:
         values[5] = 1.0
         return values
 
-    plan = solver().plan(situation(), StubPredictor(costs), _rng())
+    plan = solver().plan(planning_state(), StubPredictor(costs), _rng())
     assert plan.index == 5 and plan.best == [5] and plan.videos.shape == (1, 5, 64, 64, 3)
 
 
 def test_no_finite_cost_at_all_is_an_error() -> None:
     predictor = StubPredictor(lambda candidates: np.full(len(candidates), np.nan, np.float32))
     with pytest.raises(PlanError, match="all 40 candidates"):
-        solver().plan(situation(), predictor, _rng())
+        solver().plan(planning_state(), predictor, _rng())
     assert PlanError.exit_code == 1
 
 
 def test_equal_costs_hold_the_arm_still() -> None:
     predictor = StubPredictor(lambda candidates: np.zeros(len(candidates), np.float32))
-    plan = solver().plan(situation(), predictor, _rng())
+    plan = solver().plan(planning_state(), predictor, _rng())
     assert plan.family == HOLD and not plan.actions[:, :3].any()
 
 
@@ -97,13 +97,13 @@ class _Wrong(StubPredictor):
 )
 def test_an_answer_of_the_wrong_shape_is_a_predictor_error(wrong: dict[str, object]) -> None:
     with pytest.raises(PredictorError, match="expected"):
-        solver().plan(situation(), _Wrong(**wrong), _rng())
+        solver().plan(planning_state(), _Wrong(**wrong), _rng())
 
 
 def test_a_chosen_candidate_without_video_has_nothing_imagined() -> None:
     predictor = _Wrong(best=np.array([0]), videos=np.zeros((1, 5, 64, 64, 3), np.uint8))
-    plan = solver().plan(situation(), predictor, _rng())
-    assert plan.index != 0 and plan.imagined.shape == (0, 64, 64, 3)
+    plan = solver().plan(planning_state(), predictor, _rng())
+    assert plan.index != 0 and plan.predicted_frames.shape == (0, 64, 64, 3)
 
 
 def test_more_may_not_be_executed_or_weighed_than_is_planned() -> None:
@@ -119,11 +119,11 @@ SOLVERS: list[Any] = ["shooting", "cem", "icem", "mppi"]
 @pytest.mark.parametrize("name", SOLVERS)
 def test_every_solver_keeps_to_its_candidates_and_to_the_limits(name: Any) -> None:
     predictor = StubPredictor(towards_goal)
-    plan = solver(60, solver=name).plan(situation(), predictor, _rng())
+    plan = solver(60, solver=name).plan(planning_state(), predictor, _rng())
     assert sum(len(candidates) for _, candidates in predictor.asked) == len(plan.costs) == len(plan.families) == 60
     assert len(predictor.asked) == (1 if name == "shooting" else 4)
     assert plan.cost == plan.costs.min() and plan.best[0] == plan.index and len(plan.videos) == len(plan.best) == 4
-    hand_m = situation().observation.state[:3]
+    hand_m = planning_state().observation.state[:3]
     for _, candidates in predictor.asked:
         np.testing.assert_allclose(limit_actions(candidates, hand_m, SPEC.limits), candidates, atol=1e-6)
     chosen = np.concatenate([candidates for _, candidates in predictor.asked])[plan.index]
@@ -141,7 +141,7 @@ def test_the_fewest_candidates_are_enough(name: Any, rest: NDArray[np.float32]) 
 def test_refining_ends_nearer_the_goal_than_shooting_as_often(name: Any) -> None:
     def mean(each: str) -> float:
         plans = [
-            solver(80, solver=each).plan(situation(), StubPredictor(towards_goal), _rng(seed)) for seed in range(8)
+            solver(80, solver=each).plan(planning_state(), StubPredictor(towards_goal), _rng(seed)) for seed in range(8)
         ]
         return float(np.mean([plan.cost for plan in plans]))
 
@@ -156,11 +156,11 @@ def test_no_solver_is_led_by_costs_that_are_not_finite(name: Any) -> None:
         values[1::3] = -np.inf
         return values
 
-    plan = solver(60, solver=name).plan(situation(), StubPredictor(costs), _rng())
+    plan = solver(60, solver=name).plan(planning_state(), StubPredictor(costs), _rng())
     assert np.isfinite(plan.cost) and plan.n_non_finite >= 35
     with pytest.raises(PlanError, match="NaN or infinity"):
         nothing = StubPredictor(lambda candidates: np.full(len(candidates), np.inf, np.float32))
-        solver(60, solver=name).plan(situation(), nothing, _rng())
+        solver(60, solver=name).plan(planning_state(), nothing, _rng())
 
 
 @dataclass
@@ -196,12 +196,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_budget_in_seconds_is_used_up_and_not_overrun(name: Any, clock: Clock) -> None:
-    plan = solver(400, solver=name, budget_s=0.45, at_once=20).plan(situation(), Slow(clock, 0.004), _rng())
+    plan = solver(400, solver=name, budget_s=0.45, at_once=20).plan(planning_state(), Slow(clock, 0.004), _rng())
     assert clock.now_s <= 0.45 + 1e-9 and 105 <= len(plan.costs) <= 112
 
 
 def test_a_plan_in_parts_weighs_to_hold_still_once(clock: Clock) -> None:
-    plan = solver(400, budget_s=0.4, at_once=20).plan(situation(), Slow(clock, 0.004), _rng())
+    plan = solver(400, budget_s=0.4, at_once=20).plan(planning_state(), Slow(clock, 0.004), _rng())
     assert plan.families.count(HOLD) == 1 and len(plan.costs) == 100
 
 
@@ -209,14 +209,14 @@ def test_a_plan_in_parts_weighs_to_hold_still_once(clock: Clock) -> None:
 def test_every_round_of_a_refinement_has_its_share_of_a_budget(name: Any, clock: Clock) -> None:
     """Half of 0.4 s is for proposals, the rest for three rounds."""
     predictor = Slow(clock, 0.004)
-    plan = solver(400, solver=name, budget_s=0.4, at_once=10).plan(situation(), predictor, _rng())
+    plan = solver(400, solver=name, budget_s=0.4, at_once=10).plan(planning_state(), predictor, _rng())
     early, late = plan.costs[:50], plan.costs[50:]
     assert len(plan.costs) == 100 and late.mean() < 0.8 * early.mean()
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_there_is_a_plan_however_short_the_budget(name: Any, clock: Clock) -> None:
-    plan = solver(400, solver=name, budget_s=1e-6, at_once=10).plan(situation(), Slow(clock, 0.004), _rng())
+    plan = solver(400, solver=name, budget_s=1e-6, at_once=10).plan(planning_state(), Slow(clock, 0.004), _rng())
     assert len(plan.costs) == 10
 
 
@@ -229,7 +229,7 @@ def test_a_request_without_any_finite_cost_leaves_the_others(name: Any, clock: C
                 raise NonFiniteError("not one of them")
             return prediction
 
-    plan = solver(60, solver=name, budget_s=9.0, at_once=20).plan(situation(), Broken(towards_goal), _rng())
+    plan = solver(60, solver=name, budget_s=9.0, at_once=20).plan(planning_state(), Broken(towards_goal), _rng())
     assert len(plan.costs) == 60 and np.isfinite(plan.cost) and plan.n_non_finite in {10, 20}
     assert len(plan.videos) == len(plan.best) == 4
 

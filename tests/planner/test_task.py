@@ -10,7 +10,7 @@ from ghvae_core.predictor import Context, MismatchError, Prediction, PredictorEr
 from planner.goal import GoalError
 from planner.plan import PREVIOUS, PlanError
 from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, PlanRecord
-from planner.task import Task, TaskConfig
+from planner.task import TaskConfig, TaskController
 from robot_bridge.camera import model_image
 from robot_bridge.robot import RobotFault
 from robot_bridge.simulation.success import TaskSuccess
@@ -32,14 +32,14 @@ class _Failing(StubPredictor):
         return super().predict(context, candidates, goal, n_videos)
 
 
-def _task(robot: PaperRobot, predictor: StubPredictor | None = None, n_steps: int = 6) -> Task:
+def _task(robot: PaperRobot, predictor: StubPredictor | None = None, n_steps: int = 6) -> TaskController:
     config = TaskConfig(scene="pick_wipe", n_steps=n_steps)
-    task = Task(config, robot, predictor or StubPredictor(towards_goal), solver())
+    task = TaskController(config, robot, predictor or StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     return task
 
 
-def _finish(task: Task) -> None:
+def _finish(task: TaskController) -> None:
     with task:
         while not task.ended:
             task.advance()
@@ -53,7 +53,7 @@ def test_it_replans_every_two_actions_and_stops_after_the_last_step() -> None:
     assert history.ended == STEPS_USED and len(robot.steps) == 5 and not robot.closed
     assert [record.step for record in history.plans] == [0, 2, 4]
     for record, end in history.spans():
-        for act, planned in zip(history.acts[record.step : end], record.plan.actions, strict=False):
+        for act, planned in zip(history.steps[record.step : end], record.plan.actions, strict=False):
             np.testing.assert_array_equal(act.commanded, planned)
     for record in history.plans:
         assert set(record.latency_s) == {"observe", "propose", "predict"}
@@ -105,10 +105,10 @@ def test_it_ends_when_the_camera_sees_the_goal() -> None:
     rehearsal = _task(PaperRobot(), n_steps=3)
     _finish(rehearsal)
     robot = PaperRobot()
-    task = Task(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
+    task = TaskController(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), rehearsal.history.frames[-1], np.random.default_rng(0))
     _finish(task)
-    assert task.history.ended == GOAL_SEEN and len(task.history.acts) == 3
+    assert task.history.ended == GOAL_SEEN and len(task.history.steps) == 3
     assert task.history.distances[-1] == 0 and min(task.history.distances[:-1]) > 2
 
 
@@ -116,9 +116,9 @@ def test_success_ends_it_and_goes_before_used_up_steps() -> None:
     task = _task(PaperRobot(), n_steps=1)
     task.advance()
     assert task.history.ended == STEPS_USED
-    task.judge(TaskSuccess(goal=True, goal_now=True, picked=False, touched=True, strict=False, distance_m=0.0))
+    task.add_outcome(TaskSuccess(goal=True, goal_now=True, picked=False, touched=True, strict=False, distance_m=0.0))
     assert task.history.ended == STEPS_USED
-    task.judge(TaskSuccess(goal=True, goal_now=True, picked=True, touched=True, strict=True, distance_m=0.0))
+    task.add_outcome(TaskSuccess(goal=True, goal_now=True, picked=True, touched=True, strict=True, distance_m=0.0))
     assert task.history.ended == SUCCESS
 
 
@@ -148,7 +148,7 @@ def test_a_fault_of_the_arm_ends_it_with_what_was_executed_before() -> None:
     with pytest.raises(RobotFault, match="reflex"):
         _finish(task)
     assert robot.closed and task.history.ended == FAILED and task.history.error == "reflex"
-    assert len(task.history.acts) == 3 and len(task.history.plans) == 2
+    assert len(task.history.steps) == 3 and len(task.history.plans) == 2
 
 
 def test_nothing_is_executed_of_a_plan_without_finite_costs() -> None:
@@ -164,8 +164,8 @@ def test_a_mismatch_and_a_goal_like_the_start_are_refused_before_anything_moves(
     config = TaskConfig(scene="pick_wipe")
     wrong = StubPredictor(towards_goal, replace(PREDICTOR_SPEC, step_s=1.0))
     with pytest.raises(MismatchError, match="step_s"):
-        Task(config, robot, wrong, solver())
-    task = Task(config, robot, StubPredictor(towards_goal), solver())
+        TaskController(config, robot, wrong, solver())
+    task = TaskController(config, robot, StubPredictor(towards_goal), solver())
     present = model_image(picture(robot.observe().state[:3]))
     with pytest.raises(GoalError, match="differs from the present"):
         task.begin(robot.observe(), present, np.random.default_rng(0))
@@ -192,7 +192,7 @@ def _surprised(factor: float | None, usual: tuple[float, ...], replan_every: int
     spec = replace(PREDICTOR_SPEC, usual_error=usual)
     predictor = Errs(lambda candidates: np.abs(candidates[..., :3]).sum((1, 2)), spec)
     config = TaskConfig(scene="pick_wipe", n_steps=5, surprise=factor)
-    task = Task(config, robot, predictor, solver(replan_every=replan_every))
+    task = TaskController(config, robot, predictor, solver(replan_every=replan_every))
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     _finish(task)
     return task.history.plans
@@ -206,7 +206,7 @@ def test_it_plans_again_at_once_when_what_is_seen_is_not_what_was_imagined(
     usual = tuple(0.001 if t == wrong_step else error for t, error in enumerate(ERRORS, 1))
     plans = _surprised(1.5, usual)
     assert [record.step for record in plans] == replanned_at
-    assert [record.after_surprise for record in plans] == [False] + [True] * (len(plans) - 1)
+    assert [record.is_early for record in plans] == [False] + [True] * (len(plans) - 1)
     if replanned_at[1] < 4:
         assert plans[1].plan.families[1] == PREVIOUS  # what the broken-off plan left undone is still a candidate
 
@@ -214,7 +214,7 @@ def test_it_plans_again_at_once_when_what_is_seen_is_not_what_was_imagined(
 @pytest.mark.parametrize(("replan_every", "wrong_step"), [(1, 1), (2, 2), (4, 4)])
 def test_a_plan_that_was_due_is_not_called_early(replan_every: int, wrong_step: int) -> None:
     usual = tuple(0.001 if t == wrong_step else error for t, error in enumerate(ERRORS, 1))
-    assert not any(record.after_surprise for record in _surprised(1.5, usual, replan_every))
+    assert not any(record.is_early for record in _surprised(1.5, usual, replan_every))
 
 
 @pytest.mark.parametrize(("factor", "usual"), [(None, (0.001,) * 5), (1.5, ERRORS), (1.0, ())])
@@ -222,9 +222,9 @@ def test_it_goes_on_when_surprise_is_off_or_not_told_of_these_steps_or_small(
     factor: float | None, usual: tuple[float, ...]
 ) -> None:
     plans = _surprised(factor, usual)
-    assert [record.step for record in plans] == [0] and not plans[0].after_surprise
+    assert [record.step for record in plans] == [0] and not plans[0].is_early
 
 
 def test_surprise_needs_a_predictor_that_tells_how_far_it_errs() -> None:
     with pytest.raises(MismatchError, match=r"task\.surprise: expected .* got 'stub'"):
-        Task(TaskConfig(scene="pick_wipe", surprise=1.0), PaperRobot(), StubPredictor(towards_goal), solver())
+        TaskController(TaskConfig(scene="pick_wipe", surprise=1.0), PaperRobot(), StubPredictor(towards_goal), solver())

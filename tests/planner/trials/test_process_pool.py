@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from configs.loader import FOLDER
-from planner.trials.process_pool import Death, in_processes
+from planner.trials.process_pool import ProcessFailure, run_in_processes
 
 
 class _Answer(NamedTuple):
@@ -63,7 +63,7 @@ def _wait_for_the_end_of(pid: int) -> None:
 def test_every_job_has_its_answer_from_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     handler = signal.getsignal(signal.SIGINT)
-    answers = dict(in_processes(_square, deque([2, 3, 4]), n_workers=2))
+    answers = dict(run_in_processes(_square, deque([2, 3, 4]), n_workers=2))
     given = [answer for answer in answers.values() if isinstance(answer, _Answer)]
     assert {job: answer.square for job, answer in zip(answers, given, strict=True)} == {2: 4, 3: 9, 4: 16}
     assert len({answer.pid for answer in given} | {os.getpid()}) == 4
@@ -74,29 +74,29 @@ def test_every_job_has_its_answer_from_a_process_of_its_own(monkeypatch: pytest.
 def test_a_death_is_an_answer_and_the_job_can_be_asked_for_again() -> None:
     waiting = deque([-signal.SIGKILL, 3])
     seen = []
-    with closing(in_processes(_die, waiting, n_workers=1)) as answers:
+    with closing(run_in_processes(_die, waiting, n_workers=1)) as answers:
         for job, answer in answers:
             seen.append((job, answer))
             if len(seen) == 1:
                 waiting.appendleft(job)
-    killed, ended = Death("its process was ended by SIGKILL"), Death("its process ended with code 3")
+    killed, ended = ProcessFailure("its process was ended by SIGKILL"), ProcessFailure("its process ended with code 3")
     assert seen == [(-signal.SIGKILL, killed), (-signal.SIGKILL, killed), (3, ended)]
 
 
 def test_a_caller_that_stops_leaves_no_process_behind(tmp_path: Path) -> None:
     waiting = deque([str(tmp_path / "pid"), str(-signal.SIGKILL)])
-    with closing(in_processes(_tell_and_wait_or_die, waiting, n_workers=2)) as answers:
+    with closing(run_in_processes(_tell_and_wait_or_die, waiting, n_workers=2)) as answers:
         job, answer = next(answers)  # of the second; the first goes on
         pid = _pid_in(tmp_path / "pid")
-    assert isinstance(answer, Death) and job == str(-signal.SIGKILL)
+    assert isinstance(answer, ProcessFailure) and job == str(-signal.SIGKILL)
     assert not Path(f"/proc/{pid}").exists()
 
 
 def test_a_parent_that_is_killed_takes_its_processes_along(tmp_path: Path) -> None:
     code = (
-        "from collections import deque; from planner.trials.process_pool import in_processes;"
+        "from collections import deque; from planner.trials.process_pool import run_in_processes;"
         f" import tests.planner.trials.test_process_pool as t;"
-        f" list(in_processes(t._tell_and_wait, deque([{str(tmp_path / 'pid')!r}]), 1))"
+        f" list(run_in_processes(t._tell_and_wait, deque([{str(tmp_path / 'pid')!r}]), 1))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=FOLDER.parent)
     try:

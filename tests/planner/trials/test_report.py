@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_collection.reports.images import gif_bytes, png_bytes
-from planner.trials.report import failures_picture
+from planner.trials.report import failures_image
 from planner.trials.trial import Trial
 
 N_FRAMES = 15
@@ -37,7 +37,7 @@ def read(picture: bytes) -> NDArray[np.uint8]:
 
 
 def test_a_failed_trial_is_a_row_from_its_goal_to_its_last_frame(tmp_path: Path) -> None:
-    picture = read(failures_picture(tmp_path, [trial(tmp_path, 3)]))
+    picture = read(failures_image(tmp_path, [trial(tmp_path, 3)]))
     middles = picture[64, -9 * 130 + 64 :: 130]
     assert len(middles) == 9 and tuple(middles[0]) == (255, 0, 0)
     seen = middles[1:, 0].astype(int)
@@ -47,11 +47,11 @@ def test_a_failed_trial_is_a_row_from_its_goal_to_its_last_frame(tmp_path: Path)
 def test_only_what_failed_and_left_pictures_is_shown(tmp_path: Path) -> None:
     done, unseen = trial(tmp_path, 0, success=True), trial(tmp_path, 1, seen=False)
     left_out, failed = trial(tmp_path, 2, status="left out"), trial(tmp_path, 3)
-    assert failures_picture(tmp_path, [done, unseen, left_out]) == b""
-    assert failures_picture(tmp_path, [done, unseen, left_out, failed]) == failures_picture(tmp_path, [failed])
+    assert failures_image(tmp_path, [done, unseen, left_out]) == b""
+    assert failures_image(tmp_path, [done, unseen, left_out, failed]) == failures_image(tmp_path, [failed])
 
 
 def test_no_more_rows_than_one_can_look_at(tmp_path: Path) -> None:
     trials = [trial(tmp_path, seed) for seed in range(14)]
-    assert failures_picture(tmp_path, trials) == failures_picture(tmp_path, trials[:12])
-    assert read(failures_picture(tmp_path, trials)).shape[0] == 12 * 130
+    assert failures_image(tmp_path, trials) == failures_image(tmp_path, trials[:12])
+    assert read(failures_image(tmp_path, trials)).shape[0] == 12 * 130

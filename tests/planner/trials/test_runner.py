@@ -12,21 +12,22 @@ import pytest
 
 from configs.command import ReportedError
 from planner.trials import runner as trials_module
-from planner.trials.process_pool import Death
-from planner.trials.runner import Series, run_series
+from planner.trials.process_pool import ProcessFailure
+from planner.trials.runner import TrialSeries, run_series
 from planner.trials.store import TrialsError, TrialsFolder
-from planner.trials.trial import Ending, Job
+from planner.trials.trial import TrialJob, TrialOutcome
 from planner.trials.variant import Variant
 
 SMALL = ("planner.n_candidates=4", "planner.horizon=2", "planner.replan_every=1", "robot.renderer=ray")
-DIED = Death("its process was ended by SIGKILL")
-COUNTED = Ending("counted")
-BROKEN = Ending("broken off", "no server")
+DIED = ProcessFailure("its process was ended by SIGKILL")
+COUNTED = TrialOutcome("counted")
+BROKEN = TrialOutcome("broken off", "no server")
 
-Answers = Callable[[Job], Ending | Death]
+Outcomes = Iterator[tuple[TrialJob, TrialOutcome | ProcessFailure]]
+Answers = Callable[[TrialJob], TrialOutcome | ProcessFailure]
 
 
-def _result(job: Job, **achieved: bool) -> None:
+def _result(job: TrialJob, **achieved: bool) -> None:
     """Leave what a run leaves."""
     none = dict.fromkeys(("success", "goal", "picked", "touched"), False)
     numbers = {"ended": "steps used", "away_m": 0.1, "steps": 5, "plans": 2, "seconds_per_plan": 0.5}
@@ -34,7 +35,7 @@ def _result(job: Job, **achieved: bool) -> None:
     (job.out / "result.json").write_text(json.dumps({**numbers, **none, **achieved}))
 
 
-def _series(folder: Path, **changes: Any) -> Series:
+def _series(folder: Path, **changes: Any) -> TrialSeries:
     values: dict[str, Any] = {
         "tasks": ("pick_wipe",),
         "variants": (Variant("A", "oracle", Path("none"), None, SMALL),),
@@ -44,30 +45,30 @@ def _series(folder: Path, **changes: Any) -> Series:
         "n_workers": 1,
         "quiet": True,
     }
-    return Series(**{**values, **changes})
+    return TrialSeries(**{**values, **changes})
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answers], list[Job]]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answers], list[TrialJob]]]:
     """Provide a way to let a function stand for the processes; it returns the jobs that will have been asked."""
 
-    def let(answers: Answers) -> list[Job]:
-        jobs: list[Job] = []
+    def let(answers: Answers) -> list[TrialJob]:
+        jobs: list[TrialJob] = []
 
-        def stand_in(_work: object, waiting: deque[Job], _n_workers: int) -> Iterator[tuple[Job, Ending | Death]]:
+        def stand_in(_work: object, waiting: deque[TrialJob], _n_workers: int) -> Outcomes:
             while waiting:
                 job = waiting.popleft()
                 assert not job.out.exists(), "what is left of an earlier try was not removed"
                 jobs.append(job)
                 yield job, answers(job)
 
-        monkeypatch.setattr(trials_module, "in_processes", stand_in)
+        monkeypatch.setattr(trials_module, "run_in_processes", stand_in)
         return jobs
 
     yield let
 
 
-def _succeed(job: Job) -> Ending:
+def _succeed(job: TrialJob) -> TrialOutcome:
     _result(job, goal=True)
     return COUNTED
 
@@ -79,15 +80,15 @@ def _told(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
 
 
 def test_every_scene_is_done_by_a_then_by_b(
-    tmp_path: Path, asked: Callable[[Answers], list[Job]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, asked: Callable[[Answers], list[TrialJob]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def b_succeeds(job: Job) -> Ending:
-        _result(job, goal=job.variant == "B", success=job.choice.seed == 1)
+    def b_succeeds(job: TrialJob) -> TrialOutcome:
+        _result(job, goal=job.variant == "B", success=job.request.seed == 1)
         return COUNTED
 
     jobs = asked(b_succeeds)
     a = Variant("A", "oracle", Path("none"), None, SMALL)
-    run_series(_series(tmp_path, tasks=("pick_wipe", "pick_sweep"), variants=(a, a.against(["planner.horizon=3"]))))
+    run_series(_series(tmp_path, tasks=("pick_wipe", "pick_sweep"), variants=(a, a.changed(["planner.horizon=3"]))))
     assert [str(job) for job in jobs[:5]] == [
         "pick_wipe, A, seed 0",
         "pick_wipe, B, seed 0",
@@ -113,12 +114,12 @@ def test_every_scene_is_done_by_a_then_by_b(
 
 
 def test_what_is_over_is_kept_and_what_was_broken_off_is_done_again(
-    tmp_path: Path, asked: Callable[[Answers], list[Job]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, asked: Callable[[Answers], list[TrialJob]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(job: Job) -> Ending:
-        if job.choice.seed == 1:
-            return Ending("left out", "no goal")
-        if job.choice.seed == 2:
+    def stopped(job: TrialJob) -> TrialOutcome:
+        if job.request.seed == 1:
+            return TrialOutcome("left out", "no goal")
+        if job.request.seed == 2:
             _result(job, goal=True)  # written, but nobody heard that the run was over
             raise KeyboardInterrupt
         return _succeed(job)
@@ -132,7 +133,7 @@ def test_what_is_over_is_kept_and_what_was_broken_off_is_done_again(
     before = kept.stat().st_mtime_ns
     jobs = asked(_succeed)
     run_series(_series(tmp_path, resume=True, seeds=range(0, 4)))  # one more is wanted, too
-    assert [job.choice.seed for job in jobs] == [2, 3]
+    assert [job.request.seed for job in jobs] == [2, 3]
     assert kept.stat().st_mtime_ns == before
     numbers, _ = _told(capsys)
     assert numbers["pick_wipe"]["trials"] == 3 and numbers["pick_wipe"]["left_out"] == [1]
@@ -142,15 +143,15 @@ def test_what_is_over_is_kept_and_what_was_broken_off_is_done_again(
 
 
 def test_a_process_that_dies_is_told_and_its_trial_done_once_more(
-    tmp_path: Path, asked: Callable[[Answers], list[Job]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, asked: Callable[[Answers], list[TrialJob]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     tries: list[int] = []
 
-    def die(job: Job) -> Ending | Death:
-        tries.append(job.choice.seed)
+    def die(job: TrialJob) -> TrialOutcome | ProcessFailure:
+        tries.append(job.request.seed)
         _result(job, goal=True)
         job.log.write_text(f"words {len(tries)}")
-        return DIED if job.choice.seed == 0 or tries.count(1) == 1 == job.choice.seed else COUNTED
+        return DIED if job.request.seed == 0 or tries.count(1) == 1 == job.request.seed else COUNTED
 
     asked(die)
     run_series(_series(tmp_path))
@@ -168,10 +169,10 @@ def test_a_process_that_dies_is_told_and_its_trial_done_once_more(
 
 
 def test_what_the_machine_breaks_off_is_not_counted_and_exits_with_1(
-    tmp_path: Path, asked: Callable[[Answers], list[Job]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, asked: Callable[[Answers], list[TrialJob]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(job: Job) -> Ending:
-        if job.choice.seed == 1:
+    def broken(job: TrialJob) -> TrialOutcome:
+        if job.request.seed == 1:
             _result(job)
             return BROKEN
         return _succeed(job)
@@ -185,13 +186,13 @@ def test_what_the_machine_breaks_off_is_not_counted_and_exits_with_1(
     assert numbers["pick_wipe"]["success_rate"] == 1
     jobs = asked(_succeed)
     run_series(_series(tmp_path, resume=True))
-    assert [job.choice.seed for job in jobs] == [1] and _told(capsys)[0]["pick_wipe"]["trials"] == 3
+    assert [job.request.seed for job in jobs] == [1] and _told(capsys)[0]["pick_wipe"]["trials"] == 3
 
 
 def test_a_machine_that_fails_again_and_again_is_left_alone(
-    tmp_path: Path, asked: Callable[[Answers], list[Job]], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, asked: Callable[[Answers], list[TrialJob]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    jobs = asked(lambda job: _succeed(job) if job.choice.seed == 2 else BROKEN)
+    jobs = asked(lambda job: _succeed(job) if job.request.seed == 2 else BROKEN)
     with pytest.raises(TrialsError, match="5 trials"):
         run_series(_series(tmp_path, seeds=range(0, 20)))
     assert len(jobs) == 6  # two, one that went well, and three in a row
@@ -210,13 +211,13 @@ def test_a_machine_that_fails_again_and_again_is_left_alone(
     ],
 )
 def test_another_configuration_is_refused_by_name(
-    tmp_path: Path, asked: Callable[[Answers], list[Job]], changes: dict[str, Any], message: str
+    tmp_path: Path, asked: Callable[[Answers], list[TrialJob]], changes: dict[str, Any], message: str
 ) -> None:
     asked(_succeed)
     run_series(_series(tmp_path))
     before = {path: path.read_bytes() for path in (tmp_path / "trials").rglob("*") if path.is_file()}
     a = Variant("A", "oracle", Path("none"), None, (*SMALL, *changes.get("overrides", ())))
-    variants = (a, a.against(["planner.horizon=3"])) if changes.get("against") else (a,)
+    variants = (a, a.changed(["planner.horizon=3"])) if changes.get("against") else (a,)
     other = _series(tmp_path, resume=True, variants=variants, tasks=changes.get("tasks", ("pick_wipe",)))
     with pytest.raises(ReportedError, match=message) as refusal:
         run_series(other)
@@ -225,7 +226,7 @@ def test_another_configuration_is_refused_by_name(
 
 
 def test_a_longer_wait_for_the_predictor_is_the_same_configuration(
-    tmp_path: Path, asked: Callable[[Answers], list[Job]]
+    tmp_path: Path, asked: Callable[[Answers], list[TrialJob]]
 ) -> None:
     asked(_succeed)
     run_series(_series(tmp_path))
@@ -242,14 +243,14 @@ def test_a_folder_of_others_is_refused_untouched(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "trials").iterdir()] == ["thesis.tex"]
 
 
-def test_a_folder_in_which_another_is_at_work_is_refused(tmp_path: Path, asked: Callable[[Answers], list[Job]]) -> None:
+def test_a_locked_folder_is_refused(tmp_path: Path, asked: Callable[[Answers], list[TrialJob]]) -> None:
     jobs = asked(_succeed)
     with TrialsFolder(tmp_path / "trials").held(), pytest.raises(ReportedError, match="another run_trials is at work"):
         run_series(_series(tmp_path))
     assert not jobs
 
 
-def test_a_record_that_is_none_is_refused_not_done_over(tmp_path: Path, asked: Callable[[Answers], list[Job]]) -> None:
+def test_an_invalid_record_is_refused_not_repeated(tmp_path: Path, asked: Callable[[Answers], list[TrialJob]]) -> None:
     asked(_succeed)
     run_series(_series(tmp_path))
     record = tmp_path / "trials/pick_wipe/A/seed0001/trial.json"

@@ -11,9 +11,9 @@ import pytest
 from planner.trials.report import trials_page
 from planner.trials.statistics import (
     MEASURES,
-    Group,
-    Paired,
-    Proportion,
+    PairedOutcomes,
+    SuccessRate,
+    TrialGroup,
     as_json,
     notes,
     paired,
@@ -37,18 +37,18 @@ from tests.planner.test_report import _Page
     ],
 )
 def test_the_interval_is_wilsons(count: int, of: int, low: float, high: float) -> None:
-    proportion = Proportion(count, of)
-    assert proportion.rate == count / of
-    assert proportion.interval == pytest.approx((low, high), abs=1e-4)
+    success_rate = SuccessRate(count, of)
+    assert success_rate.rate == count / of
+    assert success_rate.interval == pytest.approx((low, high), abs=1e-4)
 
 
 def test_of_nothing_nothing_is_known() -> None:
-    assert Proportion(0, 0).rate is None and Proportion(0, 0).interval is None
+    assert SuccessRate(0, 0).rate is None and SuccessRate(0, 0).interval is None
 
 
 def test_pairs_are_counted() -> None:
     pairs = [(True, True)] * 4 + [(True, False)] * 5 + [(False, True)] + [(False, False)] * 2
-    assert Paired.of(pairs) == Paired(both=4, only_a=5, only_b=1, neither=2)
+    assert PairedOutcomes.of(pairs) == PairedOutcomes(both=4, only_a=5, only_b=1, neither=2)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_pairs_are_counted() -> None:
     [(0, 0, 1.0), (3, 3, 1.0), (5, 1, 14 / 64), (1, 5, 14 / 64), (6, 0, 2 / 64), (10, 0, 2 / 1024)],
 )
 def test_the_p_value_is_that_of_fair_coins(only_a: int, only_b: int, p_value: float) -> None:
-    assert Paired(7, only_a, only_b, 9).p_value == pytest.approx(p_value)
+    assert PairedOutcomes(7, only_a, only_b, 9).p_value == pytest.approx(p_value)
 
 
 NOTHING: dict[str, Any] = dict.fromkeys(MEASURES, False)
@@ -70,7 +70,7 @@ def trial(seed: int, variant: VariantName = "A", **values: Any) -> Trial:
     return Trial(**{**known, "seed": seed, "variant": variant, **values})
 
 
-A = Group(
+A = TrialGroup(
     "pick_wipe",
     "A",
     5,
@@ -81,7 +81,7 @@ A = Group(
         trial(3, status="left out", reason="no goal", steps=0, plans=0),
     ],
 )
-B = Group(
+B = TrialGroup(
     "pick_wipe",
     "B",
     5,
@@ -111,14 +111,14 @@ def test_two_variants_are_compared_on_the_seeds_that_count_for_both() -> None:
     assert numbers["against"]["trials"] == 3 and numbers["against"]["broken_off"] == [2]
     assert numbers["paired"]["success"] == {"both": 0, "only_a": 1, "only_b": 0, "neither": 1, "p_value": 1.0}
     assert numbers["paired"]["goal"] == {"both": 1, "only_a": 1, "only_b": 0, "neither": 0, "p_value": 1.0}
-    assert paired(A, B, "goal") == paired(A, Group("pick_wipe", "B", 5, B.trials[::-1]), "goal")
+    assert paired(A, B, "goal") == paired(A, TrialGroup("pick_wipe", "B", 5, B.trials[::-1]), "goal")
 
 
 def test_numbers_of_nothing_are_null_not_zero() -> None:
-    numbers = as_json([Group("pick_sweep", "A", 5, [])], "page")["pick_sweep"]
+    numbers = as_json([TrialGroup("pick_sweep", "A", 5, [])], "page")["pick_sweep"]
     assert numbers["success_rate"] is None and numbers["interval"] is None and numbers["seconds_per_plan"] is None
     assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
-    assert ["pick_sweep", "A", "tool lifted", "0 of 0", "-", "-"] in rates_table([Group("pick_sweep", "A", 5, [])])
+    assert ["pick_sweep", "A", "tool lifted", "0 of 0", "-", "-"] in rates_table([TrialGroup("pick_sweep", "A", 5, [])])
 
 
 def test_the_tables_say_the_same() -> None:
@@ -132,7 +132,7 @@ def test_the_tables_say_the_same() -> None:
 def test_the_best_come_first() -> None:
     far, near = trial(5, **NOTHING, away_m=0.2), trial(6, **NOTHING, away_m=0.05)
     lifted, slow, fast = trial(7, **{**NOTHING, "picked": True}), trial(8, **ALL), trial(9, **ALL, steps=12)
-    group = Group("pick_wipe", "A", 9, [far, near, lifted, slow, fast, trial(4, **BY_HAND)])
+    group = TrialGroup("pick_wipe", "A", 9, [far, near, lifted, slow, fast, trial(4, **BY_HAND)])
     assert [each.seed for each in group.ranked()] == [9, 8, 4, 7, 6, 5]
 
 

@@ -10,9 +10,9 @@ from ghvae_core.predictor import DeadlineError, MismatchError, NonFiniteError, P
 from planner.goal import GoalError
 from planner.output_folder import RecordError
 from planner.plan import PlanError
-from planner.predictors import Choice
+from planner.predictors import EpisodeRequest
 from planner.trials import trial as trial_module
-from planner.trials.trial import Ending, Job, Trial, carry_out
+from planner.trials.trial import Trial, TrialJob, TrialOutcome, run_trial
 from robot_bridge.robot import CameraFault, RobotFault
 
 RESULT = {
@@ -31,24 +31,24 @@ RESULT = {
 }
 
 
-def _job(folder: Path, checkpoint: str = "4f5e", distance: str = "") -> Job:
-    choice = Choice("tasks/pick_wipe.yaml", "simulation", "oracle", None, folder, 7, None, folder / "run")
-    return Job("B", choice, ("planner.horizon=3",), checkpoint, distance)
+def _job(folder: Path, checkpoint: str = "4f5e", distance: str = "") -> TrialJob:
+    request = EpisodeRequest("tasks/pick_wipe.yaml", "simulation", "oracle", None, folder, 7, None, folder / "run")
+    return TrialJob("B", request, ("planner.horizon=3",), checkpoint, distance)
 
 
-def _let_attempt(monkeypatch: pytest.MonkeyPatch, error: Exception | None, leaves_result: bool) -> None:
-    def attempt(choice: Choice, overrides: Sequence[str]) -> None:
-        assert choice.out is not None and tuple(overrides) == ("planner.horizon=3",)
+def _fake_run_episode(monkeypatch: pytest.MonkeyPatch, error: Exception | None, leaves_result: bool) -> None:
+    def run_episode(request: EpisodeRequest, overrides: Sequence[str]) -> None:
+        assert request.out is not None and tuple(overrides) == ("planner.horizon=3",)
         if leaves_result:
-            choice.out.mkdir()
-            (choice.out / "result.json").write_text(json.dumps(RESULT))
+            request.out.mkdir()
+            (request.out / "result.json").write_text(json.dumps(RESULT))
         if error:
             raise error
 
     def print_to(path: Path) -> None:
         path.write_text("plans")
 
-    monkeypatch.setattr(trial_module, "attempt", attempt)
+    monkeypatch.setattr(trial_module, "run_episode", run_episode)
     monkeypatch.setattr(trial_module, "_print_to", print_to)
 
 
@@ -73,9 +73,9 @@ def _let_attempt(monkeypatch: pytest.MonkeyPatch, error: Exception | None, leave
 def test_only_what_the_arm_or_the_plan_fails_at_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception | None, leaves_result: bool, status: str
 ) -> None:
-    _let_attempt(monkeypatch, error, leaves_result)
+    _fake_run_episode(monkeypatch, error, leaves_result)
     job = _job(tmp_path)
-    assert carry_out(job) == Ending(status, str(error or ""))  # type: ignore[arg-type]
+    assert run_trial(job) == TrialOutcome(status, str(error or ""))  # type: ignore[arg-type]
     log = job.out / "log.txt" if leaves_result else job.log
     assert log.read_text() == "plans"  # nothing of what was printed is lost
 
@@ -85,15 +85,15 @@ def test_only_what_the_arm_or_the_plan_fails_at_counts(
 def test_a_run_in_which_something_else_imagined_is_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: str, distance: str, error: Exception | None
 ) -> None:
-    _let_attempt(monkeypatch, error, leaves_result=True)
-    ending = carry_out(_job(tmp_path, checkpoint, distance))
-    assert ending.status == "broken off" and "became another one meanwhile" in ending.reason
+    _fake_run_episode(monkeypatch, error, leaves_result=True)
+    outcome = run_trial(_job(tmp_path, checkpoint, distance))
+    assert outcome.status == "broken off" and "became another one meanwhile" in outcome.reason
 
 
 def test_the_record_holds_what_the_run_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _let_attempt(monkeypatch, None, leaves_result=True)
+    _fake_run_episode(monkeypatch, None, leaves_result=True)
     job = _job(tmp_path)
-    trial = Trial.of(job, carry_out(job), tmp_path)
+    trial = Trial.of(job, run_trial(job), tmp_path)
     assert (trial.task, trial.variant, trial.seed, trial.folder) == ("pick_wipe", "B", 7, "run")
     assert (trial.goal, trial.picked, trial.touched, trial.success) == (True, True, False, False)
     assert (trial.steps, trial.plans, trial.away_m, trial.seconds_per_plan) == (50, 10, 0.0, 1.25)
@@ -101,13 +101,13 @@ def test_the_record_holds_what_the_run_left(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_without_a_result_nothing_was_achieved(tmp_path: Path) -> None:
-    trial = Trial.of(_job(tmp_path), Ending("counted", "killed"), tmp_path)
+    trial = Trial.of(_job(tmp_path), TrialOutcome("counted", "killed"), tmp_path)
     assert not (trial.success or trial.goal or trial.picked or trial.touched) and trial.reason == "killed"
 
 
 def test_what_a_trial_broken_off_left_is_not_taken_for_a_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _let_attempt(monkeypatch, DeadlineError("no answer"), leaves_result=True)
+    _fake_run_episode(monkeypatch, DeadlineError("no answer"), leaves_result=True)
     job = _job(tmp_path)
-    assert not Trial.of(job, carry_out(job), tmp_path).goal
+    assert not Trial.of(job, run_trial(job), tmp_path).goal

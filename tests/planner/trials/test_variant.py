@@ -11,23 +11,23 @@ A = Variant("A", "server", Path("model"), "tcp://127.0.0.1:5555", ("planner.hori
 
 
 def test_changes_come_after_what_both_share() -> None:
-    b = A.against(["planner.n_candidates=100  policy.scale='[1, 2]'", "planner.horizon=9"])
+    b = A.changed(["planner.n_candidates=100  policy.scale='[1, 2]'", "planner.horizon=9"])
     assert b.overrides == ("planner.horizon=8", "planner.n_candidates=100", "policy.scale=[1, 2]", "planner.horizon=9")
     assert (b.name, b.predictor, b.checkpoint, b.server) == ("B", A.predictor, A.checkpoint, A.server)
 
 
 def test_another_predictor_or_checkpoint_does_not_ask_the_server_of_a() -> None:
-    oracle = A.against(["predictor=oracle"])
+    oracle = A.changed(["predictor=oracle"])
     assert (oracle.predictor, oracle.server, oracle.overrides) == ("oracle", None, A.overrides)
-    other = A.against(["checkpoint=other"])
+    other = A.changed(["checkpoint=other"])
     assert (other.checkpoint, other.server, other.predictor) == (Path("other"), None, "server")
-    assert A.against(["checkpoint=other server=ipc:///x"]).server == "ipc:///x"
+    assert A.changed(["checkpoint=other server=ipc:///x"]).server == "ipc:///x"
 
 
 def test_it_says_who_it_is() -> None:
     assert str(A) == "server tcp://127.0.0.1:5555 planner.horizon=8"
-    assert str(A.against(["predictor=oracle"])) == "oracle planner.horizon=8"
-    assert str(A.against(["predictor=in_process"])) == "in_process model planner.horizon=8"
+    assert str(A.changed(["predictor=oracle"])) == "oracle planner.horizon=8"
+    assert str(A.changed(["predictor=in_process"])) == "in_process model planner.horizon=8"
 
 
 @pytest.mark.parametrize(
@@ -36,4 +36,4 @@ def test_it_says_who_it_is() -> None:
 )
 def test_what_cannot_be_read_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        A.against([text])
+        A.changed([text])
