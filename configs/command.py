@@ -29,6 +29,12 @@ class ReportedError(Exception):
     exit_code: ClassVar[int] = 2  # 2: the input was refused and nothing was written; 1: the work failed on the way
 
 
+def missing_extra(error: ModuleNotFoundError) -> str | None:
+    """Return what to install for a failed import, in one line; None if no extra of setup.py installs it."""
+    extra = EXTRAS.get(str(error.name).partition(".")[0])
+    return extra and f"{error.name} is not installed; run: pip install 'ghvae-foresight[{extra}]'"
+
+
 def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: str | None = None) -> NoReturn:
     """Run `function` as a command: its signature is the command line, its docstring the help.
 
@@ -50,10 +56,10 @@ def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: 
     try:
         app()
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get(str(error.name).partition(".")[0])
-        if extra is None:
+        message = missing_extra(error)
+        if message is None:
             raise
-        print(f"error: {error.name} is not installed; run: pip install 'ghvae-foresight[{extra}]'", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except ReportedError as error:
         print(f"error: {error}", file=sys.stderr)

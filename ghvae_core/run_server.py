@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -71,6 +72,8 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
     Without `--keys` an address that another machine could reach is refused before anything is bound, with exit code 2;
     an address that is taken, and keys that others can read, are refused always.
     """
+    if find_spec("torch") is None:  # the worker processes need it
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     config = load_run_server(set_ or [])
     commands = [_command(checkpoint, each, threads, set_ or []) for each in device or ["auto"]]

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from configs.command import missing_extra
 from ghvae_core.predictor import PredictorSpec
 from planner.compatibility import check_compatibility
 from planner.config import TaskRunConfig
@@ -66,7 +67,9 @@ def _describe(spec: PredictorSpec) -> str:
 
 
 def _checkpoint(folder: Path) -> str:
-    from ghvae_core.models.checkpoint_files import read_manifest  # noqa: PLC0415 - torch, where no server is named
-
+    try:
+        from ghvae_core.models.checkpoint_files import read_manifest  # noqa: PLC0415 - torch, where no server is named
+    except ModuleNotFoundError as error:
+        raise PlannerError(f"{missing_extra(error) or error}, or name a server with --server") from error
     read_manifest(folder)
     return f"{folder} is whole; a private server would load it (name one with --server)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,12 @@ _HOW: Final[dict[str, str]] = {  # to get what an arm needs
     "franka_ros": "./bootstrap.sh ros",
     "franka_direct": "pip install 'ghvae-foresight[franky]'",
 }
+
+
+class MissingLibraryError(RobotError):
+    """A library that a robot needs is not installed. Nothing moved."""
+
+    exit_code: ClassVar[int] = 2
 
 
 def resolve_renderer(config: AnyConfig) -> AnyConfig:
@@ -125,4 +131,4 @@ def _installed(kind: RobotName) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise RobotError(f"--robot {kind}: {error}; run {_HOW[kind]}") from error
+        raise MissingLibraryError(f"--robot {kind}: {error}; run {_HOW[kind]}") from error

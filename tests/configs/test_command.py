@@ -28,6 +28,10 @@ def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
+def _lack_torch() -> None:
+    raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
+
+
 def _succeed() -> None:
     pass
 
@@ -38,6 +42,7 @@ def _succeed() -> None:
         (_refuse, 2, "error: expected a, got b\n"),
         (_fail, 1, "error: lost the server\n"),
         (_fill_the_disk, 1, "error: episode.hdf5: No space left on device\n"),
+        (_lack_torch, 2, "error: torch.nn is not installed; run: pip install 'ghvae-foresight[model]'\n"),
         (_succeed, 0, ""),
     ],
 )
@@ -53,6 +58,15 @@ def test_exit_codes(
         run(function)
     assert stop.value.code == code
     assert capsys.readouterr().err == said
+
+
+def test_a_missing_module_that_no_extra_installs_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ModuleNotFoundError("No module named 'planer'", name="planer")
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(ModuleNotFoundError):
+        run(fail)
 
 
 def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_an_arm_without_franky_says_how_to_get_it() -> None:
     code = "import sys; sys.modules['franky'] = None\nfrom planner.run_task import main\n"
     code += "sys.argv = ['t', 'pick_wipe', '--robot', 'franka_direct', '--goal', 'configs/goals/pick_wipe.png']\nmain()"
     done = run(code)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "--robot franka_direct" in done.stderr and "pip install 'ghvae-foresight[franky]'" in done.stderr
 
 
