@@ -121,6 +121,25 @@ def migrate(schema: type[BaseModel], tree: Any) -> Any:
     return migrated
 
 
+def former_names(schema: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values under the first names of their keys; for hashes that earlier versions stored.
+
+    Args:
+        schema: The model of the configuration.
+        tree: A dump of the configuration, or a part of one.
+    """
+    former: dict[str, str] = {}
+    for old, new in _renames(schema)[0].items():
+        former.setdefault(new, old)
+    named: dict[str, Any] = {}
+    for key, value in tree.items():
+        field = schema.model_fields.get(key)
+        inner = _model(field, value) if field else None
+        is_nested = inner is not None and isinstance(value, Mapping)
+        named[former.get(key, key)] = former_names(inner, value) if inner and is_nested else value
+    return named
+
+
 def save(config: BaseModel, path: Path) -> None:
     """Write the configuration that a run really used, section by section, as YAML."""
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ghvae_core.cost import goal_costs
 from ghvae_core.evaluation.lpips import Lpips
-from ghvae_core.models.temporal_distance import Distance
+from ghvae_core.models.temporal_distance import TemporalDistance
 from ghvae_core.models.video_model import VideoModel
 from ghvae_core.predictor import TERMS, GoalCost
 
@@ -30,7 +30,7 @@ class Weigher:
         self,
         model: VideoModel,
         lpips: Lpips | None = None,
-        distance: Distance | None = None,
+        distance: TemporalDistance | None = None,
         checkpoint_sha256: str = "",
     ) -> None:
         self._model = model

@@ -44,7 +44,7 @@ class PredictorSpec:
     workspace_m: tuple[_Vector, _Vector] | None = None  # low and high x, y, z in the base frame
     camera: Camera | None = None
     # Root mean square error of images in [0, 1], by imagined step, that 95 % of validation videos stay below.
-    usual_error: tuple[float, ...] | None = None  # None where the checkpoint does not tell it
+    val_rmse_p95: tuple[float, ...] | None = None  # None where the checkpoint does not tell it
     terms: tuple[str, ...] = ("pixel",)  # of a `GoalCost` that it can weigh
     distance: str = ""  # sha256 of the manifest of the network that tells steps to go; empty: it has none
 

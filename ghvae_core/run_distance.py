@@ -31,9 +31,9 @@ def distance(  # noqa: PLR0917 - the parameters are the options of the command l
     The last line on stdout is JSON with its figures on held-out episodes. Ctrl-C and SIGTERM keep what was learned so
     far and exit with 130.
     """
-    from ghvae_core.training.temporal_distance import Request, train  # noqa: PLC0415 - torch loads slowly
+    from ghvae_core.training.temporal_distance import TemporalDistanceRequest, train  # noqa: PLC0415 - torch loads slowly
 
-    raise typer.Exit(train(Request(tuple(data), out, checkpoint, seed, device, tuple(set_ or []))))
+    raise typer.Exit(train(TemporalDistanceRequest(tuple(data), out, checkpoint, seed, device, tuple(set_ or []))))
 
 
 def main() -> NoReturn:

@@ -46,22 +46,22 @@ def finetune(  # noqa: PLR0917 - the parameters are the options of the command l
     if not data or out is None:
         missing = "--out" if data else "--data"
         raise typer.BadParameter(f"expected {missing}, got none; or --describe to train nothing")
-    from ghvae_core.training.run import Request, train  # noqa: PLC0415 - torch loads slowly, and --help needs none
+    from ghvae_core.training.run import TrainingRequest, train  # noqa: PLC0415 - torch loads slowly, and --help needs none
 
-    raise typer.Exit(train(Request(tuple(data), out, model, init, resume, seed, device, overrides, modules)))
+    raise typer.Exit(train(TrainingRequest(tuple(data), out, model, init, resume, seed, device, overrides, modules)))
 
 
 def _describe(model: str, overrides: tuple[str, ...], modules: int | None) -> None:
     from rich.console import Console  # noqa: PLC0415
 
     from ghvae_core.training.config import load_config  # noqa: PLC0415
-    from ghvae_core.training.cost_model import describe, show  # noqa: PLC0415
+    from ghvae_core.training.cost_model import model_cost, print_cost  # noqa: PLC0415
 
     config = load_config(model, overrides, modules)
-    description = describe(config.model, config.training)
+    cost = model_cost(config.model, config.training)
     console = Console(stderr=True)
-    show(description, console if console.is_terminal else Console(stderr=True, width=_PIPED_COLUMNS))
-    print(description.model_dump_json(), flush=True)
+    print_cost(cost, console if console.is_terminal else Console(stderr=True, width=_PIPED_COLUMNS))
+    print(cost.model_dump_json(), flush=True)
 
 
 def main() -> NoReturn:

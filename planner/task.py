@@ -46,7 +46,7 @@ class TaskController:
 
     def __init__(self, config: TaskConfig, robot: Robot, predictor: Predictor, solver: Solver) -> None:
         check_compatibility(robot.spec, predictor.spec, solver.config)
-        if config.surprise is not None and predictor.spec.usual_error is None:
+        if config.surprise is not None and predictor.spec.val_rmse_p95 is None:
             raise MismatchError(
                 f"task.surprise: expected a predictor that tells how far it usually errs, got '{predictor.spec.name}', "
                 "which does not (a checkpoint does that was trained by this version); leave task.surprise out"
@@ -129,7 +129,7 @@ class TaskController:
 
     def _surprises(self) -> bool:
         """Tell whether what is seen differs from what the plan imagined by more than the model usually errs."""
-        factor, usual = self._config.surprise, self._predictor.spec.usual_error
+        factor, usual = self._config.surprise, self._predictor.spec.val_rmse_p95
         imagined = self.history.plans[-1].plan.predicted_frames
         if factor is None or usual is None or self._executed > min(len(usual), len(imagined)):
             return False

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,11 @@ _GREY: Final = np.tile(_YIQ[0], (3, 1))
 
 
 class AugmentationConfig(Config):
-    """How far a clip may be changed."""
+    """Ranges of the random changes."""
 
-    min_side_share: float = Field(default=0.8, gt=0, le=1)  # of the image that a crop keeps at least; FitVid
+    renamed_keys: ClassVar[Mapping[str, str]] = {"min_side_share": "min_side_fraction"}
+
+    min_side_fraction: float = Field(default=0.8, gt=0, le=1)  # of the image that a crop keeps at least; FitVid
     brightness: float = Field(default=0.1, ge=0, lt=1)  # share by which all colours rise or fall; RoboNet
     contrast: float = Field(default=0.1, ge=0, lt=1)  # share of the distance from the clip's mean grey; RoboNet
     saturation: float = Field(default=0.1, ge=0, lt=1)  # share of the distance from grey; RoboNet
@@ -41,7 +44,7 @@ def augment(frames: NDArray[np.uint8], config: AugmentationConfig, rng: np.rando
 
 def _zoom(clip: NDArray[np.uint8], config: AugmentationConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
     px = clip.shape[1]
-    side = int(rng.integers(min(px, int(np.ceil(config.min_side_share * px))), px + 1))
+    side = int(rng.integers(min(px, int(np.ceil(config.min_side_fraction * px))), px + 1))
     top, left = rng.integers(px - side + 1, size=2).tolist()
     if side == px:
         return clip

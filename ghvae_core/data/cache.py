@@ -32,7 +32,7 @@ from pydantic import ValidationError
 from data_collection.episode import Episode, EpisodeError
 from data_collection.formats.reader import Recording, read
 from data_collection.formats.video import VideoReading
-from ghvae_core.data.parallel import DatasetError, in_processes
+from ghvae_core.data.parallel import DatasetError, map_in_processes
 from robot_bridge.camera import Camera, Crop, model_image
 
 _VERSION = 1  # of the files and of how recordings are read; another number makes them anew
@@ -43,7 +43,7 @@ _ORPHAN_S = 3600.0  # without a write, after which an unfinished file has no wri
 _Vector = tuple[float, float, float]
 
 
-class Reading(NamedTuple):
+class DecodeOptions(NamedTuple):
     """How recordings are read."""
 
     camera: int
@@ -52,7 +52,7 @@ class Reading(NamedTuple):
     video_stride: int
 
 
-class Facts(NamedTuple):
+class EpisodeFacts(NamedTuple):
     """What one usable recording is."""
 
     number: int  # in the list of recordings
@@ -66,12 +66,12 @@ class Facts(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedEpisodes:
     """The recordings of one folder at model size."""
 
     parts: list[NDArray[np.uint8]]  # frames (F_i, px, px, 3), mapped, those of all episodes end to end
     actions: list[NDArray[np.float32]]  # of each episode, (n_frames - 1, A)
-    facts: list[Facts]  # of each episode
+    facts: list[EpisodeFacts]  # of each episode
     refused: Counter[str]  # reason to number of recordings
 
 
@@ -81,19 +81,19 @@ class _Task(NamedTuple):
     place: Path  # without suffix
     first: int  # number of its first recording
     recordings: list[Recording]
-    reading: Reading
+    reading: DecodeOptions
 
 
 class _Shard(NamedTuple):
     frames: NDArray[np.uint8]
     actions: list[NDArray[np.float32]]
-    facts: list[Facts]
+    facts: list[EpisodeFacts]
     refused: Counter[str]
 
 
 def prepare(
-    recordings: Sequence[Recording], reading: Reading, cache: Path, notify: Callable[[int, int], None]
-) -> Prepared:
+    recordings: Sequence[Recording], reading: DecodeOptions, cache: Path, notify: Callable[[int, int], None]
+) -> PreparedEpisodes:
     """Return recordings at model size, from the cache as far as they are there and sound, else decoded in parallel.
 
     Args:
@@ -112,7 +112,7 @@ def prepare(
     _sweep(tasks[0].place.parent)
     done = len(recordings) - sum(len(task.recordings) for task in missing)
     is_usable = any(shard is not None and shard.facts for shard in shards.values())
-    for task, n_usable in zip(missing, in_processes(_make, missing), strict=True):
+    for task, n_usable in zip(missing, map_in_processes(_make, missing), strict=True):
         done += len(task.recordings)
         is_usable = is_usable or n_usable > 0
         if is_usable:
@@ -121,7 +121,7 @@ def prepare(
     sound = [shard for shard in shards.values() if shard is not None]
     if len(sound) < len(tasks):
         raise DatasetError(f"{cache}: prepared episodes read back otherwise than written: the disk is at fault")
-    return Prepared(
+    return PreparedEpisodes(
         parts=[shard.frames for shard in sound],
         actions=[actions for shard in sound for actions in shard.actions],
         facts=[facts for shard in sound for facts in shard.facts],
@@ -153,7 +153,7 @@ def _crop(calibration: str, size_px: tuple[int, ...]) -> Crop | None:
     return camera.crop
 
 
-def _tasks(recordings: Sequence[Recording], reading: Reading, cache: Path) -> Iterator[_Task]:
+def _tasks(recordings: Sequence[Recording], reading: DecodeOptions, cache: Path) -> Iterator[_Task]:
     states = [(path, path.stat()) for path in dict.fromkeys(recording.path for recording in recordings)]
     stamps = {path: (state.st_size, state.st_mtime_ns) for path, state in states}
     named = [(recording.name, *stamps[recording.path]) for recording in recordings]
@@ -166,7 +166,7 @@ def _tasks(recordings: Sequence[Recording], reading: Reading, cache: Path) -> It
 
 def _make(task: _Task) -> int:
     """Write a shard; return how many of its recordings are usable."""
-    facts: list[Facts] = []
+    facts: list[EpisodeFacts] = []
     actions: list[NDArray[np.float32]] = []
     refused: Counter[str] = Counter()
     crc = 0
@@ -192,7 +192,7 @@ def _make(task: _Task) -> int:
     return len(facts)
 
 
-def _read(recording: Recording, reading: Reading) -> Episode:
+def _read(recording: Recording, reading: DecodeOptions) -> Episode:
     """Return an episode with model-sized frames."""
     video = VideoReading(reading.video_stride, reading.image_px)
     episode = read(recording, reading.camera, reading.action_free, video)
@@ -202,8 +202,8 @@ def _read(recording: Recording, reading: Reading) -> Episode:
     )
 
 
-def _facts(number: int, episode: Episode) -> Facts:
-    return Facts(
+def _facts(number: int, episode: Episode) -> EpisodeFacts:
+    return EpisodeFacts(
         number,
         len(episode.frames),
         episode.actions.shape[1],
@@ -268,9 +268,9 @@ def _open(task: _Task) -> _Shard | None:
     return _Shard(frames, actions, facts, Counter(text["refused"]))
 
 
-def _restored(values: list[Any]) -> Facts:
+def _restored(values: list[Any]) -> EpisodeFacts:
     """Return facts from JSON, which knows no tuples."""
-    facts = Facts(*values)
+    facts = EpisodeFacts(*values)
     if facts.workspace_m is None:
         return facts
     low, high = facts.workspace_m

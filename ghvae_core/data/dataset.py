@@ -5,20 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from configs.loader import Config
+from configs.loader import Config, former_names
 from data_collection.episode import ROBOT_ACTIONS
 from data_collection.formats.reader import Recording
 from ghvae_core.data.augmentation import AugmentationConfig
-from ghvae_core.data.cache import Facts, Prepared, Reading, model_frames, prepare
+from ghvae_core.data.cache import DecodeOptions, EpisodeFacts, PreparedEpisodes, model_frames, prepare
 from ghvae_core.data.parallel import DatasetError
 from ghvae_core.data.selection import Selection, choose
 from ghvae_core.data.windows import Windows, end_to_end
@@ -31,7 +31,7 @@ __all__ = [
     "DatasetError",
     "Windows",
     "digest_files",
-    "left_out",
+    "held_out_mask",
     "load_dataset",
     "model_frames",
 ]
@@ -45,10 +45,17 @@ _Value = TypeVar("_Value")
 class DataConfig(Config):
     """Which part of the episodes is used, and how."""
 
+    renamed_keys: ClassVar[Mapping[str, str]] = {
+        "validation_share": "validation_fraction",
+        "shares": "folder_fractions",
+    }
+
     n_context: int = Field(default=2, ge=1)  # paper E.1
     horizon: int = Field(default=10, ge=1)  # paper E.1
     camera: int = Field(default=0, ge=0)  # of a file with several
-    validation_share: float = Field(default=0.05, gt=0, lt=1)  # of the episodes, chosen by a hash of their names; ours
+    validation_fraction: float = Field(
+        default=0.05, gt=0, lt=1
+    )  # of the episodes, chosen by a hash of their names; ours
     step_limit_m: float | None = Field(default=None, gt=0)  # for files of others, which do not say it; ours do
     step_s: float | None = Field(default=None, gt=0)
     robots: tuple[str, ...] = ()  # of RoboNet files; empty: all
@@ -56,7 +63,8 @@ class DataConfig(Config):
     exclude_names: str | None = None  # text file of file names that are not used, as RoboNet's published test set
     action_free: bool = False  # leave the actions out, and use RoboNet files whose actions cannot be used
     video_stride: int = Field(default=1, ge=1)  # every n-th frame of video files
-    shares: tuple[float, ...] = ()  # of a batch, one a data folder; empty: equal, as RoboNet's recipe for new robots
+    # Fraction of each batch, one per data folder; empty: equal, as in RoboNet's recipe for new robots
+    folder_fractions: tuple[float, ...] = ()
     prepared: str | None = None  # folder of decoded episodes that runs share; None: in the run's own
     augment: bool = False  # FitVid and RoboNet do; off, so that features of frozen encoders can be kept; ours
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -67,7 +75,7 @@ class DataConfig(Config):
         return self.n_context + self.horizon
 
 
-_ALWAYS_NAMED = {"n_context", "horizon", "camera", "validation_share", "step_limit_m", "step_s"}
+_ALWAYS_NAMED = {"n_context", "horizon", "camera", "validation_fraction", "step_limit_m", "step_s"}
 _NAMED_IF_SET = {"action_free", "video_stride"}
 
 
@@ -95,7 +103,7 @@ class _Folder:
 
     path: Path
     recordings: list[Recording]
-    prepared: Prepared
+    prepared: PreparedEpisodes
     usable: NDArray[np.bool_]  # of each prepared episode: long enough
     sha256: str
 
@@ -120,15 +128,21 @@ def load_dataset(
         DatasetError: No usable episode; or episodes whose actions, step limits or step durations differ.
         EpisodeError: A list of names cannot be read.
     """
-    if config.shares and len(config.shares) != len(folders):
-        raise DatasetError(f"data.shares: expected {len(folders)} numbers, one a data folder, got {config.shares}")
-    if any(share < 0 for share in config.shares) or (config.shares and not sum(config.shares) > 0):
-        raise DatasetError(f"data.shares: expected shares of 0 and more, not all of them 0, got {config.shares}")
+    if config.folder_fractions and len(config.folder_fractions) != len(folders):
+        raise DatasetError(
+            f"data.folder_fractions: expected {len(folders)} numbers, one a data folder, got {config.folder_fractions}"
+        )
+    if any(fraction < 0 for fraction in config.folder_fractions) or (
+        config.folder_fractions and not sum(config.folder_fractions) > 0
+    ):
+        raise DatasetError(
+            f"data.folder_fractions: expected fractions of 0 and more, not all of them 0, got {config.folder_fractions}"
+        )
     wanted = Selection(config.robots, config.only_names, config.exclude_names)
     chosen = choose(folders, wanted)
     place = cache if config.prepared is None else Path(config.prepared)
     first_new = next((path for path in (*reversed(place.parents), place) if not path.exists()), None)
-    reading = Reading(config.camera, image_px, config.action_free, config.video_stride)
+    reading = DecodeOptions(config.camera, image_px, config.action_free, config.video_stride)
     read = []
     try:
         for folder, (recordings, refused) in zip(folders, chosen, strict=True):
@@ -147,10 +161,11 @@ def digest_files(paths: Sequence[Path], folder: Path, config: DataConfig) -> str
     """Return the sha256 that names episodes: of their names and sizes, and of what is used of them."""
     files = [(str(path.relative_to(folder)), path.stat().st_size) for path in paths]
     used = config.model_dump(include=_ALWAYS_NAMED) | config.model_dump(include=_NAMED_IF_SET, exclude_defaults=True)
+    used = former_names(DataConfig, used)  # the digest of a folder outlives the names of the keys
     return hashlib.sha256(json.dumps([files, used]).encode()).hexdigest()
 
 
-def left_out(names: Sequence[str], share: float) -> NDArray[np.bool_]:
+def held_out_mask(names: Sequence[str], share: float) -> NDArray[np.bool_]:
     """Tell which episodes of a folder are kept for validation; by their names, so that new episodes move no old one.
 
     RoboNet's file names are unique, so that their folder does not matter; of other kinds it does. Where the names
@@ -173,7 +188,7 @@ def _draw(name: str) -> float:
     return int.from_bytes(hashlib.sha256(told.encode()).digest()[:4], "big") / 2**32
 
 
-def _folder(path: Path, recordings: list[Recording], prepared: Prepared, config: DataConfig) -> _Folder:
+def _folder(path: Path, recordings: list[Recording], prepared: PreparedEpisodes, config: DataConfig) -> _Folder:
     usable = np.array([facts.n_frames >= config.n_frames for facts in prepared.facts], bool)
     if not usable.all():
         prepared.refused[f"fewer than {config.n_frames} frames"] += int((~usable).sum())
@@ -226,8 +241,8 @@ def _dataset(folders: Sequence[_Folder], config: DataConfig) -> Dataset:
     for chosen in (usable & ~kept, kept):
         starts = [firsts[i] + np.arange(facts[i].n_frames - config.n_frames + 1) for i in np.flatnonzero(chosen)]
         sizes = np.bincount(of_folder[chosen], [len(each) for each in starts], len(folders)).astype(int)
-        shares = config.shares or (1.0,) * len(folders)
-        parts.append(Windows(frames, rows, np.concatenate(starts), config.n_frames, tuple(sizes.tolist()), shares))
+        fractions = config.folder_fractions or (1.0,) * len(folders)
+        parts.append(Windows(frames, rows, np.concatenate(starts), config.n_frames, tuple(sizes.tolist()), fractions))
     learned = np.concatenate([actions[i] for i in np.flatnonzero(usable & ~kept)])
     step_limit_m = _said({each.step_limit_m for each in taken if each.n_action_dims}, config.step_limit_m)
     spaces = {each.action_space for each in taken}
@@ -251,7 +266,7 @@ def _validation(folder: _Folder, config: DataConfig) -> NDArray[np.bool_]:
     """Tell which usable episodes validate."""
     usable = np.flatnonzero(folder.usable)
     kept = np.zeros(len(folder.usable), bool)
-    kept[usable] = left_out([folder.name(i) for i in usable.tolist()], config.validation_share)
+    kept[usable] = held_out_mask([folder.name(i) for i in usable.tolist()], config.validation_fraction)
     return kept
 
 
@@ -279,7 +294,7 @@ def _said(values: set[_Value | None], otherwise: _Value | None) -> _Value | None
     return said.pop() if len(said) == 1 else None
 
 
-def _camera(taken: Sequence[Facts]) -> Camera | None:
+def _camera(taken: Sequence[EpisodeFacts]) -> Camera | None:
     calibration = _said({facts.camera or None for facts in taken}, None)
     return None if calibration is None else Camera.model_validate_json(calibration)
 

@@ -21,7 +21,7 @@ class DatasetError(ReportedError):
     exit_code: ClassVar[int] = 2
 
 
-def in_processes(work: Callable[[_Item], _Result], items: Sequence[_Item], n_at_once: int = 1) -> Iterator[_Result]:
+def map_in_processes(work: Callable[[_Item], _Result], items: Sequence[_Item], n_at_once: int = 1) -> Iterator[_Result]:
     """Yield the results in the order of the items; work that is not worth a process is done in this one.
 
     Args:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from data_collection.episode import EpisodeError
 from data_collection.formats.reader import KINDS, Recording, find, read_names, robot
-from ghvae_core.data.parallel import DatasetError, in_processes
+from ghvae_core.data.parallel import DatasetError, map_in_processes
 
 _PIECE_BYTES = 2**24  # read at once
 _ROBOTS_AT_ONCE = 64  # files whose robot one process looks up at a time; ours
@@ -104,7 +104,7 @@ def _listed(folder: Path, wanted: Selection) -> list[Recording]:
 
 
 def _of_robots(chosen: Sequence[Chosen], robots: tuple[str, ...]) -> list[Chosen]:
-    found = [list(in_processes(_robot, each.recordings, _ROBOTS_AT_ONCE)) for each in chosen]
+    found = [list(map_in_processes(_robot, each.recordings, _ROBOTS_AT_ONCE)) for each in chosen]
     present = sorted({named.robot for each in found for named in each if named.robot})
     for name in robots:
         if name not in present:

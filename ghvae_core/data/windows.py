@@ -62,7 +62,7 @@ class Windows:
     starts: NDArray[np.int64]  # (W,) first frames, folder by folder
     n_frames: int  # of a window
     folder_sizes: tuple[int, ...] = ()  # windows of each data folder; empty: all are of one
-    shares: tuple[float, ...] = ()  # of what is drawn, one a folder
+    folder_fractions: tuple[float, ...] = ()  # of the drawn windows, one per folder
 
     def batch(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
         """Return windows, time first: frames (n_frames, B, px, px, 3), actions (n_frames - 1, B, A), and their rows."""
@@ -72,7 +72,7 @@ class Windows:
     def draw(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
         """Return n window numbers (n,), uniform within each folder, the folders by their shares."""
         sizes = np.array(self.folder_sizes or (len(self.starts),))
-        weights = np.array(self.shares or (1.0,)) * (sizes > 0)
+        weights = np.array(self.folder_fractions or (1.0,)) * (sizes > 0)
         firsts = np.cumsum(sizes) - sizes
         folders = rng.choice(len(sizes), n, p=weights / weights.sum()) if len(sizes) > 1 else np.zeros(n, np.int64)
         return np.asarray(firsts[folders] + rng.integers(sizes[folders]), np.int64)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,11 +30,13 @@ _NOTHING = (np.empty((0, 0, 0, 0, 3), np.uint8), np.empty((0, 0, 0), np.float32)
 class EvaluationConfig(Config):
     """How many windows are judged, how far they reach, and how often a model is asked."""
 
+    renamed_keys: ClassVar[Mapping[str, str]] = {"validation_share": "validation_fraction"}
+
     n_windows: int = Field(ge=2)
     n_context: int | None = Field(ge=1)  # None: as the first checkpoint was trained with
     n_predicted: int | None = Field(ge=1)  # frames after the context; None: as the first checkpoint was trained with
     first_frame: Literal["random", "zero"]  # zero: one window an episode, from its first frame on
-    validation_share: float = Field(gt=0, le=1)  # of the episodes, by their names as in training; 1: all of them
+    validation_fraction: float = Field(gt=0, le=1)  # of the episodes, by their names as in training; 1: all of them
     only_names: str | None  # text file of episode file names, one a line
     video_stride: int | None = Field(ge=1)  # every n-th frame of video files; None: as the first checkpoint was trained
     batch_windows: int = Field(ge=1)  # at once through the model; another number draws other samples

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from data_collection.formats.reader import Recording, find
-from ghvae_core.data.dataset import DataConfig, digest_files, left_out
+from ghvae_core.data.dataset import DataConfig, digest_files, held_out_mask
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.models.checkpoint import CheckpointInfo
 
@@ -30,15 +30,15 @@ def choose(recordings: Sequence[Recording], info: CheckpointInfo, share: float, 
     """
     names = [each.name for each in recordings]
     if part == "held-out":
-        wanted = left_out(names, share)
+        wanted = held_out_mask(names, share)
     else:
-        recorded = info.provenance.get("validation_share")
-        wanted = np.ones(len(names), bool) if recorded is None else ~left_out(names, float(recorded))
+        recorded = info.provenance.get("validation_fraction")
+        wanted = np.ones(len(names), bool) if recorded is None else ~held_out_mask(names, float(recorded))
     chosen = [each for each, is_wanted in zip(recordings, wanted, strict=True) if is_wanted]
     if not chosen:
         raise MetricError(
             f"expected episodes to judge on, found none among {len(recordings)} in the"
-            f" evaluation.validation_share of {share:g}"
+            f" evaluation.validation_fraction of {share:g}"
         )
     return chosen
 
@@ -61,7 +61,7 @@ def check_held_out(folder: Path, info: CheckpointInfo, share: float, part: Part 
     Raises:
         MetricError: The folder is the training folder, and `share` is not the part that training left out.
     """
-    recorded = info.provenance.get("validation_share")
+    recorded = info.provenance.get("validation_fraction")
     if not isinstance(recorded, float) or "data_sha256" not in info.provenance:
         return "not known, the checkpoint does not say what it was trained on"
     recordings = find(folder)
@@ -74,10 +74,10 @@ def check_held_out(folder: Path, info: CheckpointInfo, share: float, part: Part 
     if share != recorded:
         raise MetricError(
             f"{folder}: the model was trained on these episodes; judge it on those that training left out with"
-            f" --set evaluation.validation_share={recorded}, on others with --data, or, for a figure of what it"
+            f" --set evaluation.validation_fraction={recorded}, on others with --data, or, for a figure of what it"
             " remembers, with --part trained-on"
         )
-    if not left_out([each.name for each in recordings], recorded).any():
+    if not held_out_mask([each.name for each in recordings], recorded).any():
         raise MetricError(f"{folder}: too few episodes for training to have left out a share; judge it on others")
     if info.provenance.get("init_sha256"):
         return "yes in the last training, not known of the checkpoint that it started from"
@@ -100,7 +100,7 @@ def _digests(folder: Path, paths: list[Path], info: CheckpointInfo, share: float
         n_context=info.n_context,
         horizon=info.horizon,
         camera=training_camera(info),
-        validation_share=share,
+        validation_fraction=share,
         video_stride=training_stride(info),
     )
     told = {"step_limit_m": info.step_limit_m, "step_s": info.step_s}

@@ -153,7 +153,7 @@ def notes(evaluation: Evaluation) -> list[str]:
         " predicted frames. Differences are paired.",
         *(f"{head(metric)}: {convention}." for metric, convention in evaluation.conventions.items()),
         "Predicted frames are judged as the model gives them, not rounded to 8 bits.",
-        f"Share of the folder judged: {about['validation_share']:g}.",
+        f"Share of the folder judged: {about['validation_fraction']:g}.",
         *(f"Held out of training ({each.label}): {each.held_out}." for each in evaluation.models),
     ]
     if "fvd" in evaluation.conventions:

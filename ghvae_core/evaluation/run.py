@@ -87,7 +87,7 @@ def _models(inputs: Inputs, judged: Sequence[Judged], config: EvaluationConfig) 
         facts_of(
             each,
             str(inputs.checkpoints[i // n_depths]),
-            check_held_out(inputs.data, each.checkpoint.info, config.validation_share, inputs.part),
+            check_held_out(inputs.data, each.checkpoint.info, config.validation_fraction, inputs.part),
         )
         for i, each in enumerate(judged)
     ]
@@ -97,7 +97,7 @@ def _read(inputs: Inputs, judged: Sequence[Judged], config: EvaluationConfig) ->
     rng = np.random.default_rng(inputs.seed)
     infos = [each.checkpoint.info for each in judged]
     recordings = find_episodes(inputs.data, config.only_names)
-    recordings = choose(recordings, infos[0], config.validation_share, inputs.part)
+    recordings = choose(recordings, infos[0], config.validation_fraction, inputs.part)
     episodes: list[Clips] = []
     _follow("reading windows", draw(recordings, infos, config, rng), config.n_windows, episodes)
     return collect(episodes, rng)
@@ -140,7 +140,7 @@ def _about(inputs: Inputs, config: EvaluationConfig, clips: Clips) -> dict[str, 
         "data": str(inputs.data),
         "part": inputs.part,
         "seed": inputs.seed,
-        "validation_share": config.validation_share,
+        "validation_fraction": config.validation_fraction,
         "only_names": config.only_names or "",
         "first_frame": config.first_frame,
         "n_samples": config.n_samples,

@@ -123,7 +123,7 @@ def _costs(judged: Judged, window: Clips, others: NDArray[np.float32]) -> NDArra
     context, goal = window.context().to(device), window.real()[0, -1].to(device)
     costs = []
     for chunk in torch.split(actions, _CHUNK):
-        for frame in model.imagine(context, chunk, depth=judged.depth):
+        for frame in model.predict(context, chunk, depth=judged.depth):
             last = frame
         costs.append(goal_costs(last[:, None], goal, GoalCost(final_frames=1)).double().cpu())
     return torch.cat(costs).numpy()

@@ -32,7 +32,7 @@ TOLERANCE = 0.02  # of a mean brightness in [0, 1]; other devices and bfloat16 s
 _N, _SEED = 3, 7
 
 
-def answer(model: VideoModel, n_context: int, horizon: int, depth: int | None = None) -> tuple[float, ...]:
+def self_test_output(model: VideoModel, n_context: int, horizon: int, depth: int | None = None) -> tuple[float, ...]:
     """Return what a model imagines from a drawn context, as the mean colours of the quarters of its last images.
 
     Args:
@@ -51,14 +51,14 @@ def answer(model: VideoModel, n_context: int, horizon: int, depth: int | None = 
     context = torch.nn.functional.interpolate(coarse, (px, px), mode="bilinear")
     actions = torch.from_numpy(rng.uniform(-1, 1, (_N, n_context - 1 + horizon, dim)).astype(np.float32))
     frame: Tensor | None = None
-    for imagined in model.imagine(context[None].to(device), actions.to(device) * model.action_scale, depth=depth):
+    for imagined in model.predict(context[None].to(device), actions.to(device) * model.action_scale, depth=depth):
         frame = imagined
     assert frame is not None  # noqa: S101 - the horizon is at least 1
     means = torch.nn.functional.adaptive_avg_pool2d(frame.float(), 2)
     return tuple(round(float(mean), 5) for mean in means.flatten())
 
 
-def is_same(stored: Sequence[float], computed: Sequence[float]) -> bool:
+def matches_self_test(stored: Sequence[float], computed: Sequence[float]) -> bool:
     """Tell whether an answer is the stored one, as far as rounding goes."""
     apart = np.abs(np.asarray(stored) - np.asarray(computed))
     return len(stored) == len(computed) and bool((apart <= TOLERANCE).all())  # NaN is not
@@ -86,9 +86,9 @@ class CheckpointInfo(Config):
     modules_trained: int = Field(ge=0)  # the first so many modules are trained, and only they are to be used
     # Root mean square error of imagined images in [0, 1], by step after the context, that 95 % of validation windows
     # stay below; None: not measured.
-    usual_error: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(default=None, max_length=1024)
+    val_rmse_p95: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(default=None, max_length=1024)
     # To the question of `ghvae_core.models.checkpoint`; `save` writes it. None: an older checkpoint.
-    answer: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(default=None, max_length=36)
+    self_test_output: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(default=None, max_length=36)
     provenance: dict[str, str | int | float | bool] = Field(default_factory=dict)  # data, seed, steps, figures
 
     @model_validator(mode="after")
@@ -130,10 +130,12 @@ def save(folder: Path, model: VideoModel, info: CheckpointInfo) -> None:
             raise CheckpointWriteError(f"{folder / name}: module {k} holds NaN or infinity; not written")
         files[name], chain[name] = pack_tensors(state), dict(above)
         above[name] = module_sha256(state)
-    told = answer(model, info.n_context, info.horizon, info.modules_trained)
+    told = self_test_output(model, info.n_context, info.horizon, info.modules_trained)
     if not np.isfinite(told).all():
         raise CheckpointWriteError(f"{folder}: the model imagines NaN or infinity; not written")
-    files[_CONFIG] = checkpoint_files.pack_config(info.model_copy(update={"answer": told}).model_dump(mode="json"))
+    files[_CONFIG] = checkpoint_files.pack_config(
+        info.model_copy(update={"self_test_output": told}).model_dump(mode="json")
+    )
     write_folder(folder, files, {"trained_on": chain})
 
 

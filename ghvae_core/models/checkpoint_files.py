@@ -174,7 +174,7 @@ def _exchange(one: Path, other: Path) -> bool:
     return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _SWAP) == 0
 
 
-CURRENT = 2
+CURRENT = 3
 
 _VERSION = "schema_version"
 
@@ -201,7 +201,7 @@ def unpack_config(data: bytes, path: Path) -> str:
         raise CheckpointError(f"{path}: {_VERSION}: expected a whole number from 1, got {version!r:.40}")
     if version > CURRENT:
         raise CheckpointError(f"{path}: expected {_VERSION} {CURRENT} or less, got {version}; it needs a newer program")
-    for step in (_from_1_to_2,)[version - 1 :]:
+    for step in (_from_1_to_2, _from_2_to_3)[version - 1 :]:
         config = step(config)
     return json.dumps(config)
 
@@ -213,3 +213,15 @@ def _from_1_to_2(config: dict[str, Any]) -> dict[str, Any]:
     if model.pop("action_conditioned", True) is False:
         model |= {"action_dim": 0, "action_scale": []}
     return {**config, "model": model}
+
+
+def _from_2_to_3(config: dict[str, Any]) -> dict[str, Any]:
+    names = {"usual_error": "val_rmse_p95", "answer": "self_test_output"}
+    config = {names.get(name, name): value for name, value in config.items()}
+    if isinstance(config.get("provenance"), dict):
+        names = {"validation_share": "validation_fraction", "init_left": "init_unused"}
+        provenance = {names.get(name, name): value for name, value in config["provenance"].items()}
+        if provenance.get("stage") == "polish":
+            provenance["stage"] = "prior_finetune"
+        config["provenance"] = provenance
+    return config

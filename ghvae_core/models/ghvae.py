@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from configs.loader import Config
-from ghvae_core.models.layers import Decoder, Encoder, Gaussian, Posterior, Prior, RecurrentLatent, State
+from ghvae_core.models.layers import Decoder, Encoder, Gaussian, Posterior, Prior, RecurrentLatent, RecurrentState
 from ghvae_core.models.video_model import IMAGE_CHANNELS, ModelConfig, VideoModel, draw
 
 
@@ -130,8 +130,8 @@ class Ghvae(VideoModel):
         return torch.sigmoid(pixels(v).float())
 
     def prior(
-        self, h: Tensor, actions: Tensor, depth: int, n_steps: int = 1, state: State | None = None
-    ) -> tuple[Gaussian, State | None]:
+        self, h: Tensor, actions: Tensor, depth: int, n_steps: int = 1, state: RecurrentState | None = None
+    ) -> tuple[Gaussian, RecurrentState | None]:
         """Return module `depth`'s prior for z_{t+1} from h_t^depth (N, C, H, W) and raw actions (N, A)."""
         if self.config.prior == "uniform":
             zero = h.new_zeros((len(h), self.config.modules[depth - 1].latent, *h.shape[2:]), dtype=torch.float32)
@@ -142,11 +142,11 @@ class Ghvae(VideoModel):
     def unroll(
         self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
     ) -> Iterator[Tensor]:
-        """Do as `imagine`, but record gradients where the caller does."""
+        """Do as `predict`, but record gradients where the caller does."""
         depth = self.check_request(context, actions, depth)
         n, n_context = len(actions), context.shape[1]
         seen = self.encode(context.transpose(0, 1).flatten(0, 1), depth)  # each (n_context * (1 or N), C, H, W)
-        state: State | None = None
+        state: RecurrentState | None = None
         frame = context.new_empty(0)
         for t in range(actions.shape[1]):
             if t < n_context:

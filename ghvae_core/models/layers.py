@@ -15,7 +15,7 @@ from torch.nn import functional
 _LOG_VARIANCE_MIN, _LOG_VARIANCE_MAX = -6.0, 4.0  # ours; keeps the KL finite whatever the prior's head says
 
 
-class State(NamedTuple):
+class RecurrentState(NamedTuple):
     """What a recurrent network carries from step to step; each (B, hidden, H, W)."""
 
     hidden: Tensor
@@ -121,7 +121,7 @@ class ConvLstm(nn.Module):
         with torch.no_grad():
             bias[hidden : 2 * hidden] += 1.0  # forget gate open at the start: gradients reach back in time
 
-    def forward(self, x: Tensor, n_steps: int, state: State | None) -> tuple[Tensor, State]:
+    def forward(self, x: Tensor, n_steps: int, state: RecurrentState | None) -> tuple[Tensor, RecurrentState]:
         """Return the hidden states (T * B, hidden, H, W) of all steps and the state after the last."""
         steps = self.from_input(x).chunk(n_steps)  # each (B, 4 * hidden, H, W)
         outputs = []
@@ -131,14 +131,14 @@ class ConvLstm(nn.Module):
         assert state is not None  # noqa: S101 - n_steps is at least 1
         return torch.cat(outputs), state
 
-    def _step(self, gates: Tensor, state: State | None) -> State:
+    def _step(self, gates: Tensor, state: RecurrentState | None) -> RecurrentState:
         if state is not None:
             gates = gates + self.from_hidden(state.hidden)
         i, f, o, g = gates.chunk(4, 1)
         cell = torch.sigmoid(i) * torch.tanh(g)
         if state is not None:
             cell = cell + torch.sigmoid(f) * state.cell
-        return State(torch.sigmoid(o) * torch.tanh(cell), cell)
+        return RecurrentState(torch.sigmoid(o) * torch.tanh(cell), cell)
 
 
 class RecurrentLatent(nn.Module):
@@ -159,7 +159,9 @@ class RecurrentLatent(nn.Module):
         self.lstm = ConvLstm(hidden, hidden, kernel)
         self.refine = conv(2 * hidden, hidden, kernel) if refine else None
 
-    def forward(self, h: Tensor, actions: Tensor | None, n_steps: int, state: State | None) -> tuple[Tensor, State]:
+    def forward(
+        self, h: Tensor, actions: Tensor | None, n_steps: int, state: RecurrentState | None
+    ) -> tuple[Tensor, RecurrentState]:
         """Return the features (T * B, hidden, H, W) and the state after the last step."""
         x = self.embed(self.norm(h))
         if self.action is not None and actions is not None:
@@ -180,8 +182,8 @@ class Prior(nn.Module):
         self.head = nn.Conv2d(hidden, 2 * latent, 1)
 
     def forward(
-        self, h: Tensor, actions: Tensor | None, n_steps: int = 1, state: State | None = None
-    ) -> tuple[Gaussian, State]:
+        self, h: Tensor, actions: Tensor | None, n_steps: int = 1, state: RecurrentState | None = None
+    ) -> tuple[Gaussian, RecurrentState]:
         """Return the prior of all steps in float32 and the state after the last step."""
         y, state = self.body(h, actions, n_steps, state)
         return gaussian(self.head(y)), state

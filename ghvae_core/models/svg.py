@@ -3,7 +3,7 @@
 Their "High Fidelity Video Prediction with Large Stochastic Recurrent Neural Networks" takes stochastic video generation
 (Denton and Fergus 2018), puts convolutional LSTMs on 8x8 maps in the place of vectors, a shallow VGG around them, and
 widens both: M the recurrent part, K the frame encoder and decoder. It is trained end to end. Written from the papers'
-descriptions, with three choices of ours. Group norm in place of batch norm: neither the rest of a batch nor the
+descriptions, with three choices of ours. ProcessGroup norm in place of batch norm: neither the rest of a batch nor the
 difference between training and imagining may change a prediction. An open forget gate at the start. And actions in the
 prior, not in the predictor alone: the latent holds what the posterior saw of the next frame, and so what the action did
 to it; a prior that is not told the action could only guess that part.
@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ghvae_core.models.layers import ConvLstm, State, conv, gaussian, norm
+from ghvae_core.models.layers import ConvLstm, RecurrentState, conv, gaussian, norm
 from ghvae_core.models.video_model import IMAGE_CHANNELS, ModelConfig, VideoModel, draw
 
 _STAGES = 3  # of encoder and decoder: 64 -> 8 pixels
@@ -126,7 +126,9 @@ class Recurrent(nn.Module):
         self.lstms = nn.ModuleList(ConvLstm(hidden, hidden, 3) for _ in range(n_layers))
         self.head = conv(hidden, outputs, 3)
 
-    def forward(self, x: Tensor, n_steps: int, states: list[State] | None) -> tuple[Tensor, list[State]]:
+    def forward(
+        self, x: Tensor, n_steps: int, states: list[RecurrentState] | None
+    ) -> tuple[Tensor, list[RecurrentState]]:
         """Return the outputs of all steps and the states after the last; None starts from zero."""
         x, after = self.embed(x), []
         for layer, lstm in enumerate(self.lstms):
@@ -138,8 +140,8 @@ class Recurrent(nn.Module):
 class _Memory(NamedTuple):
     """What is carried from step to step; None is the start of a sequence."""
 
-    prior: list[State] | None = None
-    predictor: list[State] | None = None
+    prior: list[RecurrentState] | None = None
+    predictor: list[RecurrentState] | None = None
 
 
 class Svg(VideoModel):
@@ -167,14 +169,14 @@ class Svg(VideoModel):
         features: Tensor = self.encoder(frames)[0]
         return features
 
-    def tell(self, features: Tensor, actions: Tensor) -> Tensor:
+    def with_actions(self, features: Tensor, actions: Tensor) -> Tensor:
         """Return features (N, C, H, W) with raw actions (N, A) tiled to A further channels."""
         scaled = (actions / self.action_scale)[:, :, None, None].expand(-1, -1, *features.shape[2:])
         return torch.cat([features, scaled.to(features.dtype)], 1)
 
-    def predict(
-        self, told: Tensor, z: Tensor, n_steps: int = 1, states: list[State] | None = None
-    ) -> tuple[Tensor, list[State]]:
+    def next_features(
+        self, told: Tensor, z: Tensor, n_steps: int = 1, states: list[RecurrentState] | None = None
+    ) -> tuple[Tensor, list[RecurrentState]]:
         """Return the features of the next frames, and the predictor's states after the last step."""
         features, states = self.predictor(torch.cat([told, z.to(told.dtype)], 1), n_steps, states)
         return torch.tanh(features), states
@@ -182,7 +184,7 @@ class Svg(VideoModel):
     def unroll(
         self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
     ) -> Iterator[Tensor]:
-        """Do as `imagine`, but record gradients where the caller does.
+        """Do as `predict`, but record gradients where the caller does.
 
         Context frames warm the states up with the prior's mean; no posterior is asked. The skip connections are those
         of the last context frame.
@@ -197,11 +199,11 @@ class Svg(VideoModel):
                 features = seen.chunk(n_context)[t].expand(n, *seen.shape[1:])
             else:
                 features, _ = self.encoder(frame)
-            told = self.tell(features, actions[:, t])
+            told = self.with_actions(features, actions[:, t])
             head, prior = self.prior(told, 1, memory.prior)
             belief, is_context = gaussian(head), t < n_context - 1
             z = draw(belief.mean, (0.5 * belief.log_variance).exp(), None if is_context else generator)
-            predicted, predictor = self.predict(told, z, 1, memory.predictor)
+            predicted, predictor = self.next_features(told, z, 1, memory.predictor)
             memory = _Memory(prior, predictor)
             if not is_context:
                 frame = self.decoder(predicted, last)

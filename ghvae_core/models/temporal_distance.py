@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from configs.loader import Config
+from configs.loader import Config, migrate
 from ghvae_core.models.checkpoint_files import (
     CheckpointError,
     pack_tensors,
@@ -23,16 +24,18 @@ from ghvae_core.models.layers import ResidualBlock, conv, norm
 _CONFIG, _WEIGHTS = "distance.json", "distance.safetensors"
 
 
-class DistanceConfig(Config):
-    """The size of the network. Numbers: ours."""
+class TemporalDistanceConfig(Config):
+    """Size of the network. All numbers: ours."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"most_steps": "max_steps"}
 
     image_px: int = Field(default=64, ge=8)
     channels: tuple[int, ...] = (24, 48, 64, 96)  # of its stages, each at half the side of the one before
-    most_steps: int = Field(default=18, ge=1)  # more, or no way at all, is one class beyond
+    max_steps: int = Field(default=18, ge=1)  # more, or no way at all, is one class beyond
     provenance: dict[str, str | int | float] = Field(default_factory=dict)  # data, seed, steps, figures
 
     @model_validator(mode="after")
-    def _check_size(self) -> DistanceConfig:
+    def _check_size(self) -> TemporalDistanceConfig:
         if not self.channels or min(self.channels) < 1 or self.image_px % 2 ** len(self.channels):
             raise ValueError(
                 f"channels: expected a positive number for each halving of {self.image_px} pixels, got {self.channels}"
@@ -40,10 +43,10 @@ class DistanceConfig(Config):
         return self
 
 
-class Distance(nn.Module):
+class TemporalDistance(nn.Module):
     """Tells, of an image and a goal, how likely each number of steps from the one to the other is."""
 
-    def __init__(self, config: DistanceConfig) -> None:
+    def __init__(self, config: TemporalDistanceConfig) -> None:
         super().__init__()
         self.config = config
         self.sha256 = ""  # of the manifest that it was read from
@@ -53,12 +56,12 @@ class Distance(nn.Module):
             stages += [ResidualBlock(inputs, outputs), nn.AvgPool2d(2)]
         self.body = nn.Sequential(*stages, norm(widths[-1]), nn.LeakyReLU(0.2))
         self.head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * widths[-1], config.most_steps + 2)
+            nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * widths[-1], config.max_steps + 2)
         )
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
 
     def forward(self, frames: Tensor, goals: Tensor) -> Tensor:
-        """Return logits (N, most_steps + 2): of 0, 1, ... most_steps steps, and of more or none.
+        """Return logits (N, max_steps + 2): of 0, 1, ... max_steps steps, and of more or none.
 
         Args:
             frames: (N, 3, px, px) in [0, 1].
@@ -70,12 +73,12 @@ class Distance(nn.Module):
         return logits
 
     def steps(self, frames: Tensor, goals: Tensor) -> Tensor:
-        """Return the expected number of steps (N,); more or none counts as `most_steps` + 1."""
+        """Return the expected number of steps (N,); more or none counts as `max_steps` + 1."""
         logits: Tensor = self(frames, goals).float()
         return logits.softmax(1) @ torch.arange(logits.shape[1], device=logits.device, dtype=torch.float32)
 
 
-def save(folder: Path, distance: Distance, provenance: dict[str, str | int | float]) -> None:
+def save(folder: Path, distance: TemporalDistance, provenance: dict[str, str | int | float]) -> None:
     """Write the network as a folder of hashed files, whole or not at all.
 
     Raises:
@@ -86,7 +89,7 @@ def save(folder: Path, distance: Distance, provenance: dict[str, str | int | flo
     write_folder(folder, {_CONFIG: text, _WEIGHTS: pack_tensors(distance.state_dict())}, {})
 
 
-def load(folder: Path, device: str | torch.device = "cpu") -> Distance:
+def load(folder: Path, device: str | torch.device = "cpu") -> TemporalDistance:
     """Load a network that `save` wrote, after checking every hash, then shapes, then finiteness.
 
     Raises:
@@ -98,19 +101,27 @@ def load(folder: Path, device: str | torch.device = "cpu") -> Distance:
             f"{folder}: expected {_CONFIG} and {_WEIGHTS}, got {sorted(files)}; make one with run_distance"
         )
     try:
-        config = DistanceConfig.model_validate_json(files[_CONFIG])
+        config = TemporalDistanceConfig.model_validate_json(_current(files[_CONFIG]))
     except ValidationError as error:
         item = error.errors()[0]
         raise CheckpointError(f"{folder / _CONFIG}: {_place(item['loc'])}: {item['msg']}") from None
     state = unpack_tensors(files[_WEIGHTS], str(folder / _WEIGHTS))
     with torch.device("meta"):  # without memory, of which a damaged configuration could ask for any amount
-        expected = {name: tensor.shape for name, tensor in Distance(config).state_dict().items()}
+        expected = {name: tensor.shape for name, tensor in TemporalDistance(config).state_dict().items()}
     if {name: tensor.shape for name, tensor in state.items()} != expected:
         raise CheckpointError(f"{folder / _WEIGHTS}: expected the weights of {_CONFIG}, got others; use another copy")
-    distance = Distance(config)
+    distance = TemporalDistance(config)
     distance.load_state_dict(state)
     distance.sha256 = sha256
     return distance.requires_grad_(False).eval().to(device)
+
+
+def _current(data: bytes) -> bytes:
+    """Return a stored configuration under the present names; as it is where it is not JSON."""
+    try:
+        return json.dumps(migrate(TemporalDistanceConfig, json.loads(data))).encode()
+    except (ValueError, RecursionError):
+        return data
 
 
 def _place(parts: Sequence[int | str]) -> str:

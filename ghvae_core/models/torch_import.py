@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ghvae_core.models.checkpoint_files import CheckpointError, unpack_tensors
-from ghvae_core.models.transfer import Report
+from ghvae_core.models.transfer import TransferReport
 from ghvae_core.models.video_model import VideoModel
 
 _TIMEOUT_S = 600  # for a file of the largest size from a slow disk; ours
@@ -43,7 +43,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which others ke
 _PREFIX = "module."  # of torch's DistributedDataParallel
 
 
-def read_foreign(path: Path) -> dict[str, Tensor]:
+def read_torch_file(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a foreign file by name, nested names joined by dots.
 
     Raises:
@@ -61,16 +61,16 @@ def read_foreign(path: Path) -> dict[str, Tensor]:
         return unpack_tensors(out.read_bytes(), str(path))
 
 
-def load_foreign(path: Path, model: VideoModel) -> Report:
+def load_torch_file(path: Path, model: VideoModel) -> TransferReport:
     """Fill a model, in place, with those tensors of a foreign file that have the name and shape of its own.
 
     Returns:
         What was loaded, and what was not.
 
     Raises:
-        CheckpointError: As for `read_foreign`; or nothing in the file fits. The model is as it was.
+        CheckpointError: As for `read_torch_file`; or nothing in the file fits. The model is as it was.
     """
-    theirs, ours = read_foreign(path), model.state_dict()
+    theirs, ours = read_torch_file(path), model.state_dict()
     fitting = {name for name, tensor in theirs.items() if name in ours and tensor.shape == ours[name].shape}
     if not fitting:
         example = [f"{name} {tuple(tensor.shape)}" for name, tensor in [*theirs.items()][:1]]
@@ -79,10 +79,10 @@ def load_foreign(path: Path, model: VideoModel) -> Report:
             f"its first is {example[0] if example else 'missing'}, ours {next(iter(ours))}"
         )
     model.load_state_dict({name: theirs[name].to(ours[name].dtype) for name in fitting}, strict=False)
-    return Report(
+    return TransferReport(
         loaded=tuple(name for name in ours if name in fitting),
         new=tuple(name for name in ours if name not in fitting),
-        left=tuple(name for name in theirs if name not in fitting),
+        unused=tuple(name for name in theirs if name not in fitting),
         changed={
             name: f"was {tuple(theirs[name].shape)}, is {tuple(ours[name].shape)}: not loaded"
             for name in theirs

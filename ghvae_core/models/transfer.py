@@ -27,19 +27,19 @@ _GROUP_PARTS = 3  # of a tensor's name, which say its module and network
 _WITH_GRIPPER = 4  # numbers of the smallest action that ends with the gripper
 
 
-class Report(Config):
+class TransferReport(Config):
     """What became of every tensor when a model was started from another; names as in its state dictionary."""
 
     loaded: tuple[str, ...] = ()  # as they were
     adapted: dict[str, str] = Field(default_factory=dict)  # and how
     new: tuple[str, ...] = ()  # of this model alone: random, as in training from scratch
-    left: tuple[str, ...] = ()  # of the other alone: not used
+    unused: tuple[str, ...] = ()  # of the other alone: not used
     changed: dict[str, str] = Field(default_factory=dict)  # settings: what they were, and are
 
     def lines(self) -> list[str]:
         """Return the report in words, networks in place of the tensors where there is nothing more to say."""
         lines = [f"{name}: {change}" for name, change in self.changed.items()]
-        for what, names in (("loaded", self.loaded), ("new", self.new), ("left", self.left)):
+        for what, names in (("loaded", self.loaded), ("new", self.new), ("unused", self.unused)):
             if names:
                 lines.append(f"{what}: {_grouped(names)}")
         return lines + [f"adapted: {name}: {how}" for name, how in self.adapted.items()]
@@ -51,12 +51,14 @@ class Report(Config):
             "loaded": _grouped(self.loaded),
             "adapted": "; ".join(f"{name}: {how}" for name, how in self.adapted.items()),
             "new": _grouped(self.new),
-            "left": _grouped(self.left),
+            "unused": _grouped(self.unused),
         }
         return {f"init_{what}": text for what, text in parts.items() if text}
 
 
-def adapt(start: Checkpoint, config: GhvaeConfig | SvgConfig, rng: np.random.Generator) -> tuple[VideoModel, Report]:
+def adapt(
+    start: Checkpoint, config: GhvaeConfig | SvgConfig, rng: np.random.Generator
+) -> tuple[VideoModel, TransferReport]:
     """Return a model of a configuration that starts as a checkpoint's model, and what was done for it.
 
     Where the settings agree all weights are the checkpoint's, bit for bit. Where the data differ:
@@ -95,11 +97,11 @@ def adapt(start: Checkpoint, config: GhvaeConfig | SvgConfig, rng: np.random.Gen
         ours[name] = torch.zeros_like(ours[name])
         adapted[name] = "new and 0: actions have no effect yet"
     model.load_state_dict(ours)
-    return model, Report(
+    return model, TransferReport(
         loaded=tuple(loaded),
         adapted=adapted,
         new=tuple(name for name in ours if name not in theirs and name not in adapted),
-        left=tuple(name for name in start.model.state_dict() if name not in ours or name not in theirs),
+        unused=tuple(name for name in start.model.state_dict() if name not in ours or name not in theirs),
         changed=_changed(start.model, config),
     )
 

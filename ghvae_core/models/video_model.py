@@ -71,13 +71,13 @@ class VideoModel(nn.Module, ABC):
     def unroll(
         self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
     ) -> Iterator[Tensor]:
-        """Do as `imagine`, but record gradients where the caller does."""
+        """Do as `predict`, but record gradients where the caller does."""
 
     @abstractmethod
     def features(self, frames: Tensor) -> Tensor:
         """Return the deepest features (N, C, h, w) of frames (N, 3, px, px) in [0, 1]."""
 
-    def imagine(
+    def predict(
         self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
     ) -> Iterator[Tensor]:
         """Imagine where action sequences lead, one step at a time (the caller may stop between steps).
@@ -103,14 +103,14 @@ class VideoModel(nn.Module, ABC):
     def rollout(
         self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
     ) -> Tensor:
-        """Return the T imagined frames (B, T, 3, px, px) in [0, 1]; arguments as in `imagine`."""
-        return torch.stack(list(self.imagine(context, actions, generator, depth)), 1)
+        """Return the T imagined frames (B, T, 3, px, px) in [0, 1]; arguments as in `predict`."""
+        return torch.stack(list(self.predict(context, actions, generator, depth)), 1)
 
     def check_request(self, context: Tensor, actions: Tensor, depth: int | None) -> int:
         """Return the depth to use.
 
         Raises:
-            ValueError: Context, actions or depth are not what `imagine` takes.
+            ValueError: Context, actions or depth are not what `predict` takes.
         """
         n, n_context = len(actions), context.shape[1]
         if len(context) not in (1, n) or actions.shape[1] < n_context:

@@ -17,7 +17,7 @@ from configs.interruption import check
 from ghvae_core.evaluation.lpips import Lpips
 from ghvae_core.evaluation.weights_download import LPIPS
 from ghvae_core.goal_cost import Weigher
-from ghvae_core.models.checkpoint import Checkpoint, answer, is_same, load
+from ghvae_core.models.checkpoint import Checkpoint, load, matches_self_test, self_test_output
 from ghvae_core.models.device import find_device
 from ghvae_core.models.temporal_distance import load as load_distance
 from ghvae_core.predictor import (
@@ -150,13 +150,13 @@ class InProcessPredictor:
         Raises:
             PredictorError: Something else comes out.
         """
-        stored = self._info.answer
+        stored = self._info.self_test_output
         if stored is None:
             _log.warning("the checkpoint holds no stored answer; whether it computes rightly here cannot be told")
             return
         with torch.inference_mode(), self._precision():
-            computed = answer(self._model, self._info.n_context, self._info.horizon)
-        if not is_same(stored, computed):
+            computed = self_test_output(self._model, self._info.n_context, self._info.horizon)
+        if not matches_self_test(stored, computed):
             apart = max(abs(one - other) for one, other in zip(stored, computed, strict=True))
             raise PredictorError(
                 f"the model on {self._device} does not give the answer stored with it (off by {apart:.3g}); "
@@ -196,7 +196,7 @@ class InProcessPredictor:
     ) -> Prediction:
         """Return the prediction for one chunk of actions."""
         frames: list[Tensor] = []
-        steps = self._model.imagine(context, actions)
+        steps = self._model.predict(context, actions)
         with self._precision():
             for _ in range(request.candidates.shape[1]):
                 if is_over():
@@ -273,7 +273,7 @@ def _spec(checkpoint: Checkpoint, max_candidates: int, weigher: Weigher) -> Pred
         checkpoint=checkpoint.sha256,
         workspace_m=info.workspace_m,
         camera=info.camera,
-        usual_error=info.usual_error and info.usual_error[:MAX_ERRORS],
+        val_rmse_p95=info.val_rmse_p95 and info.val_rmse_p95[:MAX_ERRORS],
         terms=weigher.terms,
         distance=weigher.distance_sha256,
     )

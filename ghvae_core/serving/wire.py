@@ -113,12 +113,14 @@ class SpecHeader(_Strict):
     @staticmethod
     def of(spec: PredictorSpec) -> SpecHeader:
         """Return what is sent of a spec."""
-        camera = spec.camera and spec.camera.model_dump()
-        return SpecHeader.model_validate({**vars(spec), "camera": camera})
+        fields = {**vars(spec), "camera": spec.camera and spec.camera.model_dump()}
+        fields["usual_error"] = fields.pop("val_rmse_p95")
+        return SpecHeader.model_validate(fields)
 
     def spec(self) -> PredictorSpec:
         """Return the spec that was sent."""
         fields = {name: getattr(self, name) for name in SpecHeader.model_fields}
+        fields["val_rmse_p95"] = fields.pop("usual_error")
         return PredictorSpec(**{**fields, "camera": self.camera and Camera(**self.camera.model_dump())})
 
 

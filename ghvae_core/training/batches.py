@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ghvae_core.data.windows import Windows
-from ghvae_core.training.distributed import Group
+from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.feature_cache import FeatureCache
 from ghvae_core.training.objective import Batch
 from ghvae_core.training.stages import TrainingConfig
@@ -21,7 +21,7 @@ from ghvae_core.training.stages import TrainingConfig
 Augment = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]  # frames (T, B, px, px, 3) alike
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """What one process learns from at once, a part of the batch of a step."""
 
     batch: Batch
@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Draw:
+class BatchSource:
     """Where the windows come from."""
 
     windows: Windows
@@ -37,25 +37,27 @@ class Draw:
     seed: int
 
 
-class Loader:
+class BatchLoader:
     """Draws windows as a function of seed, stage and step alone, in a thread of its own.
 
     The batch of a step is divided evenly: first by process, then by accumulation step. So any number of processes and
     of accumulation steps learns from the same windows.
     """
 
-    def __init__(self, draw: Draw, training: TrainingConfig, group: Group, features: FeatureCache) -> None:
+    def __init__(
+        self, draw: BatchSource, training: TrainingConfig, group: ProcessGroup, features: FeatureCache
+    ) -> None:
         """Prepare nothing yet."""
         self._draw, self._group, self._features = draw, group, features
         self._n_whole, self._n_parts = training.batch_windows, training.accumulation_steps
         self._thread = ThreadPoolExecutor(1, "loader")
-        self._next: tuple[tuple[int, int, int], Future[Part]] | None = None
+        self._next: tuple[tuple[int, int, int], Future[MicroBatch]] | None = None
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def parts(self, stage: int, step: int, n_steps: int) -> Iterator[Part]:
+    def parts(self, stage: int, step: int, n_steps: int) -> Iterator[MicroBatch]:
         """Yield this process's parts of the batch of a step, and prepare what most likely follows."""
         for part in range(self._n_parts):
             place = (stage, step, part)
@@ -80,7 +82,7 @@ class Loader:
             self._next[1].exception()  # waits for it
             self._next = None
 
-    def _prepare(self, stage: int, step: int, part: int) -> Part:
+    def _prepare(self, stage: int, step: int, part: int) -> MicroBatch:
         draw, device = self._draw, self._group.device
         numbers = np.random.default_rng([draw.seed, stage, step])
         indices = draw.windows.draw(numbers, self._n_whole)
@@ -93,7 +95,7 @@ class Loader:
         with torch.cuda.device(device) if device != "cpu" else nullcontext():
             batch = Batch.of(frames, actions, device)
             lower = self._features.gather(rows, device)
-        return Part(replace(batch, lower=lower, first=place * n, n_whole=self._n_whole), noise_seed)
+        return MicroBatch(replace(batch, lower=lower, first=place * n, n_whole=self._n_whole), noise_seed)
 
 
 def _augmented(frames: NDArray[np.uint8], augment: Augment, seeds: list[list[int]]) -> NDArray[np.uint8]:

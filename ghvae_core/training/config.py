@@ -16,7 +16,7 @@ from ghvae_core.training.objective import ObjectiveConfig
 from ghvae_core.training.stages import TrainingConfig
 
 
-class RunConfig(Config):
+class TrainingRunConfig(Config):
     """All sections that `--set` knows."""
 
     model: AnyConfig
@@ -25,10 +25,10 @@ class RunConfig(Config):
     data: DataConfig
 
     @model_validator(mode="after")
-    def _check(self) -> RunConfig:
+    def _check(self) -> TrainingRunConfig:
         # Not ValueError: pydantic would give back all sections with it.
-        if isinstance(self.model, GhvaeConfig) and self.model.prior == "uniform" and self.training.polish_steps:
-            raise ConfigError("model.prior: uniform has nothing to polish; set training.polish_steps=0")
+        if isinstance(self.model, GhvaeConfig) and self.model.prior == "uniform" and self.training.prior_finetune_steps:
+            raise ConfigError("model.prior: uniform has nothing to polish; set training.prior_finetune_steps=0")
         if isinstance(self.model, SvgConfig) and self.objective.prior_emphasis != 1:
             emphasis = self.objective.prior_emphasis
             raise ConfigError(
@@ -37,7 +37,7 @@ class RunConfig(Config):
         return self
 
 
-def load_config(model: str, overrides: Sequence[str], n_modules: int | None = None) -> RunConfig:
+def load_config(model: str, overrides: Sequence[str], n_modules: int | None = None) -> TrainingRunConfig:
     """Return the configuration: the model's file, the training file of its name (or tiny's), and the overrides.
 
     Args:
@@ -59,7 +59,7 @@ def load_config(model: str, overrides: Sequence[str], n_modules: int | None = No
         "objective": Path("training", "objective.yaml"),
         "data": Path("training", "data.yaml"),
     }
-    config = load(RunConfig, {key: str(path) for key, path in sections.items()}, overrides)
+    config = load(TrainingRunConfig, {key: str(path) for key, path in sections.items()}, overrides)
     if n_modules is not None:
         if not isinstance(config.model, GhvaeConfig) or not 1 <= n_modules <= config.model.n_modules:
             raise ConfigError(f"--modules: expected 1 to {config.model.n_modules} as {model} has, got {n_modules}")
@@ -70,7 +70,7 @@ def load_config(model: str, overrides: Sequence[str], n_modules: int | None = No
     return config
 
 
-def continued(config: RunConfig, start: Checkpoint, overrides: Sequence[str]) -> RunConfig:
+def continued(config: TrainingRunConfig, start: Checkpoint, overrides: Sequence[str]) -> TrainingRunConfig:
     """Return the configuration with no steps for trained modules, where others are missing and none were asked for."""
     n_trained, n_modules = start.model.n_modules, config.model.n_modules
     if _is_set("training.module_steps", overrides) or n_trained >= n_modules:
@@ -79,7 +79,7 @@ def continued(config: RunConfig, start: Checkpoint, overrides: Sequence[str]) ->
     return config.model_copy(update={"training": config.training.model_copy(update={"module_steps": steps})})
 
 
-def check_steps(config: RunConfig, n_trained: int, stage: str) -> None:
+def check_steps(config: TrainingRunConfig, n_trained: int, stage: str) -> None:
     """Refuse to leave a module untrained or behind, and to polish a prior towards a posterior that no longer fits.
 
     Args:
@@ -96,10 +96,10 @@ def check_steps(config: RunConfig, n_trained: int, stage: str) -> None:
     for k in range(n_trained + 1, n_modules + 1):
         if not config.training.steps_of(k):
             raise ConfigError(f"training.module_steps: expected steps for module {k}, which no --init brings, got 0")
-    if stage == "rollout" and config.training.polish_steps and not config.training.steps_of(n_modules):
+    if stage == "rollout" and config.training.prior_finetune_steps and not config.training.steps_of(n_modules):
         raise ConfigError(
             "--init: got a checkpoint after its rollout stage, which left the posterior behind, so that there is "
-            "nothing to polish towards; set training.polish_steps=0, or take the checkpoint of an earlier stage"
+            "nothing to polish towards; set training.prior_finetune_steps=0, or take the checkpoint of an earlier stage"
         )
     steps = [config.training.steps_of(k) for k in range(1, n_modules + 1)]
     behind = [k for k in range(2, n_modules + 1) if any(steps[: k - 1]) and not steps[k - 1]]
@@ -110,7 +110,7 @@ def check_steps(config: RunConfig, n_trained: int, stage: str) -> None:
         )
 
 
-def check_processes(config: RunConfig, n_processes: int) -> None:
+def check_processes(config: TrainingRunConfig, n_processes: int) -> None:
     """Refuse a batch that cannot be divided evenly.
 
     Raises:
@@ -137,7 +137,7 @@ def check_unset(overrides: Sequence[str]) -> None:
             )
 
 
-def fitted(config: RunConfig, dataset: Dataset) -> RunConfig:
+def fitted(config: TrainingRunConfig, dataset: Dataset) -> TrainingRunConfig:
     """Return the configuration with the data's actions: how many numbers, and what they are divided by."""
     update = {"action_dim": dataset.train.actions.shape[1], "action_scale": dataset.action_scale}
     return config.model_copy(update={"model": config.model.model_copy(update=update)})

@@ -27,14 +27,14 @@ from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
 from ghvae_core.models.svg import SvgConfig
 from ghvae_core.models.video_model import IMAGE_CHANNELS, VideoModel
 from ghvae_core.training.objective import Batch, ObjectiveConfig
-from ghvae_core.training.stages import Phase, Stage, TrainingConfig, stages, trained_parameters
+from ghvae_core.training.stages import StageLoss, TrainingConfig, TrainingStage, stages, trained_parameters
 
 N_CONTEXT, HORIZON = 2, 10  # paper E.1
 N_FRAMES = N_CONTEXT + HORIZON  # of a clip
 N_CANDIDATES = 200  # of a plan; ours
 
 
-class Layer(Config):
+class LayerSummary(Config):
     """One network of one module. Shapes are those of one frame: (height, width, channels), or (numbers,)."""
 
     module: int  # from 1
@@ -44,7 +44,7 @@ class Layer(Config):
     n_parameters: int
 
 
-class Cost(Config):
+class StageCost(Config):
     """One stage of training: FLOP of one clip, bytes of one batch."""
 
     stage: str
@@ -62,17 +62,17 @@ class Cost(Config):
         return self.weights_bytes + self.optimizer_bytes + self.activations_bytes
 
 
-class Description(Config):
+class ModelCost(Config):
     """What a model is and costs."""
 
     kind: str
     n_parameters: int
     n_parameters_at_test: int  # those that imagining uses
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerSummary, ...]
     batch_windows: int  # clips that go through at once
     n_frames: int  # of a clip
     precision: str
-    stages: tuple[Cost, ...]  # each kind there is, whether or not the run has steps for it
+    stages: tuple[StageCost, ...]  # each kind there is, whether or not the run has steps for it
     feature_cache_bytes: int  # of one clip: the features of all modules but the deepest
     n_candidates: int  # of a plan
     horizon: int
@@ -80,13 +80,13 @@ class Description(Config):
     plan_flop: int  # of imagining all candidates of a plan
 
 
-def describe(config: GhvaeConfig | SvgConfig, training: TrainingConfig) -> Description:
+def model_cost(config: GhvaeConfig | SvgConfig, training: TrainingConfig) -> ModelCost:
     """Return what a model costs to train with these settings and to plan with; takes seconds and no device.
 
     The encoders of frozen modules are counted as cached, sharding as off.
     """
     training = training.model_copy(update={"shard": False})
-    layers: dict[tuple[int, int], Layer] = {}
+    layers: dict[tuple[int, int], LayerSummary] = {}
     with torch.device("meta"):
         model = build(config)
     with FakeTensorMode():  # tensors without numbers that all networks take for tensors of a CPU
@@ -94,7 +94,7 @@ def describe(config: GhvaeConfig | SvgConfig, training: TrainingConfig) -> Descr
         with _noted(model, layers):
             costs = tuple(_cost(model, stage, training) for stage in _every_stage(model, training))
         frame_flop, plan_flop = _imagining(model)
-        return Description(
+        return ModelCost(
             kind=config.kind,
             n_parameters=_count(model.parameters()),
             n_parameters_at_test=_count_at_test(model),
@@ -111,7 +111,7 @@ def describe(config: GhvaeConfig | SvgConfig, training: TrainingConfig) -> Descr
         )
 
 
-def show(description: Description, console: Console) -> None:
+def print_cost(description: ModelCost, console: Console) -> None:
     """Print a description: the layers, the stages of training, and the totals."""
     layers = Table("k", "network", "in", "out", title="Layers: height x width x channels", title_justify="left")
     layers.add_column("parameters", justify="right")
@@ -177,17 +177,25 @@ def _make_fake(model: VideoModel) -> None:
             setattr(module, name, torch.empty(buffer.shape))
 
 
-def _every_stage(model: VideoModel, training: TrainingConfig) -> list[Stage]:
+def _every_stage(model: VideoModel, training: TrainingConfig) -> list[TrainingStage]:
     """Return a stage of each kind that the model can be trained in."""
-    once: dict[str, object] = {"module_steps": (1,), "end_to_end_steps": 1, "polish_steps": 1, "rollout_steps": 1}
+    once: dict[str, object] = {
+        "module_steps": (1,),
+        "end_to_end_steps": 1,
+        "prior_finetune_steps": 1,
+        "rollout_steps": 1,
+    }
     plan = stages(training.model_copy(update=once), model.n_modules)
     if isinstance(model, Ghvae):
-        return [stage for stage in plan if stage.kind != "polish" or model.config.prior == "learned"]
+        return [stage for stage in plan if stage.kind != "prior_finetune" or model.config.prior == "learned"]
     return [stage for stage in plan if stage.kind == "end_to_end"]
 
 
-def _cost(model: VideoModel, stage: Stage, training: TrainingConfig) -> Cost:
-    phase, parameters = Phase(model, stage, training, ObjectiveConfig(), N_CONTEXT), trained_parameters(model, stage)
+def _cost(model: VideoModel, stage: TrainingStage, training: TrainingConfig) -> StageCost:
+    phase, parameters = (
+        StageLoss(model, stage, training, ObjectiveConfig(), N_CONTEXT),
+        trained_parameters(model, stage),
+    )
     batch = _batch(model, stage, training)
     moments = [torch.empty_like(parameter) for parameter in (*parameters, *parameters)]
     meter = _Meter([*model.parameters(), *moments, batch.frames, batch.actions, *batch.lower])
@@ -208,7 +216,7 @@ def _cost(model: VideoModel, stage: Stage, training: TrainingConfig) -> Cost:
         loss.total.backward()
     model.zero_grad()
     n = _n_windows(training)
-    return Cost(
+    return StageCost(
         stage=stage.name,
         n_trained=_count(parameters),
         forward_flop=forward_flop // n,
@@ -220,13 +228,13 @@ def _cost(model: VideoModel, stage: Stage, training: TrainingConfig) -> Cost:
     )
 
 
-def _batch(model: VideoModel, stage: Stage, training: TrainingConfig) -> Batch:
+def _batch(model: VideoModel, stage: TrainingStage, training: TrainingConfig) -> Batch:
     """Return a batch as the loader does: with the features of frozen encoders where a stage has some."""
     n = _n_windows(training)
     frames = _frames(model, N_FRAMES * n)
     actions = torch.empty((N_FRAMES - 1) * n, model.config.action_dim)
     lower: tuple[Tensor, ...] = ()
-    if isinstance(model, Ghvae) and stage.kind in {"module", "polish"}:
+    if isinstance(model, Ghvae) and stage.kind in {"module", "prior_finetune"}:
         lower = _features(model, frames, stage.k - 1, training)
     return Batch(frames, actions, N_FRAMES - 1, lower)
 
@@ -272,7 +280,7 @@ def _n_windows(training: TrainingConfig) -> int:
 
 
 @contextmanager
-def _noted(model: VideoModel, layers: dict[tuple[int, int], Layer]) -> Iterator[None]:
+def _noted(model: VideoModel, layers: dict[tuple[int, int], LayerSummary]) -> Iterator[None]:
     """Note what goes into and comes out of each network of each module when it is first called."""
     hooks = []
     for k in range(1, model.n_modules + 1):
@@ -286,21 +294,21 @@ def _noted(model: VideoModel, layers: dict[tuple[int, int], Layer]) -> Iterator[
 
 
 def _note(
-    layers: dict[tuple[int, int], Layer], place: tuple[int, int], name: str
+    layers: dict[tuple[int, int], LayerSummary], place: tuple[int, int], name: str
 ) -> Callable[[nn.Module, tuple[Any, ...], object], None]:
     def note(network: nn.Module, args: tuple[Any, ...], out: object) -> None:
         if place not in layers:
             shapes = [[_shape(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)] for tree in (args, out)]
             n_parameters = _count(network.parameters())
             inputs, output = tuple(shapes[0]), shapes[1][0]
-            layers[place] = Layer(
+            layers[place] = LayerSummary(
                 module=place[0], network=name, inputs=inputs, output=output, n_parameters=n_parameters
             )
 
     return note
 
 
-def _totals(description: Description) -> Iterator[str]:
+def _totals(description: ModelCost) -> Iterator[str]:
     yield f"{description.n_parameters:,} parameters, {description.n_parameters_at_test:,} of them used at test"
     plan = f"{description.n_candidates} x {description.horizon} steps: {description.plan_flop / 1e9:,.0f} GFLOP"
     yield f"a predicted frame: {description.frame_flop / 1e9:.3f} GFLOP; a plan of {plan}"

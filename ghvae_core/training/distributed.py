@@ -53,7 +53,7 @@ _SILENCE = timedelta(minutes=30)  # of another process, then it counts as dead: 
 _PATIENCE = timedelta(days=7)  # with the first process while it decodes all episodes, which may take it days; ours
 
 
-class Group:
+class ProcessGroup:
     """This process's place among those that train together, and what they must agree on."""
 
     def __init__(self, device: str) -> None:
@@ -82,7 +82,7 @@ class Group:
         """Whether this is the process that writes files and talks."""
         return self.rank == 0
 
-    def __enter__(self) -> Group:
+    def __enter__(self) -> ProcessGroup:
         """Meet the others."""
         if self.size > 1:
             if self.device != "cpu":

@@ -17,11 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 from ghvae_core.models.checkpoint_files import CheckpointError
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.video_model import VideoModel
-from ghvae_core.training.batches import Part
-from ghvae_core.training.distributed import Group
+from ghvae_core.training.batches import MicroBatch
+from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.objective import Loss, ObjectiveConfig
-from ghvae_core.training.stages import Phase, Stage, TrainingConfig, trained_parameters
-from ghvae_core.training.training_state import Moments
+from ghvae_core.training.stages import StageLoss, TrainingConfig, TrainingStage, trained_parameters
+from ghvae_core.training.training_state import OptimizerState
 
 _WARM_UP = 10  # the average of the first steps is a plain one, which forgets the start; as in TensorFlow's
 
@@ -63,13 +63,13 @@ class Engine:
     (DDP); or, where `shard` asks for it, each process holds a share of all weights of the end-to-end stage (FSDP2).
     """
 
-    def __init__(self, model: VideoModel, stage: Stage, recipe: Recipe, group: Group) -> None:
+    def __init__(self, model: VideoModel, stage: TrainingStage, recipe: Recipe, group: ProcessGroup) -> None:
         """Freeze what the stage does not train, and begin with empty moments."""
         self._model, self._group, self._n_parts = model, group, recipe.training.accumulation_steps
         self._stage = stage
         self._is_sharded = recipe.training.shard and stage.kind == "end_to_end" and group.size > 1
         trained = _replica(model, group) if self._is_sharded else model
-        self._phase = Phase(trained, stage, recipe.training, recipe.objective, recipe.n_context)
+        self._phase = StageLoss(trained, stage, recipe.training, recipe.objective, recipe.n_context)
         self._network: nn.Module = self._phase
         if self._is_sharded:
             _shard(self._phase, trained, group)
@@ -80,7 +80,7 @@ class Engine:
         self._optimizer = torch.optim.Adam(self.parameters, lr=stage.rate)
         self._ema = Ema(self.parameters, recipe.training.ema_decay)
 
-    def gradients(self, parts: Iterable[Part], step: int) -> tuple[Loss, Tensor]:
+    def gradients(self, parts: Iterable[MicroBatch], step: int) -> tuple[Loss, Tensor]:
         """Compute the gradients of a step and clip them.
 
         Returns:
@@ -111,14 +111,14 @@ class Engine:
         if self._is_sharded:
             self._model.to(self._group.device)
 
-    def state(self) -> Moments:
+    def state(self) -> OptimizerState:
         """Put the weights into the model and return what else is needed to go on; all processes must call it."""
         self._weights_to_model()
         state = self._optimizer.state_dict()["state"]
         moments = {f"{index}.{name}": _whole(tensor) for index, each in state.items() for name, tensor in each.items()}
-        return Moments(moments, {str(index): _whole(tensor) for index, tensor in enumerate(self._ema.averages)})
+        return OptimizerState(moments, {str(index): _whole(tensor) for index, tensor in enumerate(self._ema.averages)})
 
-    def load(self, kept: Moments, place: str) -> None:
+    def load(self, kept: OptimizerState, place: str) -> None:
         """Go on from a state that any number of processes left.
 
         Raises:
@@ -161,7 +161,7 @@ class Engine:
                 state[name].copy_(_whole(tensor))
 
 
-def _replica(model: VideoModel, group: Group) -> VideoModel:
+def _replica(model: VideoModel, group: ProcessGroup) -> VideoModel:
     """Return a copy to be cut up; the model itself waits in the main memory until the stage ends."""
     replica = copy.deepcopy(model).to(group.device)
     replica.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP2 takes no other
@@ -169,15 +169,15 @@ def _replica(model: VideoModel, group: Group) -> VideoModel:
     return replica
 
 
-def _shard(phase: Phase, model: VideoModel, group: Group) -> None:
+def _shard(phase: StageLoss, model: VideoModel, group: ProcessGroup) -> None:
     """Cut the weights of each part that is called as a whole into one share a process."""
     mesh = init_device_mesh(torch.device(group.device).type, (group.size,))
     if isinstance(model, Ghvae):
         for k in range(1, model.n_modules + 1):
             module = model.module(k)
             coders = [module.encoder, module.decoder.project, module.decoder, module.pixels]
-            beliefs = [each for network in (module.prior, module.posterior) for each in (network.body, network.head)]
-            for part in (*coders, *beliefs):
+            stats = [each for network in (module.prior, module.posterior) for each in (network.body, network.head)]
+            for part in (*coders, *stats):
                 if part is not None:
                     fully_shard(part, mesh=mesh)
     fully_shard(phase, mesh=mesh)

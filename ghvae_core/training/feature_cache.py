@@ -26,13 +26,13 @@ from ghvae_core.data.windows import FrameArray
 from ghvae_core.models.checkpoint import module_sha256
 from ghvae_core.models.checkpoint_files import CheckpointWriteError
 from ghvae_core.models.ghvae import Ghvae
-from ghvae_core.training.distributed import Group
+from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.stages import autocast
 
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Origin(Config):
+class FeatureKey(Config):
     """What made the features of one level."""
 
     weights: tuple[str, ...]  # sha256 of encoders 1 .. k
@@ -54,7 +54,7 @@ class Origin(Config):
 class FeatureFile:
     """One level. Its numbers are written first and its manifest last, so what has a manifest is whole."""
 
-    def __init__(self, folder: Path, k: int, origin: Origin) -> None:
+    def __init__(self, folder: Path, k: int, origin: FeatureKey) -> None:
         """Touch nothing yet."""
         self.path, self._manifest, self._origin = folder / f"level_{k}.bin", folder / f"level_{k}.json", origin
 
@@ -67,7 +67,7 @@ class FeatureFile:
     def fits(self) -> bool:
         """Whether the features are there, whole, and of the very weights and data."""
         try:
-            found = Origin.model_validate_json(self._manifest.read_bytes())
+            found = FeatureKey.model_validate_json(self._manifest.read_bytes())
             return found == self._origin and self.path.stat().st_size == self._origin.n_bytes
         except (FileNotFoundError, ValidationError):
             return False
@@ -116,15 +116,15 @@ _PROBE_BYTES, _PROBE_ROW = 32_000_000, 64_000  # of a file, and what is read of 
 
 
 @dataclass(frozen=True)
-class Level:
+class FeatureLevel:
     """h^k of all frames."""
 
     values: Tensor  # (F, H, W, C), in memory or mapped from a file
-    origin: Origin
+    origin: FeatureKey
 
 
 @dataclass(frozen=True)
-class Source:
+class FeatureSource:
     """What is encoded, and how."""
 
     frames: FrameArray  # (F, px, px, 3)
@@ -132,9 +132,9 @@ class Source:
     n_chunk: int  # frames that go through an encoder at once: as many as at a step
     is_half: bool  # bfloat16, else float32
 
-    def origin(self, model: Ghvae, k: int) -> Origin:
+    def origin(self, model: Ghvae, k: int) -> FeatureKey:
         """Return what h^k of all frames would be made of."""
-        return Origin(
+        return FeatureKey(
             weights=tuple(module_sha256(model.module(j).encoder.state_dict()) for j in range(1, k + 1)),
             data=self.data_sha256,
             shape=(len(self.frames), model.config.px(k), model.config.px(k), model.config.modules[k - 1].channels),
@@ -154,7 +154,7 @@ class Source:
 class FeatureCache:
     """h^first .. h^last of all frames, in memory or in files that all processes of a group share."""
 
-    def __init__(self, source: Source, folder: Path, group: Group, notify: Callable[[str], None]) -> None:
+    def __init__(self, source: FeatureSource, folder: Path, group: ProcessGroup, notify: Callable[[str], None]) -> None:
         """Start empty.
 
         Args:
@@ -164,7 +164,7 @@ class FeatureCache:
             notify: Told, in words, of files that cannot be used.
         """
         self._source, self._folder, self._group, self._notify = source, folder, group, notify
-        self._levels: dict[int, Level] = {}
+        self._levels: dict[int, FeatureLevel] = {}
 
     @property
     def levels(self) -> range:
@@ -200,14 +200,14 @@ class FeatureCache:
         if self._group.is_first:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _in_memory(self, model: Ghvae, k: int) -> Level:
+    def _in_memory(self, model: Ghvae, k: int) -> FeatureLevel:
         origin = self._source.origin(model, k)
         values = torch.empty(origin.shape, dtype=origin.dtype)
         for chunk, h in self._encoded(model, k, rank=0, size=1):
             values[chunk] = h
-        return Level(values, origin)
+        return FeatureLevel(values, origin)
 
-    def _in_file(self, model: Ghvae, k: int) -> Level:
+    def _in_file(self, model: Ghvae, k: int) -> FeatureLevel:
         """Return a level mapped from its file, which is made, by all processes together, if it does not fit."""
         origin = self._source.origin(model, k)
         file = FeatureFile(self._folder, k, origin)
@@ -225,7 +225,7 @@ class FeatureCache:
             self._group.wait()
             if self._group.is_first:
                 file.seal()
-        return Level(values, origin)
+        return FeatureLevel(values, origin)
 
     def _encoded(self, model: Ghvae, k: int, rank: int, size: int) -> Iterator[tuple[slice, Tensor]]:
         """Yield this process's share of h^k, piece by piece: which frames, and their features (n, H, W, C)."""

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from ghvae_core.models.ghvae import Ghvae
-from ghvae_core.training.distributed import Group
-from ghvae_core.training.feature_cache import FeatureCache, Source, read_rate
+from ghvae_core.training.distributed import ProcessGroup
+from ghvae_core.training.feature_cache import FeatureCache, FeatureSource, read_rate
 from ghvae_core.training.stages import TrainingConfig, autocast
 
 _SPARE = 1.1  # of the disk space that files need; ours
@@ -21,7 +21,7 @@ _RUNS = 2  # of an encoder when it is timed; the first one warms up
 
 
 @dataclass(frozen=True)
-class Choice:
+class FeatureCacheChoice:
     """Which levels are kept, and where."""
 
     levels: range
@@ -33,11 +33,11 @@ class FeaturePolicy:
     """Chooses for one stage after another."""
 
     training: TrainingConfig
-    source: Source
+    source: FeatureSource
     folder: Path  # where files would be
-    group: Group
+    group: ProcessGroup
 
-    def choose(self, model: Ghvae, depth: int, n_uses: int, cache: FeatureCache) -> Choice:
+    def choose(self, model: Ghvae, depth: int, n_uses: int, cache: FeatureCache) -> FeatureCacheChoice:
         """Return what to keep of levels 1 .. depth; the same in all processes.
 
         Args:
@@ -46,41 +46,45 @@ class FeaturePolicy:
             n_uses: How often this process will look up a frame in this and later stages.
             cache: What is held already, which costs nothing more.
         """
-        choice = self._choose(model, depth, n_uses, cache) if self.group.is_first else Choice(range(0), False)
+        choice = (
+            self._choose(model, depth, n_uses, cache) if self.group.is_first else FeatureCacheChoice(range(0), False)
+        )
         levels = choice.levels
         start, stop, in_files = self.group.largest(levels.start, levels.stop, int(choice.in_files))
-        return Choice(range(start, stop), bool(in_files))
+        return FeatureCacheChoice(range(start, stop), bool(in_files))
 
-    def _choose(self, model: Ghvae, depth: int, n_uses: int, cache: FeatureCache) -> Choice:
+    def _choose(self, model: Ghvae, depth: int, n_uses: int, cache: FeatureCache) -> FeatureCacheChoice:
         options = {"off": range(0), "deep": range(2, depth + 1), "all": range(1, depth + 1)}
         policy = self.training.feature_cache
         levels = [options[policy]] if policy != "auto" else [*options.values()]
         choices = [choice for choice in map(self._placed(model), levels) if self._has_space(model, choice)]
         if depth and len(choices) > 1:
             return min(choices, key=self._price(model, depth, n_uses, cache))
-        return choices[0] if choices and depth else Choice(range(0), False)
+        return choices[0] if choices and depth else FeatureCacheChoice(range(0), False)
 
-    def _placed(self, model: Ghvae) -> Callable[[range], Choice]:
+    def _placed(self, model: Ghvae) -> Callable[[range], FeatureCacheChoice]:
         """Choose memory or files; processes of one machine share files, but not memory."""
 
-        def place(levels: range) -> Choice:
+        def place(levels: range) -> FeatureCacheChoice:
             too_large = self.source.size_gb(model, levels) > self.training.feature_cache_limit_gb
-            return Choice(levels, bool(levels) and (too_large or self.group.size > 1))
+            return FeatureCacheChoice(levels, bool(levels) and (too_large or self.group.size > 1))
 
         return place
 
-    def _has_space(self, model: Ghvae, choice: Choice) -> bool:
+    def _has_space(self, model: Ghvae, choice: FeatureCacheChoice) -> bool:
         there = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         needed = _SPARE * 1e9 * self.source.size_gb(model, choice.levels)
         own = sum(path.stat().st_size for path in self.folder.glob("*.bin"))  # will be used again, or replaced
         return not choice.in_files or shutil.disk_usage(there).free + own > needed
 
-    def _price(self, model: Ghvae, depth: int, n_uses: int, cache: FeatureCache) -> Callable[[Choice], float]:
+    def _price(
+        self, model: Ghvae, depth: int, n_uses: int, cache: FeatureCache
+    ) -> Callable[[FeatureCacheChoice], float]:
         """Return what tells the seconds that a choice costs: to fill, to read, and to compute what is not kept."""
         encode_s = {j: self._encode_s(model, j) for j in {1, depth}}
         memory, disk = read_rate(None), read_rate(self.folder.parent)
 
-        def price(choice: Choice) -> float:
+        def price(choice: FeatureCacheChoice) -> float:
             computed_s = 0.0 if choice.levels.start == 1 else encode_s[1 if choice.levels else depth]
             read_s = self.source.frame_bytes(model, choice.levels) / (disk if choice.in_files else memory)
             filled = len(self.source.frames) / self.group.size if cache.missing(model, choice.levels) else 0.0

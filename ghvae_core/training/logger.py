@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from ghvae_core.models.checkpoint import CheckpointInfo, save
-from ghvae_core.training.stages import Stage
-from ghvae_core.training.trainer import Job
-from ghvae_core.training.validation import Figures, picture, spread, usual_error
+from ghvae_core.training.stages import TrainingStage
+from ghvae_core.training.trainer import TrainingJob
+from ghvae_core.training.validation import ValidationMetrics, picture, spread, val_rmse_p95
 
 _EVERY = 20  # steps between two points of a curve
 _PICTURED = 4  # validation windows in a picture
@@ -22,23 +22,23 @@ _COMPARED = 128  # and those that tell the usual error
 _LINE_INTERVAL_S = 30.0  # between lines of progress where there is no terminal
 
 
-class Silence:
+class NullListener:
     """Listens for all processes but the first, and does nothing: one alone talks and writes."""
 
-    def step(self, stage: Stage, step: int, loss: dict[str, float]) -> None:
+    def step(self, stage: TrainingStage, step: int, loss: dict[str, float]) -> None:
         """Do nothing."""
 
     def note(self, text: str) -> None:
         """Do nothing."""
 
-    def stage_end(self, stage: Stage, figures: Figures) -> None:
+    def stage_end(self, stage: TrainingStage, figures: ValidationMetrics) -> None:
         """Do nothing."""
 
 
 class TrainingLog:
     """Writes tensorboard curves, `pictures/` and `stages/` in the folder of a run, and progress to stderr."""
 
-    def __init__(self, folder: Path, job: Job, info: CheckpointInfo) -> None:
+    def __init__(self, folder: Path, job: TrainingJob, info: CheckpointInfo) -> None:
         """Prepare, and write nothing yet; `info` describes the model of the last stage."""
         self._folder, self._job, self._info = folder, job, info
         self._console = Console(stderr=True)
@@ -67,7 +67,7 @@ class TrainingLog:
         self._progress.stop()
         self._writer.close()
 
-    def step(self, stage: Stage, step: int, loss: dict[str, float]) -> None:
+    def step(self, stage: TrainingStage, step: int, loss: dict[str, float]) -> None:
         """Move the bar; add a point to the curves now and then."""
         done = self._before(stage) + step
         text = f"{stage.name}  error {loss['mse']:.5f}  KL {loss['kl']:.1f}"
@@ -89,7 +89,7 @@ class TrainingLog:
         """Print a line above the bar."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def stage_end(self, stage: Stage, figures: Figures) -> None:
+    def stage_end(self, stage: TrainingStage, figures: ValidationMetrics) -> None:
         """Record the figures, warn of an unhealthy module, draw the picture, save the checkpoint."""
         values = "  ".join(f"{name} {value:.5f}" for name, value in figures._asdict().items() if name != "kl")
         self.say(f"{stage.name}: {values}  kl {figures.kl:.1f}")
@@ -104,14 +104,14 @@ class TrainingLog:
         (pictures / f"{stage.name}.png").write_bytes(image)
         save(self._folder / "stages" / stage.name, job.model, self.describe(stage, figures))
 
-    def describe(self, stage: Stage, figures: Figures) -> CheckpointInfo:
+    def describe(self, stage: TrainingStage, figures: ValidationMetrics) -> CheckpointInfo:
         """Return what a checkpoint after a stage says of itself."""
         facts = {name: float(np.float32(value)) for name, value in figures._asdict().items()}
         provenance = {**self._info.provenance, "stage": stage.name, **facts}
         job = self._job
-        usual = usual_error(job.model, stage.k, job.validation, spread(job.validation, _COMPARED), job.n_context)
-        update = {"modules_trained": stage.k, "usual_error": usual, "provenance": provenance}
+        usual = val_rmse_p95(job.model, stage.k, job.validation, spread(job.validation, _COMPARED), job.n_context)
+        update = {"modules_trained": stage.k, "val_rmse_p95": usual, "provenance": provenance}
         return self._info.model_copy(update=update)
 
-    def _before(self, stage: Stage) -> int:
+    def _before(self, stage: TrainingStage) -> int:
         return sum(other.n_steps for other in self._job.plan[: self._job.plan.index(stage)])

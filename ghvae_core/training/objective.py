@@ -8,8 +8,9 @@ beta = 1e-6 equals a Gaussian pixel noise of sigma = sqrt(12288 * 11 * 1e-6 / 2)
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,17 +24,21 @@ from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.layers import Gaussian, gaussian
 from ghvae_core.models.svg import Svg
 
-Kind = Literal["module", "end_to_end", "polish", "rollout"]  # of a stage: what it minimises, and by which weights
+Kind = Literal[
+    "module", "end_to_end", "prior_finetune", "rollout"
+]  # of a stage: what it minimises, and by which weights
 
 
 class ObjectiveConfig(Config):
-    """The weights of the terms."""
+    """Weights of the loss terms."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"warm_up_share": "warmup_fraction"}
 
     beta: float = Field(default=1e-6, ge=0)  # of the KL; ours, the paper gives none
     # How much more the prior is drawn to the posterior than the posterior to the prior; 1 is the paper's bound. The
     # prior alone predicts at test, and it was the measured bottleneck.
     prior_emphasis: float = Field(default=1.0, ge=1)
-    warm_up_share: float = Field(default=0.5, ge=0, le=1)  # of a module's steps in which beta rises from 0; ours:
+    warmup_fraction: float = Field(default=0.5, ge=0, le=1)  # of a module's steps in which beta rises from 0; ours:
     # without it the posterior collapsed and the prior ignored the actions
 
 
@@ -111,7 +116,7 @@ def module_loss(model: Ghvae, k: int, batch: Batch, weights: Weights, generator:
     Returns:
         The bound with the posterior's beta; the prior's emphasis is in the gradient alone.
     """
-    return _bound(model, _beliefs(model, k, batch), batch, weights, generator)
+    return _bound(model, _latent_stats(model, k, batch), batch, weights, generator)
 
 
 def end_to_end_loss(model: Ghvae, k: int, batch: Batch, weights: Weights, generator: torch.Generator | None) -> Loss:
@@ -120,13 +125,13 @@ def end_to_end_loss(model: Ghvae, k: int, batch: Batch, weights: Weights, genera
     Arguments as in `module_loss` (paper's ablation 4).
     """
     lower = model.encode(batch.frames, k - 1)
-    return _bound(model, _beliefs(model, k, replace(batch, lower=tuple(lower))), batch, weights, generator)
+    return _bound(model, _latent_stats(model, k, replace(batch, lower=tuple(lower))), batch, weights, generator)
 
 
 def prior_loss(model: Ghvae, k: int, batch: Batch) -> Loss:
     """Return module k's KL alone: coordinate ascent on the same bound, for the prior ("prior polish")."""
-    beliefs = _beliefs(model, k, batch)
-    mean, prior = beliefs.mean, beliefs.prior
+    stats = _latent_stats(model, k, batch)
+    mean, prior = stats.mean, stats.prior
     kl = kl_divergence(mean.detach(), 2 * math.log(model.config.posterior_std), prior).sum() / batch.n_sequences
     return Loss(kl, kl.new_zeros(()), kl.detach())
 
@@ -155,13 +160,13 @@ def svg_loss(model: Svg, batch: Batch, beta: float | Tensor, generator: torch.Ge
     """
     n, n_steps = batch.n_sequences, batch.n_steps
     features, skips = model.encoder(batch.frames)  # of T + 1 steps
-    told = model.tell(features[:-n], batch.actions)
+    told = model.with_actions(features[:-n], batch.actions)
     prior = gaussian(model.prior(told, n_steps, None)[0])
     posterior = gaussian(model.posterior(features[n:], n_steps, None)[0])
     z = posterior.mean
     if generator is not None:
         z = z + (0.5 * posterior.log_variance).exp() * batch.noise(z, generator)
-    predicted, _ = model.predict(told, z, n_steps)
+    predicted, _ = model.next_features(told, z, n_steps)
     sources = [min(t, model.config.n_context - 1) for t in range(n_steps)]
     held = [torch.cat([steps[t] for t in sources]) for steps in (skip.chunk(n_steps + 1) for skip in skips)]
     mse = functional.mse_loss(model.decoder(predicted, held), batch.frames[n:])
@@ -169,7 +174,7 @@ def svg_loss(model: Svg, batch: Batch, beta: float | Tensor, generator: torch.Ge
     return Loss(mse + beta * kl, mse, kl.detach())
 
 
-class _Beliefs(NamedTuple):
+class LatentStats(NamedTuple):
     """What module k makes of a batch."""
 
     features: list[Tensor]  # h_t^1 .. h_t^k of steps 0 .. T-1
@@ -177,7 +182,7 @@ class _Beliefs(NamedTuple):
     prior: Gaussian  # of z_{t+1}
 
 
-def _beliefs(model: Ghvae, k: int, batch: Batch) -> _Beliefs:
+def _latent_stats(model: Ghvae, k: int, batch: Batch) -> LatentStats:
     with torch.no_grad():
         lower = [*model.encode(batch.frames, k - 1 - len(batch.lower)), *batch.lower]
     encoder, n = model.module(k).encoder, len(batch.actions)
@@ -185,19 +190,19 @@ def _beliefs(model: Ghvae, k: int, batch: Batch) -> _Beliefs:
     h = _watched(encoder(below), model.module(k).prior)
     mean = model.module(k).posterior(h[batch.n_sequences :], batch.n_steps)
     prior, _ = model.prior(h[:n], batch.actions, k, batch.n_steps)
-    return _Beliefs([each[:n] for each in (*lower, h)], mean, prior)
+    return LatentStats([each[:n] for each in (*lower, h)], mean, prior)
 
 
 def _bound(
     model: Ghvae,
-    beliefs: _Beliefs,
+    stats: LatentStats,
     batch: Batch,
     weights: Weights,
     generator: torch.Generator | None,
 ) -> Loss:
-    mean, prior, std, n = beliefs.mean, beliefs.prior, model.config.posterior_std, batch.n_sequences
+    mean, prior, std, n = stats.mean, stats.prior, model.config.posterior_std, batch.n_sequences
     z = mean if generator is None else mean + std * batch.noise(mean, generator)
-    mse = functional.mse_loss(model.decode(z, beliefs.features), batch.frames[n:])
+    mse = functional.mse_loss(model.decode(z, stats.features), batch.frames[n:])
     width, held = 2 * math.log(std), Gaussian(prior.mean.detach(), prior.log_variance.detach())
     kl_posterior = kl_divergence(mean, width, held).sum() / n
     kl_prior = kl_divergence(mean.detach(), width, prior).sum() / n

@@ -16,18 +16,18 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from configs.loader import save
+from configs.loader import former_names, save
 from ghvae_core.data.augmentation import augment
 from ghvae_core.data.dataset import DataConfig, Dataset, load_dataset
 from ghvae_core.models import checkpoint
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo
 from ghvae_core.models.checkpoint_files import CheckpointError, sha256
 from ghvae_core.models.device import find_device
-from ghvae_core.models.torch_import import load_foreign
-from ghvae_core.models.transfer import Report, adapt, check_sizes
+from ghvae_core.models.torch_import import load_torch_file
+from ghvae_core.models.transfer import TransferReport, adapt, check_sizes
 from ghvae_core.models.video_model import VideoModel
 from ghvae_core.training.config import (
-    RunConfig,
+    TrainingRunConfig,
     check_processes,
     check_steps,
     check_unset,
@@ -35,16 +35,18 @@ from ghvae_core.training.config import (
     fitted,
     load_config,
 )
-from ghvae_core.training.distributed import PREEMPTED, Group, collected
+from ghvae_core.training.distributed import PREEMPTED, ProcessGroup, collected
 from ghvae_core.training.engine import Recipe
-from ghvae_core.training.logger import Silence, TrainingLog
+from ghvae_core.training.logger import NullListener, TrainingLog
 from ghvae_core.training.stages import OPERATIONAL, check_plan, stages
-from ghvae_core.training.trainer import Interrupted, Job, Trainer
-from ghvae_core.training.training_state import latest_state
-from ghvae_core.training.validation import Figures
+from ghvae_core.training.trainer import Interrupted, Trainer, TrainingJob
+from ghvae_core.training.training_state import latest_state, rename_former_stages
+from ghvae_core.training.validation import ValidationMetrics
 
 
-def read_episodes(folders: Sequence[Path], config: DataConfig, image_px: int, prepared: Path, group: Group) -> Dataset:
+def read_episodes(
+    folders: Sequence[Path], config: DataConfig, image_px: int, prepared: Path, group: ProcessGroup
+) -> Dataset:
     """Read the episodes, the first process before the others, which find them prepared; say what was left out.
 
     Args:
@@ -80,7 +82,7 @@ _FOREIGN = {".pt", ".pth"}  # files of others, as `--init`
 
 
 @dataclass(frozen=True)
-class Request:
+class TrainingRequest:
     """What was asked for on the command line."""
 
     data: tuple[Path, ...]
@@ -98,12 +100,12 @@ class _Start(NamedTuple):
     """What a run starts with."""
 
     model: VideoModel
-    report: Report  # what became of the weights of `--init`
+    report: TransferReport  # what became of the weights of `--init`
     is_new: bool  # all weights are random
     sha256: str  # of what `--init` named; empty without one
 
 
-def train(request: Request) -> int:
+def train(request: TrainingRequest) -> int:
     """Train as asked; return the exit code: 0, 130 after Ctrl-C, 75 after SIGTERM.
 
     Raises:
@@ -119,7 +121,7 @@ def train(request: Request) -> int:
         n_trained, stage = (init.model.n_modules, str(init.info.provenance.get("stage", ""))) if init else (0, "")
         check_steps(config, n_trained, stage)
     check_plan(stages(config.training, config.model.n_modules), config.model)
-    group = Group(find_device(request.device))
+    group = ProcessGroup(find_device(request.device))
     check_processes(config, group.size)
     _check_out(request)
     with group:
@@ -138,7 +140,7 @@ def _is_foreign(path: Path) -> bool:
     return True
 
 
-def _train(request: Request, config: RunConfig, init: Checkpoint | None, group: Group) -> int:
+def _train(request: TrainingRequest, config: TrainingRunConfig, init: Checkpoint | None, group: ProcessGroup) -> int:
     prepared = request.out / "prepared"
     dataset = read_episodes(request.data, config.data, config.model.image_px, prepared, group)
     config = fitted(config, dataset)
@@ -149,8 +151,10 @@ def _train(request: Request, config: RunConfig, init: Checkpoint | None, group: 
     info = _describe(request, config, dataset, start, notes)
     log = TrainingLog(request.out, job, info) if group.is_first else None
     recipe = Recipe(config.training, config.objective, config.data.n_context)
-    trainer = Trainer(job, recipe, request.out / "state", log or Silence(), group)
+    trainer = Trainer(job, recipe, request.out / "state", log or NullListener(), group)
     if request.resume:
+        if group.is_first:
+            rename_former_stages(request.out / "stages")
         trainer.resume()
     if group.is_first:  # nothing is refused below
         request.out.mkdir(parents=True, exist_ok=True)
@@ -173,7 +177,7 @@ def _train(request: Request, config: RunConfig, init: Checkpoint | None, group: 
     return 0
 
 
-def _check_out(request: Request) -> None:
+def _check_out(request: TrainingRequest) -> None:
     exists = latest_state(request.out / "state") is not None
     if exists and not request.resume:
         raise CheckpointError(
@@ -183,7 +187,7 @@ def _check_out(request: Request) -> None:
         raise CheckpointError(f"{request.out}: holds no run to resume; leave out --resume to start one")
 
 
-def _start(request: Request, config: RunConfig, init: Checkpoint | None) -> _Start:
+def _start(request: TrainingRequest, config: TrainingRunConfig, init: Checkpoint | None) -> _Start:
     """Return the model that training starts with: of random weights, but for those that `--init` brings."""
     if init is not None:
         model, report = adapt(init, config.model, np.random.default_rng(request.seed))
@@ -192,13 +196,13 @@ def _start(request: Request, config: RunConfig, init: Checkpoint | None) -> _Sta
         torch.manual_seed(request.seed)
         model = checkpoint.build(config.model)
     if request.init is None:
-        return _Start(model, Report(), is_new=True, sha256="")
-    report = load_foreign(request.init, model)
+        return _Start(model, TransferReport(), is_new=True, sha256="")
+    report = load_torch_file(request.init, model)
     check_steps(config, _n_loaded(model, report), "")
     return _Start(model, report, is_new=False, sha256=sha256(request.init.read_bytes()))
 
 
-def _n_loaded(model: VideoModel, report: Report) -> int:
+def _n_loaded(model: VideoModel, report: TransferReport) -> int:
     """Return how many of the first modules have no weight that is still random."""
     tensors = model.state_dict(keep_vars=True)
     random = {id(tensors[name]) for name in report.new}
@@ -207,7 +211,7 @@ def _n_loaded(model: VideoModel, report: Report) -> int:
     return [*whole, False].index(False)
 
 
-def _differences(init: Checkpoint | None, config: RunConfig, dataset: Dataset) -> list[str]:
+def _differences(init: Checkpoint | None, config: TrainingRunConfig, dataset: Dataset) -> list[str]:
     """Return, in words, what the model to start from was made for and this run is not, beside the model itself."""
     if init is None:
         return []
@@ -219,8 +223,8 @@ def _differences(init: Checkpoint | None, config: RunConfig, dataset: Dataset) -
     return [f"{name}: was {theirs}, is {ours}" for name, (theirs, ours) in pairs.items() if theirs != ours]
 
 
-def _job(request: Request, config: RunConfig, dataset: Dataset, start: _Start) -> Job:
-    return Job(
+def _job(request: TrainingRequest, config: TrainingRunConfig, dataset: Dataset, start: _Start) -> TrainingJob:
+    return TrainingJob(
         model=start.model,
         train=dataset.train,
         validation=dataset.validation,
@@ -233,14 +237,16 @@ def _job(request: Request, config: RunConfig, dataset: Dataset, start: _Start) -
     )
 
 
-def _name(request: Request, config: RunConfig, dataset: Dataset, start: _Start) -> str:
-    settings = config.model_dump(mode="json", exclude={"training": OPERATIONAL})
+def _name(request: TrainingRequest, config: TrainingRunConfig, dataset: Dataset, start: _Start) -> str:
+    settings = former_names(TrainingRunConfig, config.model_dump(mode="json", exclude={"training": OPERATIONAL}))
     settings["data"]["prepared"] = None  # where the decoded episodes are kept does not matter
     facts = [settings, dataset.sha256, request.seed, start.sha256]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _describe(request: Request, config: RunConfig, dataset: Dataset, start: _Start, notes: list[str]) -> CheckpointInfo:
+def _describe(
+    request: TrainingRequest, config: TrainingRunConfig, dataset: Dataset, start: _Start, notes: list[str]
+) -> CheckpointInfo:
     return CheckpointInfo(
         model=config.model,
         step_limit_m=dataset.step_limit_m,
@@ -259,14 +265,14 @@ def _describe(request: Request, config: RunConfig, dataset: Dataset, start: _Sta
             "init_differences": "; ".join(notes),
             **start.report.provenance(),
             "batch_windows": config.training.batch_windows,
-            "validation_share": config.data.validation_share,
+            "validation_fraction": config.data.validation_fraction,
             "camera": config.data.camera,
             "video_stride": config.data.video_stride,
         },
     )
 
 
-def _summary(folder: Path, job: Job, figures: dict[str, Figures]) -> str:
+def _summary(folder: Path, job: TrainingJob, figures: dict[str, ValidationMetrics]) -> str:
     warnings = {stage.name: figures[stage.name].warnings(stage.kind, job.model.config) for stage in job.plan}
     return json.dumps(
         {

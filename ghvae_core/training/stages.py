@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -27,11 +28,16 @@ from ghvae_core.training.objective import (
 )
 
 
-class Phase(nn.Module):
+class StageLoss(nn.Module):
     """A model in one stage; all but what the stage trains is frozen bit for bit."""
 
     def __init__(
-        self, model: VideoModel, stage: Stage, training: TrainingConfig, objective: ObjectiveConfig, n_context: int
+        self,
+        model: VideoModel,
+        stage: TrainingStage,
+        training: TrainingConfig,
+        objective: ObjectiveConfig,
+        n_context: int,
     ) -> None:
         """Freeze what the stage does not train."""
         super().__init__()
@@ -49,15 +55,15 @@ class Phase(nn.Module):
 
     def _beta(self, step: int) -> float:
         """Return the weight of the KL: it rises from 0."""
-        warm_up = self._objective.warm_up_share * self._stage.n_steps
-        return self._objective.beta * (min(1.0, step / warm_up) if warm_up else 1.0)
+        warmup = self._objective.warmup_fraction * self._stage.n_steps
+        return self._objective.beta * (min(1.0, step / warmup) if warmup else 1.0)
 
     def _loss(self, batch: Batch, beta: float, generator: torch.Generator) -> Loss:
         model, k = self.model, self._stage.k
         if isinstance(model, Svg):
             return svg_loss(model, batch, beta, generator)
         assert isinstance(model, Ghvae)  # noqa: S101 - the plan was checked
-        if self._stage.kind == "polish":
+        if self._stage.kind == "prior_finetune":
             return prior_loss(model, k, batch)
         if self._stage.kind == "rollout":
             return rollout_loss(model, k, batch, self._n_context)
@@ -70,13 +76,13 @@ def autocast(model: VideoModel, is_half: bool) -> torch.autocast:
     return torch.autocast(model.action_scale.device.type, torch.bfloat16, enabled=is_half)
 
 
-def trained_parameters(model: VideoModel, stage: Stage) -> list[nn.Parameter]:
+def trained_parameters(model: VideoModel, stage: TrainingStage) -> list[nn.Parameter]:
     """Return the parameters that a stage trains, and no others: each of them gets a gradient."""
     if not isinstance(model, Ghvae):
         return list(model.parameters())
     deepest = model.module(stage.k)
     prior = list(deepest.prior.parameters()) if model.config.prior == "learned" else []
-    if stage.kind == "polish":
+    if stage.kind == "prior_finetune":
         return prior
     posterior = list(deepest.posterior.parameters()) if stage.kind != "rollout" else []
     own = [*deepest.decoder.project.parameters(), *prior, *posterior]
@@ -102,13 +108,21 @@ OPERATIONAL = {"save_every_s", "feature_cache", "feature_cache_limit_gb"}
 
 
 class TrainingConfig(Config):
-    """How long, how fast, and with what means."""
+    """Length, learning rates and resources of a training run."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {
+        "polish_steps": "prior_finetune_steps",
+        "ramp_steps": "lr_warmup_steps",
+        "final_rate_share": "final_rate_fraction",
+    }
 
     # Of modules 1, 2, ...; the last number holds for those left. 0 leaves a module as `--init` brought it.
     module_steps: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     # All modules at once (paper's ablation 4): after the greedy stages, or instead of them where module_steps is [0]
     end_to_end_steps: int = Field(default=0, ge=0)
-    polish_steps: int = Field(default=0, ge=0)  # the deepest prior alone; same bound, so still the paper's objective
+    prior_finetune_steps: int = Field(
+        default=0, ge=0
+    )  # the deepest prior alone; same bound, so still the paper's objective
     # Imagined rollouts of all modules, the error flowing back through time; beyond the paper, 0 leaves the greedy model
     rollout_steps: int = Field(default=0, ge=0)
     batch_windows: int = Field(default=16, ge=1)  # the paper has 32; half of it learns more in an hour of a CPU
@@ -119,8 +133,8 @@ class TrainingConfig(Config):
     rollout_learning_rate: float = Field(default=3e-4, gt=0)  # ours
     clip_norm: float = Field(default=100.0, gt=0)  # of the gradient; FitVid
     rollout_clip_norm: float = Field(default=1.0, gt=0)  # errors through time are longer; ours
-    ramp_steps: int = Field(default=50, ge=1)  # of the learning rate from 0 at the start of a stage; ours
-    final_rate_share: float = Field(default=0.05, gt=0, le=1)  # of the learning rate where the cosine ends; ours
+    lr_warmup_steps: int = Field(default=50, ge=1)  # of the learning rate from 0 at the start of a stage; ours
+    final_rate_fraction: float = Field(default=0.05, gt=0, le=1)  # of the learning rate where the cosine ends; ours
     # Of the moving average of the trained weights, which is what a stage leaves; 0 leaves the weights themselves; ours
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     precision: Literal["float32", "bfloat16"] = "float32"  # of the networks; the losses are float32 always
@@ -134,7 +148,7 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _check_steps(self) -> TrainingConfig:
-        if not any((*self.module_steps, self.end_to_end_steps, self.polish_steps, self.rollout_steps)):
+        if not any((*self.module_steps, self.end_to_end_steps, self.prior_finetune_steps, self.rollout_steps)):
             raise ValueError("all steps are 0: nothing would be trained")
         if self.batch_windows % self.accumulation_steps:
             raise ValueError(
@@ -149,7 +163,7 @@ class TrainingConfig(Config):
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """One stretch of training."""
 
     name: str
@@ -161,13 +175,13 @@ class Stage:
     clip_norm: float  # of the gradient
 
     def rate_at(self, step: int, config: TrainingConfig) -> float:
-        """Return the learning rate of a step, from 0: a short ramp, then a cosine down to `final_rate_share`."""
-        floor = config.final_rate_share
+        """Return the learning rate of a step, from 0: a short ramp, then a cosine down to `final_rate_fraction`."""
+        floor = config.final_rate_fraction
         cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / self.n_steps))
-        return self.rate * min(1.0, (step + 1) / config.ramp_steps) * cosine
+        return self.rate * min(1.0, (step + 1) / config.lr_warmup_steps) * cosine
 
 
-def stages(config: TrainingConfig, n_modules: int, from_scratch: bool = False) -> list[Stage]:
+def stages(config: TrainingConfig, n_modules: int, from_scratch: bool = False) -> list[TrainingStage]:
     """Return the stages of a run; a stage of 0 steps is left out, so a trained model can be refined alone.
 
     Args:
@@ -177,20 +191,24 @@ def stages(config: TrainingConfig, n_modules: int, from_scratch: bool = False) -
     """
     rate, clip_norm = config.learning_rate, config.clip_norm
     plan = [
-        Stage(f"module_{k}", "module", k, config.steps_of(k), rate, "learning_rate", clip_norm)
+        TrainingStage(f"module_{k}", "module", k, config.steps_of(k), rate, "learning_rate", clip_norm)
         for k in range(1, n_modules + 1)
     ]
     is_first = from_scratch and not any(stage.n_steps for stage in plan)
     end_rate = config.end_to_end_learning_rate or (rate if is_first else rate / 10)
     key, n_steps = "end_to_end_learning_rate", config.end_to_end_steps
-    plan.append(Stage("end_to_end", "end_to_end", n_modules, n_steps, end_rate, key, clip_norm))
-    plan.append(Stage("polish", "polish", n_modules, config.polish_steps, rate, "learning_rate", clip_norm))
+    plan.append(TrainingStage("end_to_end", "end_to_end", n_modules, n_steps, end_rate, key, clip_norm))
+    plan.append(
+        TrainingStage(
+            "prior_finetune", "prior_finetune", n_modules, config.prior_finetune_steps, rate, "learning_rate", clip_norm
+        )
+    )
     key, rate, clip_norm = "rollout_learning_rate", config.rollout_learning_rate, config.rollout_clip_norm
-    plan.append(Stage("rollout", "rollout", n_modules, config.rollout_steps, rate, key, clip_norm))
+    plan.append(TrainingStage("rollout", "rollout", n_modules, config.rollout_steps, rate, key, clip_norm))
     return [stage for stage in plan if stage.n_steps]
 
 
-def check_plan(plan: list[Stage], model: ModelConfig) -> None:
+def check_plan(plan: list[TrainingStage], model: ModelConfig) -> None:
     """Refuse stages that the model has no parts for.
 
     Raises:
@@ -200,5 +218,5 @@ def check_plan(plan: list[Stage], model: ModelConfig) -> None:
     if not isinstance(model, GhvaeConfig) and greedy:
         raise ConfigError(
             f"training: expected end_to_end_steps alone, as this model is not made of modules, "
-            f"got the stages {greedy}; set module_steps=[0], polish_steps=0 and rollout_steps=0"
+            f"got the stages {greedy}; set module_steps=[0], prior_finetune_steps=0 and rollout_steps=0"
         )

@@ -25,8 +25,8 @@ from ghvae_core.data.windows import Windows
 from ghvae_core.models import checkpoint
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointError
 from ghvae_core.models.device import find_device
-from ghvae_core.models.temporal_distance import Distance, DistanceConfig, save
-from ghvae_core.training.distributed import Group, collected
+from ghvae_core.models.temporal_distance import TemporalDistance, TemporalDistanceConfig, save
+from ghvae_core.training.distributed import ProcessGroup, collected
 from ghvae_core.training.run import read_episodes
 from ghvae_core.training.trainer import TrainingError
 from ghvae_core.training.validation import spread, to_batch
@@ -34,7 +34,7 @@ from ghvae_core.training.validation import spread, to_batch
 _CHECKED = 256  # validation windows; ours
 
 
-class DistanceTraining(Config):
+class TemporalDistanceTrainingConfig(Config):
     """How it is taught. Numbers: ours."""
 
     n_steps: int = Field(default=1500, ge=1)
@@ -47,7 +47,7 @@ class DistanceTraining(Config):
     )  # of the images that a given model can reach: imagined, as in planning
 
 
-class Figures(NamedTuple):
+class DistanceMetrics(NamedTuple):
     """What it knows of validation pairs of one episode."""
 
     error: float  # mean distance of the expected from the true number of steps
@@ -60,7 +60,7 @@ class Pairs(NamedTuple):
 
     frames: Tensor  # (N, 3, px, px) in [0, 1]
     goals: Tensor  # the same shape
-    steps: Tensor  # (N,) int64; `most_steps` + 1 where no way leads there
+    steps: Tensor  # (N,) int64; `max_steps` + 1 where no way leads there
 
 
 class Lesson(NamedTuple):
@@ -71,16 +71,16 @@ class Lesson(NamedTuple):
 
 
 def teach(
-    distance: Distance,
+    distance: TemporalDistance,
     lesson: Lesson,
-    config: DistanceTraining,
+    config: TemporalDistanceTrainingConfig,
     rng: np.random.Generator,
     notify: Callable[[int, float], bool],
 ) -> int:
     """Train in place; return the number of steps done.
 
     Args:
-        distance: Of images of the windows' size; its `most_steps` is below the windows' number of frames.
+        distance: Of images of the windows' size; its `max_steps` is below the windows' number of frames.
         lesson: What it is taught from.
         config: How.
         rng: Draws windows, pairs and strangers.
@@ -107,11 +107,13 @@ def teach(
     return config.n_steps
 
 
-def draw_pairs(distance: Distance, lesson: Lesson, config: DistanceTraining, rng: np.random.Generator) -> Pairs:
+def draw_pairs(
+    distance: TemporalDistance, lesson: Lesson, config: TemporalDistanceTrainingConfig, rng: np.random.Generator
+) -> Pairs:
     """Return pairs of one batch of windows: an image, real or imagined, and a later goal or a stranger.
 
     Args:
-        distance: Whose `most_steps` counts, on whose device the pairs are.
+        distance: Whose `max_steps` counts, on whose device the pairs are.
         lesson: What they are drawn from.
         config: How many of which kind.
         rng: Draws them.
@@ -123,7 +125,7 @@ def draw_pairs(distance: Distance, lesson: Lesson, config: DistanceTraining, rng
     rows = np.repeat(np.arange(n), config.pairs)
     at = rng.integers(n_frames, size=len(rows))
     later = rng.integers(at, n_frames)
-    steps = np.minimum(later - at, distance.config.most_steps + 1)
+    steps = np.minimum(later - at, distance.config.max_steps + 1)
     frames = real[rows, at]
     wanted = rng.random(len(rows)) < config.imagined
     if checkpoint is not None and wanted.any():
@@ -133,12 +135,12 @@ def draw_pairs(distance: Distance, lesson: Lesson, config: DistanceTraining, rng
         frames[torch.from_numpy(wanted)] = imagined[rows[wanted], at[wanted] - first]
     strangers = rng.random(len(rows)) < config.strangers
     goals = real[np.where(strangers, (rows + n // 2) % n, rows), later]
-    steps[strangers] = distance.config.most_steps + 1
+    steps[strangers] = distance.config.max_steps + 1
     return Pairs(frames, goals, torch.from_numpy(steps).to(frames.device))
 
 
 @torch.no_grad()
-def measure(distance: Distance, windows: Windows, rng: np.random.Generator) -> Figures:
+def measure(distance: TemporalDistance, windows: Windows, rng: np.random.Generator) -> DistanceMetrics:
     """Return what it knows of some validation windows: one image of each, and two later goals."""
     distance.eval()
     indices = spread(windows, _CHECKED)
@@ -147,14 +149,14 @@ def measure(distance: Distance, windows: Windows, rng: np.random.Generator) -> F
     image, *goals = (frames[torch.arange(len(frames)), torch.from_numpy(at)] for at in chosen.T)
     told = np.stack([distance.steps(image, goal).cpu().numpy() for goal in goals])
     true = (chosen[:, 1:] - chosen[:, :1]).T
-    return Figures(
+    return DistanceMetrics(
         error=float(np.abs(told - true).mean()),
         constant=float(np.abs(np.median(true) - true).mean()),
         order=float((told[0] < told[1]).mean()),
     )
 
 
-def _device(distance: Distance) -> str:
+def _device(distance: TemporalDistance) -> str:
     return str(next(distance.parameters()).device)
 
 
@@ -168,7 +170,7 @@ _STOPPED = 130  # what was learned is kept, and nothing goes on from it
 _LINE_INTERVAL_S = 10.0  # between two lines of progress where no terminal shows a bar; ours
 
 
-class Request(NamedTuple):
+class TemporalDistanceRequest(NamedTuple):
     """What was asked for on the command line."""
 
     data: tuple[Path, ...]
@@ -179,33 +181,33 @@ class Request(NamedTuple):
     overrides: tuple[str, ...]
 
 
-class DistanceRunConfig(Config):
+class TemporalDistanceRunConfig(Config):
     """All sections that `--set` knows."""
 
-    distance: DistanceConfig
-    training: DistanceTraining
+    distance: TemporalDistanceConfig
+    training: TemporalDistanceTrainingConfig
     data: DataConfig
 
 
-def train(request: Request) -> int:
+def train(request: TemporalDistanceRequest) -> int:
     """Train as asked; return the exit code: 0, or 130 after Ctrl-C or SIGTERM.
 
     Raises:
         ReportedError: Bad input, before anything was written; or training that cannot go on.
     """
-    config = load(DistanceRunConfig, _FILES, request.overrides)
+    config = load(TemporalDistanceRunConfig, _FILES, request.overrides)
     if request.out.is_file() or (request.out.is_dir() and {file.name for file in request.out.iterdir()} - {_PREPARED}):
         raise CheckpointError(f"{request.out}: expected a new or empty folder; choose another --out")
     device = find_device(request.device)
     imagines = None if request.checkpoint is None else checkpoint.load(request.checkpoint, device)
     _check(config)
     prepared = request.out / _PREPARED
-    dataset = read_episodes(request.data, config.data, config.distance.image_px, prepared, Group(device))
+    dataset = read_episodes(request.data, config.data, config.distance.image_px, prepared, ProcessGroup(device))
     if imagines is not None:
         _check_model(imagines, config, dataset, prepared)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
-        distance = Distance(config.distance).to(device)
+        distance = TemporalDistance(config.distance).to(device)
     rng, check_rng = np.random.default_rng(request.seed).spawn(2)
     with _Teller(config.training.n_steps) as teller, collected() as received:
 
@@ -243,15 +245,15 @@ class _Teller(Progress):
             self.console.print(f"{step} of {self.tasks[0].total:.0f} steps, loss {loss:.2f}{left}", highlight=False)
 
 
-def _check(config: DistanceRunConfig) -> None:
-    if config.distance.most_steps >= config.data.n_frames:
+def _check(config: TemporalDistanceRunConfig) -> None:
+    if config.distance.max_steps >= config.data.n_frames:
         raise CheckpointError(
-            f"distance.most_steps: expected fewer than the {config.data.n_frames} frames of a window,"
-            f" got {config.distance.most_steps}; set data.horizon higher"
+            f"distance.max_steps: expected fewer than the {config.data.n_frames} frames of a window,"
+            f" got {config.distance.max_steps}; set data.horizon higher"
         )
 
 
-def _check_model(imagines: Checkpoint, config: DistanceRunConfig, dataset: Dataset, prepared: Path) -> None:
+def _check_model(imagines: Checkpoint, config: TemporalDistanceRunConfig, dataset: Dataset, prepared: Path) -> None:
     """Refuse a model that cannot imagine these images from these actions, and take back what reading them wrote."""
     model = imagines.info.model
     pairs = {

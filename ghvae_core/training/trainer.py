@@ -17,24 +17,24 @@ from configs.command import ReportedError
 from ghvae_core.data.windows import Windows
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.video_model import VideoModel
-from ghvae_core.training.batches import Augment, Draw, Loader
-from ghvae_core.training.distributed import Group
+from ghvae_core.training.batches import Augment, BatchLoader, BatchSource
+from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.engine import Engine, Recipe
-from ghvae_core.training.feature_cache import FeatureCache, Source
+from ghvae_core.training.feature_cache import FeatureCache, FeatureSource
 from ghvae_core.training.feature_cache_policy import FeaturePolicy
-from ghvae_core.training.stages import Stage
+from ghvae_core.training.stages import TrainingStage
 from ghvae_core.training.training_state import (
-    Moments,
-    Progress,
-    State,
+    OptimizerState,
+    TrainingProgress,
+    TrainingState,
     latest_state,
     load_state,
     load_weights,
     save_state,
 )
-from ghvae_core.training.validation import Figures, measure, spread
+from ghvae_core.training.validation import ValidationMetrics, measure, spread
 
-_GREEDY = ("module", "polish")  # stages in which all encoders but the deepest are frozen
+_GREEDY = ("module", "prior_finetune")  # stages in which all encoders but the deepest are frozen
 _BAD_STEPS = 5  # in a row, then the last saved state is restored with half the learning rate; ours
 _RESTORES = 2  # a stage, then training stops; ours
 _SAVING_SHARE = 0.05  # of the time at most goes into saving, however large the state is; ours
@@ -50,10 +50,10 @@ class Interrupted(Exception):
     """Training was asked to stop; its state is on disk."""
 
 
-class Listener(Protocol):
+class TrainingListener(Protocol):
     """Who is told how training goes; it draws the progress, the curves and the pictures."""
 
-    def step(self, stage: Stage, step: int, loss: dict[str, float]) -> None:
+    def step(self, stage: TrainingStage, step: int, loss: dict[str, float]) -> None:
         """A step ended; `step` counts from 1."""
         ...
 
@@ -61,20 +61,20 @@ class Listener(Protocol):
         """Something happened that a person should read."""
         ...
 
-    def stage_end(self, stage: Stage, figures: Figures) -> None:
+    def stage_end(self, stage: TrainingStage, figures: ValidationMetrics) -> None:
         """A stage ended; the model holds its result."""
         ...
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What is trained, on what, in which order."""
 
     model: VideoModel  # trained in place
     train: Windows
     validation: Windows
     n_context: int
-    plan: list[Stage]
+    plan: list[TrainingStage]
     seed: int
     run: str  # sha256 of what must not change between start and resume
     data_sha256: str  # names the frames
@@ -84,20 +84,22 @@ class Job:
 class Trainer:
     """Trains a model stage by stage; can be stopped after any step and goes on as if it had not been."""
 
-    def __init__(self, job: Job, recipe: Recipe, folder: Path, listener: Listener, group: Group) -> None:
+    def __init__(
+        self, job: TrainingJob, recipe: Recipe, folder: Path, listener: TrainingListener, group: ProcessGroup
+    ) -> None:
         """Prepare; the state of the run is kept in `folder`, and features, while they are needed, beside it."""
         self._job, self._recipe, self._training = job, recipe, recipe.training
         self._folder, self._listener, self._group = folder, listener, group
-        self._progress = Progress(run=job.run)
-        self._restored: State | None = None
+        self._progress = TrainingProgress(run=job.run)
+        self._restored: TrainingState | None = None
         self._due_s = 0.0  # when the state is saved next
         n_frames = self._training.batch_windows // self._training.accumulation_steps // group.size
         is_half = self._training.precision == "bfloat16"
-        source = Source(job.train.frames, job.data_sha256, n_frames * job.train.n_frames, is_half)
+        source = FeatureSource(job.train.frames, job.data_sha256, n_frames * job.train.n_frames, is_half)
         features = folder.parent / "features"
         self._features = FeatureCache(source, features, group, listener.note)
         self._policy = FeaturePolicy(self._training, source, features, group)
-        self._loader = Loader(Draw(job.train, job.augment, job.seed), self._training, group, self._features)
+        self._loader = BatchLoader(BatchSource(job.train, job.augment, job.seed), self._training, group, self._features)
         self._checked = spread(job.validation, self._training.validation_windows)
 
     def resume(self) -> bool:
@@ -114,7 +116,7 @@ class Trainer:
         self._group.wait()  # a late process must not find what the first one saves next
         return path is not None
 
-    def train(self, stop: Callable[[], bool]) -> dict[str, Figures]:
+    def train(self, stop: Callable[[], bool]) -> dict[str, ValidationMetrics]:
         """Run all stages that are left.
 
         Args:
@@ -135,9 +137,9 @@ class Trainer:
             while self._progress.stage < len(self._job.plan):
                 self._train_stage(self._job.plan[self._progress.stage], stop)
         self._features.discard()
-        return {name: Figures(**figures) for name, figures in self._progress.figures.items()}
+        return {name: ValidationMetrics(**figures) for name, figures in self._progress.metrics.items()}
 
-    def _train_stage(self, stage: Stage, stop: Callable[[], bool]) -> None:
+    def _train_stage(self, stage: TrainingStage, stop: Callable[[], bool]) -> None:
         try:
             self._run(stage, stop).finish()
             figures = measure(self._job.model, stage.k, self._job.validation, self._checked, self._job.n_context)
@@ -153,11 +155,11 @@ class Trainer:
             step=0,
             lr_factor=1.0,
             restores=0,
-            figures={**self._progress.figures, stage.name: figures._asdict()},
+            metrics={**self._progress.metrics, stage.name: figures._asdict()},
         )
         self._save(None)
 
-    def _begin(self, stage: Stage) -> Engine:
+    def _begin(self, stage: TrainingStage) -> Engine:
         """Return the stage's engine, as it stood if it had begun already; keep the features that it will look up."""
         engine = Engine(self._job.model, stage, self._recipe, self._group)
         if self._progress.step:
@@ -180,7 +182,7 @@ class Trainer:
         n_steps = sum(stage.n_steps for stage in plan if stage.kind in _GREEDY) - self._progress.step
         return n_steps * self._training.batch_windows // self._group.size * self._job.train.n_frames
 
-    def _run(self, stage: Stage, stop: Callable[[], bool]) -> Engine:
+    def _run(self, stage: TrainingStage, stop: Callable[[], bool]) -> Engine:
         engine, bad = self._begin(stage), 0
         while self._progress.step < stage.n_steps:
             step = self._progress.step
@@ -208,7 +210,7 @@ class Trainer:
                 raise Interrupted
         return engine
 
-    def _restore(self, stage: Stage) -> Engine:
+    def _restore(self, stage: TrainingStage) -> Engine:
         """Go back to the last saved state with half the learning rate."""
         restores, lr_factor = self._progress.restores + 1, self._progress.lr_factor / 2
         if restores > _RESTORES:
@@ -223,7 +225,7 @@ class Trainer:
         )
         return engine
 
-    def _diverged(self, stage: Stage, what: str) -> TrainingError:
+    def _diverged(self, stage: TrainingStage, what: str) -> TrainingError:
         way_on = self._way_on(f"{stage.rate_key}={stage.rate / 10:g}")
         return TrainingError(f"{stage.name}: {what}; look at the data, or lower training.{stage.rate_key}: {way_on}")
 
@@ -235,7 +237,7 @@ class Trainer:
             left = {stage.k: stage.n_steps for stage in plan[index:] if stage.kind == "module"}
             steps = [left.get(k, 0) for k in range(1, self._job.model.n_modules + 1)]
             settings.append(f"module_steps={steps}")
-            done = {stage.kind for stage in plan[:index]} & {"end_to_end", "polish"}
+            done = {stage.kind for stage in plan[:index]} & {"end_to_end", "prior_finetune"}
             settings += [f"{kind}_steps=0" for kind in sorted(done)]
             options = ["--init", str(self._folder.parent / "stages" / plan[index - 1].name)]
         for each in settings:
@@ -249,7 +251,7 @@ class Trainer:
         """Write the state; between two stages there is no engine, and nothing of an optimizer to keep."""
         started_s = time.monotonic()
         self._advance(saves=self._progress.saves + 1)
-        moments = Moments({}, {}) if engine is None else engine.state()
+        moments = OptimizerState({}, {}) if engine is None else engine.state()
         if self._group.is_first:
             save_state(self._folder, self._progress, self._job.model.state_dict(), moments)
         self._group.wait()  # no process goes on, or away, before the state is on disk

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from configs.loader import Config
+from configs.loader import Config, migrate
 from ghvae_core.models.checkpoint_files import (
     CheckpointError,
     pack_tensors,
@@ -22,11 +23,15 @@ from ghvae_core.models.checkpoint_files import (
 
 _STATE, _WEIGHTS = "state.json", "weights.safetensors"
 _OPTIMIZER, _AVERAGES = "optimizer.safetensors", "averages.safetensors"
+FORMER_STAGES = {"polish": "prior_finetune"}  # stage names of earlier versions, on disk
+
 _NAME = re.compile(r"state_\d{6}")
 
 
-class Progress(Config):
+class TrainingProgress(Config):
     """The counters of a run. Every random number is drawn from the seed, the stage and the step, so no more is kept."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"figures": "metrics"}
 
     run: str  # sha256 of what must not change between start and resume: configuration, data, seed
     stage: int = Field(default=0, ge=0)  # index of the stage in work
@@ -34,26 +39,33 @@ class Progress(Config):
     lr_factor: float = Field(default=1.0, gt=0)  # halved at each restore
     restores: int = Field(default=0, ge=0)  # in this stage
     saves: int = Field(default=0, ge=0)
-    figures: dict[str, dict[str, float]] = Field(default_factory=dict)  # of the finished stages, by name
+    metrics: dict[str, dict[str, float]] = Field(default_factory=dict)  # validation metrics of finished stages, by name
+
+    @field_validator("metrics")
+    @classmethod
+    def _rename_stages(cls, metrics: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+        return {FORMER_STAGES.get(name, name): values for name, values in metrics.items()}
 
 
-class Moments(NamedTuple):
+class OptimizerState(NamedTuple):
     """What the optimizer of a stage keeps beside the weights; whole tensors, whatever they were spread over."""
 
     moments: dict[str, Tensor]  # of Adam: "parameter's number.name"
     averages: dict[str, Tensor]  # of the weights, by the parameter's number; empty where none are kept
 
 
-class State(NamedTuple):
+class TrainingState(NamedTuple):
     """A state as read."""
 
-    progress: Progress
+    progress: TrainingProgress
     weights: dict[str, Tensor]
-    moments: Moments
+    moments: OptimizerState
     path: Path
 
 
-def save_state(folder: Path, progress: Progress, weights: Mapping[str, Tensor], moments: Moments) -> None:
+def save_state(
+    folder: Path, progress: TrainingProgress, weights: Mapping[str, Tensor], moments: OptimizerState
+) -> None:
     """Write a new state folder, then remove the older ones; a kill at any moment leaves a whole one.
 
     Raises:
@@ -78,7 +90,7 @@ def latest_state(folder: Path) -> Path | None:
     return states[-1] if states else None
 
 
-def load_state(path: Path, run: str) -> State:
+def load_state(path: Path, run: str) -> TrainingState:
     """Read a state, checking its files and that it belongs to the run.
 
     Raises:
@@ -86,8 +98,9 @@ def load_state(path: Path, run: str) -> State:
     """
     files, _, _ = read_manifest(path)
     try:
-        progress = Progress.model_validate_json(files[_STATE])
-    except (KeyError, ValidationError):
+        tree = migrate(TrainingProgress, json.loads(files[_STATE]))
+        progress = TrainingProgress.model_validate_json(json.dumps(tree))
+    except (KeyError, ValueError, RecursionError):
         raise CheckpointError(f"{path / _STATE}: not the state of a training run") from None
     if progress.run != run:
         raise CheckpointError(
@@ -98,10 +111,21 @@ def load_state(path: Path, run: str) -> State:
     if missing := [name for name in names if name not in files]:
         raise CheckpointError(f"{path}: {missing[0]} is missing; it is of another version of this program")
     weights, moments, averages = (unpack_tensors(files[name], str(path / name)) for name in names)
-    return State(progress, weights, Moments(moments, averages), path)
+    return TrainingState(progress, weights, OptimizerState(moments, averages), path)
 
 
-def load_weights(state: State, model: nn.Module) -> None:
+def rename_former_stages(folder: Path) -> None:
+    """Give the checkpoints of the stages of a run that an earlier version began the present names.
+
+    Args:
+        folder: Holds one checkpoint per stage; need not exist.
+    """
+    for former, name in FORMER_STAGES.items():
+        if (folder / former).is_dir() and not (folder / name).exists():
+            (folder / former).rename(folder / name)
+
+
+def load_weights(state: TrainingState, model: nn.Module) -> None:
     """Fill the model with the weights of a state.
 
     Raises:

@@ -19,7 +19,7 @@ _CHUNK = 32  # windows imagined at once; bounds the memory
 _USUAL = 0.95  # of the windows; ours
 
 
-class Figures(NamedTuple):
+class ValidationMetrics(NamedTuple):
     """Mean squared errors on validation windows, images in [0, 1]."""
 
     teacher_forced: float  # next frame from the real one before it and the posterior's mean
@@ -62,7 +62,9 @@ def spread(windows: Windows, count: int) -> NDArray[np.int64]:
 
 
 @torch.no_grad()
-def measure(model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int) -> Figures:
+def measure(
+    model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int
+) -> ValidationMetrics:
     """Return the figures of the first k modules on some windows."""
     parts, sizes = [], []
     shuffled = np.roll(indices, max(1, len(indices) // 2))
@@ -74,14 +76,14 @@ def measure(model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int
         parts.append(_figures(model, k, batch, other, n_context))
         sizes.append(batch.n_sequences)
     means = np.average(np.array(parts, dtype=np.float64), axis=0, weights=sizes)
-    return Figures(*(float(value) for value in means))
+    return ValidationMetrics(*(float(value) for value in means))
 
 
-def _figures(model: VideoModel, k: int, batch: Batch, other: Batch, n_context: int) -> Figures:
+def _figures(model: VideoModel, k: int, batch: Batch, other: Batch, n_context: int) -> ValidationMetrics:
     frames, actions = batch.sequences()
     context, future = frames[:, :n_context], frames[:, n_context:]
     forced = teacher_forced(model, k, batch)
-    return Figures(
+    return ValidationMetrics(
         teacher_forced=float(forced.mse),
         one_step_copy=_mse(frames[:, 1:], frames[:, :-1]),
         rollout=_mse(model.rollout(context, actions, depth=k), future),
@@ -92,7 +94,7 @@ def _figures(model: VideoModel, k: int, batch: Batch, other: Batch, n_context: i
 
 
 @torch.no_grad()
-def usual_error(
+def val_rmse_p95(
     model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int
 ) -> tuple[float, ...] | None:
     """Return the root mean square error that 95 % of some windows stay below, of each step; None if not finite."""

@@ -22,7 +22,7 @@ _FIRST_STEPS, _TIMED_STEPS = (
     2,
     20,
 )  # not timed, and timed to tell how many fit in; ours
-_NOTHING = {"polish_steps": 0, "rollout_steps": 0, "end_to_end_steps": 0}
+_NOTHING = {"prior_finetune_steps": 0, "rollout_steps": 0, "end_to_end_steps": 0}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def rows(size: str, n_deepest: int) -> dict[str, Row]:
         size: Of the model.
         n_deepest: Steps of module 6.
     """
-    polished = {"module_steps": [0], **_NOTHING, "polish_steps": 1500}
+    polished = {"module_steps": [0], **_NOTHING, "prior_finetune_steps": 1500}
     stage = "greedy/stages/module_{}"
     whole = {"module_steps": [0], **_NOTHING, "end_to_end_steps": "matched"}
     return {
@@ -166,7 +166,7 @@ class Study:
         report = self.out / f"evaluation-{time.strftime('%Y%m%dT%H%M%S')}"
         command = [sys.executable, "-m", "ghvae_core.run_evaluation", "--data", str(held_out or self.data)]
         if held_out is None:
-            command += ["--set", f"evaluation.validation_share={self._left_out(next(iter(finished)))}"]
+            command += ["--set", f"evaluation.validation_fraction={self._left_out(next(iter(finished)))}"]
         command += [
             "--windows",
             str(windows),
@@ -225,7 +225,7 @@ class Study:
         return subprocess.run(command, check=False).returncode
 
     def _left_out(self, name: str) -> float:
-        return float(load_checkpoint(self.out / name / "checkpoint").info.provenance["validation_share"])
+        return float(load_checkpoint(self.out / name / "checkpoint").info.provenance["validation_fraction"])
 
     def _spent(self, name: str) -> Spent | None:
         file = self.out / f"{name}.json"

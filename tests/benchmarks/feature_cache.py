@@ -11,7 +11,7 @@ import typer
 
 from configs.command import ReportedError, run
 from ghvae_core.models.ghvae import Ghvae
-from ghvae_core.training.batches import Loader
+from ghvae_core.training.batches import BatchLoader
 from ghvae_core.training.engine import Engine
 from tests.benchmarks.subject import Subject, interleaved, machine, subject
 
@@ -53,7 +53,7 @@ def _phase(trained: Subject, k: int, repeats: int) -> None:
     )
 
 
-def _steps(engine: Engine, loader: Loader) -> Callable[[], None]:
+def _steps(engine: Engine, loader: BatchLoader) -> Callable[[], None]:
     steps = count()
 
     def step() -> None:

@@ -112,7 +112,7 @@ def _fit(model: Ghvae, asks: list[Ask]) -> Map:
     rng, given, wanted = torch.Generator().manual_seed(0), [], []
     for ask in asks:
         with _heard(model) as kept:
-            frames = list(model.imagine(ask.context, ask.actions))
+            frames = list(model.predict(ask.context, ask.actions))
         for held, frame in zip(kept, frames, strict=True):
             with torch.inference_mode():
                 columns = functional.unfold(held, _KERNEL, padding=_KERNEL // 2)
@@ -127,7 +127,7 @@ def _fit(model: Ghvae, asks: list[Ask]) -> Map:
 
 
 def _faithful(model: Ghvae, ask: Ask) -> Iterator[Tensor]:
-    return model.imagine(ask.context, ask.actions)
+    return model.predict(ask.context, ask.actions)
 
 
 def _reusing(model: Ghvae, mapped: Map, ask: Ask) -> Iterator[Tensor]:

@@ -117,7 +117,7 @@ class Plan:
         context = self.context if way.shares else self.context.expand(len(actions), -1, -1, -1, -1)
         device = self.context.device.type
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=way.is_half):
-            yield from self.model.imagine(context, actions)
+            yield from self.model.predict(context, actions)
 
     def cost(self, way: Way) -> tuple[int, int]:
         """Return the operations of one plan, and the bytes that they read and write."""

@@ -18,12 +18,12 @@ from ghvae_core.data.dataset import Windows
 from ghvae_core.models.checkpoint import AnyConfig, build
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.video_model import VideoModel
-from ghvae_core.training.batches import Draw, Loader, Part
-from ghvae_core.training.distributed import Group
+from ghvae_core.training.batches import BatchLoader, BatchSource, MicroBatch
+from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.engine import Engine, Recipe
-from ghvae_core.training.feature_cache import FeatureCache, Source
+from ghvae_core.training.feature_cache import FeatureCache, FeatureSource
 from ghvae_core.training.objective import ObjectiveConfig
-from ghvae_core.training.stages import Stage, TrainingConfig, stages
+from ghvae_core.training.stages import TrainingConfig, TrainingStage, stages
 
 N_CONTEXT, N_FRAMES = 2, 12  # paper E.1
 _EPISODE_FRAMES = 2 * N_FRAMES
@@ -43,36 +43,36 @@ class Subject:
     model: VideoModel
     training: TrainingConfig
     windows: Windows
-    group: Group
+    group: ProcessGroup
     folder: Path  # for files of features
 
-    def stages(self, **steps: object) -> list[Stage]:
+    def stages(self, **steps: object) -> list[TrainingStage]:
         """Return the stages that have steps, 10 in each phase unless `steps` says otherwise."""
-        plan = {"module_steps": (10,), "polish_steps": 0, "rollout_steps": 0, **steps}
+        plan = {"module_steps": (10,), "prior_finetune_steps": 0, "rollout_steps": 0, **steps}
         return stages(self.training.model_copy(update=plan), self.model.n_modules)
 
-    def engine(self, stage: Stage) -> Engine:
+    def engine(self, stage: TrainingStage) -> Engine:
         """Return what takes the steps of a stage."""
         return Engine(self.model, stage, Recipe(self.training, ObjectiveConfig(), N_CONTEXT), self.group)
 
     def cache(self, levels: range) -> FeatureCache:
         """Return a cache that holds some levels of features, in memory."""
-        source = Source(self.windows.frames, "random", self.training.batch_windows * N_FRAMES, is_half=False)
+        source = FeatureSource(self.windows.frames, "random", self.training.batch_windows * N_FRAMES, is_half=False)
         cache = FeatureCache(source, self.folder, self.group, print)
         if isinstance(self.model, Ghvae):
             cache.fill(self.model, levels, in_files=False)
         return cache
 
     @contextmanager
-    def loader(self, levels: range = range(0)) -> Iterator[Loader]:
+    def loader(self, levels: range = range(0)) -> Iterator[BatchLoader]:
         """Load batches as training does, with some levels of features."""
-        loader = Loader(Draw(self.windows, None, 0), self.training, self.group, self.cache(levels))
+        loader = BatchLoader(BatchSource(self.windows, None, 0), self.training, self.group, self.cache(levels))
         try:
             yield loader
         finally:
             loader.close()
 
-    def part(self, levels: range = range(0)) -> Part:
+    def part(self, levels: range = range(0)) -> MicroBatch:
         """Return one batch."""
         with self.loader(levels) as loader:
             return next(loader.parts(0, 0, 1))
@@ -85,7 +85,7 @@ def subject(size: str, batch_windows: int, device: str, n_modules: int | None = 
     settings = load(Settings, files, [f"training.batch_windows={batch_windows}"])
     config = settings.model if n_modules is None else settings.model.up_to(n_modules)
     windows = clips(4 * batch_windows, config.image_px, config.action_dim)
-    group = Group(device)
+    group = ProcessGroup(device)
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         yield Subject(build(config).to(device), settings.training, windows, group, Path(folder))
 

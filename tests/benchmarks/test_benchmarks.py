@@ -79,13 +79,22 @@ def test_ablations(tmp_path: Path) -> None:
     for index in range(4):
         record(tmp_path / "data", index)
     only = [word for name in ("greedy", "ghvae_2", "scratch") for word in ("--only", name)]
-    small = ["training.polish_steps=1", "training.batch_windows=1", "training.validation_windows=2", "data.horizon=2"]
-    options = ["--size", "nano", "--steps", "1", "1", "1", "--no-judge", "--set", "data.validation_share=0.3"]
+    small = [
+        "training.prior_finetune_steps=1",
+        "training.batch_windows=1",
+        "training.validation_windows=2",
+        "data.horizon=2",
+    ]
+    options = ["--size", "nano", "--steps", "1", "1", "1", "--no-judge", "--set", "data.validation_fraction=0.3"]
     for setting in small:
         options += ["--set", setting]
     folders = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
     (tmp_path / "out").mkdir()
-    begun = {"settings": {"module_steps": [1], "polish_steps": 0, "rollout_steps": 0}, "cpu_s": 1000, "finished": False}
+    begun = {
+        "settings": {"module_steps": [1], "prior_finetune_steps": 0, "rollout_steps": 0},
+        "cpu_s": 1000,
+        "finished": False,
+    }
     (tmp_path / "out" / "uniform.json").write_text(json.dumps(begun))
     result = _invoke(ablations, *folders, *only, "--only", "uniform", *options)
     assert result.exit_code == 0, result.output

@@ -13,7 +13,7 @@ import typer
 
 from configs.command import run
 from ghvae_core.models.ghvae import GhvaeConfig
-from ghvae_core.training.cost_model import describe
+from ghvae_core.training.cost_model import model_cost
 from tests.benchmarks.subject import machine, subject
 
 LIMIT = 1.0  # greedy over end to end, of 6 modules of `base` and larger; smaller ones keep next to nothing but images
@@ -47,7 +47,7 @@ def _computed(model: str, batch: int, n_modules: int) -> tuple[float, float]:
     with subject(model, 1, "cpu", n_modules) as trained:
         config, training = trained.model.config, trained.training.model_copy(update={"batch_windows": batch})
     assert isinstance(config, GhvaeConfig)
-    peaks = {cost.stage: float(cost.peak_bytes) for cost in describe(config, training).stages}
+    peaks = {cost.stage: float(cost.peak_bytes) for cost in model_cost(config, training).stages}
     return max(peaks[f"module_{k}"] for k in range(1, n_modules + 1)), peaks["end_to_end"]
 
 

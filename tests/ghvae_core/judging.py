@@ -54,7 +54,7 @@ def protocol(**changes: object) -> EvaluationConfig:
         "n_context": None,
         "n_predicted": None,
         "first_frame": "random",
-        "validation_share": 1.0,
+        "validation_fraction": 1.0,
         "only_names": None,
         "video_stride": None,
         "batch_windows": 16,

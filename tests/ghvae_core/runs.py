@@ -8,34 +8,36 @@ from pathlib import Path
 
 from ghvae_core.models.video_model import VideoModel
 from ghvae_core.training.batches import Augment
-from ghvae_core.training.distributed import Group
+from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.engine import Recipe
 from ghvae_core.training.objective import ObjectiveConfig
-from ghvae_core.training.stages import Stage, TrainingConfig, stages
-from ghvae_core.training.trainer import Job, Trainer
-from ghvae_core.training.validation import Figures
+from ghvae_core.training.stages import TrainingConfig, TrainingStage, stages
+from ghvae_core.training.trainer import Trainer, TrainingJob
+from ghvae_core.training.validation import ValidationMetrics
 from tests.ghvae_core.small import small_model, small_windows
 
-CONFIG = TrainingConfig(module_steps=(4, 3), polish_steps=2, rollout_steps=2, batch_windows=3, validation_windows=4)
+CONFIG = TrainingConfig(
+    module_steps=(4, 3), prior_finetune_steps=2, rollout_steps=2, batch_windows=3, validation_windows=4
+)
 
 
 class Record:
     """A listener that remembers, and may do something at a step."""
 
-    def __init__(self, at_step: Callable[[Stage, int], None] = lambda _stage, _step: None) -> None:
+    def __init__(self, at_step: Callable[[TrainingStage, int], None] = lambda _stage, _step: None) -> None:
         self.losses: list[tuple[str, int, float]] = []
         self.notes: list[str] = []
         self.ended: list[str] = []
         self._at_step = at_step
 
-    def step(self, stage: Stage, step: int, loss: dict[str, float]) -> None:
+    def step(self, stage: TrainingStage, step: int, loss: dict[str, float]) -> None:
         self.losses.append((stage.name, step, loss["total"]))
         self._at_step(stage, step)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def stage_end(self, stage: Stage, figures: Figures) -> None:
+    def stage_end(self, stage: TrainingStage, figures: ValidationMetrics) -> None:
         assert figures.one_step_copy > 0
         self.ended.append(stage.name)
 
@@ -47,15 +49,15 @@ def make_trainer(
     listener: Record | None = None,
     seed: int = 0,
     model: VideoModel | None = None,
-    group: Group | None = None,
+    group: ProcessGroup | None = None,
     augment: Augment | None = None,
 ) -> tuple[Trainer, VideoModel, Record]:
     """Return a trainer that keeps its state in `folder`/state, its model, and who listens."""
     model, windows, listener = model or small_model(), small_windows(), listener or Record()
     windows = replace(windows, actions=windows.actions[:, : model.config.action_dim])
-    job = Job(model, windows, windows, 2, stages(config, model.n_modules), seed, f"run {seed}", "data", augment)
+    job = TrainingJob(model, windows, windows, 2, stages(config, model.n_modules), seed, f"run {seed}", "data", augment)
     recipe = Recipe(config, ObjectiveConfig(beta=1e-3), 2)
-    return Trainer(job, recipe, folder / "state", listener, group or Group("cpu")), model, listener
+    return Trainer(job, recipe, folder / "state", listener, group or ProcessGroup("cpu")), model, listener
 
 
 def never() -> bool:

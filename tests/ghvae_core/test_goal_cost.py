@@ -13,7 +13,7 @@ from ghvae_core.evaluation.lpips import Lpips
 from ghvae_core.goal_cost import Weigher
 from ghvae_core.models.checkpoint import build
 from ghvae_core.models.svg import SvgConfig
-from ghvae_core.models.temporal_distance import Distance, DistanceConfig
+from ghvae_core.models.temporal_distance import TemporalDistance, TemporalDistanceConfig
 from ghvae_core.predictor import GoalCost, MismatchError
 from tests.ghvae_core.serving.example import SPEC, request
 from tests.ghvae_core.small import small_model
@@ -82,7 +82,7 @@ def test_lpips_is_a_term_where_its_weights_are() -> None:
 def test_steps_to_go_are_a_term_where_a_network_tells_them() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        distance = Distance(DistanceConfig(image_px=16, channels=(8, 8), most_steps=5)).eval()
+        distance = TemporalDistance(TemporalDistanceConfig(image_px=16, channels=(8, 8), max_steps=5)).eval()
     frames, goal = _frames(horizon=3)
     weigher = Weigher(small_model(), distance=distance)
     assert weigher.terms == ("pixel", "features", "steps")

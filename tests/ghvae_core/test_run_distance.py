@@ -13,8 +13,8 @@ from ghvae_core.models.temporal_distance import load
 from tests.ghvae_core.episodes import record
 
 COMMAND = [sys.executable, "-m", "ghvae_core.run_distance"]
-SMALL = ["--set", "distance.channels=[8,8]", "--set", "distance.most_steps=4", "--set", "data.horizon=3"]
-SMALL += ["--set", "training.batch_windows=2", "--set", "data.validation_share=0.4"]
+SMALL = ["--set", "distance.channels=[8,8]", "--set", "distance.max_steps=4", "--set", "data.horizon=3"]
+SMALL += ["--set", "training.batch_windows=2", "--set", "data.validation_fraction=0.4"]
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +36,13 @@ def test_it_leaves_a_network_and_its_figures(data: Path, tmp_path: Path) -> None
     assert told["n_steps"] == 3 and {"error", "constant", "order"} <= set(told)
     assert "n_steps: 3" in (tmp_path / "out" / "config.yaml").read_text()
     distance = load(Path(told["distance"]))
-    assert distance.config.most_steps == 4 and distance.config.provenance["n_steps"] == 3
+    assert distance.config.max_steps == 4 and distance.config.provenance["n_steps"] == 3
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--set", "distance.most_steps=9"], "distance.most_steps: expected fewer than the 5 frames"),
+        (["--set", "distance.max_steps=9"], "distance.max_steps: expected fewer than the 5 frames"),
         (["--set", "training.n_step=3"], "did you mean 'n_steps'"),
         (["--checkpoint", "/nowhere"], "expected a folder with MANIFEST.json"),
     ],

@@ -206,11 +206,11 @@ def test_episodes_that_were_trained_on_exit_with_2(
     command: Command, data: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     digest = load_dataset([data], DataConfig(), 64, folder / "cache", lambda done, total: None).sha256
-    trained = save_checkpoint(folder / "trained", data_sha256=digest, validation_share=0.05)
+    trained = save_checkpoint(folder / "trained", data_sha256=digest, validation_fraction=0.05)
     assert command("--checkpoint", trained, "--out", "report") == 2
     printed = capsys.readouterr()
     assert "the model was trained on these episodes" in printed.err.splitlines()[-1]
-    assert "--set evaluation.validation_share=0.05" in printed.err.splitlines()[-1]
+    assert "--set evaluation.validation_fraction=0.05" in printed.err.splitlines()[-1]
     assert printed.out == "" and not (folder / "report").exists()
 
 
@@ -292,7 +292,7 @@ def test_damaged_episodes_alone_are_one_line(
 def test_what_a_model_was_trained_on_is_judged_when_asked_for(
     command: Command, data: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained = save_checkpoint(folder / "trained", data_sha256="0f", validation_share=1e-9)
+    trained = save_checkpoint(folder / "trained", data_sha256="0f", validation_fraction=1e-9)
     assert command("--checkpoint", trained, "--label", "a", "--label", "b", "--part", "trained-on") == 0
     result = last_line(capsys.readouterr().out)
     assert result["about"]["part"] == "trained-on"

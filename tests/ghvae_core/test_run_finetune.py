@@ -16,26 +16,29 @@ import typer
 from typer.testing import CliRunner, Result
 
 from configs.command import ReportedError
+from configs.loader import former_names, migrate
 from ghvae_core.models.checkpoint import load
+from ghvae_core.models.checkpoint_files import read_manifest, write_folder
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.run_finetune import finetune
-from ghvae_core.training.config import load_config
+from ghvae_core.training.config import TrainingRunConfig, load_config
 from ghvae_core.training.logger import TrainingLog
 from ghvae_core.training.objective import Loss, module_loss
-from ghvae_core.training.run import Request, train
-from ghvae_core.training.stages import Stage
+from ghvae_core.training.run import TrainingRequest, train
+from ghvae_core.training.stages import TrainingStage
 from ghvae_core.training.trainer import TrainingError
+from ghvae_core.training.training_state import latest_state
 from tests.ghvae_core.episodes import record
 from tests.ghvae_core.small import MODEL
 
 SETTINGS = (
     "training.module_steps=[3, 2]",
-    "training.polish_steps=1",
+    "training.prior_finetune_steps=1",
     "training.rollout_steps=1",
     "training.batch_windows=2",
     "training.validation_windows=2",
     "data.horizon=2",
-    "data.validation_share=0.3",
+    "data.validation_fraction=0.3",
 )
 
 
@@ -55,8 +58,8 @@ def finished(folder: Path) -> Path:
     return folder / "run"
 
 
-def _request(folder: Path, out: Path, **changes: Any) -> Request:
-    request = Request((folder / "episodes",), out, str(folder / "small.yaml"), None, False, 0, "cpu", SETTINGS)
+def _request(folder: Path, out: Path, **changes: Any) -> TrainingRequest:
+    request = TrainingRequest((folder / "episodes",), out, str(folder / "small.yaml"), None, False, 0, "cpu", SETTINGS)
     return dataclasses.replace(request, **changes)
 
 
@@ -70,8 +73,10 @@ def _finetune(folder: Path, out: Path, *options: str) -> Result:
     return CliRunner().invoke(app, [*arguments, "--device", "cpu", *options])
 
 
-def _killer(number: signal.Signals, at: tuple[str, int]) -> Callable[[TrainingLog, Stage, int, dict[str, float]], None]:
-    def step(self: TrainingLog, stage: Stage, step: int, loss: dict[str, float]) -> None:
+def _killer(
+    number: signal.Signals, at: tuple[str, int]
+) -> Callable[[TrainingLog, TrainingStage, int, dict[str, float]], None]:
+    def step(self: TrainingLog, stage: TrainingStage, step: int, loss: dict[str, float]) -> None:
         if (stage.name, step) == at:
             os.kill(os.getpid(), number)
 
@@ -85,7 +90,7 @@ def test_a_run_leaves_checkpoints_pictures_curves_and_figures(folder: Path, tmp_
     out = tmp_path / "run"
     checkpoint = load(out / "checkpoint")
     assert report["sha256"] == checkpoint.sha256
-    assert [*report["stages"]] == ["module_1", "module_2", "polish", "rollout"]
+    assert [*report["stages"]] == ["module_1", "module_2", "prior_finetune", "rollout"]
     assert report["stages"]["module_1"]["copy_last"] > 0
     assert checkpoint.info.model.action_scale == (0.2, 0.2, 0.2, 1.0)
     assert checkpoint.info.horizon == 2
@@ -117,7 +122,7 @@ def test_a_stopped_run_is_saved_and_goes_on(
 
 
 def test_a_model_of_all_modules_is_trained_on(folder: Path, finished: Path, tmp_path: Path) -> None:
-    start = finished / "stages" / "polish"
+    start = finished / "stages" / "prior_finetune"
     idle = (*SETTINGS, "training.module_steps=[0]", "training.learning_rate=1e-12", "training.rollout_steps=0")
     assert train(_request(folder, tmp_path, init=start, overrides=idle)) == 0
     second = load(tmp_path / "checkpoint")
@@ -161,17 +166,21 @@ def test_the_way_on_that_a_failure_names_works(folder: Path, tmp_path: Path, mon
     ("start", "settings", "reason"),
     [
         ("checkpoint", ["model.pixel_channels=16"], "pixel_channels: the checkpoint has 8, this run 16"),
-        ("checkpoint", ["training.module_steps=[3, 0]"], "nothing to polish towards; set training.polish_steps=0"),
+        (
+            "checkpoint",
+            ["training.module_steps=[3, 0]"],
+            "nothing to polish towards; set training.prior_finetune_steps=0",
+        ),
         ("stages/module_1", ["training.module_steps=[3, 0]"], "expected steps for module 2, which no --init brings"),
         (None, ["training.module_steps=[0, 3]"], "expected steps for module 1, which no --init brings"),
         (None, ["model.image_px=66"], "divisible by"),
-        (None, ["model.prior=uniform"], "uniform has nothing to polish; set training.polish_steps=0"),
+        (None, ["model.prior=uniform"], "uniform has nothing to polish; set training.prior_finetune_steps=0"),
         (None, ["training.end_to_end_steps=0.5"], "training.end_to_end_steps"),
         (None, ["training.speed=1"], "unknown key 'training.speed'"),
         (None, ["model.action_dim=5"], "model.action_dim: comes from the data"),
         (
-            "stages/polish",
-            ["training.module_steps=[3, 0]", "training.polish_steps=0", "training.rollout_steps=0"],
+            "stages/prior_finetune",
+            ["training.module_steps=[3, 0]", "training.prior_finetune_steps=0", "training.rollout_steps=0"],
             "expected steps for module 2 too",
         ),
         ("weights.pt", [], "expected a .pt file of others, found none"),
@@ -194,14 +203,14 @@ def test_what_a_checkpoint_brings_and_does_not_is_told(
     folder: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "shallow.yaml").write_text("\n".join(line for line in MODEL.splitlines() if "12" not in line))
-    init, model = finished / "stages/polish", str(tmp_path / "shallow.yaml")
+    init, model = finished / "stages/prior_finetune", str(tmp_path / "shallow.yaml")
     assert train(_request(folder, tmp_path / "run", init=init, model=model)) == 0
     told = capsys.readouterr().err
     assert "--init: modules: was 2, is 1" in told
-    assert "--init: left: levels.1.encoder" in told
+    assert "--init: unused: levels.1.encoder" in told
     provenance = load(tmp_path / "run" / "checkpoint").info.provenance
     assert "levels.0.decoder" in str(provenance["init_loaded"])
-    assert "levels.1.decoder" in str(provenance["init_left"])
+    assert "levels.1.decoder" in str(provenance["init_unused"])
 
 
 def test_weights_of_others_are_a_start(folder: Path, finished: Path, tmp_path: Path) -> None:
@@ -262,6 +271,61 @@ def test_what_would_be_overwritten_or_is_not_there_is_refused(folder: Path, fini
 
 def _contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _crash(*_: object) -> Loss:
+    raise ZeroDivisionError
+
+
+def test_a_run_of_an_earlier_version_is_resumed(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions called a stage "polish" and its metrics "figures"."""
+    with monkeypatch.context() as patch:
+        patch.setattr("ghvae_core.training.stages.rollout_loss", _crash)
+        with pytest.raises(ZeroDivisionError):
+            train(_request(finished.parent, tmp_path))
+    state = latest_state(tmp_path / "state")
+    assert state is not None
+    files, _, _ = read_manifest(state)
+    text = files["state.json"].decode().replace('"metrics"', '"figures"').replace("prior_finetune", "polish")
+    write_folder(state, {**files, "state.json": text.encode()}, {})
+    (tmp_path / "stages" / "prior_finetune").rename(tmp_path / "stages" / "polish")
+    assert train(_request(finished.parent, tmp_path, resume=True)) == 0
+    assert load(tmp_path / "checkpoint").sha256 == load(finished / "checkpoint").sha256
+    assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == [
+        "module_1",
+        "module_2",
+        "prior_finetune",
+        "rollout",
+    ]
+
+
+def test_a_run_is_identified_by_the_former_names_of_its_settings() -> None:
+    config = load_config("tiny", ())
+    dump = former_names(TrainingRunConfig, config.model_dump(mode="json"))
+    assert {"polish_steps", "ramp_steps", "final_rate_share"} < {*dump["training"]}
+    assert "warm_up_share" in dump["objective"]
+    assert {"validation_share", "shares"} < {*dump["data"]}
+    assert "min_side_share" in dump["data"]["augmentation"]
+    assert TrainingRunConfig.model_validate_json(json.dumps(migrate(TrainingRunConfig, dump))) == config
+
+
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        ("training.polish_steps", "training.prior_finetune_steps"),
+        ("training.ramp_steps", "training.lr_warmup_steps"),
+        ("training.final_rate_share", "training.final_rate_fraction"),
+        ("objective.warm_up_share", "objective.warmup_fraction"),
+        ("data.validation_share", "data.validation_fraction"),
+        ("data.shares", "data.folder_fractions"),
+        ("data.augmentation.min_side_share", "data.augmentation.min_side_fraction"),
+    ],
+)
+def test_a_former_key_is_refused_with_the_present_one(former: str, present: str) -> None:
+    with pytest.raises(ReportedError, match=f"'{re.escape(former)}' is now '{re.escape(present)}'"):
+        load_config("tiny", (f"{former}=1",))
 
 
 def test_decoded_episodes_may_move(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

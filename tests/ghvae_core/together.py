@@ -15,7 +15,7 @@ import torch
 
 from ghvae_core.models.checkpoint import module_sha256
 from ghvae_core.models.ghvae import Ghvae
-from ghvae_core.training.distributed import Group
+from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.objective import Batch, Loss, Weights, module_loss
 from ghvae_core.training.stages import TrainingConfig
 from ghvae_core.training.trainer import Interrupted
@@ -23,7 +23,7 @@ from tests.ghvae_core.runs import after, make_trainer, never
 
 CONFIG = TrainingConfig(
     module_steps=(3, 3),
-    polish_steps=2,
+    prior_finetune_steps=2,
     end_to_end_steps=3,
     batch_windows=4,
     ema_decay=0.9,
@@ -32,14 +32,16 @@ CONFIG = TrainingConfig(
 )
 _HANGS_S = 100
 _LATE_S = 0.5  # the second process, at every start: long enough for the first to save, had it not to wait
-SHARDED = CONFIG.model_copy(update={"module_steps": (0,), "end_to_end_steps": 4, "polish_steps": 1, "shard": True})
+SHARDED = CONFIG.model_copy(
+    update={"module_steps": (0,), "end_to_end_steps": 4, "prior_finetune_steps": 1, "shard": True}
+)
 
 
 def main(folder: Path) -> None:
     """Do everything, and write `rank_N.json`."""
     torch.set_num_threads(1)
     faulthandler.dump_traceback_later(_HANGS_S, exit=True)  # ten times what it takes; says where each thread stands
-    with Group("cpu") as group:
+    with ProcessGroup("cpu") as group:
         seen: dict[str, Any] = {"largest": group.largest(group.rank, 10 - group.rank)}
         for name, config in (("plain", CONFIG), ("sharded", SHARDED)):
             seen[name] = _train(folder / name, config, group, [never])
@@ -52,12 +54,14 @@ def main(folder: Path) -> None:
     (folder / f"rank_{group.rank}.json").write_text(json.dumps(seen))
 
 
-def _stops(group: Group, *steps: int) -> list[Callable[[], bool]]:
+def _stops(group: ProcessGroup, *steps: int) -> list[Callable[[], bool]]:
     """Tell the second process alone to stop, after so many steps of each start."""
     return [after(n_steps) if group.rank else never for n_steps in steps]
 
 
-def _train(folder: Path, config: TrainingConfig, group: Group, stops: list[Callable[[], bool]]) -> dict[str, Any]:
+def _train(
+    folder: Path, config: TrainingConfig, group: ProcessGroup, stops: list[Callable[[], bool]]
+) -> dict[str, Any]:
     """Train with interruptions, each time with a new trainer; return what there was to see."""
     losses: list[float] = []
     notes: list[str] = []
@@ -74,7 +78,7 @@ def _train(folder: Path, config: TrainingConfig, group: Group, stops: list[Calla
     return {"sha256": module_sha256(model.state_dict()), "losses": losses, "notes": notes}
 
 
-def _poison(patch: pytest.MonkeyPatch, group: Group) -> None:
+def _poison(patch: pytest.MonkeyPatch, group: ProcessGroup) -> None:
     """Make the second loss of the second process NaN."""
     calls = [0]
 

@@ -328,9 +328,9 @@ def test_a_private_server_makes_one_command_enough(
 def test_the_network_of_steps_to_go_is_named_by_its_hash(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ghvae_core.models.temporal_distance import Distance, DistanceConfig, load, save
+    from ghvae_core.models.temporal_distance import TemporalDistance, TemporalDistanceConfig, load, save
 
-    save(tmp_path / "distance", Distance(DistanceConfig(channels=(8, 8))), {})
+    save(tmp_path / "distance", TemporalDistance(TemporalDistanceConfig(channels=(8, 8))), {})
     told = (f"predictor.distance={tmp_path / 'distance'}", "planner.cost.steps=0.1", "task.n_steps=1")
     for name in ("server", "in_process", "oracle"):
         run_episode(_request(tmp_path, predictor=name, checkpoint=checkpoint, out=tmp_path / name), [*SMALL, *told])
@@ -346,10 +346,10 @@ def test_a_server_without_the_network_that_was_asked_for_is_refused(tmp_path: Pa
 
 
 def test_a_server_with_another_network_than_asked_for_is_refused(tmp_path: Path, checkpoint: Path) -> None:
-    from ghvae_core.models.temporal_distance import Distance, DistanceConfig, save
+    from ghvae_core.models.temporal_distance import TemporalDistance, TemporalDistanceConfig, save
 
     for name in ("one", "other"):
-        save(tmp_path / name, Distance(DistanceConfig(channels=(8, 8))), {"name": name})
+        save(tmp_path / name, TemporalDistance(TemporalDistanceConfig(channels=(8, 8))), {"name": name})
     with private_server(checkpoint, networks=Networks(distance=str(tmp_path / "one"))) as server:
         request = _request(tmp_path, predictor="server", server=server.address)
         with pytest.raises(ReportedError, match=r"predictor\.distance: .* holds another network than .*other"):

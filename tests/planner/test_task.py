@@ -189,7 +189,7 @@ class Errs(StubPredictor):
 def _surprised(factor: float | None, usual: tuple[float, ...], replan_every: int = 5) -> list[PlanRecord]:
     """Return the plans of five actions that move nothing."""
     robot = PaperRobot()
-    spec = replace(PREDICTOR_SPEC, usual_error=usual)
+    spec = replace(PREDICTOR_SPEC, val_rmse_p95=usual)
     predictor = Errs(lambda candidates: np.abs(candidates[..., :3]).sum((1, 2)), spec)
     config = TaskConfig(scene="pick_wipe", n_steps=5, surprise=factor)
     task = TaskController(config, robot, predictor, solver(replan_every=replan_every))

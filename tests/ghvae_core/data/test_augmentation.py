@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from ghvae_core.data.augmentation import AugmentationConfig, augment
 
-NOTHING = AugmentationConfig(min_side_share=1.0, brightness=0, contrast=0, saturation=0, hue=0)
-ZOOM = NOTHING.model_copy(update={"min_side_share": 0.8})
+NOTHING = AugmentationConfig(min_side_fraction=1.0, brightness=0, contrast=0, saturation=0, hue=0)
+ZOOM = NOTHING.model_copy(update={"min_side_fraction": 0.8})
 
 
 def _clips(n_clips: int = 5, n_frames: int = 3) -> NDArray[np.uint8]:
@@ -63,6 +63,6 @@ def test_colours_change_by_as_much_as_is_said(name: str) -> None:
 
 
 def test_shares_beyond_reason_are_refused() -> None:
-    for name, value in {"min_side_share": 0.0, "brightness": 1.0, "hue": 0.6}.items():
+    for name, value in {"min_side_fraction": 0.0, "brightness": 1.0, "hue": 0.6}.items():
         with pytest.raises(ValidationError):
             AugmentationConfig.model_validate({name: value})

@@ -12,12 +12,12 @@ import pytest
 
 from data_collection.formats.reader import find, read
 from ghvae_core.data import cache as module
-from ghvae_core.data.cache import Prepared, Reading, model_frames, prepare
+from ghvae_core.data.cache import DecodeOptions, PreparedEpisodes, model_frames, prepare
 from ghvae_core.data.parallel import DatasetError
 from robot_bridge.camera import Crop
 from tests.ghvae_core.episodes import STEP_LIMIT_M, STEP_S, record, spec
 
-READING = Reading(camera=0, image_px=32, action_free=False, video_stride=1)
+READING = DecodeOptions(camera=0, image_px=32, action_free=False, video_stride=1)
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +33,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three shards, made here and not in other processes."""
     monkeypatch.setattr(module, "_LEAST_RECORDINGS", 3)
-    monkeypatch.setattr(module, "in_processes", map)
+    monkeypatch.setattr(module, "map_in_processes", map)
 
 
-def _prepare(folder: Path, cache: Path, told: list[tuple[int, int]] | None = None) -> Prepared:
+def _prepare(folder: Path, cache: Path, told: list[tuple[int, int]] | None = None) -> PreparedEpisodes:
     return prepare(find(folder), READING, cache, lambda done, total: (told or []).append((done, total)))
 
 
-def _same(one: Prepared, other: Prepared) -> bool:
+def _same(one: PreparedEpisodes, other: PreparedEpisodes) -> bool:
     return (
         all(np.array_equal(a, b) for a, b in zip(one.parts, other.parts, strict=True))
         and all(np.array_equal(a, b) for a, b in zip(one.actions, other.actions, strict=True))

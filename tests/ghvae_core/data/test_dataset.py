@@ -11,14 +11,14 @@ import pytest
 from data_collection.episode import Episode
 from data_collection.formats import reader
 from data_collection.formats.robonet import read_episode
-from ghvae_core.data.dataset import DataConfig, Dataset, DatasetError, digest_files, left_out, load_dataset
+from ghvae_core.data.dataset import DataConfig, Dataset, DatasetError, digest_files, held_out_mask, load_dataset
 from robot_bridge.camera import Crop, model_image
 from tests.data_collection.formats.test_npz import METAWORLD, write_bair
 from tests.data_collection.formats.test_robonet_file import write_foreign
 from tests.data_collection.formats.test_video import video_frames, write_video
 from tests.ghvae_core.episodes import STEP_LIMIT_M, STEP_S, record, spec
 
-CONFIG = DataConfig(n_context=2, horizon=2, validation_share=0.3)
+CONFIG = DataConfig(n_context=2, horizon=2, validation_fraction=0.3)
 SHORT = DataConfig(n_context=1, horizon=2)
 
 
@@ -61,7 +61,7 @@ def test_other_windows_are_cut_from_the_same_prepared_frames(
 ) -> None:
     whole = _load(episodes, tmp_path)
     monkeypatch.setattr("ghvae_core.data.cache._make", None)
-    other = _load(episodes, tmp_path, DataConfig(n_context=2, horizon=1, validation_share=0.3))
+    other = _load(episodes, tmp_path, DataConfig(n_context=2, horizon=1, validation_fraction=0.3))
     assert other.n_episodes == 5 and other.sha256 != whole.sha256
     assert np.array_equal(other.train.frames[:], whole.train.frames[:])
 
@@ -234,26 +234,37 @@ def test_a_scale_ignores_wild_values_but_not_rare_ones(tmp_path: Path) -> None:
 
 def test_the_split_goes_by_name_and_keeps_its_share() -> None:
     names = [f"lab_franka_traj{i}.hdf5" for i in range(4000)]
-    kept = left_out(names, 0.05)
+    kept = held_out_mask(names, 0.05)
     assert 0.035 < np.mean(kept) < 0.065
-    np.testing.assert_array_equal(kept, left_out([f"elsewhere/{name}" for name in names], 0.05))
-    np.testing.assert_array_equal(kept[:99], left_out(names[:99], 0.05))  # new episodes move no old one
-    videos = left_out([f"{i}/left.mp4" for i in range(4000)], 0.05)  # where only the folder tells them apart
+    np.testing.assert_array_equal(kept, held_out_mask([f"elsewhere/{name}" for name in names], 0.05))
+    np.testing.assert_array_equal(kept[:99], held_out_mask(names[:99], 0.05))  # new episodes move no old one
+    videos = held_out_mask([f"{i}/left.mp4" for i in range(4000)], 0.05)  # where only the folder tells them apart
     assert 0.035 < np.mean(videos) < 0.065
 
 
 def test_where_names_decide_for_none_or_for_all_the_last_one_is_left_out() -> None:
-    assert left_out(["a", "b", "c"], 1e-9).tolist() == left_out(["a", "b", "c"], 0.999).tolist() == [False, False, True]
-    assert left_out(["a"], 0.999).tolist() == [False]
-    assert left_out(["a", "b"], 1.0).tolist() == [True, True]
+    assert (
+        held_out_mask(["a", "b", "c"], 1e-9).tolist()
+        == held_out_mask(["a", "b", "c"], 0.999).tolist()
+        == [False, False, True]
+    )
+    assert held_out_mask(["a"], 0.999).tolist() == [False]
+    assert held_out_mask(["a", "b"], 1.0).tolist() == [True, True]
 
 
 def test_data_of_earlier_checkpoints_keep_their_name(tmp_path: Path) -> None:
     """Defaults of newer options add nothing; anything else than a default does."""
     path = tmp_path / "a.hdf5"
     path.write_bytes(b"123")
-    named = {"n_context": 2, "horizon": 10, "camera": 0, "validation_share": 0.05, "step_limit_m": None, "step_s": None}
+    named = {
+        "n_context": 2,
+        "horizon": 10,
+        "camera": 0,
+        "validation_share": 0.05,
+        "step_limit_m": None,
+        "step_s": None,
+    }
     expected = hashlib.sha256(json.dumps([[("a.hdf5", 3)], named]).encode()).hexdigest()
     assert digest_files([path], tmp_path, DataConfig()) == expected
-    assert digest_files([path], tmp_path, DataConfig(shares=(1.0,), augment=True, prepared="x")) == expected
+    assert digest_files([path], tmp_path, DataConfig(folder_fractions=(1.0,), augment=True, prepared="x")) == expected
     assert digest_files([path], tmp_path, DataConfig(action_free=True)) != expected

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ghvae_core.data.parallel import DatasetError, in_processes
+from ghvae_core.data.parallel import DatasetError, map_in_processes
 
 
 def _square(value: int) -> tuple[int, int]:
@@ -16,13 +16,13 @@ def _die(value: int) -> None:
 
 
 def test_results_come_in_order_from_other_processes_where_it_is_worth_them() -> None:
-    here = list(in_processes(_square, range(3), 3))
+    here = list(map_in_processes(_square, range(3), 3))
     assert here == [(value**2, os.getpid()) for value in range(3)]
-    there = list(in_processes(_square, range(4), 3))
+    there = list(map_in_processes(_square, range(4), 3))
     assert [value for value, _ in there] == [0, 1, 4, 9]
     assert os.getpid() not in {process for _, process in there}
 
 
 def test_a_process_that_is_killed_is_reported() -> None:
     with pytest.raises(DatasetError, match="was killed, probably for want of memory"):
-        list(in_processes(_die, [1, 1]))
+        list(map_in_processes(_die, [1, 1]))

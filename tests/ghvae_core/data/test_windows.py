@@ -57,7 +57,7 @@ def test_windows_of_one_folder_are_drawn_evenly() -> None:
 def test_folders_are_drawn_by_their_shares_whatever_their_sizes(shares: tuple[float, ...], first: float) -> None:
     windows = small_windows()
     n = len(windows.starts)
-    mixed = replace(windows, folder_sizes=(2, n - 2), shares=shares)
+    mixed = replace(windows, folder_sizes=(2, n - 2), folder_fractions=shares)
     drawn = mixed.draw(np.random.default_rng(0), 4000)
     assert np.mean(drawn < 2) == pytest.approx(first, abs=0.03)
     assert set(drawn.tolist()) == set(range(0 if first else 2, n))
@@ -65,5 +65,5 @@ def test_folders_are_drawn_by_their_shares_whatever_their_sizes(shares: tuple[fl
 
 def test_a_folder_without_windows_is_never_drawn() -> None:
     windows = small_windows()
-    mixed = replace(windows, folder_sizes=(0, len(windows.starts)), shares=(1.0, 1.0))
+    mixed = replace(windows, folder_sizes=(0, len(windows.starts)), folder_fractions=(1.0, 1.0))
     assert len(mixed.draw(np.random.default_rng(0), 50)) == 50

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_collection.formats.reader import find
-from ghvae_core.data.dataset import DataConfig, digest_files, left_out, load_dataset
+from ghvae_core.data.dataset import DataConfig, digest_files, held_out_mask, load_dataset
 from ghvae_core.evaluation.held_out import check_held_out, choose
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.models.checkpoint import CheckpointInfo
@@ -39,12 +39,12 @@ def trained_on(folder: Path, config: DataConfig, **more: str | int) -> Checkpoin
         n_context=config.n_context,
         horizon=config.horizon,
         modules_trained=1,
-        provenance={"data_sha256": digest, "validation_share": config.validation_share, **more},
+        provenance={"data_sha256": digest, "validation_fraction": config.validation_fraction, **more},
     )
 
 
 def data(**changes: float) -> DataConfig:
-    return DataConfig(horizon=3, validation_share=SHARE).model_copy(update=changes)
+    return DataConfig(horizon=3, validation_fraction=SHARE).model_copy(update=changes)
 
 
 @pytest.mark.parametrize("config", [data(), data(**TOLD)], ids=["files tell", "told"])
@@ -52,7 +52,9 @@ def test_the_training_folder_is_known_however_its_limits_were_told(folder: Path,
     info = trained_on(folder, config)
     assert check_held_out(folder, info, SHARE) == "yes, the share that training left out"
     for share in (1.0, 0.4):
-        with pytest.raises(MetricError, match=r"trained on these .* with --set evaluation\.validation_share=0\.5, on"):
+        with pytest.raises(
+            MetricError, match=r"trained on these .* with --set evaluation\.validation_fraction=0\.5, on"
+        ):
             check_held_out(folder, info, share)
 
 
@@ -67,7 +69,7 @@ def test_one_of_several_training_folders_is_known(folder: Path, tmp_path: Path) 
     record(tmp_path / "more", 10)
     dataset = load_dataset([folder, tmp_path / "more"], data(), 64, tmp_path / "cache", lambda done, total: None)
     told = {"data_sha256": dataset.sha256, "folder_sha256": " ".join(dataset.folder_sha256)}
-    info = trained_on(folder, data()).model_copy(update={"provenance": {"validation_share": SHARE, **told}})
+    info = trained_on(folder, data()).model_copy(update={"provenance": {"validation_fraction": SHARE, **told}})
     assert check_held_out(folder, info, SHARE) == "yes, the share that training left out"
 
 
@@ -84,15 +86,15 @@ def test_episodes_are_told_apart_by_their_own_names_and_not_by_those_of_their_fi
         (tmp_path / "data" / name).parent.mkdir(parents=True)
         write_bair(tmp_path / "data" / name)
     share = int.from_bytes(hashlib.sha256(b"a.npz").digest()[:4], "big") / 2**32 + 1e-6  # the file's own name is in it
-    assert 0 < left_out(names, share).sum() < len(names)
+    assert 0 < held_out_mask(names, share).sum() < len(names)
     digest = digest_files(
-        [each.path for each in find(tmp_path / "data")], tmp_path / "data", data(validation_share=share)
+        [each.path for each in find(tmp_path / "data")], tmp_path / "data", data(validation_fraction=share)
     )
     info = CheckpointInfo(
         model=small_config(),
         horizon=3,
         modules_trained=1,
-        provenance={"data_sha256": digest, "validation_share": share},
+        provenance={"data_sha256": digest, "validation_fraction": share},
     )
     assert check_held_out(tmp_path / "data", info, share) == "yes, the share that training left out"
 
@@ -107,8 +109,8 @@ def test_what_an_earlier_training_saw_is_not_known(folder: Path) -> None:
 def test_too_few_episodes_to_leave_some_out_are_refused(folder: Path, tmp_path: Path) -> None:
     """A folder of one episode can be a part of a training."""
     record(tmp_path, 0)
-    digest = digest_files([each.path for each in find(tmp_path)], tmp_path, data(validation_share=0.5))
-    info = trained_on(folder, data(validation_share=0.5), folder_sha256=f"0f {digest}")
+    digest = digest_files([each.path for each in find(tmp_path)], tmp_path, data(validation_fraction=0.5))
+    info = trained_on(folder, data(validation_fraction=0.5), folder_sha256=f"0f {digest}")
     with pytest.raises(MetricError, match="too few episodes"):
         check_held_out(tmp_path, info, 0.5)
 
@@ -117,7 +119,7 @@ def test_another_folder_or_a_silent_checkpoint_is_not_known(folder: Path, tmp_pa
     info = trained_on(folder, data())
     record(tmp_path, 9)
     assert check_held_out(tmp_path, info, 1.0).startswith("not known, the files are not those that training recorded")
-    for provenance in ({}, {"validation_share": SHARE}, {"data_sha256": "0f"}):
+    for provenance in ({}, {"validation_fraction": SHARE}, {"data_sha256": "0f"}):
         silent = info.model_copy(update={"provenance": provenance})
         assert check_held_out(folder, silent, 1.0) == "not known, the checkpoint does not say what it was trained on"
 
@@ -133,17 +135,17 @@ def test_the_two_parts_are_those_of_training(folder: Path) -> None:
     info, recordings = trained_on(folder, data()), find(folder)
     held_out, trained = choose(recordings, info, SHARE, "held-out"), choose(recordings, info, 1.0, "trained-on")
     assert sorted(held_out + trained, key=recordings.index) == recordings
-    assert len(held_out) == left_out([each.name for each in recordings], SHARE).sum() > 0
+    assert len(held_out) == held_out_mask([each.name for each in recordings], SHARE).sum() > 0
     assert choose(recordings, info, 1.0, "held-out") == recordings
     assert choose(recordings, info, 1e-9, "held-out") == recordings[-1:]
-    with pytest.raises(MetricError, match=r"none among 1 in the evaluation\.validation_share of 0\.5"):
+    with pytest.raises(MetricError, match=r"none among 1 in the evaluation\.validation_fraction of 0\.5"):
         choose(recordings[:1], info, 0.5, "held-out")
 
 
 @pytest.mark.parametrize("share", [1e-6, SHARE, 0.999])
 def test_the_parts_are_what_training_really_read(folder: Path, tmp_path: Path, share: float) -> None:
     """Also where names decide for none, or for all, and training keeps the last one."""
-    config = data(validation_share=share)
+    config = data(validation_fraction=share)
     windows = load_dataset([folder], config, 64, tmp_path / "cache", lambda _done, _total: None)
     held_out = choose(find(folder), trained_on(folder, config), share, "held-out")
     trained = choose(find(folder), trained_on(folder, config), 1.0, "trained-on")

@@ -36,7 +36,7 @@ from tests.ghvae_core.judging import clips, judged
 torch.set_num_threads(1)
 CLIPS = clips(4)
 ROWS = [f"{label}, {kind}" for label in ("a", "b") for kind in (MEAN, SAMPLE, SHUFFLED)] + [COPY]
-ABOUT = {"seed": 7, "validation_share": 0.5, "n_samples": 3, "n_episodes_passed_over": 0}
+ABOUT = {"seed": 7, "validation_fraction": 0.5, "n_samples": 3, "n_episodes_passed_over": 0}
 
 
 def two() -> tuple[Judged, Judged]:

@@ -14,7 +14,16 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from ghvae_core.models.checkpoint import TOLERANCE, CheckpointError, CheckpointInfo, answer, build, is_same, load, save
+from ghvae_core.models.checkpoint import (
+    TOLERANCE,
+    CheckpointError,
+    CheckpointInfo,
+    build,
+    load,
+    matches_self_test,
+    save,
+    self_test_output,
+)
 from ghvae_core.models.checkpoint_files import MANIFEST, CheckpointWriteError, pack_tensors, sha256
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.svg import Svg, SvgConfig
@@ -30,18 +39,18 @@ from tests.ghvae_core.small import PX, small_config, small_model
 
 def test_a_checkpoint_is_saved_with_what_it_answers(tmp_path: Path) -> None:
     checkpoint = load(small_checkpoint(tmp_path / "small"))
-    assert checkpoint.info.answer == answer(checkpoint.model, 2, HORIZON)
-    assert len(checkpoint.info.answer) == 36
+    assert checkpoint.info.self_test_output == self_test_output(checkpoint.model, 2, HORIZON)
+    assert len(checkpoint.info.self_test_output) == 36
     InProcessPredictor(checkpoint, GoalCost()).prove()
 
 
 def test_the_shipped_checkpoint_gives_its_answer_also_in_half_the_bits() -> None:
     checkpoint = load(SHIPPED)
-    assert checkpoint.info.answer is not None
+    assert checkpoint.info.self_test_output is not None
     InProcessPredictor(checkpoint, GoalCost()).prove()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        coarse = answer(checkpoint.model, 2, 10)
-    assert is_same(checkpoint.info.answer, coarse)
+        coarse = self_test_output(checkpoint.model, 2, 10)
+    assert matches_self_test(checkpoint.info.self_test_output, coarse)
 
 
 def test_a_model_that_computes_something_else_cannot_prove_itself(tmp_path: Path) -> None:
@@ -54,9 +63,9 @@ def test_a_model_that_computes_something_else_cannot_prove_itself(tmp_path: Path
 
 def test_another_answer_is_told_from_rounding() -> None:
     stored = (0.5, 0.25)
-    assert is_same(stored, (0.5 + 0.9 * TOLERANCE, 0.25))
+    assert matches_self_test(stored, (0.5 + 0.9 * TOLERANCE, 0.25))
     for other in ((0.5 + 1.1 * TOLERANCE, 0.25), (np.nan, 0.25), (np.inf, 0.25)):
-        assert not is_same(stored, other)
+        assert not matches_self_test(stored, other)
 
 
 @pytest.mark.parametrize("action_dim", [0, 4])
@@ -65,17 +74,17 @@ def test_other_kinds_of_model_answer_too(action_dim: int) -> None:
     config = SvgConfig(
         image_px=16, action_dim=action_dim, action_scale=scale, width_k=0.125, width_m=0.0625, features=16, latent=3
     )
-    assert len(answer(build(config), 2, 3)) == 36
+    assert len(self_test_output(build(config), 2, 3)) == 36
 
 
 def test_a_model_that_imagines_nan_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load(small_checkpoint(tmp_path / "small"))
-    imagine = checkpoint.model.imagine
+    imagine = checkpoint.model.predict
 
     def with_nan(*arguments: Any, **more: Any) -> Iterator[Tensor]:
         return (frame * torch.nan for frame in imagine(*arguments, **more))
 
-    monkeypatch.setattr(checkpoint.model, "imagine", with_nan)
+    monkeypatch.setattr(checkpoint.model, "predict", with_nan)
     with pytest.raises(CheckpointWriteError, match="imagines NaN"):
         save(tmp_path / "worse", checkpoint.model, checkpoint.info)
     assert not (tmp_path / "worse").exists()
@@ -104,8 +113,8 @@ def _reseal(folder: Path) -> None:
 def test_what_is_loaded_is_what_was_saved(folder: Path) -> None:
     loaded = load(folder)
     model = small_model()
-    assert loaded.info.model_copy(update={"answer": None}) == _info()
-    assert loaded.info.answer is not None
+    assert loaded.info.model_copy(update={"self_test_output": None}) == _info()
+    assert loaded.info.self_test_output is not None
     assert loaded.sha256 == sha256((folder / MANIFEST).read_bytes())
     assert all(torch.equal(tensor, loaded.model.state_dict()[name]) for name, tensor in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
@@ -206,16 +215,16 @@ def test_a_module_trained_on_other_lower_modules_is_refused(folder: Path) -> Non
 
 def test_a_newer_schema_is_refused_by_name(folder: Path) -> None:
     text = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(text.replace('"schema_version": 2', '"schema_version": 3'))
+    (folder / "config.json").write_text(text.replace('"schema_version": 3', '"schema_version": 4'))
     _reseal(folder)
-    with pytest.raises(CheckpointError, match=r"config\.json: expected schema_version 2 .*got 3; .* newer program"):
+    with pytest.raises(CheckpointError, match=r"config\.json: expected schema_version 3 .*got 4; .* newer program"):
         load(folder)
 
 
 def test_an_old_checkpoint_loads_and_imagines_the_same(folder: Path) -> None:
     context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(2, 4, 4)
     before = load(folder).model.rollout(context, actions)
-    config = json.loads(GOLDEN.read_bytes())
+    config = json.loads((GOLDEN / "config_schema_1.json").read_bytes())
     config["model"]["action_scale"] = [1.0] * 4
     (folder / "config.json").write_text(json.dumps(config))
     _reseal(folder)
@@ -232,7 +241,7 @@ def test_robot_and_camera_are_kept_and_may_be_unknown(tmp_path: Path) -> None:
     assert (nothing.step_limit_m, nothing.step_s, nothing.workspace_m, nothing.camera) == (None,) * 4
     for info in (told, nothing):
         save(tmp_path / "checkpoint", small_model(), info)
-        assert load(tmp_path / "checkpoint").info.model_copy(update={"answer": None}) == info
+        assert load(tmp_path / "checkpoint").info.model_copy(update={"self_test_output": None}) == info
 
 
 def test_models_of_every_kind_are_built_and_loaded(tmp_path: Path) -> None:

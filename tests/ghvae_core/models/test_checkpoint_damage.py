@@ -153,14 +153,16 @@ import torch
 
 from ghvae_core.models import checkpoint
 from ghvae_core.models.checkpoint import CheckpointInfo, load, save
-from ghvae_core.training.training_state import Moments, Progress, latest_state, load_state, load_weights, save_state
+from ghvae_core.training.training_state import (
+    OptimizerState, TrainingProgress, latest_state, load_state, load_weights, save_state
+)
 from tests.ghvae_core.small import small_config, small_model
 
 folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])
 rng, model = random.Random(0), small_model()
-moments = Moments({f"{i}.exp_avg": p.detach() for i, p in enumerate(model.parameters())}, {})
+moments = OptimizerState({f"{i}.exp_avg": p.detach() for i, p in enumerate(model.parameters())}, {})
 info = CheckpointInfo(model=small_config(), step_limit_m=0.2, step_s=0.6, modules_trained=2)
-checkpoint.answer = lambda *_: (0.5,) * 36  # so that a kill finds it writing, not computing
+checkpoint.self_test_output = lambda *_: (0.5,) * 36  # so that a kill finds it writing, not computing
 last, cut = 0, 0
 for _ in range(20 * n_kills):  # of those that came between two saves there may be many
     if cut == n_kills:
@@ -171,7 +173,7 @@ for _ in range(20 * n_kills):  # of those that came between two saves there may 
         saves = last
         while True:
             saves += 1
-            progress = Progress(run="run", step=saves, saves=saves)
+            progress = TrainingProgress(run="run", step=saves, saves=saves)
             save_state(folder / "state", progress, model.state_dict(), moments)
             save(folder / "checkpoint", model, info)  # in the place of the one before
             os.write(ready, b"x")

@@ -162,12 +162,12 @@ def test_a_type_of_number_that_is_not_read_is_refused() -> None:
         unpack_tensors(len(header).to_bytes(8, "little") + header + b"\0\0", "weights")
 
 
-GOLDEN = Path(__file__).parent / "golden" / "config_schema_1.json"
+GOLDEN = Path(__file__).parent / "golden"  # configurations that earlier versions wrote
 PATH = Path("somewhere/config.json")
 
 
-def _old() -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(GOLDEN.read_bytes())
+def _old(version: int = 1) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((GOLDEN / f"config_schema_{version}.json").read_bytes())
     return config
 
 
@@ -199,11 +199,28 @@ def test_version_1_in_action_free_mode_has_actions_of_no_numbers() -> None:
     assert (model.action_dim, model.action_scale) == (0, ())
 
 
-def test_a_step_leaves_its_input_as_it_was() -> None:
-    old = _old()
+def test_version_2_keeps_every_value_under_the_present_names() -> None:
+    old = _old(2)
+    assert old.pop("schema_version") == 2
+    dumped = _read(_old(2)).model_dump(mode="json")
+    names = {"usual_error": "val_rmse_p95", "answer": "self_test_output"}
+    provenance = old.pop("provenance")
+    assert {names.get(name, name): value for name, value in old.items()} | {
+        "provenance": dumped["provenance"]
+    } == dumped
+    assert (provenance["validation_share"], provenance.pop("stage")) == (0.3, "polish")
+    assert dumped["provenance"].pop("stage") == "prior_finetune"
+    provenance["validation_fraction"] = provenance.pop("validation_share")
+    assert dumped["provenance"] == provenance
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_step_does_not_change_its_input(version: int) -> None:
+    old = _old(version)
     before = deepcopy(old)
-    checkpoint_files._from_1_to_2(old)
-    assert old == before
+    for step in (checkpoint_files._from_1_to_2, checkpoint_files._from_2_to_3):
+        step(old)
+        assert old == before
 
 
 @pytest.mark.parametrize(
@@ -213,7 +230,7 @@ def test_a_step_leaves_its_input_as_it_was() -> None:
         (b"[1]", "expected a JSON object"),
         (b"\xff", "expected a JSON object"),
         (b"[" * 100_000, "expected a JSON object"),
-        (b'{"schema_version": 3}', "expected schema_version 2 or less, got 3; it needs a newer program"),
+        (b'{"schema_version": 4}', "expected schema_version 3 or less, got 4; it needs a newer program"),
         (b'{"schema_version": 0}', "schema_version: expected a whole number from 1, got 0"),
         (b'{"schema_version": true}', "schema_version: expected a whole number from 1, got True"),
         (b'{"schema_version": "2"}', "schema_version: expected a whole number from 1, got '2'"),

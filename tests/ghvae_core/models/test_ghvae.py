@@ -63,7 +63,7 @@ def test_prediction_depends_on_past_and_present_actions_and_both_context_frames(
 def test_one_shared_context_equals_tiling_it() -> None:
     model = small_model()
     context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(7, 5, 4)
-    shared = torch.stack(list(model.imagine(context, actions)), 1)
+    shared = torch.stack(list(model.predict(context, actions)), 1)
     torch.testing.assert_close(shared, model.rollout(context.expand(7, -1, -1, -1, -1), actions), atol=1e-5, rtol=0)
 
 
@@ -74,7 +74,7 @@ def test_a_longer_rollout_begins_with_the_shorter_one() -> None:
 
 
 def test_imagining_can_stop_between_steps_and_leaves_gradients_on() -> None:
-    steps = small_model().imagine(torch.rand(1, 2, 3, PX, PX), torch.rand(3, 9, 4))
+    steps = small_model().predict(torch.rand(1, 2, 3, PX, PX), torch.rand(3, 9, 4))
     assert next(steps).shape == (3, 3, PX, PX)
     assert torch.is_grad_enabled()
 

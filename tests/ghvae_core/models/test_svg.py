@@ -218,5 +218,5 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     save(tmp_path / "svg", model, info)
     assert {path.suffix for path in (tmp_path / "svg").iterdir()} == {".json", ".safetensors"}
     loaded = load_checkpoint(tmp_path / "svg")
-    assert loaded.info.model_copy(update={"answer": None}) == info
+    assert loaded.info.model_copy(update={"self_test_output": None}) == info
     assert torch.equal(loaded.model.rollout(_context(), _actions()), model.rollout(_context(), _actions()))

@@ -7,19 +7,19 @@ import torch
 from pydantic import ValidationError
 
 from ghvae_core.models.checkpoint_files import CheckpointError
-from ghvae_core.models.temporal_distance import Distance, DistanceConfig, load, save
+from ghvae_core.models.temporal_distance import TemporalDistance, TemporalDistanceConfig, load, save
 
-CONFIG = DistanceConfig(image_px=16, channels=(8, 8), most_steps=5)
+CONFIG = TemporalDistanceConfig(image_px=16, channels=(8, 8), max_steps=5)
 
 
 @pytest.fixture
-def distance() -> Distance:
+def distance() -> TemporalDistance:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Distance(CONFIG)
+        return TemporalDistance(CONFIG)
 
 
-def test_steps_are_expected_over_all_classes(distance: Distance) -> None:
+def test_steps_are_expected_over_all_classes(distance: TemporalDistance) -> None:
     frames, goal = torch.rand(4, 3, 16, 16), torch.rand(1, 3, 16, 16)
     with torch.no_grad():
         logits = distance(frames, goal)
@@ -30,7 +30,7 @@ def test_steps_are_expected_over_all_classes(distance: Distance) -> None:
         assert distance.steps(frames, goal).isnan().tolist() == [False, False, True, False]
 
 
-def test_what_is_saved_is_loaded_frozen(distance: Distance, tmp_path: Path) -> None:
+def test_what_is_saved_is_loaded_frozen(distance: TemporalDistance, tmp_path: Path) -> None:
     save(tmp_path / "d", distance, {"n_steps": 7, "error": 0.5})
     again = load(tmp_path / "d")
     assert again.config.provenance == {"n_steps": 7, "error": 0.5} and not again.training
@@ -41,11 +41,11 @@ def test_what_is_saved_is_loaded_frozen(distance: Distance, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "other"])
-def test_a_damaged_folder_is_refused_by_name(distance: Distance, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_folder_is_refused_by_name(distance: TemporalDistance, tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "d"
     if damage == "other":
         save(folder, distance, {})
-        other = Distance(CONFIG.model_copy(update={"most_steps": 6}))
+        other = TemporalDistance(CONFIG.model_copy(update={"max_steps": 6}))
         save(tmp_path / "o", other, {})
         (folder / "distance.safetensors").write_bytes((tmp_path / "o" / "distance.safetensors").read_bytes())
     else:
@@ -63,8 +63,8 @@ def test_a_damaged_folder_is_refused_by_name(distance: Distance, tmp_path: Path,
         load(folder)
 
 
-def test_weights_of_another_size_are_refused(distance: Distance, tmp_path: Path) -> None:
-    distance.config = CONFIG.model_copy(update={"most_steps": 9})
+def test_weights_of_another_size_are_refused(distance: TemporalDistance, tmp_path: Path) -> None:
+    distance.config = CONFIG.model_copy(update={"max_steps": 9})
     save(tmp_path / "d", distance, {})
     with pytest.raises(CheckpointError, match=r"expected the weights of distance\.json"):
         load(tmp_path / "d")
@@ -79,4 +79,4 @@ def test_a_model_is_no_distance(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [(), (8, 0), (8, 8, 8, 8, 8)])
 def test_sizes_that_do_not_fit_the_image_are_refused(channels: tuple[int, ...]) -> None:
     with pytest.raises(ValidationError, match="expected a positive number for each halving"):
-        DistanceConfig(image_px=16, channels=channels)
+        TemporalDistanceConfig(image_px=16, channels=channels)

@@ -9,7 +9,7 @@ import torch
 
 from ghvae_core.models import torch_import
 from ghvae_core.models.checkpoint_files import CheckpointError
-from ghvae_core.models.torch_import import flatten, load_foreign, read_foreign
+from ghvae_core.models.torch_import import flatten, load_torch_file, read_torch_file
 from tests.ghvae_core.small import small_config, small_model
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
@@ -29,7 +29,7 @@ class _Gadget:
 def test_a_good_file_is_read(tmp_path: Path, is_zip: bool) -> None:
     path = tmp_path / "model.pt"
     torch.save({"epoch": 3, "state_dict": TENSORS}, path, _use_new_zipfile_serialization=is_zip)
-    read = read_foreign(path)
+    read = read_torch_file(path)
     assert set(read) == set(TENSORS)
     assert all(torch.equal(read[name], tensor) for name, tensor in TENSORS.items())
 
@@ -52,7 +52,7 @@ def test_a_file_that_runs_something_is_refused_and_nothing_ran(tmp_path: Path) -
     path, witness = tmp_path / "model.pt", tmp_path / "ran"
     torch.save({"state_dict": {**TENSORS, "b": _Gadget(f"touch {witness}")}}, path)
     with pytest.raises(CheckpointError, match=r"model\.pt: refused: it asks for posix\.system") as error:
-        read_foreign(path)
+        read_torch_file(path)
     assert not witness.exists()
     assert "weights_only" not in str(error.value)
     assert "\n" not in str(error.value)
@@ -65,45 +65,45 @@ def test_a_file_cut_short_is_refused(tmp_path: Path, share: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(CheckpointError, match=r"model\.pt: refused") as error:
-        read_foreign(path)
+        read_torch_file(path)
     assert "\n" not in str(error.value)
 
 
 def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.tensor([1.0, float("nan")])}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=r"model\.pt: a holds NaN or infinity"):
-        read_foreign(tmp_path / "model.pt")
+        read_torch_file(tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e8m0fnu], ids=str)
 def test_numbers_that_weights_are_not_made_of_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
     torch.save({"a": torch.ones(2).to(dtype)}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=rf"model\.pt: refused: .*expected ordinary numbers, got a of {dtype}"):
-        read_foreign(tmp_path / "model.pt")
+        read_torch_file(tmp_path / "model.pt")
 
 
 def test_a_small_file_that_unfolds_into_a_large_tensor_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1).expand(2**34)}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="needs more memory"):
-        read_foreign(tmp_path / "model.pt")
+        read_torch_file(tmp_path / "model.pt")
 
 
 def test_files_without_tensors_and_no_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"epoch": 3}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="expected 1 to 100000 tensors, got 0"):
-        read_foreign(tmp_path / "model.pt")
+        read_torch_file(tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="got none"):
-        read_foreign(tmp_path / "nowhere.pt")
+        read_torch_file(tmp_path / "nowhere.pt")
     monkeypatch.setattr(torch_import, "_LARGEST_BYTES", 100)
     with pytest.raises(CheckpointError, match="expected at most 100 bytes"):
-        read_foreign(tmp_path / "model.pt")
+        read_torch_file(tmp_path / "model.pt")
 
 
 def test_a_file_that_takes_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(TENSORS, tmp_path / "model.pt")
     monkeypatch.setattr(torch_import, "_TIMEOUT_S", 0.01)
     with pytest.raises(CheckpointError, match="could not be read within"):
-        read_foreign(tmp_path / "model.pt")
+        read_torch_file(tmp_path / "model.pt")
 
 
 def test_what_fits_is_loaded_and_the_rest_is_told(tmp_path: Path) -> None:
@@ -114,10 +114,10 @@ def test_what_fits_is_loaded_and_the_rest_is_told(tmp_path: Path) -> None:
     torch.save({"model": {f"module.{name}": tensor.half() for name, tensor in scaled.items()}}, tmp_path / "model.pt")
     model = small_model(2)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    report = load_foreign(tmp_path / "model.pt", model)
+    report = load_torch_file(tmp_path / "model.pt", model)
     assert report.new == ("levels.0.prior.head.bias", "levels.1.encoder.blocks.0.conv_1.weight")
     assert report.changed == {"levels.0.prior.head.bias": "was (99,), is (6,): not loaded"}
-    assert "levels.2.encoder.blocks.0.conv_1.weight" in report.left
+    assert "levels.2.encoder.blocks.0.conv_1.weight" in report.unused
     for name, tensor in model.state_dict().items():
         assert tensor.dtype == torch.float32
         torch.testing.assert_close(tensor, before[name] * (1 if name in report.new else 2), rtol=1e-3, atol=1e-5)
@@ -128,6 +128,6 @@ def test_a_file_of_another_model_is_refused_and_the_model_left_alone(tmp_path: P
     model = small_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"none of its 2 tensors .* its first is a\.\w+ .*, ours levels\.0\."):
-        load_foreign(tmp_path / "model.pt", model)
+        load_torch_file(tmp_path / "model.pt", model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert small_config() == model.config

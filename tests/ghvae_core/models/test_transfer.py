@@ -12,7 +12,7 @@ from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo, build
 from ghvae_core.models.checkpoint_files import CheckpointError
 from ghvae_core.models.ghvae import GhvaeConfig
 from ghvae_core.models.svg import SvgConfig
-from ghvae_core.models.transfer import Report, adapt
+from ghvae_core.models.transfer import TransferReport, adapt
 from ghvae_core.models.video_model import VideoModel
 from tests.ghvae_core.small import PX, small_config
 
@@ -27,7 +27,7 @@ def _start(config: GhvaeConfig | SvgConfig) -> Checkpoint:
     return Checkpoint(model.requires_grad_(False).eval(), info, "0" * 64)
 
 
-def _adapt(start: Checkpoint, config: GhvaeConfig | SvgConfig) -> tuple[VideoModel, Report]:
+def _adapt(start: Checkpoint, config: GhvaeConfig | SvgConfig) -> tuple[VideoModel, TransferReport]:
     return adapt(start, config, np.random.default_rng(0))
 
 
@@ -56,7 +56,7 @@ def test_what_fits_is_loaded_bit_for_bit(config: GhvaeConfig | SvgConfig) -> Non
     start = _start(config)
     model, report = _adapt(start, config)
     assert set(report.loaded) == _names(model)
-    assert (report.adapted, report.new, report.left, report.changed) == ({}, (), (), {})
+    assert (report.adapted, report.new, report.unused, report.changed) == ({}, (), (), {})
     for name, tensor in start.model.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name])
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -117,8 +117,8 @@ def test_actions_that_were_unknown_have_no_effect_yet_and_can_be_learned(config:
 def test_actions_that_are_gone_are_left() -> None:
     start = _start(small_config())
     model, report = _adapt(start, _of_actions(small_config()))
-    assert report.left
-    assert all(".action." in name for name in report.left)
+    assert report.unused
+    assert all(".action." in name for name in report.unused)
     assert _rollout(model, _actions()[..., :0]).isfinite().all()
 
 
@@ -128,7 +128,7 @@ def test_modules_are_added_and_left() -> None:
     assert report.new == tuple(name for name in more.state_dict() if name.startswith("levels.2."))
     assert report.changed == {"modules": "was 2, is 3"}
     fewer, report = _adapt(start, small_config(1))
-    assert report.left == tuple(name for name in start.model.state_dict() if name.startswith("levels.1."))
+    assert report.unused == tuple(name for name in start.model.state_dict() if name.startswith("levels.1."))
     torch.testing.assert_close(
         _rollout(fewer, _actions()), start.model.rollout(_context(), _actions(), depth=1), rtol=0, atol=0
     )
@@ -160,7 +160,7 @@ def test_a_prior_that_was_uniform_was_never_trained() -> None:
     model, report = _adapt(start, small_config())
     assert report.new
     assert all(".prior." in name for name in report.new)
-    assert report.new == report.left
+    assert report.new == report.unused
     name = "levels.1.prior.head.weight"
     assert not torch.equal(model.state_dict()[name], start.model.state_dict()[name])
     assert report.changed == {"prior": "was uniform, is learned"}

@@ -74,7 +74,7 @@ def test_a_rollout_is_all_that_is_imagined_and_records_no_gradient() -> None:
 
 
 def test_imagining_can_stop_between_steps_and_leaves_gradients_on() -> None:
-    steps = MODEL.imagine(CONTEXT, torch.zeros(3, 9, 4))
+    steps = MODEL.predict(CONTEXT, torch.zeros(3, 9, 4))
     assert next(steps).shape == (3, 3, 4, 4)
     assert torch.is_grad_enabled()
 

@@ -26,7 +26,7 @@ SPEC = PredictorSpec(
         target_m=(0.4, 0.0, 0.0),
         fovy_rad=0.8,
     ),
-    usual_error=(0.02, 0.03, 0.05),
+    val_rmse_p95=(0.02, 0.03, 0.05),
 )
 
 

@@ -118,7 +118,7 @@ def test_the_work_ends_when_its_time_is_over(checkpoint: Checkpoint) -> None:
 def test_a_candidate_without_a_finite_cost_is_reported_and_ranked_last(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    imagine = checkpoint.model.imagine
+    imagine = checkpoint.model.predict
 
     def with_nan(context: Tensor, actions: Tensor) -> Iterator[Tensor]:
         for frame in imagine(context, actions):
@@ -126,7 +126,7 @@ def test_a_candidate_without_a_finite_cost_is_reported_and_ranked_last(
             spoilt[0] = torch.nan
             yield spoilt
 
-    monkeypatch.setattr(checkpoint.model, "imagine", with_nan)
+    monkeypatch.setattr(checkpoint.model, "predict", with_nan)
     got = _predictor(checkpoint).evaluate(replace(ASKED, n_videos=7))
     assert np.isnan(got.costs).tolist() == [True] + [False] * 6
     assert got.best[-1] == 0
@@ -144,13 +144,13 @@ def test_a_request_that_does_not_fit_is_refused(checkpoint: Checkpoint) -> None:
 
 def test_warming_up_imagines_one_full_chunk(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, ...]] = []
-    imagine = checkpoint.model.imagine
+    imagine = checkpoint.model.predict
 
     def watched(context: Tensor, actions: Tensor) -> Iterator[Tensor]:
         shapes.append(tuple(actions.shape))
         return imagine(context, actions)
 
-    monkeypatch.setattr(checkpoint.model, "imagine", watched)
+    monkeypatch.setattr(checkpoint.model, "predict", watched)
     predictor = _predictor(checkpoint, 5)
     assert predictor.warm_up() > 0 and predictor.warm_up(HORIZON + 7) > 0
     assert shapes == [(5, 1 + 2, 4), (5, 1 + HORIZON, 4)]
@@ -159,7 +159,7 @@ def test_warming_up_imagines_one_full_chunk(checkpoint: Checkpoint, monkeypatch:
 def _limit(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     """Let memory hold so many candidates, and return a list of how many are asked for."""
     asked: list[int] = []
-    imagine = checkpoint.model.imagine
+    imagine = checkpoint.model.predict
 
     def limited(context: Tensor, actions: Tensor) -> Iterator[Tensor]:
         asked.append(len(actions))
@@ -168,7 +168,7 @@ def _limit(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, most: int) -
             raise torch.OutOfMemoryError("17 GiB")
         yield from steps
 
-    monkeypatch.setattr(checkpoint.model, "imagine", limited)
+    monkeypatch.setattr(checkpoint.model, "predict", limited)
     return asked
 
 

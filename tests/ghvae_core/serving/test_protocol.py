@@ -76,7 +76,7 @@ def test_costs_that_are_not_finite_reach_the_planner() -> None:
 
 def test_the_welcome_tells_the_whole_spec() -> None:
     assert set(SpecHeader.model_fields) == set(SPEC.__dataclass_fields__)
-    for spec in (SPEC, replace(SPEC, workspace_m=None), replace(SPEC, camera=None), replace(SPEC, usual_error=None)):
+    for spec in (SPEC, replace(SPEC, workspace_m=None), replace(SPEC, camera=None), replace(SPEC, val_rmse_p95=None)):
         welcome = Welcome(b"id-1", spec, Limits(max_waiting=32))
         assert decode_reply(encode_reply(welcome)) == welcome
 

@@ -10,25 +10,29 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ghvae_core.training.batches import Augment, Draw, Loader, Part
-from ghvae_core.training.distributed import Group
-from ghvae_core.training.feature_cache import FeatureCache, Source
+from ghvae_core.training.batches import Augment, BatchLoader, BatchSource, MicroBatch
+from ghvae_core.training.distributed import ProcessGroup
+from ghvae_core.training.feature_cache import FeatureCache, FeatureSource
 from ghvae_core.training.stages import TrainingConfig
 from tests.ghvae_core.small import small_model, small_windows
 
 WINDOWS = small_windows()
 
 
-def _loader(folder: Path, n_parts: int = 1, rank: int = 0, size: int = 1, augment: Augment | None = None) -> Loader:
-    group = Group("cpu")
+def _loader(
+    folder: Path, n_parts: int = 1, rank: int = 0, size: int = 1, augment: Augment | None = None
+) -> BatchLoader:
+    group = ProcessGroup("cpu")
     group.rank, group.size = rank, size
-    features = FeatureCache(Source(WINDOWS.frames, "data", 5, False), folder, Group("cpu"), lambda text: None)
+    features = FeatureCache(
+        FeatureSource(WINDOWS.frames, "data", 5, False), folder, ProcessGroup("cpu"), lambda text: None
+    )
     features.fill(small_model(2), range(1, 2), in_files=False)
     training = TrainingConfig(module_steps=(1,), batch_windows=8, accumulation_steps=n_parts)
-    return Loader(Draw(WINDOWS, augment, 0), training, group, features)
+    return BatchLoader(BatchSource(WINDOWS, augment, 0), training, group, features)
 
 
-def _frames(parts: Iterator[Part]) -> torch.Tensor:
+def _frames(parts: Iterator[MicroBatch]) -> torch.Tensor:
     """Return the first frames of the windows of all parts."""
     return torch.cat([part.batch.frames[: part.batch.n_sequences] for part in parts])
 
@@ -39,7 +43,7 @@ def test_any_number_of_processes_and_parts_learns_from_the_same_windows(tmp_path
     expected = _frames(iter([whole]))
     noise = whole.batch.noise(expected, torch.Generator().manual_seed(whole.noise_seed))
     for size, n_parts in ((1, 4), (2, 1), (4, 1), (2, 2)):
-        parts: list[Part] = []
+        parts: list[MicroBatch] = []
         for rank in range(size):
             with closing(_loader(tmp_path, n_parts, rank, size)) as loader:
                 parts += loader.parts(1, 3, 10)
@@ -63,7 +67,7 @@ def test_a_clip_is_augmented_alike_however_the_batch_is_divided(tmp_path: Path) 
         expected = _frames(loader.parts(0, 0, 1))
     assert len(set(drawn)) == 8
     assert np.random.default_rng([0, 0, 0]).random() not in drawn  # else a window's looks would depend on its number
-    parts: list[Part] = []
+    parts: list[MicroBatch] = []
     for rank in range(2):
         with closing(_loader(tmp_path, 2, rank, 2, augment)) as loader:
             parts += loader.parts(0, 0, 1)

@@ -18,16 +18,18 @@ from ghvae_core.training.cost_model import (
     N_CANDIDATES,
     N_CONTEXT,
     N_FRAMES,
-    Cost,
-    Description,
-    describe,
-    show,
+    ModelCost,
+    StageCost,
+    model_cost,
+    print_cost,
 )
 from ghvae_core.training.objective import Batch, ObjectiveConfig
-from ghvae_core.training.stages import Phase, Stage, TrainingConfig, stages, trained_parameters
+from ghvae_core.training.stages import StageLoss, TrainingConfig, TrainingStage, stages, trained_parameters
 from tests.ghvae_core.small import PX, small_config, small_model
 
-TRAINING = TrainingConfig(module_steps=(1,), end_to_end_steps=1, polish_steps=1, rollout_steps=1, batch_windows=4)
+TRAINING = TrainingConfig(
+    module_steps=(1,), end_to_end_steps=1, prior_finetune_steps=1, rollout_steps=1, batch_windows=4
+)
 SVG = SvgConfig(image_px=PX, stage_channels=(8, 8, 8), hidden=8, features=8, latent=2)
 
 
@@ -36,32 +38,32 @@ class _Settings(Config):
     training: TrainingConfig
 
 
-def _described(size: str) -> Description:
+def _described(size: str) -> ModelCost:
     files = {"model": f"models/{size}.yaml", "training": "training/paper.yaml"}
     settings = load(_Settings, files, ["training.batch_windows=32", "training.precision=float32"])
-    return describe(settings.model, settings.training)
+    return model_cost(settings.model, settings.training)
 
 
 @pytest.fixture(scope="module")
-def small() -> Description:
-    return describe(small_config(), TRAINING)
+def small() -> ModelCost:
+    return model_cost(small_config(), TRAINING)
 
 
-def _real_step(model: VideoModel, stage: Stage) -> tuple[Phase, Batch]:
+def _real_step(model: VideoModel, stage: TrainingStage) -> tuple[StageLoss, Batch]:
     frames = torch.rand(N_FRAMES * 4, 3, PX, PX)
     actions = torch.rand((N_FRAMES - 1) * 4, model.config.action_dim)
-    return Phase(model, stage, TRAINING, ObjectiveConfig(), N_CONTEXT), Batch(frames, actions, N_FRAMES - 1)
+    return StageLoss(model, stage, TRAINING, ObjectiveConfig(), N_CONTEXT), Batch(frames, actions, N_FRAMES - 1)
 
 
-def _stage(model: VideoModel, name: str) -> Stage:
+def _stage(model: VideoModel, name: str) -> TrainingStage:
     return next(stage for stage in stages(TRAINING, model.n_modules) if stage.name == name)
 
 
-def _cost(description: Description, name: str) -> Cost:
+def _cost(description: ModelCost, name: str) -> StageCost:
     return next(cost for cost in description.stages if cost.stage == name)
 
 
-def test_layers_and_parameters_are_those_of_the_real_model(small: Description) -> None:
+def test_layers_and_parameters_are_those_of_the_real_model(small: ModelCost) -> None:
     model = small_model()
     assert small.kind == "ghvae"
     assert small.n_parameters == sum(parameter.numel() for parameter in model.parameters())
@@ -86,7 +88,7 @@ def test_layers_and_parameters_are_those_of_the_real_model(small: Description) -
 
 
 @pytest.mark.parametrize("name", ["module_1", "end_to_end", "rollout"])
-def test_costs_are_those_of_a_real_step(small: Description, name: str) -> None:
+def test_costs_are_those_of_a_real_step(small: ModelCost, name: str) -> None:
     model = small_model()
     stage, cost = _stage(model, name), _cost(small, name)
     phase, batch = _real_step(model, stage)
@@ -113,7 +115,7 @@ def test_costs_are_those_of_a_real_step(small: Description, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["module_1", "end_to_end", "rollout"])
-def test_the_peak_is_what_a_real_step_allocates(small: Description, name: str) -> None:
+def test_the_peak_is_what_a_real_step_allocates(small: ModelCost, name: str) -> None:
     model = small_model()
     stage = _stage(model, name)
     phase, batch = _real_step(model, stage)
@@ -135,7 +137,7 @@ def _most_allocated(profiler: profile) -> int:
     return most
 
 
-def test_imagining_costs_what_it_really_costs(small: Description) -> None:
+def test_imagining_costs_what_it_really_costs(small: ModelCost) -> None:
     model = small_model()
     context, actions = torch.rand(1, N_CONTEXT, 3, PX, PX), torch.rand(N_CANDIDATES, N_CONTEXT - 1 + HORIZON, 4)
     with FlopCounterMode(display=False) as counter:
@@ -145,19 +147,19 @@ def test_imagining_costs_what_it_really_costs(small: Description) -> None:
 
 
 def test_other_models_are_described_too() -> None:
-    svg = describe(SVG, TRAINING)
+    svg = model_cost(SVG, TRAINING)
     assert [cost.stage for cost in svg.stages] == ["end_to_end"]
     assert svg.n_parameters == sum(parameter.numel() for parameter in build(SVG).parameters())
     assert sum(layer.n_parameters for layer in svg.layers) == svg.n_parameters
     assert svg.n_parameters_at_test < svg.n_parameters
     assert svg.feature_cache_bytes == 0
     changes: dict[str, Any] = {"action_dim": 0, "action_scale": (), "prior": "uniform"}
-    free = describe(small_config(1, **changes), TRAINING)
+    free = model_cost(small_config(1, **changes), TRAINING)
     assert [cost.stage for cost in free.stages] == ["module_1", "end_to_end", "rollout"]
 
 
-def test_half_precision_and_accumulation_need_less_memory(small: Description) -> None:
-    less = describe(small_config(), TRAINING.model_copy(update={"precision": "bfloat16", "accumulation_steps": 2}))
+def test_half_precision_and_accumulation_need_less_memory(small: ModelCost) -> None:
+    less = model_cost(small_config(), TRAINING.model_copy(update={"precision": "bfloat16", "accumulation_steps": 2}))
     assert (less.precision, less.batch_windows) == ("bfloat16", 2)
     for name in ("module_1", "end_to_end"):
         assert _cost(less, name).activations_bytes < 0.8 * _cost(small, name).activations_bytes / 2
@@ -175,9 +177,9 @@ def test_paper_has_the_size_of_the_paper_and_each_greedy_phase_fits_a_24_gb_card
     assert _cost(paper, "end_to_end").peak_bytes > 24e9  # the paper's reason to train greedily
 
 
-def test_a_description_is_shown_and_is_json(small: Description) -> None:
+def test_a_description_is_shown_and_is_json(small: ModelCost) -> None:
     console = Console(file=io.StringIO(), width=160)
-    show(small, console)
+    print_cost(small, console)
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
     for part in (
@@ -189,4 +191,4 @@ def test_a_description_is_shown_and_is_json(small: Description) -> None:
         "200 x 10 steps",
     ):
         assert part in text
-    assert Description.model_validate_json(small.model_dump_json()) == small
+    assert ModelCost.model_validate_json(small.model_dump_json()) == small

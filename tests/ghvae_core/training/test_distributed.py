@@ -14,7 +14,7 @@ import torch
 from ghvae_core.models.checkpoint import load
 from ghvae_core.models.checkpoint_files import CheckpointError
 from ghvae_core.models.video_model import VideoModel
-from ghvae_core.training.distributed import Group
+from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.stages import TrainingConfig
 from ghvae_core.training.training_state import latest_state, load_state
 from tests.ghvae_core.episodes import record as record_episode
@@ -126,7 +126,7 @@ def test_the_first_process_may_take_days_where_it_works_alone(monkeypatch: pytes
         ("destroy_process_group", lambda: None),
     ):
         monkeypatch.setattr(f"ghvae_core.training.distributed.distributed.{name}", stub)
-    with Group("cpu") as group:
+    with ProcessGroup("cpu") as group:
         group.wait(is_patient=True)
     assert waited == ["gloo", None]
     assert timeouts[0] < timedelta(hours=1)
@@ -134,7 +134,7 @@ def test_the_first_process_may_take_days_where_it_works_alone(monkeypatch: pytes
 
 
 def test_a_process_alone_is_a_group_of_one() -> None:
-    with Group("cpu") as group:
+    with ProcessGroup("cpu") as group:
         assert group.is_first
         assert group.largest(3, 1) == (3, 1)
         group.wait()
@@ -145,13 +145,13 @@ def test_more_processes_than_devices_are_refused(monkeypatch: pytest.MonkeyPatch
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     with pytest.raises(CheckpointError, match="lower --nproc-per-node"):
-        Group("cuda")
+        ProcessGroup("cuda")
 
 
 SETTINGS = (
     "module_steps=[20, 4]",
     "end_to_end_steps=3",
-    "polish_steps=0",
+    "prior_finetune_steps=0",
     "rollout_steps=0",
     "shard=true",
     "batch_windows=4",
@@ -166,7 +166,7 @@ def test_the_command_is_stopped_by_sigterm_to_one_process_and_goes_on(tmp_path: 
         record_episode(tmp_path / "episodes", index)
     (tmp_path / "small.yaml").write_text(MODEL)
     command = ["--data", str(tmp_path / "episodes"), "--model", str(tmp_path / "small.yaml"), "--device", "cpu"]
-    for setting in (*(f"training.{each}" for each in SETTINGS), "data.horizon=2", "data.validation_share=0.3"):
+    for setting in (*(f"training.{each}" for each in SETTINGS), "data.horizon=2", "data.validation_fraction=0.3"):
         command += ["--set", setting]
     whole = _launch("ghvae_core.run_finetune", *command, "--out", str(tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr[-3000:]

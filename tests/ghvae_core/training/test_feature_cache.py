@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ghvae_core.models.ghvae import Ghvae
-from ghvae_core.training.distributed import Group
-from ghvae_core.training.feature_cache import FeatureCache, Source
-from ghvae_core.training.feature_cache_policy import Choice, FeaturePolicy
+from ghvae_core.training.distributed import ProcessGroup
+from ghvae_core.training.feature_cache import FeatureCache, FeatureSource
+from ghvae_core.training.feature_cache_policy import FeatureCacheChoice, FeaturePolicy
 from ghvae_core.training.stages import TrainingConfig
 from tests.ghvae_core.runs import make_trainer, never
 from tests.ghvae_core.small import PX, small_model, small_windows
@@ -19,13 +19,13 @@ WINDOWS = small_windows()
 ROWS = np.array([[3, 0], [7, 11]])
 
 
-def _source(data: str = "data", is_half: bool = False) -> Source:
-    return Source(WINDOWS.frames, data, 5, is_half)  # 48 frames: the last piece is not whole
+def _source(data: str = "data", is_half: bool = False) -> FeatureSource:
+    return FeatureSource(WINDOWS.frames, data, 5, is_half)  # 48 frames: the last piece is not whole
 
 
-def _cache(folder: Path, source: Source | None = None) -> tuple[FeatureCache, list[str]]:
+def _cache(folder: Path, source: FeatureSource | None = None) -> tuple[FeatureCache, list[str]]:
     notes: list[str] = []
-    return FeatureCache(source or _source(), folder / "features", Group("cpu"), notes.append), notes
+    return FeatureCache(source or _source(), folder / "features", ProcessGroup("cpu"), notes.append), notes
 
 
 def _exact(model: Ghvae, depth: int) -> list[torch.Tensor]:
@@ -75,7 +75,7 @@ def test_files_are_used_again_only_for_the_same_weights_and_data(tmp_path: Path)
     file = tmp_path / "features" / "level_2.bin"
     written = file.stat().st_mtime_ns, file.stat().st_ino
 
-    def fill(source: Source | None = None) -> list[str]:
+    def fill(source: FeatureSource | None = None) -> list[str]:
         cache, notes = _cache(tmp_path, source)
         cache.fill(model, range(2, 3), in_files=True)
         torch.testing.assert_close(cache.gather(ROWS, "cpu")[0].float(), _exact(model, 2)[1], atol=0.05, rtol=0.05)
@@ -119,7 +119,7 @@ def test_the_loss_is_the_same_bit_for_bit_with_and_without_the_cache(tmp_path: P
         config = TrainingConfig.model_validate(
             {
                 "module_steps": (1, 1, 20),
-                "polish_steps": 3,
+                "prior_finetune_steps": 3,
                 "batch_windows": 4,
                 "accumulation_steps": 2,
                 "validation_windows": 2,
@@ -139,22 +139,22 @@ def test_the_loss_is_the_same_bit_for_bit_with_and_without_the_cache(tmp_path: P
 
 def _policy(tmp_path: Path, **settings: object) -> FeaturePolicy:
     training = TrainingConfig.model_validate({"module_steps": (1,), **settings})
-    return FeaturePolicy(training, _source(), tmp_path / "features", Group("cpu"))
+    return FeaturePolicy(training, _source(), tmp_path / "features", ProcessGroup("cpu"))
 
 
 @pytest.mark.parametrize(
     ("name", "depth", "limit_gb", "expected"),
     [
-        ("off", 2, 8.0, Choice(range(0), False)),
-        ("deep", 2, 8.0, Choice(range(2, 3), False)),
-        ("deep", 1, 0.0, Choice(range(2, 2), False)),
-        ("all", 2, 8.0, Choice(range(1, 3), False)),
-        ("all", 2, 0.0, Choice(range(1, 3), True)),
-        ("all", 0, 8.0, Choice(range(0), False)),
+        ("off", 2, 8.0, FeatureCacheChoice(range(0), False)),
+        ("deep", 2, 8.0, FeatureCacheChoice(range(2, 3), False)),
+        ("deep", 1, 0.0, FeatureCacheChoice(range(2, 2), False)),
+        ("all", 2, 8.0, FeatureCacheChoice(range(1, 3), False)),
+        ("all", 2, 0.0, FeatureCacheChoice(range(1, 3), True)),
+        ("all", 0, 8.0, FeatureCacheChoice(range(0), False)),
     ],
 )
 def test_the_policy_asked_for_is_followed(
-    tmp_path: Path, name: str, depth: int, limit_gb: float, expected: Choice
+    tmp_path: Path, name: str, depth: int, limit_gb: float, expected: FeatureCacheChoice
 ) -> None:
     policy = _policy(tmp_path, feature_cache=name, feature_cache_limit_gb=limit_gb)
     assert policy.choose(small_model(3), depth, 1000, _cache(tmp_path)[0]) == expected
@@ -181,7 +181,7 @@ def test_auto_weighs_what_filling_costs_against_what_looking_up_saves(
 def test_a_full_disk_is_done_without_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = _policy(tmp_path, feature_cache="all", feature_cache_limit_gb=0.0)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
-    assert policy.choose(small_model(3), 2, 1000, _cache(tmp_path)[0]) == Choice(range(0), False)
+    assert policy.choose(small_model(3), 2, 1000, _cache(tmp_path)[0]) == FeatureCacheChoice(range(0), False)
 
 
 def test_files_that_are_there_need_no_further_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +189,7 @@ def test_files_that_are_there_need_no_further_space(tmp_path: Path, monkeypatch:
     model, (cache, _) = small_model(3), _cache(tmp_path)
     cache.fill(model, range(1, 3), in_files=True)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100_000}))  # they have 135 168
-    assert policy.choose(model, 2, 1000, cache) == Choice(range(1, 3), True)
+    assert policy.choose(model, 2, 1000, cache) == FeatureCacheChoice(range(1, 3), True)
 
 
 def test_sizes_are_counted(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from ghvae_core.models.svg import SvgConfig
 from ghvae_core.training.stages import TrainingConfig, check_plan, stages
 from tests.ghvae_core.small import small_config
 
-CONFIG = TrainingConfig(module_steps=(4, 3), end_to_end_steps=5, polish_steps=2, rollout_steps=2)
+CONFIG = TrainingConfig(module_steps=(4, 3), end_to_end_steps=5, prior_finetune_steps=2, rollout_steps=2)
 
 
 def test_stages_are_greedy_then_the_refinements() -> None:
@@ -17,11 +17,13 @@ def test_stages_are_greedy_then_the_refinements() -> None:
         ("module_2", "module", 2, 3),
         ("module_3", "module", 3, 3),
         ("end_to_end", "end_to_end", 3, 5),
-        ("polish", "polish", 3, 2),
+        ("prior_finetune", "prior_finetune", 3, 2),
         ("rollout", "rollout", 3, 2),
     ]
     assert [stage.kind for stage in stages(TrainingConfig(module_steps=(1,)), 2)] == ["module", "module"]
-    assert [stage.name for stage in stages(TrainingConfig(module_steps=(0,), polish_steps=1), 2)] == ["polish"]
+    assert [stage.name for stage in stages(TrainingConfig(module_steps=(0,), prior_finetune_steps=1), 2)] == [
+        "prior_finetune"
+    ]
 
 
 def test_end_to_end_refines_at_a_tenth_of_the_rate_and_starts_at_all_of_it() -> None:
@@ -35,7 +37,7 @@ def test_end_to_end_refines_at_a_tenth_of_the_rate_and_starts_at_all_of_it() -> 
 
 
 def test_the_rate_ramps_up_and_falls_along_a_cosine() -> None:
-    config = TrainingConfig(module_steps=(100,), ramp_steps=10, learning_rate=1.0, final_rate_share=0.1)
+    config = TrainingConfig(module_steps=(100,), lr_warmup_steps=10, learning_rate=1.0, final_rate_fraction=0.1)
     stage = stages(config, 1)[0]
     rates = [stage.rate_at(step, config) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)

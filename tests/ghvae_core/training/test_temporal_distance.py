@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from ghvae_core.data.windows import Windows
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo
-from ghvae_core.models.temporal_distance import Distance, DistanceConfig
-from ghvae_core.training.temporal_distance import DistanceTraining, Lesson, draw_pairs, measure, teach
+from ghvae_core.models.temporal_distance import TemporalDistance, TemporalDistanceConfig
+from ghvae_core.training.temporal_distance import Lesson, TemporalDistanceTrainingConfig, draw_pairs, measure, teach
 from tests.ghvae_core.small import N_FRAMES, PX, small_config, small_windows
 
-CONFIG = DistanceConfig(image_px=PX, channels=(8, 16), most_steps=N_FRAMES - 1)
+CONFIG = TemporalDistanceConfig(image_px=PX, channels=(8, 16), max_steps=N_FRAMES - 1)
 
 
 def _marching(n_episodes: int) -> Windows:
@@ -25,10 +25,10 @@ def _marching(n_episodes: int) -> Windows:
     return Windows(frames.reshape(-1, PX, PX, 3), np.zeros((n_episodes * N_FRAMES, 4), np.float32), starts, N_FRAMES)
 
 
-def _distance() -> Distance:
+def _distance() -> TemporalDistance:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return Distance(CONFIG)
+        return TemporalDistance(CONFIG)
 
 
 def _go_on(step: int, loss: float) -> bool:
@@ -39,7 +39,7 @@ def _go_on(step: int, loss: float) -> bool:
 def test_it_learns_more_than_a_constant_and_tells_the_order_of_goals() -> None:
     windows, distance = _marching(40), _distance()
     before = measure(distance, windows, np.random.default_rng(1))
-    config = DistanceTraining(n_steps=200, strangers=0.1)
+    config = TemporalDistanceTrainingConfig(n_steps=200, strangers=0.1)
     assert teach(distance, Lesson(windows, None), config, np.random.default_rng(0), _go_on) == 200
     after = measure(distance, windows, np.random.default_rng(1))
     assert after.error < 0.8 * after.constant and after.error < before.error
@@ -61,12 +61,12 @@ def _labels(images: torch.Tensor) -> list[NDArray[np.int64]]:
 
 
 def test_pairs_lie_as_far_apart_as_they_say_and_strangers_beyond() -> None:
-    config = DistanceTraining(batch_windows=64, pairs=4, strangers=0.3)
+    config = TemporalDistanceTrainingConfig(batch_windows=64, pairs=4, strangers=0.3)
     pairs = draw_pairs(_distance(), Lesson(_labelled(100), None), config, np.random.default_rng(0))
     (here, now, _), (there, then, _) = _labels(pairs.frames), _labels(pairs.goals)
     strange, steps = here != there, pairs.steps.numpy()
     assert strange.mean() == pytest.approx(0.3, abs=0.1)
-    np.testing.assert_array_equal(steps[strange], CONFIG.most_steps + 1)
+    np.testing.assert_array_equal(steps[strange], CONFIG.max_steps + 1)
     np.testing.assert_array_equal(steps[~strange], (then - now)[~strange])
     assert set(steps[~strange].tolist()) == set(range(N_FRAMES))
 
@@ -85,7 +85,7 @@ def test_imagined_images_are_of_the_step_that_they_stand_for() -> None:
 
     info = CheckpointInfo(model=small_config(), modules_trained=2, n_context=2, horizon=N_FRAMES - 2)
     lesson = Lesson(_labelled(100), Checkpoint(Imagines(), info, ""))  # type: ignore[arg-type]
-    config = DistanceTraining(batch_windows=64, pairs=4, strangers=0.0, imagined=0.5)
+    config = TemporalDistanceTrainingConfig(batch_windows=64, pairs=4, strangers=0.0, imagined=0.5)
     pairs = draw_pairs(_distance(), lesson, config, np.random.default_rng(0))
     (here, now, blue), (there, then, real) = _labels(pairs.frames), _labels(pairs.goals)
     np.testing.assert_array_equal(here, there)
@@ -99,6 +99,6 @@ def test_it_stops_when_it_is_told_to_and_repeats_by_its_seed() -> None:
     for _ in range(2):
         distance = _distance()
         lesson, rng = Lesson(small_windows(), None), np.random.default_rng(3)
-        assert teach(distance, lesson, DistanceTraining(n_steps=50), rng, lambda step, _: step == 4) == 4
+        assert teach(distance, lesson, TemporalDistanceTrainingConfig(n_steps=50), rng, lambda step, _: step == 4) == 4
         weights.append(next(distance.parameters()).detach().clone())
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)

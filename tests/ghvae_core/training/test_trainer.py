@@ -16,10 +16,10 @@ from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.svg import Svg, SvgConfig
 from ghvae_core.training.engine import Engine
 from ghvae_core.training.objective import Batch, Loss, Weights, module_loss
-from ghvae_core.training.stages import Stage, TrainingConfig, stages
+from ghvae_core.training.stages import TrainingConfig, TrainingStage, stages
 from ghvae_core.training.trainer import Interrupted, TrainingError
 from ghvae_core.training.training_state import latest_state, load_state, save_state
-from ghvae_core.training.validation import Figures
+from ghvae_core.training.validation import ValidationMetrics
 from tests.ghvae_core.runs import CONFIG, Record, after, make_trainer, never
 from tests.ghvae_core.small import N_FRAMES, PX, small_config, small_model
 
@@ -27,13 +27,13 @@ from tests.ghvae_core.small import N_FRAMES, PX, small_config, small_model
 def test_a_phase_changes_its_module_alone(tmp_path: Path) -> None:
     snapshots: list[tuple[str, dict[str, torch.Tensor]]] = []
 
-    def remember(stage: Stage, step: int) -> None:
+    def remember(stage: TrainingStage, step: int) -> None:
         snapshots.append((stage.name, copy.deepcopy(model.state_dict())))
 
     trainer, model, record = make_trainer(tmp_path, listener=Record(remember))
     previous = copy.deepcopy(model.state_dict())
     trainer.train(never)
-    allowed = {"module_1": ("levels.0.",), "module_2": ("levels.1.",), "polish": ("levels.1.prior.",)}
+    allowed = {"module_1": ("levels.0.",), "module_2": ("levels.1.",), "prior_finetune": ("levels.1.prior.",)}
     for name, state in snapshots:
         changed = [key for key in state if not torch.equal(state[key], previous[key])]
         assert changed
@@ -44,14 +44,14 @@ def test_a_phase_changes_its_module_alone(tmp_path: Path) -> None:
             stale = ("posterior.", "levels.0.prior.", "levels.0.decoder.project.")
             assert not [key for key in changed if any(part in key for part in stale)]
         previous = state
-    assert record.ended == ["module_1", "module_2", "polish", "rollout"]
+    assert record.ended == ["module_1", "module_2", "prior_finetune", "rollout"]
 
 
 @pytest.mark.parametrize("changes", [{"prior": "uniform"}, {"action_dim": 0, "action_scale": ()}])
 def test_models_that_take_no_actions_are_trained(tmp_path: Path, changes: dict[str, Any]) -> None:
     model = small_model(**changes)
     before = copy.deepcopy(model.state_dict())
-    config = CONFIG.model_copy(update={"polish_steps": 0 if "prior" in changes else 2})
+    config = CONFIG.model_copy(update={"prior_finetune_steps": 0 if "prior" in changes else 2})
     trainer, _, _ = make_trainer(tmp_path, config, model=model)
     assert len(trainer.train(never)) == len(stages(config, 2))
     changed = [key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])]
@@ -166,8 +166,8 @@ def test_a_run_stopped_in_bad_steps_keeps_its_last_good_state(tmp_path: Path, mo
 def test_figures_that_are_not_finite_stop_training_with_a_state_that_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def diverged(*_: object) -> Figures:
-        return Figures(0.1, 0.2, float("nan"), 0.4, 0.5, float("inf"))
+    def diverged(*_: object) -> ValidationMetrics:
+        return ValidationMetrics(0.1, 0.2, float("nan"), 0.4, 0.5, float("inf"))
 
     monkeypatch.setattr("ghvae_core.training.trainer.measure", diverged)
     trainer, _, record = make_trainer(tmp_path, LONG)
@@ -203,7 +203,7 @@ def test_a_large_state_is_saved_less_often(tmp_path: Path, monkeypatch: pytest.M
         now_s[0] += 0.25
         save_state(*arguments)
 
-    def step(stage: Stage, step: int) -> None:
+    def step(stage: TrainingStage, step: int) -> None:
         now_s[0] += 1.0
 
     monkeypatch.setattr("ghvae_core.training.trainer.save_state", slow_save)
@@ -228,10 +228,10 @@ def test_a_device_too_small_is_told_with_the_way_on(tmp_path: Path, monkeypatch:
 
 
 def test_unhealthy_figures_are_said_in_words() -> None:
-    good = Figures(0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
+    good = ValidationMetrics(0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
     model = small_config()
     assert good.warnings("module", model) == []
-    assert "latent is not used" in good._replace(teacher_forced=0.2).warnings("polish", model)[0]
+    assert "latent is not used" in good._replace(teacher_forced=0.2).warnings("prior_finetune", model)[0]
     assert "ignores the actions" in good._replace(rollout=0.4).warnings("rollout", model)[0]
     bad = good._replace(teacher_forced=float("nan"), rollout=float("nan"))
     assert len(bad.warnings("module", model)) == 2
@@ -302,12 +302,12 @@ AVERAGED = CONFIG.model_copy(update={"ema_decay": 0.5})
 def test_a_stage_leaves_the_average_of_its_weights(tmp_path: Path) -> None:
     steps: list[torch.Tensor] = []
 
-    def remember(stage: Stage, step: int) -> None:
+    def remember(stage: TrainingStage, step: int) -> None:
         steps.append(next(model.parameters()).detach().clone())
 
     trainer, model, _ = make_trainer(
         tmp_path,
-        AVERAGED.model_copy(update={"module_steps": (4, 0), "polish_steps": 0, "rollout_steps": 0}),
+        AVERAGED.model_copy(update={"module_steps": (4, 0), "prior_finetune_steps": 0, "rollout_steps": 0}),
         listener=Record(remember),
     )
     average = next(model.parameters()).detach().clone()

@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 
-from ghvae_core.training.validation import spread, to_batch, usual_error
+from ghvae_core.training.validation import spread, to_batch, val_rmse_p95
 from tests.ghvae_core.small import small_model, small_windows
 
 
 def test_the_usual_error_is_the_share_of_windows_step_by_step() -> None:
     model, data = small_model(), small_windows()
     indices = spread(data, 20)
-    usual = usual_error(model, 2, data, indices, 2)
+    usual = val_rmse_p95(model, 2, data, indices, 2)
     assert usual is not None and len(usual) == data.n_frames - 2
     with torch.no_grad():
         frames, actions = to_batch(data, indices).sequences()
@@ -23,4 +23,4 @@ def test_without_finite_frames_nothing_is_usual() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(float("nan"))
-    assert usual_error(model, 2, data, spread(data, 4), 2) is None
+    assert val_rmse_p95(model, 2, data, spread(data, 4), 2) is None
