@@ -30,7 +30,7 @@ def finetune(  # noqa: PLR0917 - the parameters are the options of the command l
     """Train a video-prediction model on recorded episodes, greedily, one module after another.
 
     Episodes are RoboNet files (ours too), BAIR and MetaWorld archives, BridgeData records, or plain videos, which have
-    no actions. Several `--data` are mixed, equally unless data.shares says otherwise: half old and half new is the way
+    no actions. Several `--data` are mixed, equally unless data.folder_fractions says otherwise: half old and half new is the way
     to fine-tune on a new robot. A checkpoint that was made for other actions is adapted, and what was done is told.
 
     Writes into `--out`: `config.yaml`, `prepared/` (episodes at model size), `tensorboard/`, `pictures/` (real and

@@ -170,17 +170,17 @@ def test_folders_are_mixed_half_and_half_and_each_validates(tmp_path: Path) -> N
         assert 0 < n_first < sum(part.folder_sizes) == len(part.starts)
         share = np.mean(part.draw(np.random.default_rng(0), 2000) < n_first)
         assert share == pytest.approx(0.5, abs=0.05)
-    drawn = _load(folders, tmp_path / "cache", SHORT.model_copy(update={"shares": (0.0, 2.0)})).train
+    drawn = _load(folders, tmp_path / "cache", SHORT.model_copy(update={"folder_fractions": (0.0, 2.0)})).train
     assert (drawn.draw(np.random.default_rng(0), 100) >= drawn.folder_sizes[0]).all()
     frames, _, rows = drawn.batch(drawn.draw(np.random.default_rng(0), 3))
     for i in range(3):
         np.testing.assert_array_equal(frames[:, i], drawn.frames[rows[0, i] : rows[-1, i] + 1])
 
 
-@pytest.mark.parametrize("shares", [(1.0,), (-1.0, 1.0), (0.0, 0.0)])
-def test_shares_that_do_not_fit_are_refused(tmp_path: Path, shares: tuple[float, ...]) -> None:
-    with pytest.raises(DatasetError, match=r"data\.shares: expected"):
-        _load([tmp_path, tmp_path], tmp_path / "cache", CONFIG.model_copy(update={"shares": shares}))
+@pytest.mark.parametrize("fractions", [(1.0,), (-1.0, 1.0), (0.0, 0.0)])
+def test_fractions_that_do_not_fit_are_refused(tmp_path: Path, fractions: tuple[float, ...]) -> None:
+    with pytest.raises(DatasetError, match=r"data\.folder_fractions: expected"):
+        _load([tmp_path, tmp_path], tmp_path / "cache", CONFIG.model_copy(update={"folder_fractions": fractions}))
 
 
 def test_videos_and_robots_are_mixed_without_actions_only(tmp_path: Path) -> None:

@@ -53,11 +53,11 @@ def test_windows_of_one_folder_are_drawn_evenly() -> None:
     np.testing.assert_array_equal(drawn, windows.draw(np.random.default_rng(0), 400 * n))
 
 
-@pytest.mark.parametrize(("shares", "first"), [((1.0, 1.0), 0.5), ((3.0, 1.0), 0.75), ((0.0, 1.0), 0.0)])
-def test_folders_are_drawn_by_their_shares_whatever_their_sizes(shares: tuple[float, ...], first: float) -> None:
+@pytest.mark.parametrize(("fractions", "first"), [((1.0, 1.0), 0.5), ((3.0, 1.0), 0.75), ((0.0, 1.0), 0.0)])
+def test_folders_are_drawn_by_their_shares_whatever_their_sizes(fractions: tuple[float, ...], first: float) -> None:
     windows = small_windows()
     n = len(windows.starts)
-    mixed = replace(windows, folder_sizes=(2, n - 2), folder_fractions=shares)
+    mixed = replace(windows, folder_sizes=(2, n - 2), folder_fractions=fractions)
     drawn = mixed.draw(np.random.default_rng(0), 4000)
     assert np.mean(drawn < 2) == pytest.approx(first, abs=0.03)
     assert set(drawn.tolist()) == set(range(0 if first else 2, n))
