@@ -95,6 +95,8 @@ class CameraHeader(Camera):
 class SpecHeader(_Strict):
     """The fields of `PredictorSpec`, bounded."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
     name: str = Field(max_length=64)
     image_px: int = Field(ge=1, le=1024)
     action_dim: int = Field(ge=1, le=64)
@@ -108,19 +110,19 @@ class SpecHeader(_Strict):
     camera: CameraHeader | None
     terms: Annotated[tuple[Annotated[str, Field(max_length=32)], ...], Field(strict=False, max_length=16)]
     distance: str = Field(max_length=64)
-    usual_error: Annotated[tuple[_Share, ...], Field(strict=False, max_length=MAX_ERRORS)] | None
+    val_rmse_p95: Annotated[tuple[_Share, ...], Field(strict=False, max_length=MAX_ERRORS)] | None = Field(
+        alias="usual_error"  # its name on the wire
+    )
 
     @staticmethod
     def of(spec: PredictorSpec) -> SpecHeader:
         """Return what is sent of a spec."""
-        fields = {**vars(spec), "camera": spec.camera and spec.camera.model_dump()}
-        fields["usual_error"] = fields.pop("val_rmse_p95")
-        return SpecHeader.model_validate(fields)
+        camera = spec.camera and spec.camera.model_dump()
+        return SpecHeader.model_validate({**vars(spec), "camera": camera})
 
     def spec(self) -> PredictorSpec:
         """Return the spec that was sent."""
         fields = {name: getattr(self, name) for name in SpecHeader.model_fields}
-        fields["val_rmse_p95"] = fields.pop("usual_error")
         return PredictorSpec(**{**fields, "camera": self.camera and Camera(**self.camera.model_dump())})
 
 
@@ -165,7 +167,7 @@ def pack(header: Header, arrays: Sequence[tuple[ArrayHeader, NDArray[Any]]] = ()
     Raises:
         ProtocolError: The header or an array is larger than a message may hold.
     """
-    packed: bytes = msgpack.packb(header.model_dump())
+    packed: bytes = msgpack.packb(header.model_dump(by_alias=True))
     _cap("the header", len(packed), MAX_HEADER_BYTES)
     for described, array in arrays:
         _cap(described.name, array.nbytes, MAX_PART_BYTES)
