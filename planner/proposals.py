@@ -55,7 +55,7 @@ def find_difference(
     now = detect_objects(observation.image, camera, blobs)
     hue, coloured = colours(camera_image(goal, camera), blobs)
     held_index = at_fingertips(now.pixels, observation.state[:3], camera) if is_holding(observation) else None
-    reachable, shown = within_reach(now.places_m, spec.limits), camera.shown()
+    reachable, shown = within_reach(now.places_m, spec.limits), camera.crop_mask()
     held, others = None, []
     for i, (pixel, own_hue, mask) in enumerate(zip(now.pixels, now.hues, now.masks, strict=True)):
         alike = coloured & (_apart(hue, own_hue) <= config.hue_tolerance)

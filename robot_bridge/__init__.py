@@ -1,1 +1,1 @@
-"""What moves: the `Robot` protocol, the safety limits, the camera, and the arms behind them."""
+"""The `Robot` protocol, the safety limits, the camera model, and the robots that implement the protocol."""

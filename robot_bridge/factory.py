@@ -1,4 +1,4 @@
-"""The arms that there are: by name, by configuration, and opened."""
+"""Robots by name and configuration: opening them, their cameras and their readiness checks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONFIG_FILES: Final[dict[str, str]] = {
     "franka_ros": "robots/franka_ros.yaml",
     "franka_direct": "robots/franka_direct.yaml",
 }
-_HOW: Final[dict[str, str]] = {  # to get what an arm needs
+_INSTALL: Final[dict[str, str]] = {  # command that installs what a robot needs
     "simulation": "pip install 'ghvae-foresight[simulation]'",
     "franka_ros": "./bootstrap.sh ros",
     "franka_direct": "pip install 'ghvae-foresight[franky]'",
@@ -44,21 +44,21 @@ class MissingLibraryError(RobotError):
 
 
 def resolve_renderer(config: AnyConfig) -> AnyConfig:
-    """Return the configuration with everything named that this machine decides: of renderers, one that works here.
+    """Return the configuration with the renderer `auto` replaced by one that is available on this machine.
 
     Raises:
-        RobotError: MuJoCo is missing, or the renderer that was asked for does not work here.
+        RobotError: MuJoCo is not installed, or the requested renderer is not available.
     """
     if not isinstance(config, SimulationConfig):
         return config
     with _installed(config.kind):
-        from robot_bridge.simulation import renderer  # noqa: PLC0415 - MuJoCo, which only this arm needs
+        from robot_bridge.simulation import renderer  # noqa: PLC0415 - needs MuJoCo
 
     return config.model_copy(update={"renderer": renderer.choose(config.renderer)})
 
 
 def run_checks(config: AnyConfig) -> Iterator[CheckResult]:
-    """Yield a finding on each part of an arm, which neither moves nor is commanded; a simulated one has none."""
+    """Yield the result of each readiness check of a robot; nothing is commanded or moves. A simulation has none."""
     if isinstance(config, SimulationConfig):
         return
     try:
@@ -72,42 +72,42 @@ def run_checks(config: AnyConfig) -> Iterator[CheckResult]:
 
 @contextmanager
 def open_camera(config: RealConfig) -> Iterator[Callable[[], NDArray[np.uint8]]]:
-    """Provide a function that returns the camera's picture of now, (H, W, 3) uint8 RGB; nothing else is asked.
+    """Open the camera of a robot; provide a function that returns a new image, (H, W, 3) uint8 RGB.
 
     Raises:
-        RobotError: There is no master. From the function: CameraFault.
+        RobotError: The camera could not be opened. The function raises CameraFault.
     """
     with closing(_camera(config)) as images:
         yield lambda: images.newer(time.monotonic())[0]
 
 
 def open_robot(config: AnyConfig) -> Robot:
-    """Return the arm that a configuration describes, ready for `reset`.
+    """Return the robot of a configuration, ready for `reset`.
 
     Raises:
-        RobotError: It cannot be had; the message says what is missing. Nothing has moved but the fingers.
+        RobotError: It could not be opened; the message says what is missing. Nothing but the gripper has moved.
     """
     with _installed(config.kind):
         if isinstance(config, FrankaRosConfig):
-            from robot_bridge.ros.franka import FrankaRos  # noqa: PLC0415 - ROS, which only this arm needs
+            from robot_bridge.ros.franka import FrankaRos  # noqa: PLC0415 - needs ROS
 
             return FrankaRos(config)
         if isinstance(config, FrankaDirectConfig):
-            from robot_bridge.libfranka.franka import FrankaDirect  # noqa: PLC0415 - franky, which only this one needs
+            from robot_bridge.libfranka.franka import FrankaDirect  # noqa: PLC0415 - needs franky
 
             return FrankaDirect(config)
         from robot_bridge.simulation.fault_injection import FaultInjectingFranka  # noqa: PLC0415
-        from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415 - MuJoCo, which only this one needs
+        from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415 - needs MuJoCo
 
         return FaultInjectingFranka(config) if config.fault_injection.any else SimulatedFranka(config)
 
 
 def _checks(config: RealConfig) -> Iterator[CheckResult]:
     if isinstance(config, FrankaRosConfig):
-        from robot_bridge.ros import checks  # noqa: PLC0415 - ROS, which only this arm needs
+        from robot_bridge.ros import checks  # noqa: PLC0415 - needs ROS
 
         return checks.run_checks(config)
-    from robot_bridge.libfranka import checks as direct  # noqa: PLC0415 - franky, which only this arm needs
+    from robot_bridge.libfranka import checks as direct  # noqa: PLC0415 - needs franky
 
     return direct.run_checks(config)
 
@@ -116,19 +116,19 @@ def _camera(config: RealConfig) -> RosImageSubscriber | VideoReader:
     with _installed(config.kind):
         if isinstance(config, FrankaRosConfig):
             from robot_bridge.ros.driver import Master  # noqa: PLC0415
-            from robot_bridge.ros.subscribers import RosImageSubscriber  # noqa: PLC0415 - ROS, which only this arm needs
+            from robot_bridge.ros.subscribers import RosImageSubscriber  # noqa: PLC0415 - needs ROS
 
             Master("ghvae_camera", config.connect_timeout_s)
             return RosImageSubscriber(config.images, config.camera)
-        from robot_bridge.libfranka.video_stream import VideoReader  # noqa: PLC0415 - OpenCV, which others need not load
+        from robot_bridge.libfranka.video_stream import VideoReader  # noqa: PLC0415 - needs OpenCV
 
         return VideoReader(config.images, config.camera)
 
 
 @contextmanager
 def _installed(kind: RobotName) -> Iterator[None]:
-    """Say how to get what an arm needs, where it is missing."""
+    """Report how to install a missing library."""
     try:
         yield
     except ModuleNotFoundError as error:
-        raise MissingLibraryError(f"--robot {kind}: {error}; run {_HOW[kind]}") from error
+        raise MissingLibraryError(f"--robot {kind}: {error}; run {_INSTALL[kind]}") from error

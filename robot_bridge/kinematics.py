@@ -1,4 +1,4 @@
-"""The Franka Panda's kinematics, forward from the maker's figures and inverse for a hand that points straight down."""
+"""Kinematics of the Franka Panda: forward, and inverse for a hand that points straight down."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 N_JOINTS: Final = 7
-HOME_RAD: Final = np.array([0.0, 0.1, 0.0, -2.35, 0.0, 2.45, np.pi / 4])  # joint 6 = 2 - 4: the hand points down
+HOME_RAD: Final = np.array(
+    [0.0, 0.1, 0.0, -2.35, 0.0, 2.45, np.pi / 4]
+)  # joint 6 = joint 2 - joint 4: the hand points down
 RANGES_RAD: Final = (  # Franka data sheet
     (-2.8973, 2.8973),
     (-1.7628, 1.7628),
@@ -19,7 +21,7 @@ RANGES_RAD: Final = (  # Franka data sheet
     (-0.0175, 3.7525),
     (-2.8973, 2.8973),
 )
-FR3_RANGES_RAD: Final = (  # Franka Research 3, its data sheet
+FR3_RANGES_RAD: Final = (  # Franka Research 3 data sheet
     (-2.7437, 2.7437),
     (-1.7837, 1.7837),
     (-2.9007, 2.9007),
@@ -29,8 +31,12 @@ FR3_RANGES_RAD: Final = (  # Franka Research 3, its data sheet
     (-3.0159, 3.0159),
 )
 SPEED_LIMITS_RAD_S: Final = np.array([2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61])  # Franka data sheet
-FLANGE_TO_TCP_M: Final = 0.1034  # along the hand's z axis, to between the fingertips; Franka hand
-FLANGE_TO_HAND_RAD: Final = -np.pi / 4  # about it
+FLANGE_TO_TCP_M: Final = 0.1034  # along the hand's z axis, to the point between the fingertips; Franka hand
+FLANGE_TO_HAND_RAD: Final = -np.pi / 4  # about the same axis; Franka hand
+_COS, _SIN = np.cos(FLANGE_TO_HAND_RAD), np.sin(FLANGE_TO_HAND_RAD)
+FLANGE_TO_TCP: Final = np.array(  # homogeneous transform (4, 4)
+    [[_COS, -_SIN, 0, 0], [_SIN, _COS, 0, 0], [0, 0, 1, FLANGE_TO_TCP_M], [0, 0, 0, 1]]
+)
 
 _DH: Final = (  # a [m], d [m], alpha [rad] of each joint in Craig's convention; Franka documentation
     (0.0, 0.333, 0.0),
@@ -42,17 +48,17 @@ _DH: Final = (  # a [m], d [m], alpha [rad] of each joint in Craig's convention;
     (0.088, 0.0, np.pi / 2),
 )
 _FLANGE_M: Final = 0.107
-_DAMPING = 1e-4  # of the least squares
-_HOMING = 0.5  # share of the way to the home posture, within what leaves the hand alone, of one iteration
+_DAMPING = 1e-4  # of the least squares; ours
+_HOMING = 0.5  # fraction of the null-space motion towards home in one iteration; ours
 _ITERATIONS = 8
-_CLOSE_ENOUGH = 1e-4  # metres and radians
+_TOLERANCE = 1e-4  # of a solution, metres and radians; ours
 
 
 class Pose(NamedTuple):
-    """Where the hand is, and how it moves with the joints; all in the base frame."""
+    """Pose and Jacobian of the hand in the base frame."""
 
     position_m: NDArray[np.float64]  # (3,)
-    axes: NDArray[np.float64]  # (3, 3), its columns are the hand's x, y and z
+    axes: NDArray[np.float64]  # (3, 3), columns are the hand's x, y and z axes
     jacobian: NDArray[np.float64]  # (6, 7), translation then rotation
 
 
@@ -60,35 +66,35 @@ Forward = Callable[[NDArray[np.float64]], Pose]
 
 
 def forward(joints_rad: NDArray[np.float64]) -> Pose:
-    """Return the hand's pose for joints (7,)."""
+    """Return the hand's pose and Jacobian for joints (7,)."""
     axes, origin = np.eye(3), np.zeros(3)
-    turns, places = [], []
+    axes_z, origins = [], []
     for (a, d, alpha), angle in zip(_DH, joints_rad, strict=True):
         origin = origin + axes @ np.array([a, -d * np.sin(alpha), d * np.cos(alpha)])
         axes = axes @ _about_x(alpha)
-        turns.append(axes[:, 2])
-        places.append(origin)
+        axes_z.append(axes[:, 2])
+        origins.append(origin)
         axes = axes @ _about_z(float(angle))
     position = origin + axes[:, 2] * (_FLANGE_M + FLANGE_TO_TCP_M)
-    spun = np.stack(turns)
-    jacobian = np.vstack([np.cross(spun, position - np.stack(places)).T, spun.T])
+    rotation = np.stack(axes_z)
+    jacobian = np.vstack([np.cross(rotation, position - np.stack(origins)).T, rotation.T])
     return Pose(position, axes @ _about_z(FLANGE_TO_HAND_RAD), jacobian)
 
 
 class Kinematics:
-    """Inverse kinematics by damped least squares, with the arm's one free motion drawn towards home."""
+    """Inverse kinematics by damped least squares; the null-space motion is drawn towards the home pose."""
 
-    def __init__(self, pose: Forward = forward, margin_rad: float = 0.0, *, suits_fr3: bool = False) -> None:
-        """Solve on a model of the arm.
+    def __init__(self, pose: Forward = forward, margin_rad: float = 0.0, *, fits_fr3: bool = False) -> None:
+        """Set the forward model and the joint ranges.
 
         Args:
-            pose: The model; the simulation brings its own.
-            margin_rad: Joints stay this far inside their ranges.
-            suits_fr3: The ranges are those that the Panda and its successor, of the same lengths, share.
+            pose: The forward kinematics; the simulation passes its own.
+            margin_rad: Distance kept from both ends of every joint range.
+            fits_fr3: Use the ranges common to the Panda and the Franka Research 3, whose link lengths are equal.
         """
         self._pose = pose
         low, high = np.array(RANGES_RAD).T
-        if suits_fr3:
+        if fits_fr3:
             low, high = (
                 np.maximum(low, np.array(FR3_RANGES_RAD)[:, 0]),
                 np.minimum(high, np.array(FR3_RANGES_RAD)[:, 1]),
@@ -96,18 +102,18 @@ class Kinematics:
         self.low_rad, self.high_rad = low + margin_rad, high - margin_rad
 
     def solve(self, start_rad: NDArray[np.float64], hand_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the joints (7,) in radians, near `start_rad`, that bring the hand (3,) to `hand_m`, or near it."""
+        """Return joints (7,) near `start_rad` with the hand at `hand_m` (3,), or as near as the ranges allow."""
         joints = start_rad.copy()
         for _ in range(_ITERATIONS):
             position, axes, jacobian = self._pose(joints)
             error = np.concatenate([hand_m - position, 0.5 * _turn_down(axes)])
-            if np.abs(error).max() < _CLOSE_ENOUGH:
+            if np.abs(error).max() < _TOLERANCE:
                 break
-            home = _HOMING * (HOME_RAD - joints)  # the elbow ends where no history shows
+            home = _HOMING * (HOME_RAD - joints)  # makes the elbow independent of earlier motions
             step = home + jacobian.T @ np.linalg.solve(
                 jacobian @ jacobian.T + _DAMPING * np.eye(6), error - jacobian @ home
             )
-            step = np.minimum(np.maximum(step, -0.3), 0.3)  # np.clip takes five times as long
+            step = np.minimum(np.maximum(step, -0.3), 0.3)  # np.clip is five times slower
             joints = np.minimum(np.maximum(joints + step, self.low_rad), self.high_rad)
         return joints
 
@@ -117,7 +123,7 @@ class Kinematics:
 
 
 def _turn_down(axes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return twice the small turn (3,) in radians that makes the hand (3, 3) point straight down, its x axis ahead."""
+    """Return twice the small rotation (3,) in radians that points the hand (3, 3) straight down, its x axis ahead."""
     return np.array([axes[2, 1] - axes[1, 2], axes[2, 0] + axes[0, 2], -axes[1, 0] - axes[0, 1]])
 
 

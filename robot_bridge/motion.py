@@ -1,4 +1,4 @@
-"""How a hand gets through one step: straight, smooth, and no further than whatever pushes it back allows."""
+"""Motion of the hand during one step: straight, minimum-jerk, and limited by contact forces."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from robot_bridge.kinematics import HOME_RAD, Kinematics
 from robot_bridge.robot import RobotError
 from robot_bridge.safety import MotionLimits
 
-SETTLE_FRACTION = 0.25  # of a step, after the hand's motion, for it to come to rest
-PEAK = 1.875  # the highest speed of a minimum-jerk motion, in units of its mean speed
-_REACH_M = 0.001  # between a corner of the workspace and where the joints can bring the hand
-_PUSH_S = 0.025  # a sideways push is averaged over this long: an object that is hit and flies off stops nothing
-_KNOT_M = 0.05  # between two solved points of a path: joints in between keep the hand within 1 mm of the line
-_START_SHARES = ((0.25, 0.2, 0.6), (0.75, 0.8, 0.95))  # of the workspace: above the bin and in view
+SETTLE_FRACTION = 0.25  # of a step, reserved after the hand's motion for it to come to rest; ours
+PEAK = 1.875  # peak speed of a minimum-jerk motion, in units of its mean speed
+_REACH_M = 0.001  # tolerance between a corner of the workspace and the nearest reachable hand position; ours
+_PUSH_S = 0.025  # averaging time of sideways forces, so that a short impact does not stop the motion; ours
+_KNOT_M = 0.05  # spacing of solved path points; interpolated joints stay within 1 mm of the line; ours
+_START_FRACTIONS = (
+    (0.25, 0.2, 0.6),
+    (0.75, 0.8, 0.95),
+)  # low and high start position as fractions of the workspace: above the bin, in view
 
 
 class ContactGuard(NamedTuple):
-    """What stops a motion."""
+    """Contact limits of one motion."""
 
-    limit_n: float  # of the force that pushes the hand back
-    tick_s: float  # between two looks
-    retreat_m: float = 0.0  # with every look, away from what pushes: a hand that only stays goes on being pushed
+    limit_n: float  # contact force that limits the motion
+    tick_s: float  # between two force readings
+    retreat_m: float = 0.0  # upward retreat at every reading above the limit, to release the contact
 
 
 class Motion:
-    """One straight motion of the hand, in joints, with a guard.
+    """One straight motion of the hand as a joint path, limited by contact forces.
 
-    A hand that is pushed up by more than the limit stays at that height for the rest of the motion, while the
-    horizontal part goes on; one that is pushed back sideways, and not for a moment only, stays where it is.
+    If an upward force exceeds the limit, the hand stays at that height for the rest of the motion while the
+    horizontal part continues. If an averaged sideways force exceeds it, the hand stops where it is.
     """
 
     def __init__(
@@ -50,15 +53,23 @@ class Motion:
 
     @property
     def path_rad(self) -> NDArray[np.float64]:
-        """The joints (K, 7) at equal distances on the way; first where it began."""
+        """Joints (K, 7) at equal distances along the path, from its start."""
         return self._path
 
-    def target(self, share: float) -> NDArray[np.float64]:
-        """Return the joints (7,) when a share of the time has passed: minimum jerk from rest to rest."""
-        return along(self._path, share**3 * (10 - 15 * share + 6 * share**2))
+    def target(self, fraction: float) -> NDArray[np.float64]:
+        """Return the joints (7,) at a fraction of the duration: minimum jerk from rest to rest."""
+        return along(self._path, minimum_jerk(fraction))
 
-    def feel(self, force_n: NDArray[np.float64], joints_rad: NDArray[np.float64], hand_m: NDArray[np.float64]) -> None:
-        """Take what pushes the hand now (3,), the joints commanded last (7,) and the measured hand (3,)."""
+    def limit_by_contact(
+        self, force_n: NDArray[np.float64], joints_rad: NDArray[np.float64], hand_m: NDArray[np.float64]
+    ) -> None:
+        """Limit the rest of the path by the contact force (3,).
+
+        Args:
+            force_n: (3,) contact force on the hand, base frame.
+            joints_rad: (7,) joints commanded last.
+            hand_m: (3,) measured hand position.
+        """
         self._sideways_n += (force_n[:2] - self._sideways_n) * self._guard.tick_s / _PUSH_S
         if math.hypot(*self._sideways_n) > self._guard.limit_n:
             self._path = self._straight(joints_rad, hand_m, np.zeros(3))[1:].repeat(2, axis=0)
@@ -79,7 +90,7 @@ class Motion:
         return np.stack(joints)
 
     def _stay_above(self, height_m: float) -> None:
-        """Lift every hand position of the path that is below a height to it."""
+        """Raise every hand position of the path to at least a height."""
         lifted = self._path.copy()
         for i, joints in enumerate(self._path):
             hand = self._kinematics.hand(joints)
@@ -88,16 +99,21 @@ class Motion:
         self._path = lifted
 
 
-def along(path: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    """Return the joints (7,) at a share of a path (K, 7), linear between its points."""
-    at = share * (len(path) - 1)
+def minimum_jerk(fraction: float) -> float:
+    """Return the fraction of the path at a fraction of the duration, from rest to rest with minimum jerk."""
+    return fraction**3 * (10 - 15 * fraction + 6 * fraction**2)
+
+
+def along(path: NDArray[np.float64], fraction: float) -> NDArray[np.float64]:
+    """Return the joints (7,) at a fraction of a path (K, 7), linear between its points."""
+    at = fraction * (len(path) - 1)
     i = min(int(at), len(path) - 2)
     joints: NDArray[np.float64] = path[i] + (at - i) * (path[i + 1] - path[i])
     return joints
 
 
 def check_reach(kinematics: Kinematics, limits: MotionLimits) -> None:
-    """Refuse a workspace that the arm cannot reach with the hand pointing down.
+    """Refuse a workspace that the arm cannot reach with the hand pointing straight down.
 
     Raises:
         RobotError: A corner is out of reach. Nothing moved.
@@ -106,11 +122,13 @@ def check_reach(kinematics: Kinematics, limits: MotionLimits) -> None:
     for corner in np.stack(np.meshgrid(*sides), axis=-1).reshape(-1, 3):
         reached = kinematics.hand(kinematics.solve(kinematics.solve(HOME_RAD, corner), corner))
         if not np.linalg.norm(reached - corner) <= _REACH_M:
-            raise RobotError(f"robot.limits: expected a workspace within reach, got {corner.tolist()}; shrink it")
+            raise RobotError(
+                f"robot.limits: expected a reachable workspace, got the corner {corner.tolist()}; shrink it"
+            )
 
 
 def draw_start(rng: np.random.Generator, limits: MotionLimits) -> NDArray[np.float64]:
-    """Return a hand position (3,) for the start of an episode: above the middle of the workspace."""
+    """Draw a hand position (3,) for the start of an episode, above the middle of the workspace."""
     low, high = np.array(limits.workspace_low_m), np.array(limits.workspace_high_m)
-    start: NDArray[np.float64] = low + rng.uniform(*_START_SHARES) * (high - low)
+    start: NDArray[np.float64] = low + rng.uniform(*_START_FRACTIONS) * (high - low)
     return start

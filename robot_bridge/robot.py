@@ -1,4 +1,4 @@
-"""The one interface of every arm, simulated or real, and the types that cross it."""
+"""The interface of every robot, simulated or real: the `Robot` protocol and its types."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from configs.command import ReportedError
 from robot_bridge.camera import Camera
 from robot_bridge.safety import MotionLimits
 
-OPEN, CLOSE = -1.0, 1.0  # the gripper command, last number of an action; paper E.1
+OPEN, CLOSE = -1.0, 1.0  # gripper command, the last number of an action; paper E.1
 ACTION_DIM = 4  # dx, dy, dz, gripper; paper E.1
 STATE_DIM = 5  # x, y, z, yaw, gripper opening; RoboNet 0.1.0
 
 
 class RobotError(ReportedError):
-    """The base of every error of the robot side. The arm holds its pose."""
+    """Base class of all robot errors. The arm holds its pose."""
 
     exit_code: ClassVar[int] = 1
 
 
 class RobotFault(RobotError):
-    """The arm stopped itself (reflex, joint limit, user stop). It holds its pose until `recover`."""
+    """The arm stopped (reflex, joint limit, user stop). It holds its pose until `recover`."""
 
 
 class CameraFault(RobotError):
-    """The camera gave no usable image (none, stale, frozen, black). The arm holds its pose."""
+    """The camera gave no usable image (missing, stale, frozen, too dark or too bright). The arm holds its pose."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the robot sees and feels at one moment, after all motion has ended."""
+    """Camera image and robot state at one moment, after all motion has ended."""
 
     image: NDArray[np.uint8]  # (H, W, 3) RGB at camera size
     state: NDArray[np.float64]  # (5,) hand x, y, z [m, base frame], yaw [rad], gripper opening in [0, 1], 1 is open
@@ -42,21 +42,21 @@ class Observation:
 
 @dataclass(frozen=True)
 class Step:
-    """One action as it was applied, and what followed."""
+    """The applied action and the observation that followed."""
 
-    applied: NDArray[np.float32]  # (4,) after the safety limits; record, plan with and score this one
+    applied: NDArray[np.float32]  # (4,) after the safety limits; this one is recorded, planned with and scored
     observation: Observation
 
 
 @dataclass(frozen=True)
 class RobotSpec:
-    """What a robot is, known before it moves."""
+    """Static description of a robot, known before it moves."""
 
     name: str  # RoboNet's `robot`, such as "franka"
     limits: MotionLimits
     camera: Camera
     step_s: float  # duration of one step
-    renews_scene: bool = False  # every reset draws new objects at new places; else they stay where the arm left them
+    renews_scene: bool = False  # True: every reset places new objects. False: objects stay where the arm left them
 
     def state_bounds(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the low and high bound of a state, each (5,): the workspace in metres, yaw +-pi, opening 0 to 1."""
@@ -70,49 +70,49 @@ class Robot(Protocol):
 
     @property
     def spec(self) -> RobotSpec:
-        """What this robot is."""
+        """The description of this robot."""
         ...
 
     def reset(self, rng: np.random.Generator) -> Observation:
-        """Open the gripper, go to a start pose drawn from `rng`, and look.
+        """Open the gripper, move to a start pose drawn from `rng`, and observe.
 
         Raises:
-            RobotFault: The arm stopped itself on the way.
+            RobotFault: The arm stopped before it reached the start pose.
         """
         ...
 
     def observe(self) -> Observation:
-        """Look without moving. The observation is newer than the end of the last motion.
+        """Return an observation without moving. It is newer than the end of the last motion.
 
         Raises:
-            CameraFault: No usable image came in time.
+            CameraFault: No usable image arrived in time.
         """
         ...
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        """Move the hand by `action`, wait until it rests, and look. Blocks for about `spec.step_s`.
+        """Move the hand by `action`, wait until it rests, and observe. Blocks for about `spec.step_s`.
 
         Args:
             action: (4,) dx, dy, dz in metres along the base axes, then the gripper: +1 closes, -1 opens.
 
         Returns:
-            The action after `safety.limit_action`, and the observation that followed. Record the applied action: the
-            model must learn what happened, not what was asked.
+            The action after `safety.limit_action`, and the observation that followed. Record the applied action, not
+            the commanded one.
 
         Raises:
             UnsafeActionError: The action is not four finite numbers. Nothing moved.
-            RobotFault: The arm stopped itself. It holds its pose until `recover`.
+            RobotFault: The arm stopped. It holds its pose until `recover`.
         """
         ...
 
     def recover(self) -> None:
-        """Clear a fault and return to a state in which `reset` works. Does nothing when there is no fault.
+        """Clear a fault so that `reset` works again. Does nothing when there is no fault.
 
         Raises:
-            RobotFault: The fault could not be cleared; a person must look.
+            RobotFault: The fault could not be cleared; it needs an operator.
         """
         ...
 
     def close(self) -> None:
-        """Stop, hold, and let go of the device. Safe to call twice."""
+        """Stop, hold the pose, and release the device. Safe to call twice."""
         ...

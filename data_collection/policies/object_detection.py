@@ -57,7 +57,7 @@ def detect_objects(image: NDArray[np.uint8], camera: Camera, config: ObjectDetec
     found.sort(key=lambda blob: -np.count_nonzero(blob[1]))
     pixels = np.array([center for center, _ in found]).reshape(-1, 2)
     return DetectedObjects(
-        camera.locate(pixels, config.height_m),
+        camera.unproject(pixels, config.height_m),
         pixels,
         np.array([_mean_hue(hue[mask]) for _, mask in found]),
         np.array([mask for _, mask in found], bool).reshape(-1, *hue.shape),

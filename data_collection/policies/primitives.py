@@ -226,11 +226,13 @@ class Primitives:
         if thing.goal_pixel is None:
             return None
         hangs_m = hand_m - rng.uniform(*self._config.hang_m)
-        return self._aim(self._camera.locate(thing.goal_pixel[None], hangs_m)[0, :2], rng)
+        return self._aim(self._camera.unproject(thing.goal_pixel[None], hangs_m)[0, :2], rng)
 
     def _locate(self, pixel: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
         """Return where (2,) a thing on the table stands; how high its centre is, is drawn."""
-        place: NDArray[np.float64] = self._camera.locate(pixel[None], rng.uniform(*self._config.seen_height_m))[0, :2]
+        place: NDArray[np.float64] = self._camera.unproject(pixel[None], rng.uniform(*self._config.seen_height_m))[
+            0, :2
+        ]
         return place
 
     def _aim(self, place_m: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:

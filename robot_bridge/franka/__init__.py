@@ -1,1 +1,1 @@
-"""The Franka whichever way it is driven: state, limits, trajectories, recovery and checks, without ROS or libfranka."""
+"""Parts of a real Franka common to ROS and libfranka: state, command limits, trajectories, recovery and checks."""

@@ -1,4 +1,4 @@
-"""The one door to a real arm: the last check of every joint position before it is sent."""
+"""Limits on joint commands: the last check of every joint position before it is sent to a real arm."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from robot_bridge.kinematics import N_JOINTS, SPEED_LIMITS_RAD_S, Kinematics
 from robot_bridge.robot import RobotFault
 from robot_bridge.safety import MotionLimits
 
-_ROUNDING = 1 + 1e-6
-_SLACK_M = 0.001  # by which a straight way may bend
-# Where it leads back from outside: 1.4 mm by itself (up by 8 cm), 3.5 mm where it also sets a hand upright that was
-# pushed 0.1 rad out of the vertical. With less, a hand that was pushed through a wall could not even be lifted.
+_ROUNDING = 1 + 1e-6  # tolerance of the speed limit
+_SLACK_M = 0.001  # deviation of a straight motion from its line; ours
+# The same for motions that start outside the workspace: measured 1.4 mm (8 cm upwards), and 3.5 mm where the motion
+# also rights a hand tilted by 0.1 rad. With less, a hand pushed through a wall could not be raised.
 _SLACK_OUTSIDE_M = 0.005
 
 
 class StreamFault(RobotFault):
-    """A command that may not be sent, or a stream that was interrupted. The arm holds its last target."""
+    """A command was refused, or the stream of commands was interrupted. The arm holds its last target."""
 
 
 class CommandLimits:
-    """Lets joint positions through, one bounded step after the other."""
+    """Validates each joint command against position, speed, tracking and workspace limits."""
 
     def __init__(self, config: MotionConfig, limits: MotionLimits, kinematics: Kinematics) -> None:
-        """Know the limits."""
+        """Compute the limits from the configuration."""
         self._config, self._kinematics = config, kinematics
         self._low_m = np.array(limits.workspace_low_m) - config.workspace_margin_m
         self._high_m = np.array(limits.workspace_high_m) + config.workspace_margin_m
@@ -35,60 +35,60 @@ class CommandLimits:
 
     @property
     def last_rad(self) -> NDArray[np.float64]:
-        """The joints (7,) that were commanded last."""
+        """Joints (7,) commanded last."""
         assert self._last is not None  # noqa: S101 - asked after `begin` only
         return self._last
 
     def begin(self, state: ArmState, low_m: NDArray[np.float64], high_m: NDArray[np.float64]) -> None:
-        """Begin where the arm is held.
+        """Start a motion at the pose that the arm holds.
 
         Args:
             state: The arm now, at rest.
-            low_m: (3,) lower corner of the box that the hand may pass on this way, beside the workspace.
+            low_m: (3,) lower corner of the box that the hand may pass besides the workspace.
             high_m: (3,) its upper corner.
 
         Raises:
-            StreamFault: The arm is held in another pose than is measured.
+            StreamFault: The commanded and the measured joints differ too much.
         """
         self.check_tracking(state.desired_rad, state)
-        start = self._kinematics.hand(state.desired_rad)  # which may be outside, and come back
+        start = self._kinematics.hand(state.desired_rad)  # may be outside the workspace; the motion may return
         low_slack_m = np.where(start < self._low_m, _SLACK_OUTSIDE_M, _SLACK_M)
         high_slack_m = np.where(start > self._high_m, _SLACK_OUTSIDE_M, _SLACK_M)
         self._passed_low_m = np.minimum.reduce([self._low_m, low_m, start - low_slack_m])
         self._passed_high_m = np.maximum.reduce([self._high_m, high_m, start + high_slack_m])
         self._last = state.desired_rad.copy()
 
-    def admit(self, joints_rad: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return joints (7,) that may follow the last ones after a tick, and take them for the last.
+    def accept(self, joints_rad: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Validate joints (7,) for the next tick, record them as the last ones, and return them.
 
         Raises:
-            StreamFault: They are not finite, leave a range or the box, or are too far from the last ones.
+            StreamFault: They are not finite, outside a joint range or the box, or too far from the last ones.
         """
         self.check(joints_rad)
         self._last = joints_rad.copy()
         return joints_rad
 
     def check_tracking(self, joints_rad: NDArray[np.float64], state: ArmState) -> None:
-        """Refuse to go on with an arm that is not where it is commanded to be, joints (7,).
+        """Check the tracking error between commanded joints (7,) and the measured ones.
 
         Raises:
-            StreamFault: It is too far away.
+            StreamFault: It is too large.
         """
         off = float(np.abs(joints_rad - state.joints_rad).max())
         if not off <= self._config.tracking_limit_rad:
             raise StreamFault(
-                f"expected an arm within {self._config.tracking_limit_rad:g} rad of what is commanded, got {off:.3f}; "
-                "look at what holds it"
+                f"expected an arm within {self._config.tracking_limit_rad:g} rad of the commanded joints, got {off:.3f}; check "
+                "what holds it"
             )
 
-    def bounded(self, joints_rad: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the joints (7,) on the straight way to `joints_rad` that the next tick may command."""
+    def limit_step(self, joints_rad: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the joints (7,) nearest to `joints_rad`, in a straight line, that the next tick may command."""
         change = joints_rad - self.last_rad
         excess = float(np.max(np.abs(change) / self._bound_rad, initial=1.0))
         return joints_rad if excess <= 1.0 else self.last_rad + change / excess
 
     def check(self, joints_rad: NDArray[np.float64]) -> None:
-        """Refuse joints (7,) that `admit` would refuse, and take nothing; see there."""
+        """Validate joints (7,) as `accept` does, without recording them."""
         if joints_rad.shape != (N_JOINTS,) or not np.isfinite(joints_rad).all():
             raise StreamFault(f"expected {N_JOINTS} finite joints, got {joints_rad.tolist()}; nothing was sent")
         kinematics = self._kinematics
@@ -104,7 +104,7 @@ class CommandLimits:
         change = joints_rad - self.last_rad
         if (np.abs(change) > self._bound_rad * _ROUNDING).any():
             raise StreamFault(
-                f"expected joints within {self._bound_rad.round(4).tolist()} rad of the last, got "
+                f"expected joints within {self._bound_rad.round(4).tolist()} rad of the last ones, got "
                 f"{change.round(4).tolist()}"
             )
         hand, low, high = kinematics.hand(joints_rad), self._passed_low_m, self._passed_high_m

@@ -1,4 +1,4 @@
-"""The Franka hand: open or closed, asked only when that changes, judged by its width."""
+"""Control of the Franka hand: open or closed, commanded on changes only, and checked by its width."""
 
 from __future__ import annotations
 
@@ -9,119 +9,120 @@ from typing import Protocol
 from robot_bridge.franka.config import GripperConfig
 from robot_bridge.robot import RobotFault
 
+HOMING = 3.0  # timeout of homing, in units of `gripper.timeout_s`; ours
+
 _LOG = logging.getLogger(__name__)
-_OPEN_SHARE = 0.85  # of the stroke: a hand that opens less is stuck
-HOMING = 3.0  # times as long as other motions
+_OPEN_FRACTION = 0.85  # of the stroke: a hand that opens less is blocked; ours
 
 
 class BlockedFault(RobotFault):
-    """The fingers do not open: something is in their way where the hand is."""
+    """The fingers do not open: they are blocked at the present pose of the hand."""
 
 
 class GripperDevice(Protocol):
-    """The device. Each call blocks until the fingers rest, and no longer than a timeout."""
+    """The gripper's driver. Each call blocks until the fingers rest, or until a timeout."""
 
     name: str
 
     def width_m(self) -> float:
-        """Return the measured width between the fingers, now.
+        """Return the measured width between the fingers.
 
         Raises:
-            RobotFault: The hand has fallen silent.
+            RobotFault: No recent state of the hand.
         """
         ...
 
     def home(self) -> None:
-        """Let the hand find its width.
+        """Home the hand, which calibrates its width.
 
         Raises:
-            RobotFault: It failed.
+            RobotFault: Homing failed.
         """
         ...
 
     def grasp(self) -> bool:
-        """Close; return whether something is held, as far as the device knows.
+        """Close; return whether the device reports a held object.
 
         Raises:
-            RobotFault: The device threw or hangs.
+            RobotFault: The device failed, or did not answer in time.
         """
         ...
 
-    def spread(self) -> None:
-        """Open as far as they go.
+    def open(self) -> None:
+        """Open to the configured width.
 
         Raises:
-            RobotFault: The device threw or hangs.
+            RobotFault: The device failed, or did not answer in time.
         """
         ...
 
-    def halt(self) -> None:
-        """Stop whatever the fingers do.
+    def stop(self) -> None:
+        """Stop the fingers.
 
         Raises:
-            RobotFault: The device threw or hangs.
+            RobotFault: The device failed, or did not answer in time.
         """
         ...
 
 
 class Gripper:
-    """Drives the fingers; the hand is taken to be in an unknown state until told to open or close."""
+    """Opens and closes the hand. Its state is unknown until the first command."""
 
-    def __init__(self, config: GripperConfig, fingers: GripperDevice) -> None:
-        """Take the device; nothing moves."""
-        self._config, self._fingers = config, fingers
+    def __init__(self, config: GripperConfig, device: GripperDevice) -> None:
+        """Set the device; nothing moves."""
+        self._config, self._device = config, device
         self._is_closed: bool | None = None
 
     @property
     def opening(self) -> float:
-        """The measured opening: 0 closed, 1 as wide as the hand goes.
+        """The measured opening: 0 closed, 1 fully open.
 
         Raises:
-            RobotFault: The hand has fallen silent.
+            RobotFault: No recent state of the hand.
         """
-        return min(1.0, max(0.0, self._fingers.width_m() / self._config.width_m))
+        return min(1.0, max(0.0, self._device.width_m() / self._config.width_m))
 
     def home(self) -> None:
-        """Let the hand find its width, and open.
+        """Home the hand, then open it.
 
         Raises:
-            RobotFault: It failed, or the hand does not open.
+            RobotFault: Homing failed, or the hand does not open.
         """
         self._is_closed = None
-        self._fingers.home()
+        self._device.home()
         self.command(closes=False)
 
     def command(self, *, closes: bool) -> None:
         """Open or close, unless that was the last command. Blocks until the fingers rest.
 
-        Closing on nothing is no fault: `opening` tells.
+        Closing without an object is no fault; see `opening`.
 
         Raises:
             BlockedFault: The hand does not open.
-            RobotFault: The device threw or hangs.
+            RobotFault: The device failed, or did not answer in time.
         """
         if closes == self._is_closed:
             return
-        self._is_closed = None  # should it fail, it is told again
+        self._is_closed = None  # after a fault the command is sent again
         try:
             (self._close if closes else self._open)()
         except BlockedFault:
             raise
         except RobotFault:
-            with suppress(RobotFault):  # a device that hangs may not stop either; what is told is what came first
-                self._fingers.halt()
+            with suppress(RobotFault):  # the first fault is raised; a device that hangs may not stop either
+                self._device.stop()
             raise
         self._is_closed = closes
 
     def _close(self) -> None:
-        if not self._fingers.grasp() or self._fingers.width_m() < self._config.held_m:
-            _LOG.info("the gripper closed on nothing")
+        if not self._device.grasp() or self._device.width_m() < self._config.held_m:
+            _LOG.info("the gripper closed without an object")
 
     def _open(self) -> None:
-        self._fingers.halt()  # a grasp that still holds would keep the device busy
-        self._fingers.spread()
-        if self.opening < _OPEN_SHARE:
+        self._device.stop()  # a grasp that still holds would keep the device busy
+        self._device.open()
+        if self.opening < _OPEN_FRACTION:
             raise BlockedFault(
-                f"{self._fingers.name}: expected fingers {self._config.width_m:g} m apart, got "
-                f"{self._fingers.width_m():.3f} m; free them"
+                f"{self._device.name}: expected fingers {self._config.width_m:g} m apart, got "
+                f"{self._device.width_m():.3f} m; free them"
             )

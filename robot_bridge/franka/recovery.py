@@ -1,4 +1,4 @@
-"""Whether a real arm may be moved, and how one that stopped itself is freed: as often as its budget allows."""
+"""Recovery from reflexes: when a real arm may move, and how often it may be recovered without an operator."""
 
 from __future__ import annotations
 
@@ -14,48 +14,51 @@ from configs.interruption import sleep
 from robot_bridge.franka.config import RecoveryConfig
 from robot_bridge.robot import RobotFault
 
-IDLE: Final = 1
+IDLE: Final = 1  # robot modes of libfranka
 MOVING: Final = 2
 GUIDING: Final = 3
 REFLEX: Final = 4
 USER_STOPPED: Final = 5
 RECOVERING: Final = 6
 
-
+_LOG = logging.getLogger(__name__)
 _HOUR_S = 3600.0
+_COMMAND_TIMEOUT_S = 30.0  # for `recovery.notify_command`; ours
+_POLL_S = 0.05
+_REPEAT_S = 0.5  # a reflex that is still present so long after a recovery counts as another one; ours
 
 
 class RecoveryState(Enum):
-    """Where the arm stands."""
+    """State of the recovery state machine."""
 
     READY = "ready"
     REFLEX = "stopped by a reflex"  # one recovery goal is due
     RECOVERING = "recovering"  # the goal was sent; no second one follows
-    LAST = "recovered for the last time"  # the budget is used up: it may go to its parking place, and no further
-    PARKED = "parked"  # a person must look
-    STOPPED = "stopped by a person"  # for ever
+    LAST = "recovered for the last time"  # the budget is used up: the arm may only be parked
+    PARKED = "parked"  # needs an operator
+    STOPPED = "stopped by the user stop"  # final
 
 
 class RecoveryStateMachine:
-    """Counts reflexes and decides. All times are monotonic seconds that the caller brings."""
+    """Counts reflexes and decides about recoveries. All times are monotonic seconds passed by the caller."""
 
     def __init__(self, config: RecoveryConfig) -> None:
-        """Begin with a full budget."""
+        """Start with a full budget."""
         self._config = config
         self.state = RecoveryState.READY
         self.due_s = 0.0  # when the recovery goal may be sent
-        self._of_episode = 0
-        self._of_hour: deque[float] = deque()
+        self._n_in_episode = 0
+        self._in_hour: deque[float] = deque()
 
     def begin_episode(self) -> None:
-        """Give a new episode its budget, where the arm is ready for one."""
+        """Reset the budget of the episode if the arm is ready."""
         if self.state is RecoveryState.READY:
-            self._of_episode = 0
+            self._n_in_episode = 0
 
-    def see(self, mode: int, now_s: float) -> RecoveryState:
-        """Take the driver's robot mode, and return where the arm stands.
+    def observe_mode(self, mode: int, now_s: float) -> RecoveryState:
+        """Update the state by the robot mode, and return it.
 
-        A reflex is counted once, when it is first seen. After the last of a budget the arm may only be parked.
+        A reflex is counted once, when it is first observed. After the last one of a budget the arm may only be parked.
         """
         if self.state in {RecoveryState.PARKED, RecoveryState.STOPPED}:
             return self.state
@@ -68,65 +71,59 @@ class RecoveryStateMachine:
         elif mode in {IDLE, MOVING} and self.state is RecoveryState.RECOVERING:
             self.state = RecoveryState.LAST if self._is_used_up() else RecoveryState.READY
         elif mode in {IDLE, MOVING} and self.state is RecoveryState.REFLEX:
-            self.state = RecoveryState.READY  # somebody else has freed it
+            self.state = RecoveryState.READY  # recovered by another program
         return self.state
 
-    def sent(self) -> None:
-        """Note that the one recovery goal of this reflex was sent."""
+    def goal_sent(self) -> None:
+        """Record that the one recovery goal of this reflex was sent."""
         self.state = RecoveryState.RECOVERING
 
-    def again(self, now_s: float) -> RecoveryState:
-        """Note that the goal has ended and the reflex is still there, or there again: it counts as another one."""
+    def goal_failed(self, now_s: float) -> RecoveryState:
+        """Record that a reflex is present after the recovery goal has ended; it counts as another one."""
         self._count(now_s)
         return self.state
 
     def park(self) -> None:
-        """Let nothing move until a person has looked."""
+        """Refuse all further motion until an operator restarts the command."""
         if self.state is not RecoveryState.STOPPED:
             self.state = RecoveryState.PARKED
 
-    def why(self) -> str:
-        """Return, in words, why nothing moves any more."""
+    def reason(self) -> str:
+        """Return why the arm may not move any more."""
         if self.state is RecoveryState.STOPPED:
-            return "a person has stopped the arm; release the stop, look, and start this command again"
+            return "the user stop was pressed; release it, inspect the arm, and start this command again"
         return (
-            f"{self._of_episode} reflexes in this episode and {len(self._of_hour)} in an hour, of at most "
-            f"{self._config.per_episode} and {self._config.per_hour}; look at the scene, and start this command again"
+            f"{self._n_in_episode} reflexes in this episode and {len(self._in_hour)} in an hour, of at most "
+            f"{self._config.per_episode} and {self._config.per_hour}; inspect the scene, and start this command again"
         )
 
     def _count(self, now_s: float) -> None:
-        while self._of_hour and now_s - self._of_hour[0] > _HOUR_S:
-            self._of_hour.popleft()
+        while self._in_hour and now_s - self._in_hour[0] > _HOUR_S:
+            self._in_hour.popleft()
         if self._is_used_up():
             self.state = RecoveryState.PARKED
             return
-        self.due_s = now_s + self._config.back_off_s * 2**self._of_episode
-        self._of_episode += 1
-        self._of_hour.append(now_s)
+        self.due_s = now_s + self._config.back_off_s * 2**self._n_in_episode
+        self._n_in_episode += 1
+        self._in_hour.append(now_s)
         self.state = RecoveryState.REFLEX
 
     def _is_used_up(self) -> bool:
-        return self._of_episode >= self._config.per_episode or len(self._of_hour) >= self._config.per_hour
-
-
-_LOG = logging.getLogger(__name__)
-_ALERT_S = 30.0  # what telling somebody may take
-_POLL_S = 0.05
-_AGAIN_S = 0.5  # in reflex for so long after a recovery is another reflex
+        return self._n_in_episode >= self._config.per_episode or len(self._in_hour) >= self._config.per_hour
 
 
 class RecoverableArm(Protocol):
-    """What can be asked of an arm that may not be moved."""
+    """The operations of an arm that recovery needs."""
 
     def mode(self) -> int:
-        """Return the robot mode of after this call; wait for it as long as patience lasts.
+        """Return a robot mode newer than this call; waits for at most `recovery.patience_s`.
 
         Raises:
-            RobotFault: The arm stays silent.
+            RobotFault: No state arrived.
         """
         ...
 
-    def free(self) -> None:
+    def send_recovery(self) -> None:
         """Send one recovery goal.
 
         Raises:
@@ -135,89 +132,91 @@ class RecoverableArm(Protocol):
         ...
 
     def park(self) -> None:
-        """Go up and home for the last time.
+        """Move up, then home.
 
         Raises:
-            RobotFault: Something stopped the arm there.
+            RobotFault: The arm stopped on the way.
         """
         ...
 
 
 class ErrorRecovery:
-    """Stands before every motion of one arm, and frees it after a reflex."""
+    """Checks that one arm may move before every motion, and recovers it after a reflex."""
 
     def __init__(self, config: RecoveryConfig, arm: RecoverableArm) -> None:
-        """Begin with a full budget; nothing is asked of the arm yet."""
+        """Start with a full budget; the arm is not accessed yet."""
         self._config, self._arm = config, arm
-        self._recovery = RecoveryStateMachine(config)
-        self._is_alerted = False
+        self._machine = RecoveryStateMachine(config)
+        self._is_notified = False
 
     def begin_episode(self) -> None:
-        """Give a new episode its budget."""
-        self._recovery.begin_episode()
+        """Reset the budget of the episode if the arm is ready."""
+        self._machine.begin_episode()
 
     def check(self, mode: int, errors: Sequence[str]) -> bool:
-        """Return True where an arm of this mode and these errors may be moved.
+        """Return True if an arm with this mode and these errors may move.
 
         Raises:
-            RobotFault: It stopped itself, or a person guides or has stopped it.
+            RobotFault: It may not: a reflex, guiding mode, or the user stop.
         """
-        state = self._recovery.see(mode, time.monotonic())
+        state = self._machine.observe_mode(mode, time.monotonic())
         if state in {RecoveryState.PARKED, RecoveryState.STOPPED}:
-            raise self._person()
+            raise self._final_fault()
         if mode in {IDLE, MOVING} and not errors and state in {RecoveryState.READY, RecoveryState.LAST}:
             return True
         if mode == GUIDING:
-            raise RobotFault("a person guides the arm by hand; let go of it, then call recover")
-        raise RobotFault(f"the arm stopped itself ({', '.join(errors) or f'mode {mode}'}); call recover")
+            raise RobotFault("the arm is being guided by hand; release it, then call recover")
+        raise RobotFault(f"the arm stopped ({', '.join(errors) or f'mode {mode}'}); call recover")
 
     def recover(self) -> None:
-        """Free the arm from a reflex, if the budget allows; after the last one, park it. See `Robot.recover`.
+        """Recover the arm from a reflex, if the budget allows; park it after the last one. See `Robot.recover`.
 
         Raises:
-            RobotFault: A person must look: too many reflexes, a user stop, or an arm that stays silent.
+            RobotFault: It needs an operator: too many reflexes, the user stop, or no state from the arm.
         """
-        state = self._recovery.see(self._arm.mode(), time.monotonic())
+        state = self._machine.observe_mode(self._arm.mode(), time.monotonic())
         while state is RecoveryState.REFLEX:
-            sleep(self._recovery.due_s - time.monotonic())
-            state = self._free()
+            sleep(self._machine.due_s - time.monotonic())
+            state = self._recover_once()
         if state is RecoveryState.LAST:
             self._park()
         if state is not RecoveryState.READY:
-            raise self._person()
+            raise self._final_fault()
 
-    def _free(self) -> RecoveryState:
-        """Send the one recovery goal of a reflex, and wait for what it does."""
+    def _recover_once(self) -> RecoveryState:
+        """Send the one recovery goal of a reflex, and wait for its result."""
         if self._arm.mode() == REFLEX:
-            self._recovery.sent()
-            self._arm.free()
+            self._machine.goal_sent()
+            self._arm.send_recovery()
         ended_s = time.monotonic()
         while True:
             mode, now_s = self._arm.mode(), time.monotonic()
-            state = self._recovery.see(mode, now_s)
+            state = self._machine.observe_mode(mode, now_s)
             if state is not RecoveryState.RECOVERING:
                 return state
-            if mode == REFLEX and now_s - ended_s > _AGAIN_S:
-                return self._recovery.again(now_s)
+            if mode == REFLEX and now_s - ended_s > _REPEAT_S:
+                return self._machine.goal_failed(now_s)
             if now_s - ended_s > self._config.timeout_s:
-                raise RobotFault(f"expected an arm that is freed, got mode {mode}; look at the arm")
+                raise RobotFault(f"expected a recovered arm, got mode {mode}; inspect the arm")
             sleep(_POLL_S)
 
     def _park(self) -> None:
-        """Let the arm go to its parking place; whatever stops it there leaves it where it is."""
+        """Move the arm to its parking pose; on a fault it stays where it stopped."""
         try:
             self._arm.park()
         except RobotFault as fault:
             _LOG.warning("the arm could not be parked: %s", fault)
-        self._recovery.park()
+        self._machine.park()
 
-    def _person(self) -> RobotFault:
-        """Return the fault that only a person clears, after telling somebody once."""
-        reason = self._recovery.why()
-        if not self._is_alerted and self._config.notify_command:
-            self._is_alerted = True
+    def _final_fault(self) -> RobotFault:
+        """Return the fault that only an operator clears; the first time, run the notification command."""
+        reason = self._machine.reason()
+        if not self._is_notified and self._config.notify_command:
+            self._is_notified = True
             try:
-                subprocess.run([*self._config.notify_command, reason], timeout=_ALERT_S, check=True)  # noqa: S603
+                subprocess.run(  # noqa: S603
+                    [*self._config.notify_command, reason], timeout=_COMMAND_TIMEOUT_S, check=True
+                )
             except (OSError, subprocess.SubprocessError) as error:
-                _LOG.warning("nobody could be told: %s", error)
+                _LOG.warning("robot.recovery.notify_command failed: %s", error)
         return RobotFault(reason)

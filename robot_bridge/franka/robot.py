@@ -1,4 +1,4 @@
-"""A real Franka, whatever leads to it: how it resets, steps and looks, and what is checked before any of that."""
+"""A real Franka over any connection: reset, step, observe, and the checks before each motion."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _LOG = logging.getLogger(__name__)
 
 
 class RealFranka(ABC):
-    """Keeps the `Robot` protocol by what a subclass opens. Every call that moves the arm blocks until it rests."""
+    """Implements the `Robot` protocol on the connection of a subclass. Motions block until the arm rests."""
 
-    _states: StateSource  # these four a subclass sets as it opens
+    _states: StateSource  # a subclass sets these four when it connects
     _images: ImageSource
-    _drive: TrajectoryExecutor
+    _executor: TrajectoryExecutor
     _gripper: Gripper
 
     def __init__(self, config: FrankaConfig, kinematics: Kinematics) -> None:
-        """Know the arm.
+        """Check the configuration; nothing is connected yet.
 
         Raises:
             RobotError: A corner of the workspace is out of reach.
@@ -46,123 +46,123 @@ class RealFranka(ABC):
 
     @property
     def spec(self) -> RobotSpec:
-        """What this robot is."""
+        """The description of this robot."""
         return self._spec
 
     def reset(self, rng: np.random.Generator) -> Observation:
-        """Open the gripper, rise, and go to a start pose drawn from `rng`, joints as if from home, and look.
+        """Open the gripper, raise the hand, move to a start pose drawn from `rng` as if from home, and observe.
 
         Raises:
-            RobotFault: The arm stopped itself on the way, or its hand is below the workspace.
-            CameraFault: No usable picture.
+            RobotFault: The arm stopped on the way, or its hand is below the workspace.
+            CameraFault: No usable image.
         """
         self._check_connection()
         self._recovery.begin_episode()
         start = draw_start(rng, self._spec.limits)
-        self._open_and_rise()
+        self._open_and_raise()
         above = np.array([*start[:2], self._spec.limits.workspace_high_m[2]])
-        self._drive.go(self._rested(), self._kinematics.solve(HOME_RAD, above))
-        state = self._rested()
-        self._drive.move(state, start - state.hand_m)
-        return self._look()
+        self._executor.move_joints(self._ready_state(), self._kinematics.solve(HOME_RAD, above))
+        state = self._ready_state()
+        self._executor.move_hand(state, start - state.hand_m)
+        return self._observation()
 
     def observe(self) -> Observation:
-        """Look without moving; see `Robot.observe`."""
+        """Return an observation without moving; see `Robot.observe`."""
         self._check_connection()
-        self._rested()
-        return self._look()
+        self._ready_state()
+        return self._observation()
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        """Move, then open or close, wait until the hand rests, and look; see `Robot.step`."""
+        """Move, then open or close, wait until the hand rests, and observe; see `Robot.step`."""
         self._check_connection()
-        state = self._rested()
+        state = self._ready_state()
         applied = limit_action(action, state.hand_m, self._spec.limits)
         self._check_inside(state)
-        self._drive.move(state, applied[:3])
+        self._executor.move_hand(state, applied[:3])
         self._gripper.command(closes=bool(applied[3] == CLOSE))
-        return Step(applied, self._look())
+        return Step(applied, self._observation())
 
     def recover(self) -> None:
-        """Free the arm from a reflex, if the budget allows; wait for state that has fallen silent. See `Robot.recover`.
+        """Recover the arm from a reflex, if the budget allows; wait for states if none arrive. See `Robot.recover`.
 
         Raises:
-            RobotFault: A person must look: too many reflexes, a user stop, or an arm that stays silent.
+            RobotFault: It needs an operator: too many reflexes, the user stop, or no state from the arm.
         """
         self._check_connection()
         self._recovery.recover()
 
     def mode(self) -> int:
-        """Return the robot mode of now; see `rescue.Arm`."""
-        return self._patient().mode
+        """Return the present robot mode; see `RecoverableArm`."""
+        return self._next_state().mode
 
     @abstractmethod
-    def free(self) -> None:
-        """Send one recovery goal; see `rescue.Arm`."""
+    def send_recovery(self) -> None:
+        """Send one recovery goal; see `RecoverableArm`."""
 
     def park(self) -> None:
-        """Go up and home; see `rescue.Arm`."""
-        self._rise(self._patient())
-        self._drive.go(self._rested(), HOME_RAD)
+        """Move up, then home; see `RecoverableArm`."""
+        self._raise_hand(self._next_state())
+        self._executor.move_joints(self._ready_state(), HOME_RAD)
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of the arm, which holds its pose. Safe to call twice."""
+        """Release the arm, which holds its pose. Safe to call twice."""
 
     @abstractmethod
     def _check_connection(self) -> None:
-        """Refuse to go on where whatever leads to the arm is not the same any more."""
+        """Raise a RobotError if the connection has changed since it was made."""
 
-    def _rested(self) -> ArmState:
-        """Return a state of after this call, of an arm that may be moved.
+    def _ready_state(self) -> ArmState:
+        """Return a state newer than this call, of an arm that may move.
 
         Raises:
-            RobotFault: It may not.
+            RobotFault: It may not move.
         """
         state = self._states.newer(time.monotonic(), self._config.motion.max_state_age_s)
         self._check_mode(state)
         return state
 
-    def _patient(self) -> ArmState:
-        """Wait for a state of after this call as long as patience lasts."""
+    def _next_state(self) -> ArmState:
+        """Return a state newer than this call; waits for at most `recovery.patience_s`."""
         return self._states.newer(time.monotonic(), self._config.recovery.patience_s)
 
-    def _look(self) -> Observation:
-        """Return what is seen and measured from now on."""
+    def _observation(self) -> Observation:
+        """Return an image and a state newer than this call."""
         rested_s = time.monotonic()
-        image, came_s = self._images.newer(rested_s)
+        image, arrived_s = self._images.newer(rested_s)
         state = self._states.newer(rested_s, self._config.motion.max_state_age_s)
         self._check_mode(state)
-        return Observation(image, np.array([*state.hand_m, state.yaw_rad, self._gripper.opening]), came_s)
+        return Observation(image, np.array([*state.hand_m, state.yaw_rad, self._gripper.opening]), arrived_s)
 
     def _check_mode(self, state: ArmState) -> bool:
-        """Return True where the arm may be moved; see `ErrorRecovery.check`. Every tick of a motion comes here.
+        """Return True if the arm may move; see `ErrorRecovery.check`. Called at every tick of a motion.
 
         Raises:
-            KeyboardInterrupt: A signal is due; see `configs.interruption`.
+            KeyboardInterrupt: A signal is pending; see `configs.interruption`.
         """
         check()
         return self._recovery.check(state.mode, state.errors)
 
-    def _open_and_rise(self) -> None:
-        """Open the gripper, then go up; fingers that cannot open where they are do so above."""
-        self._rested()
+    def _open_and_raise(self) -> None:
+        """Open the gripper, then raise the hand; if the fingers are blocked, open them after raising."""
+        self._ready_state()
         try:
             self._gripper.command(closes=False)
         except BlockedFault as fault:
             _LOG.info("%s", fault)
-            self._rise(self._rested())
+            self._raise_hand(self._ready_state())
             self._gripper.command(closes=False)
-        self._rise(self._rested())
+        self._raise_hand(self._ready_state())
 
-    def _rise(self, state: ArmState) -> None:
-        """Go straight up to the top of the workspace."""
+    def _raise_hand(self, state: ArmState) -> None:
+        """Move the hand straight up to the top of the workspace."""
         low, high = self._spec.limits.workspace_low_m[2], self._spec.limits.workspace_high_m[2]
         if state.hand_m[2] < low - self._margin_m:
             raise RobotFault(
                 f"expected the hand above {low:g} m, got {state.hand_m[2]:.3f} m; guide it above the bin by hand"
             )
         if state.hand_m[2] < high:
-            self._drive.move(state, np.array([0.0, 0.0, high - state.hand_m[2]]))
+            self._executor.move_hand(state, np.array([0.0, 0.0, high - state.hand_m[2]]))
 
     def _check_inside(self, state: ArmState) -> None:
         low, high = (bound[:3] for bound in self._spec.state_bounds())

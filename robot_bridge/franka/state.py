@@ -1,4 +1,4 @@
-"""The state of a real arm at one moment, never older than it may be."""
+"""The state of a real arm, and the interface of its sources, which return recent states only."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from robot_bridge.kinematics import FLANGE_TO_HAND_RAD, FLANGE_TO_TCP_M, Kinematics
+from robot_bridge.kinematics import FLANGE_TO_HAND_RAD, FLANGE_TO_TCP, FLANGE_TO_TCP_M, Kinematics
 from robot_bridge.robot import RobotFault
 
-_FRAME_TOLERANCE = 1e-3  # of the tip's frame, metres and direction cosines: what five decimals of an angle leave
-_POSE_TOLERANCE_M = 0.005  # between the arm's own hand and ours
+_FRAME_TOLERANCE = 1e-3  # of F_T_EE, metres and direction cosines: what five decimals of an angle leave
+_POSE_TOLERANCE_M = 0.005  # between the reported hand and the one computed from the joints; ours
 
 
 class StaleState(RobotFault):
-    """The arm has fallen silent, or says what cannot be. Nothing is commanded."""
+    """The arm sends no recent state, or an invalid one. Nothing is commanded."""
 
 
 @dataclass(frozen=True)
@@ -25,46 +25,44 @@ class ArmState:
 
     joints_rad: NDArray[np.float64]  # (7,) measured
     speeds_rad_s: NDArray[np.float64]  # (7,) measured
-    desired_rad: NDArray[np.float64]  # (7,) what the arm's own controller wants now
+    desired_rad: NDArray[np.float64]  # (7,) targets of the arm's own controller
     hand_m: NDArray[np.float64]  # (3,) between the fingertips
     yaw_rad: float
     force_n: NDArray[np.float64]  # (3,) external, on the hand
-    mode: int  # see `modes`
-    errors: tuple[str, ...]  # libfranka's names of what stopped it
-    flange_to_tip: NDArray[np.float64]  # (4, 4), as the arm was told
+    mode: int  # see `recovery`
+    errors: tuple[str, ...]  # libfranka's names of the errors that stopped it
+    flange_to_tip: NDArray[np.float64]  # (4, 4), as configured in the arm
     time_s: float  # monotonic, of the oldest part
 
     def is_finite(self) -> bool:
-        """Tell whether all that motions depend on are numbers."""
+        """Return whether all values that motions depend on are finite."""
         numbers = (self.joints_rad, self.speeds_rad_s, self.desired_rad, self.hand_m, [self.yaw_rad], self.force_n)
         return bool(np.isfinite(np.concatenate(numbers)).all())
 
 
 class StateSource(Protocol):
-    """Where the states of an arm come from."""
+    """A connection that delivers states of an arm."""
 
     def fresh(self) -> ArmState:
-        """Return the state now.
+        """Return the latest state.
 
         Raises:
-            StaleState: It is older than it may be, or not finite.
+            StaleState: It is older than allowed, or not finite.
         """
         ...
 
     def newer(self, than_s: float, timeout_s: float) -> ArmState:
-        """Wait for a state of which every part came after a monotonic time, and return it.
+        """Wait for a state of which every part arrived after a monotonic time, and return it.
 
         Raises:
-            StaleState: None came in time.
+            StaleState: None arrived in time.
         """
         ...
 
 
 def frame_error(state: ArmState) -> str:
-    """Return how the arm's hand is not the one that this bridge believes it to have, or an empty text."""
-    c, s = np.cos(FLANGE_TO_HAND_RAD), np.sin(FLANGE_TO_HAND_RAD)
-    hand = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, FLANGE_TO_TCP_M], [0, 0, 0, 1]])
-    if np.allclose(state.flange_to_tip, hand, rtol=0, atol=_FRAME_TOLERANCE):
+    """Return how the configured end effector differs from the Franka hand, or an empty text."""
+    if np.allclose(state.flange_to_tip, FLANGE_TO_TCP, rtol=0, atol=_FRAME_TOLERANCE):
         return ""
     return (
         f"F_T_EE: expected the Franka hand, {FLANGE_TO_TCP_M:g} m along z, turned by {FLANGE_TO_HAND_RAD:.4f} rad, "
@@ -72,9 +70,14 @@ def frame_error(state: ArmState) -> str:
     )
 
 
+def pose_error_m(state: ArmState, kinematics: Kinematics) -> float:
+    """Return the distance between the reported hand position and the one computed from the joints."""
+    return float(np.linalg.norm(kinematics.hand(state.joints_rad) - state.hand_m))
+
+
 def pose_error(state: ArmState, kinematics: Kinematics) -> str:
-    """Return how far the arm's hand is from where its joints put it, where that is too far, or an empty text."""
-    off_m = float(np.linalg.norm(kinematics.hand(state.joints_rad) - state.hand_m))
+    """Return how far the reported hand position is off, if that exceeds the tolerance, or an empty text."""
+    off_m = pose_error_m(state, kinematics)
     if off_m <= _POSE_TOLERANCE_M:
         return ""
-    return f"expected the hand within {_POSE_TOLERANCE_M:g} m of where the joints put it, got {off_m:.3f} m"
+    return f"expected the hand within {_POSE_TOLERANCE_M:g} m of the pose computed from the joints, got {off_m:.3f} m"

@@ -1,1 +1,1 @@
-"""The Franka over libfranka's own protocol, without ROS, and a simulated arm that serves the same protocol."""
+"""Franka over libfranka, without ROS: the connection through franky, and a simulated arm with the same protocol."""

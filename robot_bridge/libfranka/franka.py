@@ -1,4 +1,4 @@
-"""The Franka without ROS: the `Robot` protocol over libfranka's own, through franky."""
+"""The `Robot` protocol over libfranka, through franky."""
 
 from __future__ import annotations
 
@@ -18,43 +18,45 @@ from robot_bridge.libfranka.video_stream import VideoReader
 
 
 class FrankaDirect(RealFranka):
-    """A Franka that this process controls alone. Every call that moves it blocks until it rests."""
+    """A Franka controlled by this process. Motions block until the arm rests."""
 
     def __init__(self, config: FrankaDirectConfig) -> None:
         """Connect, check the hand, set the thresholds of the reflex, and home the hand.
 
         Raises:
-            RobotError: Something is missing or not as it must be; the message says what to do. The arm has not moved.
+            RobotError: A part is missing or not ready; the message says what to do. The arm has not moved.
         """
-        super().__init__(config, Kinematics(margin_rad=config.motion.joint_margin_rad, suits_fr3=True))
+        super().__init__(config, Kinematics(margin_rad=config.motion.joint_margin_rad, fits_fr3=True))
         with ExitStack() as opened:
             self._images = images = VideoReader(config.images, config.camera)
             opened.callback(images.close)
-            self._link = FrankaConnection(config)
-            opened.callback(self._link.close)
-            self._states = states = LibfrankaStateSubscriber(self._link, config.motion.max_state_age_s)
-            self._drive = WaypointExecutor(config, self._kinematics, states, self._link, self._check_mode)
-            fingers = LibfrankaGripper(config.gripper, config.host, config.connect_timeout_s)
-            opened.callback(fingers.close)
-            self._gripper = Gripper(config.gripper, fingers)
+            self._connection = FrankaConnection(config)
+            opened.callback(self._connection.close)
+            self._states = states = LibfrankaStateSubscriber(self._connection, config.motion.max_state_age_s)
+            self._executor = WaypointExecutor(config, self._kinematics, states, self._connection, self._check_mode)
+            device = LibfrankaGripper(config.gripper, config.host, config.connect_timeout_s)
+            opened.callback(device.close)
+            self._gripper = Gripper(config.gripper, device)
             self._check_hand(config.connect_timeout_s)
-            self._link.set_reflex(config.reflex)
+            self._connection.set_reflex(config.reflex)
             if config.gripper.homes and self._check_mode(states.fresh()):
                 self._gripper.home()
             self._opened = opened.pop_all()
 
-    def free(self) -> None:
-        """Ask the arm once to leave its reflex; see `rescue.Arm`."""
-        self._link.free()
+    def send_recovery(self) -> None:
+        """Command the arm once to leave its reflex; see `RecoverableArm`."""
+        self._connection.send_recovery()
 
     def close(self) -> None:
-        """Stop, and let go of the arm, which holds. Safe to call twice."""
+        """Stop and disconnect from the arm, which holds its pose. Safe to call twice."""
         self._opened.close()
 
     def _check_connection(self) -> None:
-        """Nothing stands between this process and the arm; a connection that breaks is told by the next state."""
+        """Do nothing: a broken connection is reported by the next state."""
 
     def _check_hand(self, timeout_s: float) -> None:
         state = self._states.newer(time.monotonic(), timeout_s)
         if wrong := frame_error(state) or pose_error(state, self._kinematics):
-            raise FrankaConnectionError(f"{self._link.host}: {wrong}; set the end effector in Desk to the Franka hand")
+            raise FrankaConnectionError(
+                f"{self._connection.host}: {wrong}; set the end effector in Desk to the Franka hand"
+            )

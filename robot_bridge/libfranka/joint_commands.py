@@ -1,4 +1,4 @@
-"""Motions over libfranka: the arm's own control carries out a whole one, and is watched while it does."""
+"""Execution of trajectories over libfranka: franky executes whole motions, which are monitored meanwhile."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from robot_bridge.libfranka.subscribers import LibfrankaStateSubscriber
 from robot_bridge.motion import Motion
 from robot_bridge.robot import RobotFault
 
-_EVEN: Final = 1.25  # the speed between two points, in units of its mean: quick to start, even, and quick to stop
-_LEAST: Final = 0.01  # share of the speeds, for a motion of next to nothing
-_SHORTEST_S: Final = 0.1  # for what is left of a motion that was pushed up
-_ARRIVED_RAD: Final = 1e-4  # of the end of a motion
-_PUSHES: Final = 10  # in one motion; more, and something pushes back all the time
-_DONE_M: Final = 1e-4  # what is left of a motion that was pushed back
-_RETREAT_M: Final = 0.005  # above what has pushed the hand up, for the rest of the motion
-_RECOIL_M: Final = 0.02  # up, at once: towards a target further away it goes faster
-_START_S: Final = 1.0  # for the first state of a motion: until it has begun, the arm says nothing new
+_PEAK: Final = 1.25  # peak speed between two points, in units of the mean: fast start, constant speed, fast stop; ours
+_LEAST: Final = 0.01  # lowest fraction of the speed limits, for motions of almost no length; ours
+_SHORTEST_S: Final = 0.1  # for the rest of a motion that contact forces interrupted; ours
+_ARRIVED_RAD: Final = 1e-4  # tolerance of a target; ours
+_MAX_CONTACTS: Final = 10  # interruptions of one motion by contact forces; ours
+_DONE_M: Final = 1e-4  # remaining length below which an interrupted motion is done; ours
+_RETREAT_M: Final = 0.005  # height kept above a contact for the rest of the motion; ours
+_RECOIL_M: Final = 0.02  # immediate upward target at a contact: farther than _RETREAT_M, so that it is faster; ours
+_START_S: Final = 1.0  # for the first state of a motion: the arm sends no new one before; ours
 _POLL_S: Final = 0.0005
 
 
 class WaypointExecutor(TrajectoryExecutor):
-    """Checks a motion whole, as a stream checks it tick by tick, then lets the arm do it.
+    """Validates a whole trajectory tick by tick, then lets franky execute it.
 
-    A motion that something pushes up is ended a little higher, and what is left of it is done at that height; one that
-    is pushed sideways is stopped. However a motion ends, the arm is stopped and let go of.
+    If a contact force pushes the hand up, the motion ends slightly higher, and its rest is executed at that height. If
+    one pushes it sideways, the motion stops. After every motion the arm is stopped and control is released.
     """
 
     def __init__(
@@ -42,102 +42,103 @@ class WaypointExecutor(TrajectoryExecutor):
         config: FrankaDirectConfig,
         kinematics: Kinematics,
         states: LibfrankaStateSubscriber,
-        link: FrankaConnection,
+        connection: FrankaConnection,
         check: Check,
     ) -> None:
-        """Take what leads to the arm; nothing moves."""
+        """Set the connection; nothing moves."""
         super().__init__(config, kinematics, states, check)
-        self._link, self._clock, self._retreat_m = link, states, _RETREAT_M
-        self._door = CommandLimits(config.motion, config.limits, kinematics)
+        self._connection, self._clock, self._retreat_m = connection, states, _RETREAT_M
+        self._limits = CommandLimits(config.motion, config.limits, kinematics)
 
-    def move(self, state: ArmState, delta_m: NDArray[np.float64] | NDArray[np.float32]) -> None:
-        """Move the hand straight by `delta_m`; see `TrajectoryExecutor.move`."""
-        trip = self._straight(state, delta_m)
-        for _ in range(_PUSHES):
-            if self._travel(state, trip) or trip.way is None:
+    def move_hand(self, state: ArmState, delta_m: NDArray[np.float64] | NDArray[np.float32]) -> None:
+        """Move the hand straight by `delta_m`; see `TrajectoryExecutor.move_hand`."""
+        trajectory = self._straight(state, delta_m)
+        for _ in range(_MAX_CONTACTS):
+            if self._execute(state, trajectory) or trajectory.motion is None:
                 return
             state = self._states.newer(time.monotonic(), self._config.motion.max_state_age_s)
-            left_m = self._kinematics.hand(trip.way.path_rad[-1]) - state.hand_m
+            left_m = self._kinematics.hand(trajectory.motion.path_rad[-1]) - state.hand_m
             if np.linalg.norm(left_m) < _DONE_M:
                 return
-            trip = self._straight(state, left_m, shortest_s=_SHORTEST_S)
-        raise RobotFault("expected a motion that ends, got one that something pushes back all the time")
+            trajectory = self._straight(state, left_m, shortest_s=_SHORTEST_S)
+        raise RobotFault(f"expected a motion that ends, got one interrupted {_MAX_CONTACTS} times by contact forces")
 
-    def go(self, state: ArmState, joints_rad: NDArray[np.float64]) -> None:
-        """Move the joints to `joints_rad` (7,); see `TrajectoryExecutor.go`."""
-        self._travel(state, self._through_joints(state, joints_rad))
+    def move_joints(self, state: ArmState, joints_rad: NDArray[np.float64]) -> None:
+        """Move the joints to `joints_rad` (7,); see `TrajectoryExecutor.move_joints`."""
+        self._execute(state, self._through_joints(state, joints_rad))
 
-    def _travel(self, state: ArmState, trip: Trajectory) -> bool:
-        """Carry out a motion, and return whether it has come to its end."""
+    def _execute(self, state: ArmState, trajectory: Trajectory) -> bool:
+        """Execute a trajectory, and return whether its end was reached."""
         tick_s = self._config.motion.tick_s
-        n = int(np.ceil(trip.duration_s / tick_s))
-        self._door.begin(state, trip.low_m, trip.high_m)
-        joints = np.stack([state.desired_rad, *(self._door.admit(trip.target(i / n)) for i in range(1, n + 1))])
-        knots = np.stack([joints[-1]]) if trip.way is None else trip.way.path_rad[1:]
+        n = int(np.ceil(trajectory.duration_s / tick_s))
+        self._limits.begin(state, trajectory.low_m, trajectory.high_m)
+        accepted = (self._limits.accept(trajectory.target(i / n)) for i in range(1, n + 1))
+        joints = np.stack([state.desired_rad, *accepted])
+        knots = np.stack([joints[-1]]) if trajectory.motion is None else trajectory.motion.path_rad[1:]
         changes = np.abs(np.diff(np.vstack([joints[:1], knots]), axis=0))
-        speeds = _EVEN * changes / (trip.duration_s / len(knots))
-        shares = (speeds / (self._config.motion.speed_fraction * SPEED_LIMITS_RAD_S)).max(axis=1).clip(_LEAST, 1.0)
-        state = self._states.newer(time.monotonic(), self._config.motion.max_state_age_s)  # planning takes its time
+        speeds = _PEAK * changes / (trajectory.duration_s / len(knots))
+        fractions = (speeds / (self._config.motion.speed_fraction * SPEED_LIMITS_RAD_S)).max(axis=1).clip(_LEAST, 1.0)
+        state = self._states.newer(time.monotonic(), self._config.motion.max_state_age_s)  # planning has taken time
         self._check(state)
-        self._door.check_tracking(joints[0], state)
-        for knot, share in zip(knots, shares, strict=True):
+        self._limits.check_tracking(joints[0], state)
+        for knot, fraction in zip(knots, fractions, strict=True):
             try:
-                self._link.begin(knot, share)
-                is_pushed = self._watch(trip)
+                self._connection.begin(knot, fraction)
+                is_interrupted = self._monitor(trajectory)
             finally:
-                self._link.stop()
+                self._connection.stop()
             state = self._settle()
-            if is_pushed or np.abs(state.desired_rad - knot).max() > _ARRIVED_RAD:
+            if is_interrupted or np.abs(state.desired_rad - knot).max() > _ARRIVED_RAD:
                 return False
         return True
 
-    def _watch(self, trip: Trajectory) -> bool:
-        """Look at the arm with every tick of its own clock until the motion ends; return whether it is pushed back."""
-        motion = self._config.motion
+    def _monitor(self, trajectory: Trajectory) -> bool:
+        """Check the state at every tick of the arm's clock until the motion ends; return True at a contact."""
+        config = self._config.motion
         self._states.newer(time.monotonic(), _START_S)
-        looked_s, due_s, is_pushed = time.monotonic(), self._clock.clock_s(), False
-        end_s = due_s + 3 * trip.duration_s + _START_S
-        while self._link.is_moving():
+        checked_s, due_s, is_interrupted = time.monotonic(), self._clock.clock_s(), False
+        end_s = due_s + 3 * trajectory.duration_s + _START_S
+        while self._connection.is_moving():
             state = self._states.fresh()
             now_s = time.monotonic()
-            if now_s - looked_s > motion.stall_s:
+            if now_s - checked_s > config.stall_s:
                 raise StreamFault(
-                    f"nobody looked at the arm for {now_s - looked_s:.2f} s, more than {motion.stall_s:g} s; it is "
-                    "stopped"
+                    f"monitoring was interrupted for {now_s - checked_s:.2f} s, more than {config.stall_s:g} s; the "
+                    "arm was stopped"
                 )
             if self._clock.clock_s() > end_s:
-                raise RobotFault(f"expected a motion of {trip.duration_s:.1f} s to end, got none; look at the arm")
-            looked_s = now_s
+                raise RobotFault(f"expected a motion of {trajectory.duration_s:.1f} s to end, got none; check the arm")
+            checked_s = now_s
             self._check(state)
-            self._door.check_tracking(state.desired_rad, state)
-            is_due = self._clock.clock_s() >= due_s or state.force_n[2] > motion.contact_limit_n
-            if trip.way is not None and not is_pushed and is_due:
-                due_s += motion.tick_s
-                is_pushed = self._feel(trip.way, state)
+            self._limits.check_tracking(state.desired_rad, state)
+            is_due = self._clock.clock_s() >= due_s or state.force_n[2] > config.contact_limit_n
+            if trajectory.motion is not None and not is_interrupted and is_due:
+                due_s += config.tick_s
+                is_interrupted = self._react(trajectory.motion, state)
             time.sleep(_POLL_S)
-        return is_pushed
+        return is_interrupted
 
-    def _feel(self, way: Motion, state: ArmState) -> bool:
-        """Give way to what pushes the hand, and return whether something does."""
-        path = way.path_rad
-        way.feel(state.force_n, state.desired_rad, state.hand_m)
-        if way.path_rad is path:
+    def _react(self, motion: Motion, state: ArmState) -> bool:
+        """Retreat or stop if a contact force exceeds the limit, and return whether it does."""
+        path = motion.path_rad
+        motion.limit_by_contact(state.force_n, state.desired_rad, state.hand_m)
+        if motion.path_rad is path:
             return False
         if state.force_n[2] > self._config.motion.contact_limit_n:
             above = self._kinematics.solve(state.desired_rad, state.hand_m + np.array([0.0, 0.0, _RECOIL_M]))
-            self._link.retreat(above)
+            self._connection.retreat(above)
         else:
-            self._link.stop()
+            self._connection.stop()
         return True
 
     def _settle(self) -> ArmState:
         """Wait until the arm rests, and return its state."""
-        motion = self._config.motion
-        deadline_s = time.monotonic() + motion.rest_timeout_s
+        config = self._config.motion
+        deadline_s = time.monotonic() + config.rest_timeout_s
         while True:
-            state = self._states.newer(time.monotonic(), motion.max_state_age_s)
+            state = self._states.newer(time.monotonic(), config.max_state_age_s)
             self._check(state)
             if self._is_at_rest(state):
                 return state
             if time.monotonic() > deadline_s:
-                raise self._restless(state)
+                raise self._not_at_rest(state)

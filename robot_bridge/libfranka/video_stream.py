@@ -1,4 +1,4 @@
-"""The camera of an arm that is driven without ROS: a video device or a network stream, read by OpenCV."""
+"""The camera of an arm without ROS: a video device or a network stream, read by OpenCV."""
 
 from __future__ import annotations
 
@@ -14,47 +14,47 @@ from robot_bridge.camera import Camera
 from robot_bridge.franka.config import VideoConfig
 from robot_bridge.franka.image_buffer import ImageBuffer
 
-_AGAIN_S: Final = 0.5  # before a camera that is gone is opened anew
-_OPEN_MS: Final = 3000
+_REOPEN_S: Final = 0.5  # before a camera that delivers no images is opened again; ours
+_OPEN_MS: Final = 3000  # timeouts of OpenCV; ours
 _READ_MS: Final = 1000
-_CLOSE_S: Final = 5.0  # longer than any call of the thread
+_CLOSE_S: Final = 5.0  # longer than any call of the reading thread
 
 
 class VideoReader:
-    """The latest picture of one camera. A camera that falls silent is opened anew until it speaks."""
+    """The latest image of one camera. A camera that delivers no images is reopened until it does."""
 
     def __init__(self, config: VideoConfig, camera: Camera) -> None:
-        """Start to look."""
+        """Start reading in a thread."""
         self._config, self._camera = config, camera
-        self._pictures = ImageBuffer(f"camera {config.source}", config, camera)
-        self._ends = threading.Event()
+        self._buffer = ImageBuffer(f"camera {config.source}", config, camera)
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def newer(self, than_s: float) -> tuple[NDArray[np.uint8], float]:
-        """Wait for a picture that was taken after a moment; see `ImageBuffer.newer`."""
-        return self._pictures.newer(than_s)
+        """Wait for an image taken after a monotonic time; see `ImageBuffer.newer`."""
+        return self._buffer.newer(than_s)
 
     def close(self) -> None:
-        """Stop looking. Safe to call twice."""
-        self._ends.set()
+        """Stop reading. Safe to call twice."""
+        self._closing.set()
         self._thread.join(_CLOSE_S)
 
     def _run(self) -> None:
-        while not self._ends.is_set():
+        while not self._closing.is_set():
             video = self._open()
-            while not self._ends.is_set() and self._take(video):
+            while not self._closing.is_set() and self._read(video):
                 pass
             video.release()
-            self._ends.wait(_AGAIN_S)
+            self._closing.wait(_REOPEN_S)
 
-    def _take(self, video: Any) -> bool:
-        """Hand on the next picture; return False where there is none."""
-        is_there, pixels = video.read()
-        if not is_there:
+    def _read(self, video: Any) -> bool:
+        """Store the next image; return False if there is none."""
+        is_read, pixels = video.read()
+        if not is_read:
             return False
-        # A picture has no time of its own: it is taken to be as old as the camera is slow.
-        self._pictures.take(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), time.time() - self._config.latency_s)
+        # Video frames carry no time stamp: each is assumed to be `latency_s` old.
+        self._buffer.put(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), time.time() - self._config.latency_s)
         return True
 
     def _open(self) -> Any:

@@ -1,4 +1,4 @@
-"""Is a Franka over ROS ready? Everything is asked, nothing is commanded and nothing moves."""
+"""Readiness checks of a Franka over ROS. Nothing is commanded and nothing moves."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sensor_msgs.msg import JointState
 from robot_bridge.franka import checks
 from robot_bridge.franka.checks import CheckResult, run_check
 from robot_bridge.franka.config import FrankaRosConfig
+from robot_bridge.franka.state import pose_error_m
 from robot_bridge.kinematics import Kinematics
 from robot_bridge.robot import RobotError
 from robot_bridge.ros import names
@@ -20,11 +21,11 @@ from robot_bridge.ros.gripper import RosGripper
 from robot_bridge.ros.messages import RELEASES, Types, expected, load
 from robot_bridge.ros.subscribers import RosImageSubscriber, RosStateSubscriber
 
-_CLOCK_S = 0.1  # ours: pictures are dated by the clock of the machine that the camera is on
+_CLOCK_S = 0.1  # ours: images are stamped by the clock of the camera's machine
 
 
 def run_checks(config: FrankaRosConfig) -> Iterator[CheckResult]:
-    """Yield a finding on each part; where one is missing, those that need it are left out."""
+    """Yield the result of each check; checks of parts that depend on a missing one are skipped."""
     timeout_s = config.connect_timeout_s
     kinematics = Kinematics(margin_rad=config.motion.joint_margin_rad)
     yield run_check("workspace", lambda: checks.reach(config, kinematics))
@@ -41,16 +42,16 @@ def run_checks(config: FrankaRosConfig) -> Iterator[CheckResult]:
 
 def _check_arm(config: FrankaRosConfig, kinematics: Kinematics, types: Types) -> Iterator[CheckResult]:
     timeout_s = config.connect_timeout_s
-    with closing(RosStateSubscriber(types, config.motion.max_state_age_s)) as feed:
-        drivers: list[Driver] = []  # one, if it can be met
+    with closing(RosStateSubscriber(types, config.motion.max_state_age_s)) as states:
+        drivers: list[Driver] = []  # at most one, if its services answer
         yield run_check("topics", _topics)
-        yield run_check("state", lambda: checks.rate(feed))
+        yield run_check("state", lambda: checks.rate(states))
         yield run_check("clock", lambda: _clock(timeout_s))
         yield run_check("services", lambda: _services(drivers, types, timeout_s))
-        yield run_check("mode", lambda: checks.mode(feed.fresh()))
-        yield run_check("hand", lambda: checks.hand(config, feed.fresh()))
+        yield run_check("mode", lambda: checks.mode(states.fresh()))
+        yield run_check("hand", lambda: checks.hand(config, states.fresh()))
         if drivers:
-            yield run_check("frame", lambda: _frame(drivers[0], feed, kinematics))
+            yield run_check("frame", lambda: _frame(drivers[0], states, kinematics))
         yield run_check("gripper", lambda: _gripper(config, types))
 
 
@@ -62,47 +63,50 @@ def _driver(found: list[Types], timeout_s: float) -> str:
 
 
 def _topics() -> str:
-    wanted = {
+    types = {
         names.ROBOT_STATE: "franka_core_msgs/RobotState",
         names.TIP_STATE: "franka_core_msgs/EndPointState",
         names.JOINT_STATES: "sensor_msgs/JointState",
         names.FINGER_STATES: "sensor_msgs/JointState",
     }
-    there = dict(rospy.get_published_topics())
-    wrong = [f"{topic} of {there.get(topic, 'nobody')}" for topic, type_ in wanted.items() if there.get(topic) != type_]
+    published = dict(rospy.get_published_topics())
+    wrong = [
+        f"{topic} of type {published.get(topic, 'none')}"
+        for topic, type_ in types.items()
+        if published.get(topic) != type_
+    ]
     if wrong:
-        raise RobotError(f"expected {', '.join(wanted)}, got {', '.join(wrong)}; start the driver whole")
-    return f"all {len(wanted)} are published with their types"
+        raise RobotError(f"expected {', '.join(types)}, got {', '.join(wrong)}; start all nodes of the driver")
+    return f"all {len(types)} are published with their types"
 
 
 def _clock(timeout_s: float) -> str:
     try:
         message = rospy.wait_for_message(names.JOINT_STATES, JointState, timeout_s)
     except rospy.ROSException as error:
-        raise RobotError(f"{names.JOINT_STATES}: expected a message, got '{error}'; look at the driver") from error
+        raise RobotError(f"{names.JOINT_STATES}: expected a message, got '{error}'; check the driver") from error
     ahead_s = message.header.stamp.to_sec() - time.time()
     if abs(ahead_s) > _CLOCK_S:
         raise RobotError(
-            f"expected the driver's clock within {_CLOCK_S:g} s of this machine's, got {ahead_s:+.2f} s; let "
-            "both follow one time server (chrony)"
+            f"expected the driver's clock within {_CLOCK_S:g} s of this machine's, got {ahead_s:+.2f} s; "
+            "synchronise both with one time server (chrony)"
         )
-    return f"the driver's is {1000 * ahead_s:+.0f} ms off this machine's"
+    return f"the driver's clock differs by {1000 * ahead_s:+.0f} ms"
 
 
 def _services(drivers: list[Driver], types: Types, timeout_s: float) -> str:
     driver = Driver(types, timeout_s)
     driver.check_controllers()
     drivers.append(driver)
-    return "the controllers are loaded, nobody else drives, error recovery answers"
+    return "the controllers are loaded, no other program controls the arm, error recovery answers"
 
 
-def _frame(driver: Driver, feed: RosStateSubscriber, kinematics: Kinematics) -> str:
-    state = feed.fresh()
+def _frame(driver: Driver, states: RosStateSubscriber, kinematics: Kinematics) -> str:
+    state = states.fresh()
     driver.check_hand(state, kinematics)
-    off_m = checks.off_m(state, kinematics)
-    return f"the Franka hand's, {1000 * off_m:.1f} mm off where the joints put it"
+    return f"the Franka hand, {1000 * pose_error_m(state, kinematics):.1f} mm off the pose computed from the joints"
 
 
 def _gripper(config: FrankaRosConfig, types: Types) -> str:
-    with closing(RosGripper(config.gripper, types, config.connect_timeout_s)) as fingers:
-        return f"all four actions answer, the fingers are {1000 * fingers.width_m():.0f} mm apart"
+    with closing(RosGripper(config.gripper, types, config.connect_timeout_s)) as device:
+        return f"all four actions answer, the fingers are {1000 * device.width_m():.0f} mm apart"

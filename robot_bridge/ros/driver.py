@@ -1,4 +1,4 @@
-"""The driver on the other side: which release it is, whether it is ready, and what it is told at every start."""
+"""The ROS master, and the services of the franka_ros_interface driver: its release, its checks, its settings."""
 
 from __future__ import annotations
 
@@ -24,109 +24,143 @@ from robot_bridge.ros.messages import RELEASES, Generation, Types, generation_of
 
 
 class MasterError(RobotError):
-    """The ROS master cannot be reached, or is another one than before. The arm holds its pose."""
+    """The ROS master does not answer, or was restarted. The arm holds its pose."""
+
+
+class DriverError(RobotError):
+    """The driver is missing, of an unknown release, or not ready. Nothing was commanded."""
 
 
 class Master:
-    """The master that this process has joined."""
+    """The ROS master that this process is registered at."""
 
     def __init__(self, node: str, timeout_s: float) -> None:
-        """Join as an anonymous node; in a process that has joined already, nothing is done twice.
+        """Register an anonymous node, once per process.
 
         Raises:
-            MasterError: No master answers; or it is on another machine, and nobody has said that ROS may listen there.
+            MasterError: No master answers; or it is on another machine, and no network was chosen by ROS_IP.
         """
         self.uri = os.environ.get("ROS_MASTER_URI", "http://localhost:11311")
         self._server = xmlrpc.client.ServerProxy(self.uri, transport=_Transport(timeout_s))
-        self._pid = self._ask()
+        self._pid = self._get_pid()
         _check_network(self.uri)
         if not rospy.core.is_initialized():
-            _join(node)
+            _init_node(node)
 
     def check(self) -> None:
-        """Refuse to go on without the master that was joined: a new one knows none of the nodes.
+        """Check that the master is the one registered at; a restarted one knows none of the nodes.
 
         Raises:
-            MasterError: It is gone, or another has taken its place.
+            MasterError: It does not answer, or was restarted.
         """
-        if self._ask() != self._pid:
+        if self._get_pid() != self._pid:
             raise MasterError(f"{self.uri}: the ROS master was restarted; restart the driver, then this command")
 
-    def _ask(self) -> int:
-        """Return the master's process number."""
+    def _get_pid(self) -> int:
+        """Return the master's process id."""
         try:
-            answer: Any = self._server.getPid("/ghvae")
+            reply: Any = self._server.getPid("/ghvae")
         except (OSError, http.client.HTTPException, xmlrpc.client.Error) as error:
             raise MasterError(
                 f"{self.uri}: expected a ROS master, got {_reason(error)}; start one, or set ROS_MASTER_URI"
             ) from error
-        return int(answer[2])
+        return int(reply[2])
 
 
-class _Transport(xmlrpc.client.Transport):
-    """HTTP that gives up: a master that was stopped would otherwise hold its callers for ever."""
+class Driver:
+    """The driver's services and its error recovery action."""
 
-    def __init__(self, timeout_s: float) -> None:
-        super().__init__()
-        self._timeout_s = timeout_s
+    def __init__(self, types: Types, timeout_s: float) -> None:
+        """Connect to the error recovery action.
 
-    def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        connection = super().make_connection(host)
-        connection.timeout = self._timeout_s
-        return connection
+        Raises:
+            RobotError: It is missing.
+        """
+        self._types, self._timeout_s = types, timeout_s
+        self._recovery = ActionClient(names.ERROR_RECOVERY, "franka_msgs/ErrorRecovery", types, timeout_s)
 
+    def check_controllers(self) -> None:
+        """Check that the driver can follow joint positions, and that no other program controls the arm.
 
-def _check_network(uri: str) -> None:
-    """Let ROS, which has no keys, listen on this machine alone, unless its user has chosen a network."""
-    if os.environ.get("ROS_IP") or os.environ.get("ROS_HOSTNAME"):
-        return
-    host = urllib.parse.urlparse(uri).hostname or ""
-    if host != "localhost" and not host.startswith("127."):
-        raise MasterError(
-            f"{uri}: expected ROS_IP to say on which network to listen for a master on another machine, got nothing; "
-            "set it to this machine's address in the robot's own network, which nobody else is on: ROS has no keys"
+        Raises:
+            DriverError: A controller is missing, or one is running that is neither the default nor the position one.
+        """
+        listed = self._call(f"{names.CONTROLLER_MANAGER}/list_controllers", "controller_manager_msgs/ListControllers")
+        states = {each.name: each.state for each in listed.controller}
+        missing = {names.POSITION_CONTROLLER, names.DEFAULT_CONTROLLER} - states.keys()
+        if missing:
+            raise DriverError(f"expected the controllers {', '.join(missing)}, got {', '.join(states)}; load them")
+        allowed = {names.POSITION_CONTROLLER, names.DEFAULT_CONTROLLER, names.STATE_CONTROLLER}
+        running = [name for name, state in states.items() if state == "running" and name not in allowed]
+        if running:
+            raise DriverError(f"expected no other running controller, got {', '.join(running)}; stop it")
+
+    def check_hand(self, state: ArmState, kinematics: Kinematics) -> None:
+        """Check that the end effector is the Franka hand, at the pose computed from the joints.
+
+        Raises:
+            DriverError: Its frame or its pose differs.
+        """
+        if wrong := frame_error(state):
+            raise DriverError(f"{wrong}; set it in Desk, or through {names.SET_EE_FRAME}")
+        if wrong := pose_error(state, kinematics):
+            raise DriverError(f"{names.TIP_STATE}: {wrong}; check that the arm is a Panda")
+
+    def set_reflex(self, config: ReflexConfig) -> None:
+        """Set the torques and forces above which the arm stops.
+
+        Raises:
+            DriverError: The driver refuses them.
+        """
+        torques, forces = list(config.torques_nm), list(config.forces)
+        reply = self._call(
+            names.SET_COLLISION_BEHAVIOR,
+            "franka_msgs/SetForceTorqueCollisionBehavior",
+            lower_torque_thresholds_nominal=torques,
+            upper_torque_thresholds_nominal=torques,
+            lower_force_thresholds_nominal=forces,
+            upper_force_thresholds_nominal=forces,
         )
-    os.environ["ROS_IP"] = "127.0.0.1"
+        if not reply.success:
+            raise DriverError(
+                f"{names.SET_COLLISION_BEHAVIOR}: expected success, got '{reply.error}'; restart the driver"
+            )
 
+    def recover(self, timeout_s: float) -> None:
+        """Send one recovery goal.
 
-def _join(node: str) -> None:
-    """Become a node, and go on telling people what they are told without ROS, which takes the log away."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    rospy.init_node(node, anonymous=True, disable_signals=True)
-    for handler in handlers:
-        handler.setLevel(max(handler.level, level))
-        handler.addFilter(lambda record: not record.name.startswith("ros"))  # which keeps its own file
-        root.addHandler(handler)
+        Raises:
+            RobotFault: The driver refuses it, or does not answer.
+        """
+        self._recovery.run(timeout_s)
 
-
-def _reason(error: Exception) -> str:
-    return "no answer" if isinstance(error, socket.timeout) else str(error) or type(error).__name__
-
-
-class DriverError(RobotError):
-    """The driver is missing, of an unknown release, or not as it must be. Nothing was commanded."""
+    def _call(self, name: str, type_: str, **request: object) -> Any:
+        try:
+            rospy.wait_for_service(name, self._timeout_s)
+            return rospy.ServiceProxy(name, self._types[type_])(**request)
+        except (rospy.ROSException, rospy.ServiceException) as error:
+            raise DriverError(f"{name}: expected a reply, got '{error}'; restart the driver") from error
 
 
 def detect_generation(timeout_s: float) -> Generation:
-    """Return which generation of franka_ros serves the arm, by the md5 of what it publishes.
+    """Return the generation of franka_ros that controls the arm, by the md5 of its robot state.
 
     Raises:
-        DriverError: There is none, or one that this bridge does not know.
+        DriverError: No driver, or an unknown release.
     """
-    came = threading.Event()
+    arrived = threading.Event()
     headers: list[dict[str, str]] = []
 
-    def take(message: Any) -> None:
+    def receive(message: Any) -> None:
         headers.append(message._connection_header)
-        came.set()
+        arrived.set()
 
-    subscriber = rospy.Subscriber(names.ROBOT_STATE, rospy.AnyMsg, take, queue_size=1)
+    subscriber = rospy.Subscriber(names.ROBOT_STATE, rospy.AnyMsg, receive, queue_size=1)
     try:
-        if not wait_for(came.wait, timeout_s):
+        if not wait_for(arrived.wait, timeout_s):
             raise DriverError(
                 f"{names.ROBOT_STATE}: expected a state within {timeout_s:g} s, got none; start franka_ros_interface, "
-                "or rehearse with python -m robot_bridge.ros.simulator.node"
+                "or the simulated driver with python -m robot_bridge.ros.simulator.node"
             )
     finally:
         subscriber.unregister()
@@ -141,76 +175,42 @@ def detect_generation(timeout_s: float) -> Generation:
     return generation
 
 
-class Driver:
-    """The driver's services and its error recovery."""
+class _Transport(xmlrpc.client.Transport):
+    """HTTP with a timeout; without it a suspended master would block its callers indefinitely."""
 
-    def __init__(self, types: Types, timeout_s: float) -> None:
-        """Meet the driver.
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__()
+        self._timeout_s = timeout_s
 
-        Raises:
-            RobotError: A part of it is missing.
-        """
-        self._types, self._timeout_s = types, timeout_s
-        self._recovery = ActionClient(names.ERROR_RECOVERY, "franka_msgs/ErrorRecovery", types, timeout_s)
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        connection = super().make_connection(host)
+        connection.timeout = self._timeout_s
+        return connection
 
-    def check_controllers(self) -> None:
-        """Refuse a driver that cannot follow joint positions, or that another program drives.
 
-        Raises:
-            DriverError: A controller is missing, or one runs that is neither the default one nor ours.
-        """
-        listed = self._call(f"{names.CONTROLLER_MANAGER}/list_controllers", "controller_manager_msgs/ListControllers")
-        states = {each.name: each.state for each in listed.controller}
-        missing = {names.POSITION_CONTROLLER, names.DEFAULT_CONTROLLER} - states.keys()
-        if missing:
-            raise DriverError(f"expected the controllers {', '.join(missing)}, got {', '.join(states)}; load them")
-        ours = {names.POSITION_CONTROLLER, names.DEFAULT_CONTROLLER, names.STATE_CONTROLLER}
-        running = [name for name, state in states.items() if state == "running" and name not in ours]
-        if running:
-            raise DriverError(f"expected an arm that nobody drives, got {', '.join(running)} running; stop it")
-
-    def check_hand(self, state: ArmState, kinematics: Kinematics) -> None:
-        """Refuse a driver whose hand is not where this bridge believes it to be.
-
-        Raises:
-            DriverError: Its tip has another frame, or its pose disagrees with the joints.
-        """
-        if wrong := frame_error(state):
-            raise DriverError(f"{wrong}; set it in Desk, or through {names.SET_EE_FRAME}")
-        if wrong := pose_error(state, kinematics):
-            raise DriverError(f"{names.TIP_STATE}: {wrong}; is this another arm than a Panda?")
-
-    def set_reflex(self, config: ReflexConfig) -> None:
-        """Tell the driver from which force on it must stop.
-
-        Raises:
-            DriverError: It refuses.
-        """
-        torques, forces = list(config.torques_nm), list(config.forces)
-        answer = self._call(
-            names.SET_COLLISION_BEHAVIOR,
-            "franka_msgs/SetForceTorqueCollisionBehavior",
-            lower_torque_thresholds_nominal=torques,
-            upper_torque_thresholds_nominal=torques,
-            lower_force_thresholds_nominal=forces,
-            upper_force_thresholds_nominal=forces,
+def _check_network(uri: str) -> None:
+    """Restrict ROS, which has no authentication, to the loopback interface unless ROS_IP names a network."""
+    if os.environ.get("ROS_IP") or os.environ.get("ROS_HOSTNAME"):
+        return
+    host = urllib.parse.urlparse(uri).hostname or ""
+    if host != "localhost" and not host.startswith("127."):
+        raise MasterError(
+            f"{uri}: expected ROS_IP for a master on another machine, got none; set it to this machine's address in "
+            "the robot's own, isolated network: ROS has no authentication"
         )
-        if not answer.success:
-            raise DriverError(
-                f"{names.SET_COLLISION_BEHAVIOR}: expected success, got '{answer.error}'; restart the driver"
-            )
+    os.environ["ROS_IP"] = "127.0.0.1"
 
-    def recover(self, timeout_s: float) -> None:
-        """Send one recovery goal.
 
-        Raises:
-            RobotFault: The driver refuses, or does not answer.
-        """
-        self._recovery.run(timeout_s)
+def _init_node(node: str) -> None:
+    """Initialise the node, and keep the root logger's handlers, which rospy replaces."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    rospy.init_node(node, anonymous=True, disable_signals=True)
+    for handler in handlers:
+        handler.setLevel(max(handler.level, level))
+        handler.addFilter(lambda record: not record.name.startswith("ros"))  # rospy writes a log file of its own
+        root.addHandler(handler)
 
-    def _call(self, name: str, type_: str, **request: object) -> Any:
-        try:
-            rospy.wait_for_service(name, self._timeout_s)
-            return rospy.ServiceProxy(name, self._types[type_])(**request)
-        except (rospy.ROSException, rospy.ServiceException) as error:
-            raise DriverError(f"{name}: expected an answer, got '{error}'; start the driver anew") from error
+
+def _reason(error: Exception) -> str:
+    return "no answer" if isinstance(error, socket.timeout) else str(error) or type(error).__name__

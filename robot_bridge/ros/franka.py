@@ -1,4 +1,4 @@
-"""The Franka over ROS: the `Robot` protocol over franka_ros_interface."""
+"""The `Robot` protocol over ROS, for a Franka controlled by franka_ros_interface."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from robot_bridge.ros.subscribers import RosImageSubscriber, RosStateSubscriber
 
 
 class FrankaRos(RealFranka):
-    """A Franka that a driver on the same ROS master controls. Every call that moves it blocks until it rests."""
+    """A Franka controlled by a driver on the same ROS master. Motions block until the arm rests."""
 
     def __init__(self, config: FrankaRosConfig) -> None:
-        """Meet the driver, check it, set its limits, and home the hand.
+        """Connect to the driver, check it, set its limits, and home the hand.
 
         Raises:
-            RobotError: Something is missing or not as it must be; the message says what to do. The arm has not moved.
+            RobotError: A part is missing or not ready; the message says what to do. The arm has not moved.
         """
         super().__init__(config, Kinematics(margin_rad=config.motion.joint_margin_rad))
         timeout_s = config.connect_timeout_s
@@ -36,25 +36,25 @@ class FrankaRos(RealFranka):
             opened.callback(images.close)
             self._driver = Driver(types, timeout_s)
             self._driver.check_controllers()
-            stream = JointCommandPublisher(config.motion, config.limits, self._kinematics, types)
-            opened.callback(stream.close)
-            stream.wait_for_driver(timeout_s)
-            self._drive = StreamingExecutor(config, self._kinematics, states, stream, self._check_mode)
-            fingers = RosGripper(config.gripper, types, timeout_s)
-            opened.callback(fingers.close)
-            self._gripper = Gripper(config.gripper, fingers)
+            publisher = JointCommandPublisher(config.motion, config.limits, self._kinematics, types)
+            opened.callback(publisher.close)
+            publisher.wait_for_driver(timeout_s)
+            self._executor = StreamingExecutor(config, self._kinematics, states, publisher, self._check_mode)
+            device = RosGripper(config.gripper, types, timeout_s)
+            opened.callback(device.close)
+            self._gripper = Gripper(config.gripper, device)
             self._driver.check_hand(states.newer(time.monotonic(), timeout_s), self._kinematics)
             self._driver.set_reflex(config.reflex)
             if config.gripper.homes and self._check_mode(states.fresh()):
                 self._gripper.home()
             self._opened = opened.pop_all()
 
-    def free(self) -> None:
-        """Send one recovery goal; see `rescue.Arm`."""
+    def send_recovery(self) -> None:
+        """Send one recovery goal; see `RecoverableArm`."""
         self._driver.recover(self._config.recovery.timeout_s)
 
     def close(self) -> None:
-        """Let go of the driver, which holds the arm. Safe to call twice."""
+        """Disconnect from the driver, which holds the arm. Safe to call twice."""
         self._opened.close()
 
     def _check_connection(self) -> None:

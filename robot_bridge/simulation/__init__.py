@@ -1,1 +1,1 @@
-"""The Franka over a bin in MuJoCo: scenes, success tests and a scripted arm, behind the `Robot` protocol."""
+"""Simulated Franka over a bin in MuJoCo: scenes, success tests, a scripted policy, and the `Robot` protocol."""

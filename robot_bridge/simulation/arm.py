@@ -1,4 +1,4 @@
-"""The simulated arm's motion: an action carried out tick by tick."""
+"""Motion of the simulated arm: actions executed tick by tick."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from robot_bridge.robot import CLOSE
 from robot_bridge.simulation import panda_mjcf
 from robot_bridge.simulation.mujoco_import import mujoco
 
-TICK_S = 0.008  # between two looks of the guard, and two joint targets; the shortest touch is not missed
-GRIP_S = 0.25  # longer when the gripper opens or closes: the fingers travel and take hold
+TICK_S = 0.008  # between two joint targets and two contact readings; shorter than any contact; ours
+GRIP_S = 0.25  # added when the gripper opens or closes, for the travel of the fingers; ours
 
 
 @functools.cache
@@ -24,7 +24,7 @@ def _arm_model() -> mujoco.MjModel:
 
 
 def kinematics() -> Kinematics:
-    """Return the kinematics of the simulated arm, by MuJoCo on a model of the arm alone."""
+    """Return the kinematics of the simulated arm, computed by MuJoCo on a model of the arm alone."""
     model = _arm_model()
     data = mujoco.MjData(model)
     tcp = model.site("tcp").id
@@ -54,26 +54,26 @@ class MujocoArm:
         self._n_substeps = round(TICK_S / model.opt.timestep)
 
     def place(self, hand_m: NDArray[np.float64]) -> None:
-        """Put the arm at rest with the hand at `hand_m` and the gripper open, without motion."""
+        """Set the arm at rest with the hand at `hand_m` and the gripper open, without motion."""
         joints = self._kinematics.solve(HOME_RAD, hand_m)
         self._data.qpos[:N_JOINTS] = joints
         self._data.qpos[self._fingers] = panda_mjcf.TRAVEL_M
         self._data.ctrl[:] = [*joints, panda_mjcf.TRAVEL_M]
 
     def state(self) -> NDArray[np.float64]:
-        """Return the measured state (5,), as `Observation.state` describes it."""
+        """Return the measured state (5,); see `Observation.state`."""
         axes = self._data.site_xmat[self._tcp].reshape(3, 3)
         opening = np.clip(self._data.qpos[self._fingers].mean() / panda_mjcf.TRAVEL_M, 0.0, 1.0)
         return np.array([*self._data.site_xpos[self._tcp], np.arctan2(axes[1, 0], axes[0, 0]), opening])
 
     def hold(self, duration_s: float) -> Iterator[None]:
-        """Keep the present targets, yielding after each tick."""
+        """Hold the present targets; yields after each tick."""
         for _ in range(round(duration_s / TICK_S)):
             self._tick()
             yield
 
     def move(self, action: NDArray[np.float32], step_s: float) -> Iterator[None]:
-        """Perform a limited action: first the hand's motion, then the gripper's; yields after each tick."""
+        """Execute a limited action: first the hand's motion, then the gripper's; yields after each tick."""
         motion = Motion(self._kinematics, self._commanded(), self._tcp_m(), action[:3], self._guard)
         finger_m = 0.0 if action[3] == CLOSE else panda_mjcf.TRAVEL_M
         n_moving, n = self._n_ticks(step_s, finger_m)
@@ -82,15 +82,15 @@ class MujocoArm:
                 self._data.ctrl[N_JOINTS] = finger_m
             self._data.ctrl[:N_JOINTS] = motion.target(min(1.0, (tick + 1) / n_moving))
             self._tick()
-            motion.feel(self.contact_n(), self._commanded(), self._tcp_m())
+            motion.limit_by_contact(self.contact_n(), self._commanded(), self._tcp_m())
             yield
 
     def contact_n(self) -> NDArray[np.float64]:
-        """Return the force (3,) in newtons, base frame, with which contacts push the hand and its fingers."""
+        """Return the contact force on the hand and its fingers (3,), in newtons, base frame."""
         return -np.array(self._data.sensordata[self._push])
 
     def _n_ticks(self, step_s: float, finger_m: float) -> tuple[int, int]:
-        """Return how many ticks the hand moves, and how many the whole step takes."""
+        """Return the number of ticks of the hand motion and of the whole step."""
         n_moving = round(step_s * (1 - SETTLE_FRACTION) / TICK_S)
         grip_s = GRIP_S if finger_m != self._data.ctrl[N_JOINTS] else 0.0
         return n_moving, n_moving + round((step_s * SETTLE_FRACTION + grip_s) / TICK_S)

@@ -1,4 +1,4 @@
-"""A simulated Franka with trouble: what a real arm does to a collector in a night, for rehearsals."""
+"""Fault injection: a simulated Franka with random faults for long test runs, and the faults of a camera image."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,28 @@ from robot_bridge.robot import Observation, RobotFault, Step
 from robot_bridge.simulation.config import SimulationConfig
 from robot_bridge.simulation.franka import SimulatedFranka
 
-_STEPS = 5  # within which a trouble happens after the reset that drew it
+ImageFault = Literal["", "frozen", "silent", "dark", "saturated"]  # "": no fault
+IMAGE_FAULTS: Final[tuple[ImageFault, ...]] = ("", "frozen", "silent", "dark", "saturated")
+
+_STEPS = 5  # a fault occurs within this many steps after the reset that drew it; ours
+
+
+def add_image_fault(image: NDArray[Any], fault: ImageFault) -> NDArray[np.uint8]:
+    """Return a camera image as a camera with a fault delivers it.
+
+    Args:
+        image: (H, W, 3) RGB, integers wider than 8 bits; values outside 0 to 255 are clipped.
+        fault: "dark" and "saturated" change the image, the others do not.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    if fault == "dark":
+        image = image // 64
+    if fault == "saturated":
+        image = image + 250
+    faulty: NDArray[np.uint8] = np.clip(image, 0, 255).astype(np.uint8)
+    return faulty
 
 
 class FaultInjectingFranka(SimulatedFranka):
@@ -23,58 +45,58 @@ class FaultInjectingFranka(SimulatedFranka):
 
     def __init__(self, config: SimulationConfig) -> None:
         super().__init__(config)
-        self._fault_injection = config.fault_injection
-        self._chance = np.random.default_rng()  # not the collection's: an episode that is tried again may succeed
-        self._due: dict[str, int] = {}  # trouble to the number of steps until it happens
+        self._rates = config.fault_injection
+        self._chance = np.random.default_rng()  # not the collection's: a repeated episode may succeed
+        self._due: dict[str, int] = {}  # fault: number of steps until it occurs
         self._frozen: NDArray[np.uint8] | None = None
 
     def reset(self, rng: np.random.Generator) -> Observation:
-        """Reset as a robot without trouble does, and draw what will happen to the next steps."""
+        """Reset without a fault, and draw the faults of the next steps; see `Robot.reset`."""
         self._due.clear()
         self._frozen = None
-        seen = super().reset(rng)
-        shares = {
-            "reflex": self._fault_injection.reflexes_per_reset,
-            "freeze": self._fault_injection.freezes_per_reset,
-            "death": self._fault_injection.deaths_per_reset,
-            "hang": self._fault_injection.hangs_per_reset,
+        observation = super().reset(rng)
+        rates = {
+            "reflex": self._rates.reflexes_per_reset,
+            "freeze": self._rates.freezes_per_reset,
+            "death": self._rates.deaths_per_reset,
+            "hang": self._rates.hangs_per_reset,
         }
-        for trouble, share in shares.items():
-            if self._chance.random() < share:
-                self._due[trouble] = int(self._chance.integers(1, _STEPS + 1))
-        return seen
+        for fault, rate in rates.items():
+            if self._chance.random() < rate:
+                self._due[fault] = int(self._chance.integers(1, _STEPS + 1))
+        return observation
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        """Move and look, unless something happens; see `Robot.step`."""
-        happen: dict[str, Callable[[], None]] = {
-            "reflex": self._stop_itself,
+        """Step, unless a fault is due; see `Robot.step`."""
+        inject: dict[str, Callable[[], None]] = {
+            "reflex": self._reflex,
             "freeze": self._freeze,
             "death": lambda: os.kill(os.getpid(), signal.SIGKILL),
             "hang": _hang,
         }
-        for trouble in list(self._due):
-            self._due[trouble] -= 1
-            if not self._due[trouble]:
-                del self._due[trouble]
-                self._tell(trouble)
-                happen[trouble]()
+        for fault in list(self._due):
+            self._due[fault] -= 1
+            if not self._due[fault]:
+                del self._due[fault]
+                self._log(fault)
+                inject[fault]()
         return super().step(action)
 
     def render(self) -> NDArray[np.uint8]:
-        """Return the camera image (H, W, 3) uint8 RGB, or the one at which it froze."""
+        """Return the camera image (H, W, 3) uint8 RGB, or the frozen one."""
         return super().render() if self._frozen is None else self._frozen.copy()
 
     def _freeze(self) -> None:
         self._frozen = super().render()
 
-    def _stop_itself(self) -> None:
-        self._fault = "the arm stopped itself (a rehearsed reflex)"
+    def _reflex(self) -> None:
+        self._fault = "the arm stopped (an injected reflex)"
         raise RobotFault(f"{self._fault}; call recover")
 
-    def _tell(self, trouble: str) -> None:
-        if self._fault_injection.log:
-            with Path(self._fault_injection.log).open("a", encoding="utf-8") as file:
-                file.write(f"{trouble}\n")
+    def _log(self, fault: str) -> None:
+        if self._rates.log:
+            with Path(self._rates.log).open("a", encoding="utf-8") as file:
+                file.write(f"{fault}\n")
 
 
 def _hang() -> None:

@@ -1,4 +1,4 @@
-"""The simulated Franka: the `Robot` protocol over a MuJoCo scene, with exact snapshots for planning on the truth."""
+"""Simulated Franka: the `Robot` protocol over a MuJoCo scene, with exact snapshots for ground-truth prediction."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from robot_bridge.simulation.realtime import RealtimeSimulation
 from robot_bridge.simulation.scene import Scene, build
 from robot_bridge.simulation.success import SuccessTest, TaskProgress, TaskSuccess
 
-_SETTLE_S = 0.6  # objects come to rest before the first observation
+_SETTLE_S = 0.6  # time for objects to come to rest before the first observation; ours
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-_MAX_DRAWS = 20  # scenes drawn until one does not begin with its task done
-_NEAR_M = 0.005  # to where a reset brings the hand
-_MAX_RETURNS = 8  # steps of each part of the way there
+_MAX_DRAWS = 20  # scenes drawn until one starts with its task not done; ours
+_NEAR_M = 0.005  # tolerance of the hand position after a reset; ours
+_MAX_RETURNS = 8  # steps of each part of the way to the start; ours
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The whole state of a simulated robot within its present scene."""
+    """Complete state of a simulated robot within its present scene."""
 
     scene: Scene
     physics: NDArray[np.float64]
@@ -36,7 +36,7 @@ class Snapshot:
 
 
 class SimulatedFranka:
-    """A Franka over a bin in MuJoCo. `reset` makes a new scene; until then only `spec` works."""
+    """A Franka over a bin in MuJoCo. Before the first `reset`, only `spec` works."""
 
     def __init__(self, config: SimulationConfig) -> None:
         self._config = config
@@ -47,20 +47,20 @@ class SimulatedFranka:
         self._scene: Scene | None = None
         self._renderer: render.Renderer | None = None
         self._success_test: SuccessTest | None = None
-        self._rested: Snapshot | None = None  # the state after the last sane motion
+        self._rested: Snapshot | None = None  # state after the last valid motion
         self._fault: str | None = None
         self._closed = False
         self._simulated_s = 0.0
-        self._n_resets = 0  # of the present scene
+        self._n_resets = 0  # number of resets of the present scene
 
     @property
     def spec(self) -> RobotSpec:
-        """What this robot is."""
+        """The description of this robot."""
         return self._spec
 
     @property
     def simulated_s(self) -> float:
-        """Simulated seconds since construction, over all scenes."""
+        """Simulated time in seconds since construction, over all scenes."""
         return self._simulated_s
 
     @property
@@ -69,38 +69,41 @@ class SimulatedFranka:
         return self._check_scene()
 
     def reset(self, rng: np.random.Generator) -> Observation:
-        """Make a new scene drawn from `rng`, open the gripper, go to a start pose above the bin, and look.
+        """Make a new scene drawn from `rng`, open the gripper, go to a start pose above the bin, and observe.
 
-        A scene that is to last for several resets is kept, and the hand goes to its start as a real one does.
+        With `resets_per_scene` other than 1 the scene is kept, and the hand moves to its start as a real one does.
 
         Raises:
-            RobotFault: A fault has not been cleared, or no sane scene was found.
+            RobotFault: A fault has not been cleared, or no valid scene was found.
             RobotError: The robot was closed.
         """
         self._check_open()
         self._check_fault()
-        lasts = self._config.resets_per_scene
-        if self._scene is not None and (lasts == 0 or self._n_resets < lasts):
+        n_max = self._config.resets_per_scene
+        if self._scene is not None and (n_max == 0 or self._n_resets < n_max):
             self._n_resets += 1
-            self._return(draw_start(rng, self._config.limits))
+            self._move_to_start(draw_start(rng, self._config.limits))
             return self.observe()
         for _ in range(_MAX_DRAWS):
             self._make_scene(rng)
-            if self._success_test is None or not self._success_test.task_success().goal_now:
+            if self._success_test is None or not self._success_test.result().goal_now:
                 return self.observe()
-        raise RobotFault(f"{_MAX_DRAWS} scenes of kind '{self._config.scene}' began with the task done")
+        raise RobotFault(
+            f"expected a scene whose task is not done, got {_MAX_DRAWS} of kind '{self._config.scene}'; "
+            "use another seed"
+        )
 
     def observe(self) -> Observation:
-        """Look without moving."""
+        """Return an observation without moving; see `Robot.observe`."""
         image = self.render()
         return Observation(image, self._arm.state(), self._simulated_s)
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        """Move, wait until the hand rests, and look; see `Robot.step`."""
+        """Move, wait until the hand rests, and observe; see `Robot.step`."""
         return Step(self.advance(action), self.observe())
 
     def advance(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Move as `step` does, without looking; return the applied action (4,)."""
+        """Move as `step` does, without rendering; return the applied action (4,)."""
         check()
         self._check_scene()
         self._check_fault()
@@ -108,10 +111,10 @@ class SimulatedFranka:
         for _ in self._arm.move(applied, self._config.step_s):
             self._simulated_s += TICK_S
             if self._success_test:
-                self._success_test.watch(TICK_S)
+                self._success_test.end_tick(TICK_S)
         self._rest()
         if self._success_test:
-            self._success_test.conclude()
+            self._success_test.end_step()
         self._rested = self.snapshot()
         return applied
 
@@ -123,9 +126,9 @@ class SimulatedFranka:
         return self._renderer.render(self._data)
 
     def task_success(self) -> TaskSuccess | None:
-        """Return what the trial has achieved so far, or None in a scene without a task."""
+        """Return the result of the success test so far, or None in a scene without a task."""
         self._check_scene()
-        return self._success_test.task_success() if self._success_test else None
+        return self._success_test.result() if self._success_test else None
 
     def hand(self) -> NDArray[np.float64]:
         """Return the measured hand position (3,) in metres in the base frame."""
@@ -133,22 +136,22 @@ class SimulatedFranka:
         return self._arm.state()[:3]
 
     def position(self, name: str) -> NDArray[np.float64]:
-        """Return where an object of the scene is now: (3,) metres in the base frame."""
+        """Return the present position (3,) of an object of the scene, in metres in the base frame."""
         self._check_scene()
         return np.array(self._data.body(name).xpos)
 
     def snapshot(self) -> Snapshot:
-        """Return the exact state; going on from it gives the same bits."""
+        """Return the exact state; simulating from it is bitwise reproducible."""
         scene = self._check_scene()
         physics = np.empty(mujoco.mj_stateSize(self._model, _STATE))
         mujoco.mj_getState(self._model, self._data, physics, _STATE)
         return Snapshot(scene, physics, self._success_test.progress if self._success_test else None)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Return to a state of the present scene, taken here or in a twin. Time goes on.
+        """Restore a state of the present scene, taken from this robot or a twin. `simulated_s` is not restored.
 
         Raises:
-            RobotError: The snapshot is of another scene. Nothing changed.
+            RobotError: The snapshot belongs to another scene. Nothing changed.
         """
         if snapshot.scene is not self._check_scene():
             raise RobotError(
@@ -161,7 +164,7 @@ class SimulatedFranka:
         self._rested = snapshot
 
     def twin(self) -> SimulatedFranka:
-        """Return an independent copy of this robot, scene and state; `advance` of several may run in threads."""
+        """Return an independent copy of this robot in the present state; several may `advance` in parallel threads."""
         scene = self._check_scene()
         self._check_fault()
         other = SimulatedFranka(self._config)
@@ -170,8 +173,8 @@ class SimulatedFranka:
         other._simulated_s = self._simulated_s
         return other
 
-    def simulation(self) -> RealtimeSimulation:
-        """Hand the present scene over to a driver in real time; this robot keeps nothing of it until the next reset."""
+    def realtime(self) -> RealtimeSimulation:
+        """Return the present scene as a real-time simulation; this robot has no scene until its next reset."""
         self._check_scene()
         simulation = RealtimeSimulation(self._model, self._data, self._success_test)
         self._free_renderer()
@@ -179,7 +182,7 @@ class SimulatedFranka:
         return simulation
 
     def recover(self) -> None:
-        """Clear a fault: the arm holds the pose that it had before it."""
+        """Clear a fault; the arm holds the pose from before it."""
         self._fault = None
 
     def close(self) -> None:
@@ -200,8 +203,8 @@ class SimulatedFranka:
         self._rested = self.snapshot()
         self._n_resets = 1
 
-    def _return(self, start: NDArray[np.float64]) -> None:
-        """Open the gripper, rise, and bring the hand above a start (3,), then to it."""
+    def _move_to_start(self, start: NDArray[np.float64]) -> None:
+        """Open the gripper, raise the hand, and move it above a start position (3,), then to it."""
         high_m = self._config.limits.workspace_high_m[2]
         self.advance(np.array([0.0, 0.0, 0.0, OPEN], np.float32))
         for place in (np.array([*self.hand()[:2], high_m]), np.array([*start[:2], high_m]), start):
@@ -217,13 +220,13 @@ class SimulatedFranka:
         self._success_test = SuccessTest(scene.task, model, self._data) if scene.task else None
 
     def _rest(self) -> None:
-        """Bring all that is derived from the state up to date with it; a state that is not sane becomes a fault."""
+        """Update all quantities derived from the state; turn an invalid state into a fault."""
         mujoco.mj_forward(self._model, self._data)
         counts = self._data.warning.number
         if not counts.any() and np.isfinite(self._data.qacc).all():
             return
         warnings = [mujoco.mjtWarning(i).name for i in np.flatnonzero(counts)]
-        self._fault = f"the simulation became unstable ({', '.join(warnings) or 'not finite'})"
+        self._fault = f"the simulation is unstable ({', '.join(warnings) or 'not finite'})"
         if self._rested is None:
             self._scene = None
         else:
@@ -233,7 +236,7 @@ class SimulatedFranka:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RobotError("the simulated Franka was closed; make a new one")
+            raise RobotError("expected an open simulated Franka, got a closed one; open a new one")
 
     def _check_fault(self) -> None:
         if self._fault:
@@ -242,7 +245,7 @@ class SimulatedFranka:
     def _check_scene(self) -> Scene:
         self._check_open()
         if self._scene is None:
-            raise RobotError("the simulated Franka has no scene yet; call reset first")
+            raise RobotError("expected a scene, got none before the first reset; call reset first")
         return self._scene
 
     def _free_renderer(self) -> None:

@@ -1,4 +1,4 @@
-"""Procedural objects for the bin: shape families and hue bands, each split into those for training and unseen ones."""
+"""Procedural objects for the bin: shapes, tools and containers, with separate sizes and hues for training and test."""
 
 from __future__ import annotations
 
@@ -10,94 +10,24 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-# Half lengths in metres, low and high: a training instance and an unseen one are never the same.
+Split = Literal["train", "test"]
+Color = tuple[float, float, float]
+_Vector = tuple[float, float, float]
+
+# Hue bands in turns (0 red, 1/3 green, 2/3 blue). The bands of the splits are at least 0.02 apart.
+HUES: Mapping[Split, tuple[tuple[float, float], ...]] = {
+    "train": ((0.0, 0.04), (0.14, 0.19), (0.36, 0.46), (0.60, 0.72), (0.88, 0.99)),
+    "test": ((0.06, 0.12), (0.22, 0.34), (0.48, 0.57), (0.75, 0.85)),
+}
+DISTINCT_HUE = 0.10  # turns; hues this far apart are clearly different; ours
+
+# Half lengths in metres, low and high; the ranges of the splits do not overlap. All sizes are ours.
 _SPONGE_LENGTH: Mapping[Split, tuple[float, float]] = {"train": (0.034, 0.042), "test": (0.045, 0.051)}
 _BRUSH_LENGTH: Mapping[Split, tuple[float, float]] = {"train": (0.040, 0.047), "test": (0.050, 0.056)}
 _PLATE_RADIUS: Mapping[Split, tuple[float, float]] = {"train": (0.068, 0.080), "test": (0.083, 0.092)}
 _PAN_HALF_WIDTH: Mapping[Split, tuple[float, float]] = {"train": (0.058, 0.066), "test": (0.069, 0.076)}
 _GRIP_M = 0.011  # half height of a tool's grip
-_WALL_M = 0.005  # half thickness of a wall
-
-
-@dataclass(frozen=True)
-class Container:
-    """A fixed plate, tray or dustpan, in its own frame: x across, an open side (if any) towards -y, floor at z = 0."""
-
-    parts: tuple[Geom, ...]
-    half_size_m: tuple[float, float]  # of its inside, x and y; a plate's radius twice
-    round: bool
-    height_m: float  # of its floor's upper face
-
-    @property
-    def radius_m(self) -> float:
-        """The reach in the plane."""
-        return self.half_size_m[0] if self.round else float(np.hypot(*self.half_size_m)) + _WALL_M
-
-
-def sponge(rng: np.random.Generator, split: Split) -> Shape:
-    """Return a thick sponge in a holder with a narrow grip."""
-    return _gripped(rng.uniform(*_SPONGE_LENGTH[split]), rng.uniform((0.028, 0.0115), (0.031, 0.0130)), 0.0145)
-
-
-def brush(rng: np.random.Generator, split: Split) -> Shape:
-    """Return a long and narrow brush with a narrower grip."""
-    return _gripped(rng.uniform(*_BRUSH_LENGTH[split]), rng.uniform((0.0225, 0.0105), (0.024, 0.0120)), 0.0110)
-
-
-def _gripped(length: float, block: NDArray[np.float64], grip: float) -> Shape:
-    """Return a block, long in x, with a grip along it: the fingers that hold the grip stay within the block's outline.
-
-    Args:
-        length: Half length of the block.
-        block: (2,) half width and half height of the block.
-        grip: Half width of the grip.
-    """
-    width, height = float(block[0]), float(block[1])
-    base = Geom("box", (length, width, height), (0.0, 0.0, -_GRIP_M))
-    handle = Geom("box", (length * 0.7, grip, _GRIP_M), (0.0, 0.0, height), (0.0, 0.0, 0.0), True)
-    return Shape((base, handle), height + _GRIP_M, float(np.hypot(length, width)))
-
-
-def plate(rng: np.random.Generator, split: Split) -> Container:
-    """Return a flat round plate."""
-    radius, half = rng.uniform(*_PLATE_RADIUS[split]), 0.003
-    disc = Geom("cylinder", (radius, half), (0.0, 0.0, half))
-    inner = Geom("cylinder", (radius * 0.72, half), (0.0, 0.0, half + 0.0004), (0, 0, 0), True)
-    return Container((disc, inner), (float(radius), float(radius)), True, 2 * half + 0.0004)
-
-
-def pan(rng: np.random.Generator, split: Split) -> Container:
-    """Return a dustpan: a thin floor with a sloping lip, and walls on all sides but the lip's."""
-    a, b = rng.uniform(*_PAN_HALF_WIDTH[split]), rng.uniform(0.055, 0.062)
-    wall = rng.uniform(0.010, 0.013)
-    floor = Geom("box", (a, b, 0.0015), (0.0, 0.0, 0.0015))
-    lip = Geom("box", (a, 0.008, 0.0005), (0.0, -b - 0.0076, 0.0014), (0.16, 0.0, 0.0))
-    return Container((floor, lip, *_walls(a, b, wall, closed=False)), (float(a), float(b)), False, 0.003)
-
-
-def tray(rng: np.random.Generator, split: Split) -> Container:
-    """Return a square tray with four low walls."""
-    a = rng.uniform(*_PAN_HALF_WIDTH[split])
-    floor = Geom("box", (a, a, 0.002), (0.0, 0.0, 0.002))
-    return Container((floor, *_walls(a, a, 0.008, closed=True)), (float(a), float(a)), False, 0.004)
-
-
-def _walls(a: float, b: float, height: float, closed: bool) -> tuple[Geom, ...]:
-    sides = tuple(Geom("box", (_WALL_M, b, height), (x, 0.0, height), (0, 0, 0), True) for x in (-a, a))
-    ends = (b, -b) if closed else (b,)
-    return (*sides, *(Geom("box", (a + _WALL_M, _WALL_M, height), (0.0, y, height), (0, 0, 0), True) for y in ends))
-
-
-Split = Literal["train", "test"]
-Color = tuple[float, float, float]
-_Vector = tuple[float, float, float]
-
-# Hue bands in turns (0 red, 1/3 green, 2/3 blue). Training never sees the unseen bands; a gap of 0.02 keeps them apart.
-HUES: Mapping[Split, tuple[tuple[float, float], ...]] = {
-    "train": ((0.0, 0.04), (0.14, 0.19), (0.36, 0.46), (0.60, 0.72), (0.88, 0.99)),
-    "test": ((0.06, 0.12), (0.22, 0.34), (0.48, 0.57), (0.75, 0.85)),
-}
-DISTINCT_HUE = 0.10  # turns; two things this far apart are told from each other at a glance
+_WALL_M = 0.005  # half thickness of a container wall
 
 
 @dataclass(frozen=True)
@@ -113,12 +43,27 @@ class Geom:
 
 @dataclass(frozen=True)
 class Shape:
-    """The parts of an object, its frame's height above the floor at rest, and its reach in the plane."""
+    """Geometry of an object: its geoms, the rest height of its frame above the floor, and its radius in the plane."""
 
     parts: tuple[Geom, ...]
     rest_m: float
     radius_m: float
     rolls: bool = False
+
+
+@dataclass(frozen=True)
+class Container:
+    """A fixed plate, tray or dustpan, in its own frame: x across, an open side (if any) towards -y, floor at z = 0."""
+
+    parts: tuple[Geom, ...]
+    half_size_m: tuple[float, float]  # of the inside along x and y; for a plate its radius, twice
+    round: bool
+    height_m: float  # of the upper face of its floor
+
+    @property
+    def radius_m(self) -> float:
+        """Radius of the circumscribed circle in the plane."""
+        return self.half_size_m[0] if self.round else float(np.hypot(*self.half_size_m)) + _WALL_M
 
 
 Family = Callable[[np.random.Generator, float], Shape]
@@ -216,7 +161,7 @@ FAMILIES: Mapping[Split, Mapping[str, Family]] = {
 
 
 def draw_shape(rng: np.random.Generator, split: Split, size_m: float, rolling: bool = True) -> Shape:
-    """Return a random object about `size_m` across; with `rolling` False one that stays where it is put."""
+    """Draw a shape about `size_m` across; with `rolling` False one that does not roll."""
     while True:
         families = FAMILIES[split]
         shape = families[str(rng.choice(list(families)))](rng, size_m)
@@ -225,7 +170,7 @@ def draw_shape(rng: np.random.Generator, split: Split, size_m: float, rolling: b
 
 
 def draw_hue(rng: np.random.Generator, split: Split, taken: list[float]) -> float:
-    """Return a hue in turns from the bands of `split`, as distinct from those `taken` as the bands allow."""
+    """Return a hue in turns from the bands of `split`, as different from those `taken` as the bands allow."""
     best, best_gap = 0.0, -1.0
     for _ in range(12):
         low, high = HUES[split][int(rng.integers(len(HUES[split])))]
@@ -240,5 +185,59 @@ def draw_hue(rng: np.random.Generator, split: Split, taken: list[float]) -> floa
 
 
 def draw_color(rng: np.random.Generator, hue: float) -> Color:
-    """Return a saturated colour (r, g, b) in [0, 1] of this hue: arm and bin are grey, so hue tells things apart."""
+    """Return a saturated colour (r, g, b) in [0, 1] of a hue."""
     return colorsys.hsv_to_rgb(hue, rng.uniform(0.75, 1.0), rng.uniform(0.7, 1.0))
+
+
+def sponge(rng: np.random.Generator, split: Split) -> Shape:
+    """Draw a thick sponge in a holder with a narrow grip."""
+    return _gripped(rng.uniform(*_SPONGE_LENGTH[split]), rng.uniform((0.028, 0.0115), (0.031, 0.0130)), 0.0145)
+
+
+def brush(rng: np.random.Generator, split: Split) -> Shape:
+    """Draw a long, narrow brush with a narrower grip."""
+    return _gripped(rng.uniform(*_BRUSH_LENGTH[split]), rng.uniform((0.0225, 0.0105), (0.024, 0.0120)), 0.0110)
+
+
+def _gripped(length: float, block: NDArray[np.float64], grip: float) -> Shape:
+    """Return a block, long in x, with a grip along it; fingers holding the grip stay within the outline of the block.
+
+    Args:
+        length: Half length of the block.
+        block: (2,) half width and half height of the block.
+        grip: Half width of the grip.
+    """
+    width, height = float(block[0]), float(block[1])
+    base = Geom("box", (length, width, height), (0.0, 0.0, -_GRIP_M))
+    handle = Geom("box", (length * 0.7, grip, _GRIP_M), (0.0, 0.0, height), (0.0, 0.0, 0.0), True)
+    return Shape((base, handle), height + _GRIP_M, float(np.hypot(length, width)))
+
+
+def plate(rng: np.random.Generator, split: Split) -> Container:
+    """Draw a flat round plate."""
+    radius, half = rng.uniform(*_PLATE_RADIUS[split]), 0.003
+    disc = Geom("cylinder", (radius, half), (0.0, 0.0, half))
+    inner = Geom("cylinder", (radius * 0.72, half), (0.0, 0.0, half + 0.0004), (0, 0, 0), True)
+    return Container((disc, inner), (float(radius), float(radius)), True, 2 * half + 0.0004)
+
+
+def pan(rng: np.random.Generator, split: Split) -> Container:
+    """Draw a dustpan: a thin floor with a sloping lip, and walls on the other three sides."""
+    a, b = rng.uniform(*_PAN_HALF_WIDTH[split]), rng.uniform(0.055, 0.062)
+    wall = rng.uniform(0.010, 0.013)
+    floor = Geom("box", (a, b, 0.0015), (0.0, 0.0, 0.0015))
+    lip = Geom("box", (a, 0.008, 0.0005), (0.0, -b - 0.0076, 0.0014), (0.16, 0.0, 0.0))
+    return Container((floor, lip, *_walls(a, b, wall, closed=False)), (float(a), float(b)), False, 0.003)
+
+
+def tray(rng: np.random.Generator, split: Split) -> Container:
+    """Draw a square tray with four low walls."""
+    a = rng.uniform(*_PAN_HALF_WIDTH[split])
+    floor = Geom("box", (a, a, 0.002), (0.0, 0.0, 0.002))
+    return Container((floor, *_walls(a, a, 0.008, closed=True)), (float(a), float(a)), False, 0.004)
+
+
+def _walls(a: float, b: float, height: float, closed: bool) -> tuple[Geom, ...]:
+    sides = tuple(Geom("box", (_WALL_M, b, height), (x, 0.0, height), (0, 0, 0), True) for x in (-a, a))
+    ends = (b, -b) if closed else (b,)
+    return (*sides, *(Geom("box", (a + _WALL_M, _WALL_M, height), (0.0, y, height), (0, 0, 0), True) for y in ends))

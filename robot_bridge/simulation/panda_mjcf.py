@@ -1,10 +1,10 @@
-"""A Franka Panda with its hand as MJCF text: the maker's published kinematics, drawn with capsules and boxes."""
+"""MJCF text of a Franka Panda with its hand: the manufacturer's kinematics, modelled with capsules and boxes."""
 
 from __future__ import annotations
 
 from robot_bridge.kinematics import N_JOINTS, RANGES_RAD
 
-TRAVEL_M = 0.04  # of one finger; the gap opens to twice this
+TRAVEL_M = 0.04  # travel of one finger; the gap opens to twice this; Franka hand
 
 # Servo gains: stiffness as in MuJoCo Menagerie's Panda; damping lower than there, which cuts the mean tracking error
 # of the hand from 12 mm to 1.2 mm.
@@ -85,14 +85,14 @@ def defaults_xml() -> str:
 
 
 def body_xml() -> str:
-    """Return the arm's bodies, base at the world's origin, for inside `<worldbody>`."""
+    """Return the arm's bodies, base at the world origin, for inside `<worldbody>`."""
     return _BODY.format(r=[f"{low} {high}" for low, high in RANGES_RAD], travel=TRAVEL_M)
 
 
-def drive_xml() -> str:
-    """Return actuators (7 joint servos, then the gripper), finger coupling, contact exclusions and a sensor.
+def actuation_xml() -> str:
+    """Return the actuators (7 joint servos, then the gripper), finger coupling, contact exclusions and sensor.
 
-    `push` is the force (3,) in newtons, base frame, with which the hand and its fingers push what they touch.
+    The sensor `push` is the contact force (3,) in newtons, base frame, that the hand and its fingers exert.
     """
     servos = "".join(
         f'<position name="servo{i + 1}" joint="joint{i + 1}" kp="{_STIFFNESS[i]}" kv="{_DAMPING[i]}" '
@@ -107,5 +107,5 @@ def arm_xml() -> str:
     """Return a model of the arm alone, for kinematics."""
     return (
         f'<mujoco><compiler angle="radian" autolimits="true"/><default>{defaults_xml()}</default>'
-        f"<worldbody>{body_xml()}</worldbody>{drive_xml()}</mujoco>"
+        f"<worldbody>{body_xml()}</worldbody>{actuation_xml()}</mujoco>"
     )

@@ -1,4 +1,4 @@
-"""The simulated Franka from below: joints, fingers and a camera in real time, for a driver to control."""
+"""Real-time simulation: joints, fingers and camera of a simulated Franka, to be controlled by a simulated driver."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class RealtimeSimulation:
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, success_test: SuccessTest | None) -> None:
         """Take over a scene at rest."""
         self.model, self._data, self._success_test = model, data, success_test
-        self._arm = MujocoArm(model, data, contact_limit_n=np.inf)  # the guard is the bridge's
+        self._arm = MujocoArm(model, data, contact_limit_n=np.inf)  # the bridge limits contact forces itself
         self._fingers = [model.joint(name).qposadr[0] for name in ("slide_left", "slide_right")]
         self._tcp = model.site("tcp").id
         self._lock = threading.Lock()
         self._due_s = float(data.time)
         self._jacobian = np.zeros((6, model.nv))
         self._mass = np.zeros((model.nv, model.nv))
-        self._look = np.array(data.qpos)
+        self._positions = np.array(data.qpos)
 
     @property
     def joints_rad(self) -> NDArray[np.float64]:
@@ -44,22 +44,22 @@ class RealtimeSimulation:
 
     @property
     def torques_nm(self) -> NDArray[np.float64]:
-        """What the motors give (7,)."""
+        """Motor torques (7,)."""
         return np.array(self._data.actuator_force[:N_JOINTS])
 
     @property
     def gravity_nm(self) -> NDArray[np.float64]:
-        """What holds the arm against gravity (7,)."""
+        """Gravity compensation torques (7,)."""
         return np.array(self._data.qfrc_gravcomp[:N_JOINTS])
 
     @property
     def fingers_m(self) -> NDArray[np.float64]:
-        """How far each finger is from the middle (2,)."""
+        """Distance of each finger from the middle (2,)."""
         return np.array(self._data.qpos[self._fingers])
 
     @property
     def finger_speed_m_s(self) -> float:
-        """How fast the gap between the fingers changes."""
+        """Rate of change of the gap between the fingers."""
         return float(self._data.qvel[self._fingers].sum())
 
     def pose(self) -> NDArray[np.float64]:
@@ -80,46 +80,46 @@ class RealtimeSimulation:
         return self._mass[:N_JOINTS, :N_JOINTS].copy()
 
     def push_n(self) -> NDArray[np.float64]:
-        """Return the force (3,) with which contacts push the hand, in the base frame."""
+        """Return the contact force on the hand (3,), base frame."""
         return self._arm.contact_n()
 
     def servo(self, joints_rad: NDArray[np.float64]) -> None:
-        """Let the servos hold joints (7,)."""
+        """Set the joint targets (7,) of the servos."""
         self._data.ctrl[:N_JOINTS] = joints_rad
 
     def grip(self, width_m: float, force_n: float) -> None:
-        """Let the fingers go to a width, pressing with at most `force_n`."""
+        """Set the target width between the fingers and their largest force."""
         self._data.ctrl[N_JOINTS] = np.clip(width_m / 2, 0.0, panda_mjcf.TRAVEL_M)
         self.model.actuator_forcerange[N_JOINTS] = (-force_n, force_n)
 
     def advance(self, duration_s: float) -> None:
-        """Let time pass. The physics steps are shorter than, and no divisor of, a driver's tick: they average out."""
+        """Simulate for a duration. It need not be a multiple of the physics step: the remainders are carried over."""
         with self._lock:
             self._due_s += duration_s
             while self._data.time < self._due_s - 1e-9:
                 mujoco.mj_step(self.model, self._data)
             mujoco.mj_forward(self.model, self._data)
-            self._look = np.array(self._data.qpos)
+            self._positions = np.array(self._data.qpos)
         if self._success_test:
-            self._success_test.watch(duration_s)
+            self._success_test.end_tick(duration_s)
 
-    def conclude(self) -> None:
-        """Tell the judge that the arm rests."""
+    def end_step(self) -> None:
+        """Evaluate the success test; call it when the arm rests."""
         if self._success_test:
-            self._success_test.conclude()
+            self._success_test.end_step()
 
     def task_success(self) -> TaskSuccess | None:
-        """Return what has been achieved in a task scene, or None."""
-        return self._success_test.task_success() if self._success_test else None
+        """Return the result of the success test so far, or None in a scene without a task."""
+        return self._success_test.result() if self._success_test else None
 
-    def seen(self) -> NDArray[np.float64]:
-        """Return what a camera needs to know of the present; from any thread."""
+    def positions(self) -> NDArray[np.float64]:
+        """Return the positions (nq,) to render now; from any thread."""
         with self._lock:
-            return self._look
+            return self._positions
 
 
 class RealtimeCamera:
-    """A camera over a plant, for one thread: whatever draws belongs to the thread that made it."""
+    """Renders a real-time simulation. Use it in the thread that made it: its OpenGL context belongs to that thread."""
 
     def __init__(self, simulation: RealtimeSimulation, renderer: RendererName, camera: Camera) -> None:
         """Make the renderer in the calling thread."""
@@ -127,9 +127,9 @@ class RealtimeCamera:
         self._data = mujoco.MjData(simulation.model)
         self._renderer = render.make(renderer, simulation.model, camera)
 
-    def look(self) -> NDArray[np.uint8]:
-        """Return the picture of now, (H, W, 3) uint8 RGB."""
-        self._data.qpos[:] = self._simulation.seen()
+    def render(self) -> NDArray[np.uint8]:
+        """Return the present camera image, (H, W, 3) uint8 RGB."""
+        self._data.qpos[:] = self._simulation.positions()
         mujoco.mj_kinematics(self._simulation.model, self._data)
         mujoco.mj_camlight(self._simulation.model, self._data)
         return self._renderer.render(self._data)

@@ -1,4 +1,4 @@
-"""Camera images of a scene: by OpenGL where it works, by casting rays where it does not."""
+"""Rendering of camera images: by OpenGL where it is available, else by ray casting."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _LOG = logging.getLogger(__name__)
 
 
 class Renderer(Protocol):
-    """Draws the present state of the scene that it was made for."""
+    """Renders the state of one scene."""
 
     def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
         """Return the camera image (H, W, 3) uint8 RGB."""
         ...
 
     def close(self) -> None:
-        """Free what it holds."""
+        """Free the resources of the renderer."""
         ...
 
 
 class GlRenderer:
-    """MuJoCo's own renderer."""
+    """MuJoCo's OpenGL renderer."""
 
     def __init__(self, model: mujoco.MjModel, camera: Camera) -> None:
         self._renderer = mujoco.Renderer(model, camera.height_px, camera.width_px, max_geom=model.ngeom + 8)
@@ -47,7 +47,7 @@ class GlRenderer:
 
 
 class RayRenderer:
-    """One ray for each 2x2 pixels, lit by the scene's light, without shadows; needs no OpenGL at all."""
+    """Ray casting at half resolution, with the scene's lights and without shadows; needs no OpenGL."""
 
     def __init__(self, model: mujoco.MjModel, camera: Camera) -> None:
         self._model = model
@@ -61,7 +61,7 @@ class RayRenderer:
         self._geoms = np.zeros(len(rays), dtype=np.int32)
         self._distances = np.zeros(len(rays))
         self._normals = np.zeros((len(rays), 3))
-        self._colors = np.vstack([model.geom_rgba[:, :3], np.zeros(3)])  # the last row is where a ray meets nothing
+        self._colors = np.vstack([model.geom_rgba[:, :3], np.zeros(3)])  # the last row is for rays that hit nothing
         light, headlight = model.light_diffuse[0], model.vis.headlight
         self._ambient, self._head, self._diffuse = np.array(headlight.ambient), np.array(headlight.diffuse), light
 
@@ -84,35 +84,37 @@ class RayRenderer:
         return image.repeat(2, axis=0).repeat(2, axis=1)
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: there are no resources to free."""
 
 
 @functools.cache
 def choose(name: RendererName) -> RendererName:
-    """Return the renderer to use in this process: the one asked for, or for `auto` the best that works.
+    """Return the renderer to use in this process: the requested one, or for `auto` the best available one.
 
-    Probes once; a fallback is reported by one warning.
+    Probes once; a fallback logs one warning.
 
     Raises:
-        RobotError: The OpenGL asked for does not work here.
+        RobotError: The requested OpenGL is not available.
     """
     if name == "ray":
         return name
-    wanted = os.environ.get("MUJOCO_GL", "").lower()
-    kind: RendererName = "osmesa" if wanted == "osmesa" else "egl"  # the second for whatever OpenGL the system has
-    reason = f"MUJOCO_GL={wanted} was set" if name not in ("auto", kind) else _probe()
+    requested = os.environ.get("MUJOCO_GL", "").lower()
+    kind: RendererName = "osmesa" if requested == "osmesa" else "egl"  # egl: the OpenGL of the system
+    reason = f"MUJOCO_GL={requested} is set" if name not in ("auto", kind) else _probe()
     if reason is None:
         return kind
     if name == "auto":
         _LOG.warning(
-            "no OpenGL (%s): drawing by ray casting, slower and coarser; to mend: apt install libegl1 libgl1", reason
+            "OpenGL is not available (%s): rendering by ray casting, slower and at half resolution; to fix: apt install"
+            " libegl1 libgl1",
+            reason,
         )
         return "ray"
     raise RobotError(f"renderer {name}: {reason}; set MUJOCO_GL={name} before starting, or use renderer: ray")
 
 
 def _probe() -> str | None:
-    """Return why OpenGL cannot be used, or None."""
+    """Return why OpenGL is not available, or None."""
     if gl_error:
         return gl_error
     try:
@@ -124,5 +126,5 @@ def _probe() -> str | None:
 
 
 def make(name: RendererName, model: mujoco.MjModel, camera: Camera) -> Renderer:
-    """Return a renderer of a kind that `choose` returned."""
+    """Return a renderer of a name returned by `choose`."""
     return RayRenderer(model, camera) if name == "ray" else GlRenderer(model, camera)

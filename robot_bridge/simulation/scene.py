@@ -1,4 +1,4 @@
-"""A random scene in the bin as MJCF text, with what the success tests and the scripted arm must know of it."""
+"""Random scenes in the bin as MJCF text, with the data that success tests and scripted policy need."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from robot_bridge.simulation.objects import Color, Container, Geom, Shape, Split
 
 SceneKind = Literal["bin", "pick_wipe", "pick_sweep"]
 
-CENTER_M = (0.5, 0.0)  # of the bin, in the robot base frame
-INNER_M = (0.19, 0.26)  # half size of the bin's inside
-WALL_HEIGHT_M = 0.04  # low enough for the palm to pass above it when the fingertips touch the floor
+CENTER_M = (0.5, 0.0)  # centre of the bin, robot base frame
+INNER_M = (0.19, 0.26)  # half size of the bin inside
+WALL_HEIGHT_M = 0.04  # the palm clears it when the fingertips touch the floor
 TIMESTEP_S = 0.004
 _WALL_M = 0.006  # half thickness
-_TRIES = 40  # to place a thing before it is left out
+_TRIES = 40  # to place an object before it is left out
 
 
 @dataclass(frozen=True)
 class PlacedObject:
-    """A thing and where it stands."""
+    """An object and its start pose."""
 
     name: str
     shape: Shape
@@ -51,7 +51,7 @@ class Fixture:
 
 @dataclass(frozen=True)
 class SceneTask:
-    """Who plays which role in a task scene."""
+    """Roles of the objects in a task scene."""
 
     tool: PlacedObject
     targets: tuple[str, ...]  # names of the objects to wipe off the container, or to sweep into it
@@ -60,11 +60,11 @@ class SceneTask:
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene, before anything has moved."""
+    """One scene in its start state."""
 
     kind: SceneKind
     xml: str
-    objects: tuple[PlacedObject, ...]  # everything that is free to move; bodies of the same names
+    objects: tuple[PlacedObject, ...]  # all movable objects; MuJoCo bodies of the same names
     task: SceneTask | None
 
 
@@ -77,7 +77,7 @@ class _Builder:
         self.hues: list[float] = []
         self.bodies: list[str] = []
         self.placed: list[PlacedObject] = []
-        self.circles: list[tuple[float, float, float]] = []  # x, y, radius of what stands on the floor
+        self.circles: list[tuple[float, float, float]] = []  # x, y, radius of the objects on the floor
 
     def colors(self) -> tuple[Color, Color]:
         hue = draw_hue(self.rng, self.split, self.hues)
@@ -88,7 +88,7 @@ class _Builder:
         return first, (second[0] * 0.75, second[1] * 0.75, second[2] * 0.75)
 
     def free_spot(self, radius: float, half_area: tuple[float, float]) -> tuple[float, float] | None:
-        """Return a place for a circle within the bin's middle `half_area`, clear of everything, or None."""
+        """Return a centre within `half_area` of the bin's middle for a circle clear of all others, or None."""
         for _ in range(_TRIES):
             x, y = np.array(CENTER_M) + self.rng.uniform(-np.array(half_area), half_area)
             if all(np.hypot(x - cx, y - cy) > radius + r + 0.008 for cx, cy, r in self.circles):
@@ -96,7 +96,7 @@ class _Builder:
         return None
 
     def add(self, shape: Shape, at_m: tuple[float, float, float], yaw_rad: float, tool: bool = False) -> PlacedObject:
-        """Add a free body standing at `at_m` (of the surface below it)."""
+        """Add a movable object on the surface point `at_m`."""
         name = f"{'tool' if tool else 'object'}{len(self.placed)}"
         mass = self.rng.uniform(0.03, 0.05) if tool else self.rng.uniform(0.02, 0.08)
         friction = self.rng.uniform(0.5, 1.0)
@@ -119,7 +119,7 @@ class _Builder:
 
     def fix(self, container: Container, at_m: tuple[float, float], yaw_rad: float) -> Fixture:
         """Add a container fixed to the floor."""
-        # Smooth, whatever slides on it: a rough object would jam between brush and lip.
+        # Smooth for every object: a rough one would jam between brush and lip.
         smooth = 'priority="1" condim="6" friction="0.3 0.01 0.0005" solref="0.01 1"'
         geoms = _geoms(container.parts, self.colors(), smooth, None)
         self.bodies.append(f'<body pos="{_text((*at_m, 0.0))}" euler="0 0 {yaw_rad:.6g}">{geoms}</body>')
@@ -131,11 +131,11 @@ def build(rng: np.random.Generator, kind: SceneKind, split: Split, camera: Camer
     """Return a random scene.
 
     Args:
-        rng: Source of every random choice; the same state gives the same scene.
-        kind: `bin` (free play) or a task.
+        rng: Source of all randomness; equal states give equal scenes.
+        kind: `bin` (free play) or a task scene.
         split: Which shapes, sizes and hues may appear.
         camera: The nominal calibration.
-        jitter: How far the true camera may be off: 1.0 is 1 cm and 1 degree.
+        jitter: Largest deviation of the true camera from the calibration: 1.0 is 1 cm and 1 degree.
     """
     builder = _Builder(rng, split)
     task = {"bin": _bin, "pick_wipe": _wipe, "pick_sweep": _sweep}[kind](builder)
@@ -144,7 +144,7 @@ def build(rng: np.random.Generator, kind: SceneKind, split: Split, camera: Camer
 
 
 def _bin(builder: _Builder) -> None:
-    """Three to five objects, tools among them; half of the scenes have a fixed container, some with an object on it."""
+    """Add three to five objects and tools; in half of the scenes a container, sometimes with an object on it."""
     rng, fixture = builder.rng, None
     if rng.random() < 0.5:
         draw = (objects.plate, objects.tray, objects.pan)[int(rng.integers(3))]
@@ -166,7 +166,7 @@ def _bin(builder: _Builder) -> None:
 
 
 def _wipe(builder: _Builder) -> SceneTask:
-    """One to three objects on a plate, and a sponge beside it."""
+    """Add one to three objects on a plate, and a sponge next to it."""
     rng = builder.rng
     side = float(rng.choice([-1.0, 1.0]))
     center = (CENTER_M[0] + rng.uniform(-0.05, 0.05), side * rng.uniform(0.055, 0.085))
@@ -174,7 +174,7 @@ def _wipe(builder: _Builder) -> SceneTask:
     radius = fixture.container.radius_m
     spot = (CENTER_M[0] + rng.uniform(-0.09, 0.09), -side * rng.uniform(0.10, 0.16))
     tool = builder.add(objects.sponge(rng, builder.split), (*spot, 0.0), float(rng.uniform(-0.45, 0.45)), tool=True)
-    # All within the width of one stroke, and behind the plate's near rim, where the sponge comes down.
+    # All within the width of one stroke, and beyond the near rim of the plate, where the sponge touches down.
     across = np.array([0.0]) if (n := int(rng.integers(1, 4))) == 1 else np.linspace(-0.027, 0.027, n)
     targets = []
     for offset in across + rng.uniform(-0.004, 0.004, n):
@@ -185,9 +185,9 @@ def _wipe(builder: _Builder) -> SceneTask:
 
 
 def _sweep(builder: _Builder) -> SceneTask:
-    """One or two objects in front of a dustpan, and a brush beside it."""
+    """Add one or two objects in front of a dustpan, and a brush."""
     rng = builder.rng
-    side = float(rng.choice([-1.0, 1.0]))  # where the pan stands; its lip faces the middle
+    side = float(rng.choice([-1.0, 1.0]))  # the side of the pan; its lip faces the middle
     center = (CENTER_M[0] + rng.uniform(-0.05, 0.05), side * rng.uniform(0.135, 0.15))
     fixture = builder.fix(objects.pan(rng, builder.split), center, 0.0 if side > 0 else np.pi)
     lip = center[1] - side * fixture.container.half_size_m[1]
@@ -212,7 +212,7 @@ def _geoms(parts: tuple[Geom, ...], colors: tuple[Color, Color], contact: str, m
 
 
 def _camera(rng: np.random.Generator, camera: Camera, jitter: float) -> str:
-    """Return the camera as it really stands: off the calibration by the jitter."""
+    """Return the true camera: the calibration with random jitter."""
     position = np.array(camera.position_m) + jitter * 0.01 * rng.uniform(-1, 1, 3) / np.sqrt(3)
     right, down, forward = camera.axes()
     roll, yaw, pitch = jitter * np.deg2rad(1.0) * rng.uniform(-1, 1, 3) / np.sqrt(3)
@@ -242,10 +242,10 @@ def _model(rng: np.random.Generator, camera: Camera, camera_xml: str, bodies: st
     light = np.array([0.75, 0.0, 1.3]) + rng.uniform(-0.3, 0.3, 3)
     power, ambient = rng.uniform(0.5, 0.7), rng.uniform(0.36, 0.48)
     tint = rng.uniform(-1, 1, 3)
-    table = rng.uniform(0.3, 0.5) * (1 + 0.06 * (tint - tint.mean()))  # grey enough to be no object
-    # Shadows would make a frame seven times dearer. The image is averaged down to 64 pixels anyway: finer meshes or
-    # smoothed edges would change it by 0.2 of 255, at three times the cost.
-    # Table and bin have bodies of their own: mj_multiRay (4.0.0) misses distant parts of geoms in the world's body.
+    table = rng.uniform(0.3, 0.5) * (1 + 0.06 * (tint - tint.mean()))  # grey, unlike any object
+    # Shadows would make rendering seven times slower. Model images have 64 pixels: finer meshes or antialiasing would
+    # change them by 0.2 of 255, at three times the time.
+    # Table and bin have bodies of their own: mj_multiRay (4.0.0) misses distant parts of geoms in the world body.
     return f"""<mujoco>
 <compiler angle="radian" autolimits="true"/>
 <option timestep="{TIMESTEP_S}" integrator="implicitfast" cone="elliptic" impratio="10" iterations="30">
@@ -270,7 +270,7 @@ def _model(rng: np.random.Generator, camera: Camera, camera_xml: str, bodies: st
   {panda_mjcf.body_xml()}
   {bodies}
 </worldbody>
-{panda_mjcf.drive_xml()}
+{panda_mjcf.actuation_xml()}
 </mujoco>"""
 
 

@@ -1,4 +1,4 @@
-"""The scripted arm: does a task from simulator state through the public step interface, and so makes goal images."""
+"""Scripted policy: does the task of a scene from simulator state through public steps; used to make goal images."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from robot_bridge.simulation.franka import SimulatedFranka
 from robot_bridge.simulation.success import CLEAR_M
 
 MAX_STEPS = 50  # a trial's length; paper E.1
-_CARRY_M = 0.13  # height of the hand above everything
-_NEAR_M = 0.006  # a hand this close has arrived
-_GRASP_BELOW_TOP_M = 0.013  # the fingertips' middle, below the upper face of a tool
-_GLIDE_M = 0.002  # between a gliding tool and the surface below it
+_CARRY_M = 0.13  # height of the hand that clears all objects
+_NEAR_M = 0.006  # tolerance of a hand target
+_GRASP_BELOW_TOP_M = 0.013  # grasp point below the top of a tool
+_GLIDE_M = 0.002  # gap between a dragged tool and the surface
 
 
 def make_goal(robot: SimulatedFranka) -> NDArray[np.uint8]:
-    """Return the goal image of the robot's present task scene: the scripted arm's last view, the tool still held.
+    """Return the goal image of the present task scene: the last image of the scripted policy, the tool still held.
 
-    The script runs in a twin; the robot itself does not move.
+    The policy runs in a twin; the robot itself does not move.
 
     Returns:
         (H, W, 3) uint8 RGB at camera size.
 
     Raises:
-        RobotError: The scene has no task, or the script failed in it; reset to another scene.
+        RobotError: The scene has no task, or the policy failed; reset to another scene.
     """
     twin = robot.twin()
     try:
@@ -36,40 +36,40 @@ def make_goal(robot: SimulatedFranka) -> NDArray[np.uint8]:
 
 
 def perform(robot: SimulatedFranka) -> list[NDArray[np.float32]]:
-    """Do the task of the present scene, and end with the tool held up; return the applied actions, each (4,).
+    """Do the task of the present scene and lift the tool; return the applied actions, each (4,).
 
     Raises:
-        RobotError: The scene has no task, or after `MAX_STEPS` actions it was not done with the tool. The arm rests
-            where the last action left it.
+        RobotError: The scene has no task, or it was not done after `MAX_STEPS` actions. The arm rests at the pose of the
+            last action.
     """
-    script = _Script(robot)
-    while not script.done():
-        script.pick()
-        script.stroke()
-        script.lift()
-    return script.actions
+    policy = _ScriptedPolicy(robot)
+    while not policy.done():
+        policy.pick()
+        policy.stroke()
+        policy.lift()
+    return policy.actions
 
 
-class _Script:
-    """One performance: the actions so far and what they need to know of the scene."""
+class _ScriptedPolicy:
+    """One execution of the task: the actions so far, and the roles of the objects."""
 
     def __init__(self, robot: SimulatedFranka) -> None:
         task = robot.scene.task
         if task is None:
-            raise RobotError(f"expected a task scene for the scripted arm, got '{robot.scene.kind}'")
+            raise RobotError(f"expected a task scene for the scripted policy, got '{robot.scene.kind}'")
         self.actions: list[NDArray[np.float32]] = []
         self._robot = robot
         self._tool = task.tool
         self._targets = task.targets
         self._fixture = task.container
-        self._side = float(np.sign(self._fixture.at_m[1]))  # along y: every stroke goes this way
+        self._side = float(np.sign(self._fixture.at_m[1]))  # direction of every stroke along y
 
     def done(self) -> bool:
         task_success = self._robot.task_success()
         return task_success is not None and task_success.strict and task_success.goal_now
 
     def pick(self) -> None:
-        """Grasp the tool and lift it; again until it is in the hand."""
+        """Grasp the tool and lift it; repeat until it is held."""
         top_m = 2 * self._tool.shape.rest_m
         while not self._held():
             x, y, z = self._robot.position(self._tool.name)
@@ -84,7 +84,7 @@ class _Script:
         self._go([x, y, _CARRY_M], CLOSE)
 
     def stroke(self) -> None:
-        """Bring the tool down behind the targets and drag it over the plate's rim, or into the pan."""
+        """Lower the tool behind the targets and drag it over the rim of the plate, or into the pan."""
         points = np.stack([self._robot.position(name) for name in self._targets])
         container = self._fixture.container
         if container.round:
@@ -97,7 +97,7 @@ class _Script:
             play = max(0.0, container.half_size_m[0] - self._tool.shape.radius_m - 0.008)
             middle = np.clip(points[:, 0], self._fixture.at_m[0] - play, self._fixture.at_m[0] + play)
         hand, tool = self._hand(), self._robot.position(self._tool.name)
-        offset = hand - tool  # the tool hangs where it was grasped
+        offset = hand - tool  # of the grasp point on the tool
         x = (middle.min() + middle.max()) / 2 + offset[0]
         behind = (self._side * points[:, 1]).min() - 0.058
         start_y = self._side * behind + offset[1]
@@ -108,7 +108,7 @@ class _Script:
         self._go([x, end_y, z], CLOSE)
 
     def _go(self, target: list[float], gripper: float, then: float | None = None) -> None:
-        """Move the hand to a target in as few steps as it takes; `then` is the gripper at the end of the last one."""
+        """Move the hand to a target in as few steps as possible; `then` is the gripper command of the last one."""
         limits = self._robot.spec.limits
         goal = np.clip(np.array(target), limits.workspace_low_m, limits.workspace_high_m)
         for _ in range(4):
@@ -122,7 +122,7 @@ class _Script:
     def _act(self, delta: NDArray[np.float64], gripper: float) -> None:
         if len(self.actions) == MAX_STEPS:
             raise RobotError(
-                f"the scripted arm did not finish '{self._robot.scene.kind}' in {MAX_STEPS} actions; "
+                f"the scripted policy did not finish '{self._robot.scene.kind}' in {MAX_STEPS} actions; "
                 "reset to another scene"
             )
         self.actions.append(self._robot.advance(np.array([*delta, gripper], dtype=np.float32)))

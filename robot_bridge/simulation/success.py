@@ -1,4 +1,4 @@
-"""The success tests of the task scenes, counted over the steps of one trial."""
+"""Success tests of the task scenes, evaluated over the steps of one episode."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ import numpy as np
 from robot_bridge.simulation.mujoco_import import mujoco
 from robot_bridge.simulation.scene import SceneTask
 
-CLEAR_M = 0.004  # an object is off the plate when its centre is this far beyond the rim
-PAN_HEIGHT_M = 0.08  # an object is in the pan below this height
-LIFT_M = 0.03  # a tool is picked when it was this far above its rest height
-LIFT_S = 0.6  # for this long, between the fingers; three steps of 0.2 s
-GAP_M = 0.004  # with at least this gap between the fingers
+CLEAR_M = 0.004  # an object is off the plate when its centre is this far beyond the rim; ours
+PAN_HEIGHT_M = 0.08  # an object is in the pan below this height; ours
+LIFT_M = 0.03  # a tool is picked when it was this far above its rest height; ours
+LIFT_S = 0.6  # ... for this long, between the fingers: three steps of 0.2 s; ours
+GAP_M = 0.004  # ... with at least this gap between the fingers; ours
 
 
 @dataclass(frozen=True)
 class TaskSuccess:
-    """What a trial has achieved so far."""
+    """Result of the success test so far."""
 
-    goal: bool  # all targets were where the task wants them, at the end of some step
-    goal_now: bool  # ... and are there now
+    goal: bool  # all targets were at their goal at the end of some step
+    goal_now: bool  # all targets are at their goal now
     picked: bool  # the tool was lifted and held
     touched: bool  # the tool touched a target after it was picked
     strict: bool  # the goal was reached with the tool: not before it was picked, and after it touched a target
-    distance_m: float  # from the worst target to where it should be; 0 when it is there
+    distance_m: float  # from the farthest target to its goal; 0 when all are there
 
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """What has been counted; immutable, so that a snapshot can keep it."""
+    """Counters of a success test; immutable, so that a snapshot can hold them."""
 
     goal: bool = False
     held_s: float = 0.0
@@ -45,7 +45,7 @@ class TaskProgress:
 
 
 class SuccessTest:
-    """Watches one task scene."""
+    """Evaluates the success of one task scene while the simulation advances."""
 
     def __init__(self, task: SceneTask, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         self._data = data
@@ -58,8 +58,8 @@ class SuccessTest:
         self._is_target = np.isin(np.arange(model.nbody), self._targets)
         self.progress = TaskProgress()
 
-    def watch(self, duration_s: float) -> None:
-        """Count the tick of `duration_s` that has just passed."""
+    def end_tick(self, duration_s: float) -> None:
+        """Count the tick of `duration_s` that has just been simulated."""
         progress = self.progress
         lifted = self._data.xpos[self._tool][2] > self._rest_m + LIFT_M
         if lifted and 2 * self._data.qpos[self._finger] > GAP_M:
@@ -71,8 +71,8 @@ class SuccessTest:
             progress = replace(progress, touched=touched)
         self.progress = progress
 
-    def conclude(self) -> None:
-        """Note, at the end of a step, whether the targets are where the task wants them."""
+    def end_step(self) -> None:
+        """Evaluate, at the end of a step, whether all targets are at their goal."""
         if self._distance_m() == 0:
             progress = self.progress
             by_hand = progress.by_hand or not progress.picked
@@ -80,12 +80,10 @@ class SuccessTest:
                 progress, goal=True, by_hand=by_hand, strict=progress.strict or (progress.touched and not by_hand)
             )
 
-    def task_success(self) -> TaskSuccess:
-        """Return what has been achieved so far."""
-        progress, distance_m = self.progress, self._distance_m()
-        return TaskSuccess(
-            progress.goal, distance_m == 0, progress.picked, progress.touched, progress.strict, distance_m
-        )
+    def result(self) -> TaskSuccess:
+        """Return the result so far."""
+        counted, distance_m = self.progress, self._distance_m()
+        return TaskSuccess(counted.goal, distance_m == 0, counted.picked, counted.touched, counted.strict, distance_m)
 
     def _distance_m(self) -> float:
         points = self._fixture.inside(self._data.xpos[self._targets])

@@ -119,7 +119,7 @@ def test_in_the_task_scenes_it_is_the_tool_and_the_targets(task: str) -> None:
         others = find_difference(observation, goal, robot.spec, ObjectDetectionConfig(), DifferenceConfig()).others
         assert robot.scene.task is not None
         names = [robot.scene.task.tool.name, *robot.scene.task.targets]
-        places = SPEC.camera.locate(np.stack([thing.pixel for thing in others]), 0.02)[:, :2]
+        places = SPEC.camera.unproject(np.stack([thing.pixel for thing in others]), 0.02)[:, :2]
         near = [np.linalg.norm(places - robot.position(name)[:2], axis=1).min() < 0.03 for name in names]
         found.append(all(near) and len(others) == len(names))
     robot.close()

@@ -71,7 +71,7 @@ def test_axes_are_orthonormal_with_a_level_horizon() -> None:
 def test_locate_undoes_project(height_m: float) -> None:
     rng = np.random.default_rng(0)
     points = np.column_stack([rng.uniform(0.3, 0.7, 20), rng.uniform(-0.25, 0.25, 20), np.full(20, height_m)])
-    np.testing.assert_allclose(CAMERA.locate(CAMERA.project(points), height_m), points, atol=1e-9)
+    np.testing.assert_allclose(CAMERA.unproject(CAMERA.project(points), height_m), points, atol=1e-9)
 
 
 @pytest.mark.parametrize(

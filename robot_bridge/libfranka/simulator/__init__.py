@@ -1,1 +1,1 @@
-"""A simulated arm that serves the libfranka protocol."""
+"""A simulated arm with the libfranka protocol."""

@@ -1,6 +1,7 @@
-"""The simulated camera: a process of its own that draws the scene and serves it as MJPEG on this machine alone.
+"""The simulated camera: a process that renders the scene and serves it as MJPEG on the loopback interface.
 
-It draws our own arm in place of franky-sim's, whose joints are the same and whose 242 000 triangles would take a core.
+It renders this project's arm instead of franky-sim's, whose joints are equal but whose 242 000 triangles would occupy a
+CPU core.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -19,29 +20,27 @@ from numpy.typing import NDArray
 
 from robot_bridge.camera import Camera
 from robot_bridge.simulation import renderer
+from robot_bridge.simulation.fault_injection import IMAGE_FAULTS, ImageFault, add_image_fault
 from robot_bridge.simulation.mujoco_import import mujoco
 
-ImageFault = Literal["", "frozen", "silent", "dark", "saturated"]
-IMAGE_FAULTS: Final[tuple[ImageFault, ...]] = ("", "frozen", "silent", "dark", "saturated")
-
-_NOISE: Final = 1.5  # standard deviation of 255; enough to be there after JPEG
-_TILES: Final = 8  # patterns of noise, drawn once
-_QUALITY: Final = 95  # of JPEG
+_NOISE: Final = 1.5  # standard deviation, of 255: enough to survive JPEG; ours
+_TILES: Final = 8  # noise patterns, drawn once; ours
+_QUALITY: Final = 95  # of JPEG; ours
 _PERIOD_S: Final = 1 / 15
-_UP_S: Final = 60.0  # to start on a busy machine
+_START_S: Final = 60.0  # for the process to start on a busy machine; ours
 
 
 @dataclass(frozen=True)
 class _Shared:
-    """What crosses between the arm's process and the camera's."""
+    """Memory shared by the processes of arm and camera."""
 
-    seen: SynchronizedArray[float]  # joint positions of everything
-    trouble: Synchronized[int]  # index of TROUBLES
+    positions: SynchronizedArray[float]  # (nq,)
+    fault: Synchronized[int]  # index of IMAGE_FAULTS
     port: Synchronized[int]  # 0 until the camera serves
 
 
 class LibfrankaSimulatedCamera:
-    """The camera as the arm's process sees it."""
+    """Controls the camera's process from the arm's process."""
 
     def __init__(self, scene_xml: str, camera: Camera) -> None:
         """Start the camera on a scene as MJCF text."""
@@ -51,18 +50,18 @@ class LibfrankaSimulatedCamera:
         self._process = spawn.Process(target=_serve, args=(scene_xml, camera, self._shared), daemon=True)
         self._process.start()
 
-    def show(self, positions: NDArray[np.float64]) -> None:
-        """Take the positions (nq,) of the present."""
-        with self._shared.seen.get_lock():
-            self._shared.seen[:] = positions.tolist()
+    def set_positions(self, positions: NDArray[np.float64]) -> None:
+        """Set the positions (nq,) to render."""
+        with self._shared.positions.get_lock():
+            self._shared.positions[:] = positions.tolist()
 
-    def trouble(self, name: ImageFault) -> None:
-        """Switch a fault on, or all off."""
-        self._shared.trouble.value = IMAGE_FAULTS.index(name)
+    def set_fault(self, fault: ImageFault) -> None:
+        """Inject a fault, or end it."""
+        self._shared.fault.value = IMAGE_FAULTS.index(fault)
 
     def address(self) -> str:
-        """Wait until the camera serves, and return where."""
-        deadline_s = time.monotonic() + _UP_S
+        """Wait until the camera serves, and return its address."""
+        deadline_s = time.monotonic() + _START_S
         while not self._shared.port.value:
             if time.monotonic() > deadline_s or not self._process.is_alive():
                 raise RuntimeError("the simulated camera did not start")
@@ -75,70 +74,71 @@ class LibfrankaSimulatedCamera:
         self._process.join()
 
 
-class _Film:
-    """The latest picture, for any number of viewers."""
+class _LatestImage:
+    """The latest JPEG image, for any number of clients."""
 
     def __init__(self) -> None:
-        self._news = threading.Condition()
+        self._arrival = threading.Condition()
         self._jpeg, self._number = b"", 0
 
     def put(self, jpeg: bytes) -> None:
-        with self._news:
+        with self._arrival:
             self._jpeg, self._number = jpeg, self._number + 1
-            self._news.notify_all()
+            self._arrival.notify_all()
 
     def after(self, number: int) -> tuple[bytes, int]:
-        with self._news:
-            self._news.wait_for(lambda: self._number > number)
+        with self._arrival:
+            self._arrival.wait_for(lambda: self._number > number)
             return self._jpeg, self._number
 
 
 def _serve(scene_xml: str, camera: Camera, shared: _Shared) -> None:
-    film = _Film()
+    """Render and serve until the arm's process ends."""
+    latest = _LatestImage()
+    server = _start_server(latest)
+    model = mujoco.MjModel.from_xml_string(scene_xml)
+    scene_renderer = renderer.make(renderer.choose("auto"), model, camera)
+    data, rng = mujoco.MjData(model), np.random.default_rng(0)
+    noise = rng.normal(0.0, _NOISE, (_TILES, camera.height_px, camera.width_px, 3)).round().astype(np.int16)
+    arm = multiprocessing.parent_process()
+    while arm is not None and arm.is_alive():
+        began_s = time.monotonic()
+        fault = IMAGE_FAULTS[shared.fault.value]
+        if fault not in {"frozen", "silent"}:
+            data.qpos[:] = shared.positions[:]
+            mujoco.mj_kinematics(model, data)
+            mujoco.mj_camlight(model, data)
+            jpeg = _encode(add_image_fault(scene_renderer.render(data) + noise[rng.integers(_TILES)], fault))
+        if fault != "silent":
+            latest.put(jpeg)
+            shared.port.value = server.server_address[1]
+        time.sleep(max(0.0, began_s + _PERIOD_S - time.monotonic()))
 
-    class Viewer(BaseHTTPRequestHandler):
+
+def _start_server(latest: _LatestImage) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
-            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=picture")
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=image")
             self.end_headers()
             number = 0
             while True:
-                jpeg, number = film.after(number)
-                head = f"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                jpeg, number = latest.after(number)
+                head = f"--image\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 try:
                     self.wfile.write(head.encode() + jpeg + b"\r\n")
                 except ConnectionError:
                     return
 
         def log_message(self, *_arguments: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Viewer)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    model = mujoco.MjModel.from_xml_string(scene_xml)
-    eye = renderer.make(renderer.choose("auto"), model, camera)
-    data, rng = mujoco.MjData(model), np.random.default_rng(0)
-    noise = rng.normal(0.0, _NOISE, (_TILES, camera.height_px, camera.width_px, 3)).round().astype(np.int16)
-    arm = multiprocessing.parent_process()
-    while arm is not None and arm.is_alive():
-        began_s = time.monotonic()
-        trouble = IMAGE_FAULTS[shared.trouble.value]
-        if trouble not in {"frozen", "silent"}:
-            data.qpos[:] = shared.seen[:]
-            mujoco.mj_kinematics(model, data)
-            mujoco.mj_camlight(model, data)
-            jpeg = _developed(eye.render(data) + noise[rng.integers(_TILES)], trouble)
-        if trouble != "silent":
-            film.put(jpeg)
-            shared.port.value = server.server_address[1]
-        time.sleep(max(0.0, began_s + _PERIOD_S - time.monotonic()))
+    return server
 
 
-def _developed(image: NDArray[np.int16], trouble: ImageFault) -> bytes:
-    if trouble == "dark":
-        image = image // 64
-    if trouble == "saturated":
-        image = image + 250
-    pixels = cv2.cvtColor(np.clip(image, 0, 255).astype(np.uint8), cv2.COLOR_RGB2BGR)
+def _encode(image: NDArray[np.uint8]) -> bytes:
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())

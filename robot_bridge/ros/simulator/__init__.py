@@ -1,1 +1,1 @@
-"""A simulated franka_ros_interface driver: the same topics, services and actions, served by a simulated arm."""
+"""A simulated franka_ros_interface driver: the same topics, services and actions on a simulated arm."""

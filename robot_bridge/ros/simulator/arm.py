@@ -1,4 +1,4 @@
-"""What the driver and the arm behind it do with commands: controllers, holding, reflexes, recovery; without ROS."""
+"""The simulated arm behind the driver: controllers, commands, reflexes and recovery, without ROS."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from robot_bridge.simulation.realtime import RealtimeSimulation
 
 TICK_S: Final = 0.01
 POSITION, VELOCITY = 1, 2  # modes of JointCommand; franka_core_msgs
-_FILTER = (
-    0.7**10
-)  # what is left of the way to a target after a tick: 30 % of it each millisecond; franka_ros_controllers
-_JUMP_RAD = 0.1  # a target further away than this is a jump, which the arm answers with a reflex; ours
-_FORCE_S = 0.1  # of the low-pass behind the external force; ours
-_YIELD_S = 0.05  # in which a stopped arm gives way; ours
+_FILTER = 0.7**10  # remaining distance to a target after a tick: 30 % less each millisecond; franka_ros_controllers
+_JUMP_RAD = 0.1  # a target farther than this triggers a reflex; ours
+_FORCE_S = 0.1  # time constant of the external force; ours
+_YIELD_S = 0.05  # time constant with which a stopped arm yields; ours
 _TIMEOUT_S = 0.2  # franka_ros_interface
 _FORCES = np.array([20.0, 20.0, 20.0, 25.0, 25.0, 25.0])  # N, N m; franka_ros_interface
 _TORQUES_NM = np.array([20.0, 20.0, 18.0, 18.0, 16.0, 14.0, 12.0])  # franka_ros_interface
@@ -30,10 +28,10 @@ _LOW, _HIGH = np.array(RANGES_RAD).T
 
 
 class SimulatedArm:
-    """The state of one driver. `tick` belongs to one thread; everything else may be called from any."""
+    """The state of one driver. Call `tick` from one thread only, everything else from any."""
 
     def __init__(self, simulation: RealtimeSimulation, log: DriverLog) -> None:
-        """Hold the arm where it is."""
+        """Hold the present pose."""
         self._log = log
         self._lock = threading.RLock()
         self.mode = recovery.MOVING
@@ -41,11 +39,11 @@ class SimulatedArm:
         self.last_errors: tuple[str, ...] = ()
         self.controller = names.DEFAULT_CONTROLLER
         self.upper_forces, self.upper_torques_nm = _FORCES, _TORQUES_NM
-        self.is_storm = False  # a reflex follows every recovery
-        self.take(simulation)
+        self.is_storm = False  # fault: a reflex follows every recovery
+        self.set_simulation(simulation)
 
-    def take(self, simulation: RealtimeSimulation) -> None:
-        """Go on with another scene."""
+    def set_simulation(self, simulation: RealtimeSimulation) -> None:
+        """Continue with another scene."""
         with self._lock:
             self.simulation = simulation
             self.desired_rad = simulation.joints_rad
@@ -58,62 +56,62 @@ class SimulatedArm:
             self._stopped_again_s = np.inf
 
     def set_timeout(self, seconds: float) -> None:
-        """Hold after so long without a command; clamped as the driver does."""
+        """Set the time without a command after which the arm holds; clamped as by the driver."""
         self._timeout_s = float(np.clip(seconds, 0.0, 1.0)) if np.isfinite(seconds) else _TIMEOUT_S
 
     def command(self, mode: int, joint_names: Sequence[str], values: Sequence[float], now_s: float) -> None:
-        """Follow a joint position or velocity, or hold where it is none that may be followed."""
+        """Follow a joint position or velocity; hold if the command is invalid."""
         with self._lock:
             if self.mode not in {recovery.IDLE, recovery.MOVING}:
                 self._log.event("ignored", mode=self.mode)
                 return
-            wrong = _wrong(mode, joint_names, values)
-            if wrong:
-                self._log.event("refused", why=wrong)
+            reason = _invalid(mode, joint_names, values)
+            if reason:
+                self._log.event("refused", why=reason)
                 self._hold()
                 return
             self._commanded_s = now_s
             by_name = dict(zip(joint_names, values, strict=True))
-            wanted = np.array([by_name[name] for name in names.JOINTS])
+            target = np.array([by_name[name] for name in names.JOINTS])
             self._switch(names.POSITION_CONTROLLER if mode == POSITION else names.OTHER_CONTROLLERS[0])
             if mode == VELOCITY:
-                self._speed = wanted
+                self._speed = target
                 return
             self._log.event("command")
-            self._log.measure(self.simulation.pose()[:3, 3], command_rad=float(np.abs(wanted - self._target).max()))
-            self._target = wanted
-            if np.abs(wanted - self.desired_rad).max() > _JUMP_RAD:
+            self._log.measure(self.simulation.pose()[:3, 3], command_rad=float(np.abs(target - self._target).max()))
+            self._target = target
+            if np.abs(target - self.desired_rad).max() > _JUMP_RAD:
                 self.reflex("joint_motion_generator_velocity_limits_violation")
 
     def follow(self, times_s: NDArray[np.float64], joints_rad: NDArray[np.float64], now_s: float) -> None:
-        """Follow a trajectory (K, 7) at times (K,) from now."""
+        """Follow a trajectory (K, 7) at times (K,), relative to now."""
         with self._lock:
             self._switch(names.DEFAULT_CONTROLLER)
             times, path = np.concatenate([[0.0], times_s]), np.vstack([self.desired_rad, joints_rad])
             self._path, self._began_s = (times, path), now_s
 
     def cancel(self) -> None:
-        """Give up a trajectory, and hold."""
+        """Cancel a trajectory, and hold."""
         with self._lock:
             self._hold()
 
     def has_arrived(self) -> bool:
-        """Tell whether no trajectory is being followed any more."""
+        """Return whether no trajectory is being followed."""
         return self._path is None
 
     def switch(self, name: str) -> None:
-        """Run another controller; the arm holds."""
+        """Switch to another controller; the arm holds."""
         with self._lock:
             self._switch(name)
 
     def reflex(self, error: str) -> None:
-        """Stop at once, where the arm is."""
+        """Stop immediately by a reflex."""
         with self._lock:
             if self.mode in {recovery.IDLE, recovery.MOVING}:
                 self.mode, self.errors = recovery.REFLEX, (error,)
                 self._hold_measured()
-                place = self.simulation.pose()[:3, 3].round(3).tolist()
-                self._log.event("reflex", error=error, wrench=self.wrench.round(1).tolist(), hand_m=place)
+                hand_m = self.simulation.pose()[:3, 3].round(3).tolist()
+                self._log.event("reflex", error=error, wrench=self.wrench.round(1).tolist(), hand_m=hand_m)
 
     def stop(self, is_stopped: bool) -> None:
         """Press or release the user stop."""
@@ -123,7 +121,7 @@ class SimulatedArm:
             self._log.event("user_stop" if is_stopped else "user_release")
 
     def recover(self, now_s: float) -> bool:
-        """Clear a reflex; False where there is none, or a person has stopped the arm."""
+        """Clear a reflex; return False if there is none, or the user stop is pressed."""
         with self._lock:
             self._log.event("recovery", mode=self.mode)
             if self.mode != recovery.REFLEX:
@@ -135,7 +133,7 @@ class SimulatedArm:
             return True
 
     def tick(self, now_s: float) -> None:
-        """Let one tick pass."""
+        """Advance by one tick."""
         with self._lock:
             if now_s > self._stopped_again_s:
                 self._stopped_again_s = np.inf
@@ -151,7 +149,7 @@ class SimulatedArm:
                 self._yield()
             self.simulation.servo(self.desired_rad)
             self.simulation.advance(TICK_S)
-            self._feel()
+            self._update_force()
             speeds = np.abs(self.simulation.speeds_rad_s)
             self._log.measure(
                 self.simulation.pose()[:3, 3],
@@ -159,7 +157,7 @@ class SimulatedArm:
                 tracking_rad=float(np.abs(self.simulation.joints_rad - self.desired_rad).max()),
             )
             if speeds.max() < 1e-2:
-                self.simulation.conclude()
+                self.simulation.end_step()
 
     def _advance(self, now_s: float) -> None:
         if self._path is not None:
@@ -178,11 +176,11 @@ class SimulatedArm:
             self.desired_rad = self.desired_rad + np.clip(change, -most, most)
 
     def _yield(self) -> None:
-        """Give way to what the arm presses against: MuJoCo's contacts are softer than its servos, real ones harder."""
+        """Reduce the contact force of a stopped arm: MuJoCo contacts are softer than its servos, real ones stiffer."""
         self.desired_rad = self.desired_rad + (self.simulation.joints_rad - self.desired_rad) * TICK_S / _YIELD_S
         self._hold()
 
-    def _feel(self) -> None:
+    def _update_force(self) -> None:
         force = self.simulation.push_n()
         self.wrench[:3] += (force - self.wrench[:3]) * TICK_S / _FORCE_S
         if (np.abs(self.wrench) > self.upper_forces).any():
@@ -191,7 +189,7 @@ class SimulatedArm:
             self.reflex("joint_reflex")
 
     def external_nm(self) -> NDArray[np.float64]:
-        """Return the joint torques (7,) that the external force makes."""
+        """Return the joint torques (7,) of the external force."""
         return self.simulation.jacobian().T @ self.wrench
 
     def _switch(self, name: str) -> None:
@@ -208,15 +206,15 @@ class SimulatedArm:
         self._hold()
 
 
-def _wrong(mode: int, joint_names: Sequence[str], values: Sequence[float]) -> str:
-    """Return why a command may not be followed, or an empty text."""
+def _invalid(mode: int, joint_names: Sequence[str], values: Sequence[float]) -> str:
+    """Return why a command is invalid, or an empty text."""
     if mode not in {POSITION, VELOCITY}:
         return f"mode {mode} is not simulated"
     if len(values) != N_JOINTS or set(joint_names) != set(names.JOINTS) or len(joint_names) != N_JOINTS:
         return f"expected {N_JOINTS} joints by name, got {len(values)} of {list(joint_names)}"
     by_name = dict(zip(joint_names, values, strict=True))
-    wanted = np.array([by_name[name] for name in names.JOINTS])
+    target = np.array([by_name[name] for name in names.JOINTS])
     low, high = (_LOW, _HIGH) if mode == POSITION else (-SPEED_LIMITS_RAD_S, SPEED_LIMITS_RAD_S)
-    if not ((wanted >= low) & (wanted <= high)).all():
-        return f"beyond the joints' limits: {wanted.tolist()}"
+    if not ((target >= low) & (target <= high)).all():
+        return f"outside the joint limits: {target.tolist()}"
     return ""

@@ -1,4 +1,4 @@
-"""Faults of the simulated driver that a rehearsal or a test can switch on."""
+"""Fault injection of the simulated driver, controlled by a service."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ import numpy as np
 from robot_bridge.franka import recovery
 from robot_bridge.ros.messages import Types
 from robot_bridge.ros.simulator.arm import SimulatedArm
-from robot_bridge.ros.simulator.camera import ImageFault, RosSimulatedCamera
+from robot_bridge.ros.simulator.camera import RosSimulatedCamera
 from robot_bridge.ros.simulator.gripper import SimulatedGripper
 from robot_bridge.ros.simulator.interface import StatePublisher
 from robot_bridge.ros.simulator.log import DriverLog
+from robot_bridge.simulation.fault_injection import ImageFault
 
 Switch = Callable[[bool], None]
 
 
 class Faults:
-    """Switches faults on, and off again after their time."""
+    """Switches faults on, and off after their duration."""
 
     def __init__(
         self,
@@ -31,15 +32,15 @@ class Faults:
         states: StatePublisher,
         new_scene: Callable[[], None],
     ) -> None:
-        """Know all parts that can fail."""
+        """Set the parts of the driver in which faults can be injected."""
         self._arm, self._gripper, self._camera, self._states = arm, gripper, camera, states
         self._lock = threading.Lock()
         self._ends_s: dict[str, float] = {}
         self._lasting: dict[str, Switch] = {
-            "camera_frozen": self._look("frozen"),
-            "camera_silent": self._look("silent"),
-            "camera_dark": self._look("dark"),
-            "camera_saturated": self._look("saturated"),
+            "camera_frozen": self._image_fault("frozen"),
+            "camera_silent": self._image_fault("silent"),
+            "camera_dark": self._image_fault("dark"),
+            "camera_saturated": self._image_fault("saturated"),
             "joint_state_stale": lambda on: setattr(states, "is_stale", on),
             "nan_state": lambda on: setattr(states, "is_nan", on),
             "reflex_storm": self._storm,
@@ -54,13 +55,15 @@ class Faults:
             "clear": self.clear,
         }
 
-    def answer(self, request: Any, types: Types, log: DriverLog) -> Any:
-        """Do what a request of the fault service asks for: a duration of 0 lasts until `clear`."""
+    def handle(self, request: Any, types: Types, log: DriverLog) -> Any:
+        """Inject the fault of a request; a duration of 0 lasts until `clear`."""
         response = types["robot_bridge/Fault"]._response_class()
         known = {*self._lasting, *self._once}
         response.success = request.name in known and bool(np.isfinite(request.duration_s) and request.duration_s >= 0)
         if not response.success:
-            response.error = f"expected one of {', '.join(sorted(known))} and a duration, got {request.name}"
+            response.error = (
+                f"expected one of {', '.join(sorted(known))} and a duration of 0 s or more, got {request.name}"
+            )
             return response
         log.event("fault", fault=request.name, duration_s=request.duration_s)
         with self._lock:
@@ -72,13 +75,13 @@ class Faults:
         return response
 
     def tick(self, now_s: float) -> None:
-        """End what has lasted long enough."""
+        """End the faults whose duration has passed."""
         with self._lock:
             for name in [name for name, end_s in self._ends_s.items() if now_s > end_s]:
                 self._end(name)
 
     def clear(self) -> None:
-        """End everything, a reflex too."""
+        """End all faults, including a reflex."""
         with self._lock:
             for name in list(self._ends_s):
                 self._end(name)
@@ -89,9 +92,9 @@ class Faults:
         del self._ends_s[name]
         self._lasting[name](False)
 
-    def _look(self, trouble: ImageFault) -> Switch:
+    def _image_fault(self, fault: ImageFault) -> Switch:
         def switch(on: bool) -> None:
-            self._camera.trouble = trouble if on else ""
+            self._camera.fault = fault if on else ""
 
         return switch
 

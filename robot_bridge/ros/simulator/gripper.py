@@ -1,4 +1,4 @@
-"""The simulated Franka hand behind its four actions, with the real one's timing and the real one's excuses."""
+"""The simulated Franka hand: the four actions of franka_gripper with the timing and errors of the real one."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from robot_bridge.ros.simulator.log import DriverLog
 from robot_bridge.simulation.realtime import RealtimeSimulation
 
 _STROKE_M = 0.08  # Franka hand
-_STILL_M_S = 0.002  # slower than this the fingers rest
-_STALL_S = 0.15  # resting for so long short of their target, they are blocked
-_CLOSE_M = 0.002  # to the target is there
+_STILL_M_S = 0.002  # below this speed the fingers rest; ours
+_STALL_S = 0.15  # fingers resting this long short of their target are blocked; ours
+_CLOSE_M = 0.002  # tolerance of a target width; ours
 _POLL_S = 0.01
-_LONGEST_S = 4.0  # of a motion
-_BLOCKED_M = 0.12  # height of the hand below which fingers are blocked, when they are
-_FORCE_N = 40.0  # of a motion that is no grasp
+_LONGEST_S = 4.0  # longest motion; ours
+_BLOCKED_M = 0.12  # with `is_blocked`, the fingers are blocked while the hand is lower than this; ours
+_FORCE_N = 40.0  # of motions other than a grasp; ours
 
 
 class SimulatedGripper:
-    """Serves homing, grasp, move and stop. `tick` belongs to one thread."""
+    """Serves homing, grasp, move and stop. Call `tick` from one thread only."""
 
     def __init__(self, simulation: RealtimeSimulation, types: Types, log: DriverLog) -> None:
         """Start the action servers."""
         self._types, self._log = types, log
-        self.misses = False  # a grasp ends without success
-        self.hangs = False  # goals never end
-        self.is_blocked = False  # something keeps the fingers from opening near the floor
+        self.misses = False  # fault: grasps end without success
+        self.hangs = False  # fault: goals never end
+        self.is_blocked = False  # fault: the fingers cannot open near the floor
         self._lock = threading.Lock()
         self._still_s = 0.0
-        self._motion = 0  # its number; a stop or a newer goal takes its place
-        self.take(simulation)
+        self._motion = 0  # number of the present motion; a stop or a newer goal increments it
+        self.set_simulation(simulation)
         self._servers = [
             self._serve(names.HOMING, "Homing", self._home),
             self._serve(names.GRASP, "Grasp", self._grasp),
@@ -44,15 +44,15 @@ class SimulatedGripper:
             self._serve(names.STOP, "Stop", self._stop),
         ]
 
-    def take(self, simulation: RealtimeSimulation) -> None:
-        """Go on with another scene."""
+    def set_simulation(self, simulation: RealtimeSimulation) -> None:
+        """Continue with another scene."""
         with self._lock:
             self._simulation = simulation
             self._width_m = self._goal_m = float(simulation.fingers_m.sum())
             self._speed_m_s, self._force_n = 0.1, _FORCE_N
 
     def tick(self, duration_s: float) -> None:
-        """Let time pass: the fingers' target moves at the speed that was asked for."""
+        """Advance the target of the fingers at the commanded speed."""
         with self._lock:
             most = self._speed_m_s * duration_s
             self._width_m += float(np.clip(self._goal_m - self._width_m, -most, most))
@@ -63,7 +63,7 @@ class SimulatedGripper:
     def _serve(self, name: str, type_: str, execute: Any) -> Any:
         server: Any = None
 
-        def carry_out(goal: Any) -> None:
+        def on_goal(goal: Any) -> None:
             self._log.event("gripper", action=type_)
             while self.hangs and not server.is_preempt_requested():
                 time.sleep(_POLL_S)
@@ -77,7 +77,7 @@ class SimulatedGripper:
                 server.set_succeeded(result)
 
         server = actionlib.SimpleActionServer(
-            name, self._types[f"franka_gripper/{type_}Action"], carry_out, auto_start=False
+            name, self._types[f"franka_gripper/{type_}Action"], on_goal, auto_start=False
         )
         server.start()
         return server
@@ -110,7 +110,7 @@ class SimulatedGripper:
         return True, ""
 
     def _go(self, width_m: float, speed_m_s: float, force_n: float) -> None:
-        """Move until there, blocked, or told to stop."""
+        """Move until the target is reached, or the motion is blocked or stopped."""
         with self._lock:
             self._motion += 1
             motion = self._motion
@@ -119,9 +119,9 @@ class SimulatedGripper:
         deadline_s = time.monotonic() + _LONGEST_S
         while time.monotonic() < deadline_s and self._motion == motion:
             with self._lock:
-                is_there = self._is_at(width_m) and self._still_s > _POLL_S
+                is_reached = self._is_at(width_m) and self._still_s > _POLL_S
                 is_blocked = self._still_s > _STALL_S
-            if is_there or is_blocked:
+            if is_reached or is_blocked:
                 return
             time.sleep(_POLL_S)
 

@@ -1,4 +1,4 @@
-"""What the simulated driver answers: parameters, services, error recovery and trajectories, as the real one does."""
+"""The ROS interface of the simulated driver: parameters, services, actions and published states of the real one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import JointState
 
 from robot_bridge.franka import recovery
-from robot_bridge.kinematics import FLANGE_TO_HAND_RAD, FLANGE_TO_TCP_M, HOME_RAD, RANGES_RAD, SPEED_LIMITS_RAD_S
+from robot_bridge.kinematics import FLANGE_TO_TCP, HOME_RAD, RANGES_RAD, SPEED_LIMITS_RAD_S
 from robot_bridge.ros import names
 from robot_bridge.ros.messages import Types
 from robot_bridge.ros.simulator.arm import SimulatedArm
@@ -22,7 +22,7 @@ from robot_bridge.ros.simulator.log import DriverLog
 _POLL_S = 0.01
 _EFFORTS_NM = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)  # Franka data sheet
 _ACCELERATIONS = (15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0)  # rad/s2; Franka data sheet
-_TYPES = {  # of controllers, as they stand in the driver's configuration
+_TYPES = {  # types of the controllers in the driver's configuration
     names.DEFAULT_CONTROLLER: "position_controllers/JointTrajectoryController",
     names.STATE_CONTROLLER: "franka_interface/CustomFrankaStateController",
     names.POSITION_CONTROLLER: "franka_ros_controllers/PositionJointPositionController",
@@ -31,7 +31,7 @@ _OTHER = "franka_ros_controllers/Controller"
 
 
 def set_parameters() -> None:
-    """Put on the parameter server what the driver's launch files do."""
+    """Set the parameters that the driver's launch files set."""
     by_joint = [dict(zip(names.JOINTS, values, strict=True)) for values in (
         SPEED_LIMITS_RAD_S.tolist(), [low for low, _ in RANGES_RAD], [high for _, high in RANGES_RAD],
         _EFFORTS_NM, _ACCELERATIONS,
@@ -57,13 +57,13 @@ def set_parameters() -> None:
 
 
 class SimulatedServices:
-    """Serves everything of the driver that is no topic."""
+    """Serves the services and arm actions of the driver."""
 
     def __init__(self, arm: SimulatedArm, types: Types, log: DriverLog) -> None:
-        """Advertise."""
+        """Advertise the topics and services."""
         self._arm, self._types, self._log = arm, types, log
-        self.flange_to_tip: list[float] | None = None  # column by column; None: the Franka hand
-        for name, type_, answer in (
+        self.flange_to_tip: list[float] | None = None  # column-major; None: the Franka hand
+        for name, type_, handler in (
             (names.SET_COLLISION_BEHAVIOR, "franka_msgs/SetForceTorqueCollisionBehavior", self._set_reflex),
             (names.SET_FULL_COLLISION_BEHAVIOR, "franka_msgs/SetFullCollisionBehavior", self._set_reflex),
             (names.SET_EE_FRAME, "franka_msgs/SetEEFrame", self._set_frame),
@@ -78,16 +78,16 @@ class SimulatedServices:
             (f"{names.CONTROLLER_MANAGER}/list_controller_types", "controller_manager_msgs/ListControllerTypes",
              self._list_types),
         ):  # fmt: skip
-            self._serve(name, type_, answer)
+            self._serve(name, type_, handler)
         self._recovery = self._act(names.ERROR_RECOVERY, "franka_msgs/ErrorRecovery", self._recover)
         self._trajectory = self._act(names.TRAJECTORY, "control_msgs/FollowJointTrajectory", self._follow)
 
-    def _serve(self, name: str, type_: str, answer: Callable[[Any, Any], None]) -> None:
+    def _serve(self, name: str, type_: str, handler: Callable[[Any, Any], None]) -> None:
         service = self._types[type_]
 
         def reply(request: Any) -> Any:
             response = service._response_class()
-            answer(request, response)
+            handler(request, response)
             return response
 
         rospy.Service(name, service, reply)
@@ -95,10 +95,10 @@ class SimulatedServices:
     def _act(self, name: str, type_: str, execute: Callable[[Any, Any], None]) -> Any:
         server: Any = None
 
-        def carry_out(goal: Any) -> None:
+        def on_goal(goal: Any) -> None:
             execute(server, goal)
 
-        server = actionlib.SimpleActionServer(name, self._types[f"{type_}Action"], carry_out, auto_start=False)
+        server = actionlib.SimpleActionServer(name, self._types[f"{type_}Action"], on_goal, auto_start=False)
         server.start()
         return server
 
@@ -178,7 +178,7 @@ class SimulatedServices:
         response.base_classes = ["controller_interface::ControllerBase"] * len(response.types)
 
 
-_FINGERS_EVERY = 3  # ticks: 30 times a second, as the real hand
+_FINGERS_EVERY = 3  # ticks between finger states: 30 times a second, as the real hand
 _EYE = np.eye(4)
 
 
@@ -186,7 +186,7 @@ class StatePublisher:
     """Publishes the state of one arm."""
 
     def __init__(self, arm: SimulatedArm, types: Types) -> None:
-        """Advertise."""
+        """Advertise the topics and services."""
         self._arm = arm
         self._robot_type, self._tip_type = types["franka_core_msgs/RobotState"], types["franka_core_msgs/EndPointState"]
         self._robot = rospy.Publisher(names.ROBOT_STATE, self._robot_type, queue_size=1, tcp_nodelay=True)
@@ -194,12 +194,12 @@ class StatePublisher:
         self._joints = rospy.Publisher(names.JOINT_STATES, JointState, queue_size=1, tcp_nodelay=True)
         self._fingers = rospy.Publisher(names.FINGER_STATES, JointState, queue_size=1, tcp_nodelay=True)
         self._n = 0
-        self.is_stale = False  # the arm's topics have fallen silent
-        self.is_nan = False  # the measured joints are no numbers
+        self.is_stale = False  # fault: no states of the arm are published
+        self.is_nan = False  # fault: the measured joints are NaN
         self.flange_to_tip: list[float] | None = None
 
     def publish(self) -> None:
-        """Say how things are now."""
+        """Publish the present state."""
         stamp = rospy.Time.now()
         self._n += 1
         if not self.is_stale:
@@ -237,8 +237,8 @@ class StatePublisher:
             mass_matrix=_columns(simulation.mass()),
             O_Jac_EE=_columns(simulation.jacobian()),
             O_T_EE_d=_columns(simulation.pose()),
-            F_T_EE=self.flange_to_tip or _columns(_flange_to_tip()),
-            F_T_NE=_columns(_flange_to_tip()),
+            F_T_EE=self.flange_to_tip or _columns(FLANGE_TO_TCP),
+            F_T_NE=_columns(FLANGE_TO_TCP),
             NE_T_EE=_columns(_EYE),
             EE_T_K=_columns(_EYE),
             cartesian_contact=(np.abs(arm.wrench) > arm.upper_forces / 2).astype(float).tolist(),
@@ -255,11 +255,6 @@ class StatePublisher:
 
 
 def _columns(matrix: NDArray[np.float64]) -> list[float]:
-    """Return a matrix column by column, as libfranka writes it."""
+    """Return a matrix in column-major order, as libfranka does."""
     numbers: list[float] = matrix.T.ravel().tolist()
     return numbers
-
-
-def _flange_to_tip() -> NDArray[np.float64]:
-    c, s = np.cos(FLANGE_TO_HAND_RAD), np.sin(FLANGE_TO_HAND_RAD)
-    return np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, FLANGE_TO_TCP_M], [0, 0, 0, 1]])

@@ -1,4 +1,4 @@
-"""The simulated driver's own log: what happened, and whether anything ever exceeded a limit."""
+"""Log of the simulated driver: its events, and the largest speeds, steps and tracking errors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-_PERIOD_S = 1.0
+_PERIOD_S = 1.0  # of the lines with the largest values
 
 
 class DriverLog:
-    """JSON lines: one for each event, and one a second with the largest values since the last."""
+    """JSON lines: one for each event, and one per second with the largest values since the last."""
 
     def __init__(self, path: Path | None) -> None:
-        """Open the file anew; None keeps the totals only."""
+        """Open a new file; None keeps only the totals."""
         self._file: TextIO | None = path.open("w", encoding="utf-8") if path else None
         self._lock = threading.Lock()
         self._written_s = time.monotonic()
@@ -28,14 +28,14 @@ class DriverLog:
         self._since = dict(self.largest)
         self.hand_low_m, self.hand_high_m = np.full(3, np.inf), np.full(3, -np.inf)
 
-    def event(self, name: str, **what: object) -> None:
-        """Note that something happened; from any thread."""
+    def event(self, name: str, **details: object) -> None:
+        """Record an event; from any thread."""
         with self._lock:
             self.counts[name] += 1
-            self._write({"event": name, **what})
+            self._write({"event": name, **details})
 
     def measure(self, hand_m: NDArray[np.float64], **values: float) -> None:
-        """Take the values of one tick; a name is one of `largest`."""
+        """Record the values of one tick; their names are those of `largest`."""
         with self._lock:
             self.hand_low_m, self.hand_high_m = (
                 np.minimum(self.hand_low_m, hand_m),

@@ -1,4 +1,4 @@
-"""The simulated driver: the MuJoCo Franka behind the topics, services and actions of franka_ros_interface."""
+"""The simulated driver: a MuJoCo Franka with the topics, services and actions of franka_ros_interface."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from robot_bridge.simulation.config import SimulationConfig
 from robot_bridge.simulation.franka import SimulatedFranka
 from robot_bridge.simulation.scripted_policy import make_goal
 
-_LATE_S = 0.05  # behind real time by more than this, time is not made up for
+_LATE_S = 0.05  # a delay beyond this is not caught up; ours
 
 
 class _Sections(Config):
@@ -49,24 +49,26 @@ class SimulatedDriverError(ReportedError):
 
 def simulated_driver(  # noqa: PLR0917 - the parameters are the options of the command line
     scene: Annotated[
-        Literal["bin", "pick_wipe", "pick_sweep"], typer.Option(help="what stands before the arm")
+        Literal["bin", "pick_wipe", "pick_sweep"], typer.Option(help="Scene in front of the arm.")
     ] = "bin",
-    split: Annotated[Literal["train", "test"], typer.Option(help="which objects")] = "train",
-    seed: Annotated[int, typer.Option(min=0, help="draws the scene, the same as run_task --seed N does")] = 0,
-    camera_hz: Annotated[float, typer.Option(min=1, max=60, help="pictures a second")] = 15.0,
-    encoding: Annotated[Literal["rgb8", "bgr8"], typer.Option(help="of the pictures")] = "rgb8",
+    split: Annotated[Literal["train", "test"], typer.Option(help="Split of the objects.")] = "train",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scene; equal to that of run_task --seed.")] = 0,
+    camera_hz: Annotated[float, typer.Option(min=1, max=60, help="Rate of camera images.")] = 15.0,
+    encoding: Annotated[Literal["rgb8", "bgr8"], typer.Option(help="Encoding of camera images.")] = "rgb8",
     generation: Annotated[
-        Literal["0.7", "0.9"], typer.Option(help="release of franka_ros whose types are served")
+        Literal["0.7", "0.9"], typer.Option(help="Release of franka_ros whose types are served.")
     ] = "0.7",
-    goal: Annotated[Path | None, typer.Option(help="first write the goal picture of a task's scene here, PNG")] = None,
-    log: Annotated[Path | None, typer.Option(help="JSON lines: what happened, and the largest values a second")] = None,
+    goal: Annotated[Path | None, typer.Option(help="Write the goal image of a task scene to this PNG file.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="JSON lines file for events and the largest values of each second.")
+    ] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="robot.KEY=VALUE", help="of simulation.yaml")
+        list[str] | None, typer.Option("--set", metavar="robot.KEY=VALUE", help="Override a key of simulation.yaml.")
     ] = None,
 ) -> None:
-    """Serve a simulated Franka on the ROS master of ROS_MASTER_URI, as franka_ros_interface serves the real one.
+    """Serve a simulated Franka on the ROS master of ROS_MASTER_URI, with the interface of franka_ros_interface.
 
-    To rehearse a night without an arm, in three terminals, each with `export ROS_IP=127.0.0.1`:
+    To test without an arm, use three terminals, each with `export ROS_IP=127.0.0.1`:
 
     1. `rosmaster --core`
 
@@ -74,8 +76,8 @@ def simulated_driver(  # noqa: PLR0917 - the parameters are the options of the c
 
     3. `run_doctor --robot franka_ros`, then `run_collection --robot franka_ros --episodes 5`
 
-    Faults are switched on by the service `/simulated_driver/fault` (a name and a duration; an unknown name is answered
-    with those that there are). SIGTERM or Ctrl-C ends it; the last line on standard output is a summary as JSON.
+    The service `/simulated_driver/fault` injects faults by name and duration; the reply to an unknown name lists the
+    known ones. SIGTERM or Ctrl-C ends the driver; the last line on standard output is a JSON summary.
     """
     sections = load(
         _Sections, {"robot": "robots/simulation.yaml"}, [f"robot.scene={scene}", f"robot.split={split}", *(set_ or [])]
@@ -88,41 +90,41 @@ def simulated_driver(  # noqa: PLR0917 - the parameters are the options of the c
     scene_rng, rng = np.random.default_rng(seed).spawn(2)
     robot.reset(scene_rng)
     if goal is not None:
-        _write(goal, robot)
-    lens = CameraSettings(
+        _write_goal(goal, robot)
+    settings = CameraSettings(
         RosImageConfig().topic, sections.robot.camera, renderer.choose(sections.robot.renderer), camera_hz, encoding
     )
-    _serve(_Node(robot, lens, generation, DriverLog(log), rng))
+    _serve(_Node(robot, settings, generation, DriverLog(log), rng))
 
 
-def _write(path: Path, robot: SimulatedFranka) -> None:
-    picture = cv2.cvtColor(make_goal(robot), cv2.COLOR_RGB2BGR)
-    path.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+def _write_goal(path: Path, robot: SimulatedFranka) -> None:
+    image = cv2.cvtColor(make_goal(robot), cv2.COLOR_RGB2BGR)
+    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
 
 
 class _Node:
-    """All parts of the driver, advanced together."""
+    """The parts of the driver, advanced together."""
 
     def __init__(
         self,
         robot: SimulatedFranka,
-        lens: CameraSettings,
+        settings: CameraSettings,
         generation: Generation,
         log: DriverLog,
         rng: np.random.Generator,
     ) -> None:
         types = load_types(generation)
         self._robot, self._rng, self.log = robot, rng, log
-        simulation = robot.simulation()
+        simulation = robot.realtime()
         self.arm = SimulatedArm(simulation, log)
         set_parameters()
         self.states = StatePublisher(self.arm, types)
         self.gripper = SimulatedGripper(simulation, types, log)
         self.services = SimulatedServices(self.arm, types, log)
-        self.camera = RosSimulatedCamera(lens, simulation, rng)
-        self._wants_scene = threading.Event()
-        faults = Faults(self.arm, self.gripper, self.camera, self.states, self._wants_scene.set)
-        rospy.Service(names.FAULT, types["robot_bridge/Fault"], lambda request: faults.answer(request, types, log))
+        self.camera = RosSimulatedCamera(settings, simulation, rng)
+        self._new_scene = threading.Event()
+        faults = Faults(self.arm, self.gripper, self.camera, self.states, self._new_scene.set)
+        rospy.Service(names.FAULT, types["robot_bridge/Fault"], lambda request: faults.handle(request, types, log))
         self._faults = faults
         rospy.Subscriber(
             names.COMMAND_TIMEOUT, Float64, lambda message: self.arm.set_timeout(message.data), queue_size=1
@@ -132,14 +134,14 @@ class _Node:
         )
 
     def tick(self) -> None:
-        """Let a tick pass, and publish."""
+        """Advance by one tick, and publish the state."""
         now_s = time.monotonic()
-        if self._wants_scene.is_set():
-            self._wants_scene.clear()
+        if self._new_scene.is_set():
+            self._new_scene.clear()
             self._robot.reset(self._rng)
-            simulation = self._robot.simulation()
+            simulation = self._robot.realtime()
             for part in (self.arm, self.gripper, self.camera):
-                part.take(simulation)
+                part.set_simulation(simulation)
         self._faults.tick(now_s)
         self.gripper.tick(TICK_S)
         self.arm.tick(now_s)
@@ -147,9 +149,9 @@ class _Node:
         self.states.publish()
 
     def summary(self) -> dict[str, object]:
-        """Return what there is to say at the end."""
-        task_success = self.arm.simulation.task_success()
-        return {**self.log.summary(), "outcome": asdict(task_success) if task_success else None}
+        """Return the summary of the run."""
+        success = self.arm.simulation.task_success()
+        return {**self.log.summary(), "task_success": asdict(success) if success else None}
 
     def _command(self, message: object) -> None:
         mode = message.mode  # type: ignore[attr-defined]
@@ -158,26 +160,26 @@ class _Node:
 
 
 def _serve(node: _Node) -> None:
-    """Keep real time until told to stop."""
-    ends = threading.Event()
-    told: list[int] = []
+    """Advance in real time until a signal arrives."""
+    stopped = threading.Event()
+    signals: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        told.append(number)
-        ends.set()
+        signals.append(number)
+        stopped.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     print("the simulated driver is ready", file=sys.stderr, flush=True)
     due_s = time.monotonic()
-    while not ends.wait(max(0.0, due_s - time.monotonic())):
+    while not stopped.wait(max(0.0, due_s - time.monotonic())):
         due_s = max(due_s + TICK_S, time.monotonic() - _LATE_S)
         node.tick()
     node.camera.close()
     print(json.dumps(node.summary()), flush=True)
     node.log.close()
-    rospy.signal_shutdown("told to stop")
-    if told[0] == signal.SIGINT:
+    rospy.signal_shutdown("stopped by a signal")
+    if signals[0] == signal.SIGINT:
         raise KeyboardInterrupt
 
 

@@ -30,7 +30,7 @@ class _Sections(Config):
 
 
 CONFIG = load(_Sections, {"robot": "robots/franka_direct.yaml"}).robot
-KINEMATICS = Kinematics(margin_rad=CONFIG.motion.joint_margin_rad, suits_fr3=True)
+KINEMATICS = Kinematics(margin_rad=CONFIG.motion.joint_margin_rad, fits_fr3=True)
 START = KINEMATICS.solve(HOME_RAD, np.array([0.5, 0.0, 0.15]))
 BOUND = CONFIG.motion.speed_fraction * SPEED_LIMITS_RAD_S * CONFIG.motion.tick_s
 
@@ -53,7 +53,7 @@ def test_bounded_steps_pass(door: CommandLimits) -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         before = door.last_rad
-        after = door.admit(door.bounded(START + rng.uniform(-0.02, 0.02, 7)))
+        after = door.accept(door.limit_step(START + rng.uniform(-0.02, 0.02, 7)))
         assert (np.abs(after - before) <= BOUND * 1.000001).all()
 
 
@@ -67,7 +67,7 @@ def test_bounded_steps_pass(door: CommandLimits) -> None:
 )
 def test_what_may_not_pass_is_refused(door: CommandLimits, wanted: NDArray[np.float64], told: str) -> None:
     with pytest.raises(StreamFault, match=told):
-        door.admit(wanted)
+        door.accept(wanted)
     np.testing.assert_array_equal(door.last_rad, START)
 
 
@@ -75,7 +75,7 @@ def test_a_hand_that_would_leave_the_box_is_refused(door: CommandLimits) -> None
     inside = KINEMATICS.solve(START, np.array([0.5, 0.0, -0.0075]))
     door.begin(state(inside), np.full(3, np.inf), np.full(3, -np.inf))
     with pytest.raises(StreamFault, match="expected a hand between"):
-        door.admit(KINEMATICS.solve(inside, np.array([0.5, 0.0, -0.0091])))
+        door.accept(KINEMATICS.solve(inside, np.array([0.5, 0.0, -0.0091])))
 
 
 @pytest.mark.parametrize("tilt_rad", [0.0, 0.05, 0.1])
@@ -89,7 +89,7 @@ def test_a_hand_that_was_pushed_through_a_wall_can_be_lifted(door: CommandLimits
         door.begin(now, now.hand_m, now.hand_m)
         lift = Motion(KINEMATICS, tilted, now.hand_m, np.array([0.0, 0.0, 0.08]), ContactGuard(10.0, 0.01))
         for share in np.linspace(0, 1, 400):
-            door.admit(door.bounded(lift.target(share)))
+            door.accept(door.limit_step(lift.target(share)))
         assert KINEMATICS.hand(door.last_rad)[2] == pytest.approx(now.hand_m[2] + 0.08, abs=0.002)
 
 

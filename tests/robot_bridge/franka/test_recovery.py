@@ -13,49 +13,49 @@ CONFIG = RecoveryConfig(per_episode=3, per_hour=5, back_off_s=1.0)
 
 def recover(recovery: RecoveryStateMachine, now_s: float) -> RecoveryState:
     """Go through one reflex and its recovery."""
-    assert recovery.see(modes.REFLEX, now_s) is RecoveryState.REFLEX
-    recovery.sent()
-    return recovery.see(modes.MOVING, now_s + 0.1)
+    assert recovery.observe_mode(modes.REFLEX, now_s) is RecoveryState.REFLEX
+    recovery.goal_sent()
+    return recovery.observe_mode(modes.MOVING, now_s + 0.1)
 
 
 @pytest.mark.parametrize("mode", [modes.IDLE, modes.MOVING, modes.GUIDING, modes.RECOVERING])
 def test_an_arm_that_moves_is_ready(mode: int) -> None:
-    assert RecoveryStateMachine(CONFIG).see(mode, 0.0) is RecoveryState.READY
+    assert RecoveryStateMachine(CONFIG).observe_mode(mode, 0.0) is RecoveryState.READY
 
 
 def test_a_reflex_is_counted_once_however_often_it_is_seen() -> None:
     recovery = RecoveryStateMachine(CONFIG)
     for now_s in range(100):
-        assert recovery.see(modes.REFLEX, float(now_s)) is RecoveryState.REFLEX
-    recovery.sent()
-    assert recovery.see(modes.IDLE, 101.0) is RecoveryState.READY
+        assert recovery.observe_mode(modes.REFLEX, float(now_s)) is RecoveryState.REFLEX
+    recovery.goal_sent()
+    assert recovery.observe_mode(modes.IDLE, 101.0) is RecoveryState.READY
 
 
 def test_one_goal_for_one_reflex() -> None:
     recovery = RecoveryStateMachine(CONFIG)
-    recovery.see(modes.REFLEX, 0.0)
-    recovery.sent()
+    recovery.observe_mode(modes.REFLEX, 0.0)
+    recovery.goal_sent()
     for now_s in range(1, 50):
-        assert recovery.see(modes.REFLEX, float(now_s)) is RecoveryState.RECOVERING
+        assert recovery.observe_mode(modes.REFLEX, float(now_s)) is RecoveryState.RECOVERING
 
 
 def test_a_reflex_that_outlives_its_recovery_counts_as_another() -> None:
     recovery, stages = RecoveryStateMachine(CONFIG), []
-    recovery.see(modes.REFLEX, 0.0)
+    recovery.observe_mode(modes.REFLEX, 0.0)
     for now_s in (1.0, 2.0, 3.0):
-        recovery.sent()
-        stages.append(recovery.again(now_s))
+        recovery.goal_sent()
+        stages.append(recovery.goal_failed(now_s))
     assert stages == [RecoveryState.REFLEX, RecoveryState.REFLEX, RecoveryState.PARKED]
-    assert "3 reflexes in this episode and 3 in an hour" in recovery.why()
+    assert "3 reflexes in this episode and 3 in an hour" in recovery.reason()
 
 
 def test_it_waits_twice_as_long_before_each_goal() -> None:
     recovery, waits = RecoveryStateMachine(CONFIG), []
     for i in range(3):
-        recovery.see(modes.REFLEX, 100.0 * i)
+        recovery.observe_mode(modes.REFLEX, 100.0 * i)
         waits.append(recovery.due_s - 100.0 * i)
-        recovery.sent()
-        recovery.see(modes.IDLE, 100.0 * i + 50)
+        recovery.goal_sent()
+        recovery.observe_mode(modes.IDLE, 100.0 * i + 50)
     assert waits == [1.0, 2.0, 4.0]
 
 
@@ -68,14 +68,14 @@ def test_the_last_recovery_of_an_episode_is_for_parking() -> None:
     ]
     recovery.park()
     for mode in (modes.IDLE, modes.MOVING, modes.REFLEX):
-        assert recovery.see(mode, 10.0) is RecoveryState.PARKED
-    assert "3 reflexes in this episode" in recovery.why()
+        assert recovery.observe_mode(mode, 10.0) is RecoveryState.PARKED
+    assert "3 reflexes in this episode" in recovery.reason()
 
 
 def test_a_reflex_on_the_way_to_parking_ends_there() -> None:
     recovery = RecoveryStateMachine(CONFIG)
     assert [recover(recovery, float(i)) for i in range(3)][-1] is RecoveryState.LAST
-    assert recovery.see(modes.REFLEX, 4.0) is RecoveryState.PARKED
+    assert recovery.observe_mode(modes.REFLEX, 4.0) is RecoveryState.PARKED
 
 
 def test_a_new_episode_has_a_new_budget_but_the_hour_goes_on() -> None:
@@ -94,30 +94,30 @@ def test_what_is_older_than_an_hour_is_forgotten() -> None:
 
 
 def test_no_budget_at_all_parks_at_the_first_reflex() -> None:
-    assert RecoveryStateMachine(RecoveryConfig(per_episode=0)).see(modes.REFLEX, 0.0) is RecoveryState.PARKED
+    assert RecoveryStateMachine(RecoveryConfig(per_episode=0)).observe_mode(modes.REFLEX, 0.0) is RecoveryState.PARKED
 
 
 def test_a_user_stop_is_never_recovered_from() -> None:
     recovery = RecoveryStateMachine(CONFIG)
-    assert recovery.see(modes.USER_STOPPED, 0.0) is RecoveryState.STOPPED
+    assert recovery.observe_mode(modes.USER_STOPPED, 0.0) is RecoveryState.STOPPED
     recovery.begin_episode()
     recovery.park()
     for mode in (modes.IDLE, modes.MOVING, modes.REFLEX):
-        assert recovery.see(mode, 1.0) is RecoveryState.STOPPED
-    assert "a person has stopped the arm" in recovery.why()
+        assert recovery.observe_mode(mode, 1.0) is RecoveryState.STOPPED
+    assert "a person has stopped the arm" in recovery.reason()
 
 
 def test_a_user_stop_during_a_recovery_counts_as_one() -> None:
     recovery = RecoveryStateMachine(CONFIG)
-    recovery.see(modes.REFLEX, 0.0)
-    recovery.sent()
-    assert recovery.see(modes.USER_STOPPED, 0.5) is RecoveryState.STOPPED
+    recovery.observe_mode(modes.REFLEX, 0.0)
+    recovery.goal_sent()
+    assert recovery.observe_mode(modes.USER_STOPPED, 0.5) is RecoveryState.STOPPED
 
 
 def test_an_arm_that_somebody_else_has_freed_is_ready() -> None:
     recovery = RecoveryStateMachine(CONFIG)
-    recovery.see(modes.REFLEX, 0.0)
-    assert recovery.see(modes.IDLE, 1.0) is RecoveryState.READY
+    recovery.observe_mode(modes.REFLEX, 0.0)
+    assert recovery.observe_mode(modes.IDLE, 1.0) is RecoveryState.READY
 
 
 def test_a_parked_arm_goes_on_saying_why() -> None:
@@ -125,4 +125,4 @@ def test_a_parked_arm_goes_on_saying_why() -> None:
     assert [recover(recovery, float(i)) for i in range(3)][-1] is RecoveryState.LAST
     recovery.park()
     recovery.begin_episode()
-    assert "3 reflexes in this episode" in recovery.why()
+    assert "3 reflexes in this episode" in recovery.reason()

@@ -63,7 +63,7 @@ def test_a_task_towards_a_goal_that_the_rehearsal_made(master: Rig, tmp_path: Pa
     assert result["robot"] == "franka_ros"
     assert (out / "report.html").exists()
     assert load_goal(out / "goal.png", SPEC.camera).shape == (64, 64, 3)
-    assert summary["outcome"] is not None and summary["events"]["command"] > 50
+    assert summary["task_success"] is not None and summary["events"]["command"] > 50
 
 
 def test_a_goal_picture_through_the_live_camera(rig: Rig, tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_without_a_master_nothing_is_written(tmp_path: Path) -> None:
 def test_the_driver_ends_with_a_summary(master: Rig) -> None:
     master.start_driver()
     summary = master.stop_driver()
-    assert set(summary) == {"events", "largest", "hand_low_m", "hand_high_m", "outcome"}
+    assert set(summary) == {"events", "largest", "hand_low_m", "hand_high_m", "task_success"}
     master.start_driver()
     master.driver.send_signal(signal.SIGINT)
     master.driver.wait(15)

@@ -64,7 +64,7 @@ def stream(sent: list[NDArray[np.float64]]) -> Iterator[JointCommandPublisher]:
 
 def test_a_bounded_command_passes(stream: JointCommandPublisher, sent: list[NDArray[np.float64]]) -> None:
     stream.send(START + BOUND * 0.9, state())
-    stream.send(stream.bounded(START + 0.05), state())
+    stream.send(stream.limit_step(START + 0.05), state())
     deadline_s = time.monotonic() + 5
     while len(sent) < 2 and time.monotonic() < deadline_s:
         time.sleep(0.01)
@@ -97,7 +97,7 @@ def test_every_bounded_step_passes(stream: JointCommandPublisher) -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         wanted = START + rng.uniform(-0.02, 0.02, 7)
-        stream.send(stream.bounded(wanted), state(stream.last_rad))
+        stream.send(stream.limit_step(wanted), state(stream.last_rad))
 
 
 def test_tracking_error_is_refused(stream: JointCommandPublisher, sent: list[NDArray[np.float64]]) -> None:

@@ -97,7 +97,7 @@ def test_moving_the_targets_by_other_means_is_a_goal_but_not_strict(scene: str) 
 
 def test_a_tool_that_is_lifted_and_held_is_picked() -> None:
     robot = task_robot("pick_sweep")
-    performance = scripted_policy._Script(robot)
+    performance = scripted_policy._ScriptedPolicy(robot)
     performance.pick()
     robot.advance(act(0, 0, 0, 1.0))
     robot.advance(act(0, 0, 0, 1.0))

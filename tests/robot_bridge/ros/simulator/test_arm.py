@@ -23,7 +23,7 @@ class Rehearsal:
         self._robot = franka()
         self._robot.reset(np.random.default_rng(0))
         self.log = DriverLog(None)
-        self.arm = SimulatedArm(self._robot.simulation(), self.log)
+        self.arm = SimulatedArm(self._robot.realtime(), self.log)
         self.now_s = 100.0
 
     def tell(self, values: NDArray[np.float64], mode: int = POSITION, joints: tuple[str, ...] = names.JOINTS) -> None:
