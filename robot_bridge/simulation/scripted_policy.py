@@ -39,8 +39,8 @@ def perform(robot: SimulatedFranka) -> list[NDArray[np.float32]]:
     """Do the task of the present scene and lift the tool; return the applied actions, each (4,).
 
     Raises:
-        RobotError: The scene has no task, or it was not done after `MAX_STEPS` actions. The arm rests at the pose of the
-            last action.
+        RobotError: The scene has no task, or it was not done after `MAX_STEPS` actions. The arm rests where the last
+            action left it.
     """
     policy = _ScriptedPolicy(robot)
     while not policy.done():

@@ -1,4 +1,4 @@
-"""What happens when a part fails while the arm moves: each fault again and again, against the simulated driver."""
+"""Benchmark of faults during motion: each fault is injected repeatedly into the simulated driver."""
 
 from __future__ import annotations
 
@@ -24,64 +24,68 @@ from numpy.typing import NDArray
 
 from configs.command import ReportedError, run
 from robot_bridge.kinematics import SPEED_LIMITS_RAD_S, forward
-from tests.robot_bridge.ros.bridge import QUICK, config
+from tests.robot_bridge.ros.configurations import QUICK, config
 from tests.robot_bridge.ros.rig import ROOT, Rig, open_rig
 
 _REST_RAD_S = 0.03
-_REST_S = 0.1  # so long below it is a rest
+_REST_S = 0.1  # for this long below it the arm is at rest
 _MOVES_RAD_S = 0.15
-_PATIENCE_S = 90.0  # for a run to begin moving, and to end
-_STREAM_S = 0.2  # two commands further apart belong to two streams
+_PATIENCE_S = 90.0  # for a run to start moving, and to end
+_STREAM_S = 0.2  # commands farther apart belong to two streams
 _ONCE, _TWICE = "collection.max_faults_in_row=1", "collection.max_faults_in_row=2"
-_SETTINGS = (*QUICK, "robot.gripper.homes=false", "supervision.give_up_s=0")  # what cannot go on ends at once
+_SETTINGS = (
+    *QUICK,
+    "robot.gripper.homes=false",
+    "supervision.give_up_s=0",
+)  # a run that cannot continue ends immediately
 
 Process = subprocess.Popen[str]
 
 
 class FaultError(ReportedError):
-    """A fault ended otherwise than it must."""
+    """A fault did not have the expected result."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One way to fail, and how the command that drives the arm must end."""
+    """One fault, and the expected end of the command that controls the arm."""
 
     name: str
-    cause: Callable[[Rig, Process], None] | None  # None: the action itself is the fault
+    cause: Callable[[Rig, Process], None] | None  # None: the command sends an invalid action itself
     exit_code: int
-    told: str  # what the command must say, as a regular expression
-    n_steps: int = 8  # of the episode that is broken
+    message: str  # expected in the output of the command, as a regular expression
+    n_steps: int = 8  # of the interrupted episode
     settings: tuple[str, ...] = (_ONCE,)
     keeps_master: bool = True
 
 
 @dataclass(frozen=True)
 class Result:
-    """One repetition. Times are seconds after the fault; None where there is nothing to tell."""
+    """One repetition. Times are seconds after the fault; None if not observed."""
 
     fault: str
     n_commands: int  # after the fault
     last_command_s: float  # before the stream paused or ended
     rest_s: float | None  # until the arm rested
-    largest_step: float  # between two commands of a stream, as a share of the bound
+    largest_step: float  # between two commands of a stream, as a fraction of the limit
     outside_m: float  # of the workspace and its margin, by the worst command
     exit_code: int
-    told: str
-    last_words: str
+    message: str
+    last_line: str
 
 
 @dataclass
-class Wire:
-    """What was said on it, with the monotonic time at which it came."""
+class Recorder:
+    """Recorded commands and joint speeds, with monotonic arrival times."""
 
     commands: list[tuple[float, int, NDArray[np.float64]]] = field(default_factory=list)  # time, number, joints
     speeds: list[tuple[float, float]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def listen(self) -> None:
-        """Subscribe, as one more node of the master that this process has joined or joins now."""
+        """Subscribe to commands and joint states."""
         import rospy
         from sensor_msgs.msg import JointState
 
@@ -89,17 +93,17 @@ class Wire:
         from robot_bridge.ros.driver import Master
         from robot_bridge.ros.messages import load
 
-        Master("wire", 5.0)
+        Master("recorder", 5.0)
         rospy.Subscriber(names.JOINT_COMMANDS, load()["franka_core_msgs/JointCommand"], self._command, tcp_nodelay=True)
         rospy.Subscriber(names.JOINT_STATES, JointState, self._state, tcp_nodelay=True)
 
-    def forget(self) -> None:
-        """Begin anew."""
+    def clear(self) -> None:
+        """Discard all records."""
         with self.lock:
             self.commands, self.speeds = [], []
 
-    def moves(self) -> bool:
-        """Tell whether the arm moves, and is commanded to."""
+    def is_moving(self) -> bool:
+        """Return whether the arm moves by a command."""
         with self.lock:
             return bool(self.commands and self.speeds and self.speeds[-1][1] > _MOVES_RAD_S)
 
@@ -117,27 +121,27 @@ def _switch(name: str) -> Callable[[Rig, Process], None]:
 
 
 def _stop_and_go(_rig: Rig, process: Process) -> None:
-    """Suspend the process that drives the arm, which is the collector's child."""
-    (driving,) = [each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline())]
-    driving.suspend()
+    """Suspend the process that controls the arm, a child of the collector."""
+    (worker,) = [each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline())]
+    worker.suspend()
     time.sleep(1.0)
-    driving.resume()
+    worker.resume()
 
 
 FAULTS = (
     Fault("driver killed", lambda rig, _: rig.driver.kill(), 1, "expected a state of the last 0.2 s"),
     Fault("camera frozen", _switch("camera_frozen"), 1, "a frozen camera", settings=(_TWICE,)),
-    Fault("camera silent", _switch("camera_silent"), 1, "look at the camera", settings=(_TWICE,)),
+    Fault("camera silent", _switch("camera_silent"), 1, "check the camera", settings=(_TWICE,)),
     Fault("joint state stale", _switch("joint_state_stale"), 1, "expected a state of the last 0.2 s"),
-    Fault("reflex", _switch("reflex"), 0, "the arm stopped itself", settings=()),
-    Fault("reflex storm", _switch("reflex_storm"), 1, "the arm stopped itself", settings=()),
-    Fault("user stop", _switch("user_stop"), 1, "a person has stopped the arm", settings=()),
+    Fault("reflex", _switch("reflex"), 0, r"the arm stopped \(", settings=()),
+    Fault("reflex storm", _switch("reflex_storm"), 1, r"the arm stopped \(", settings=()),
+    Fault("user stop", _switch("user_stop"), 1, "the user stop was pressed", settings=()),
     Fault("gripper misses", _switch("gripper_misses"), 0, "", settings=()),
     Fault(
         "gripper hangs",
         _switch("gripper_hangs"),
         1,
-        "expected an end within 2 s",
+        "expected a result within 2 s",
         40,
         (_ONCE, "robot.gripper.timeout_s=2.0"),
     ),
@@ -151,84 +155,84 @@ FAULTS = (
 
 
 def repeat(fault: Fault, seeds: range, out: Path) -> None:
-    """Let a fault happen once for every seed, and append each result to a file of JSON lines."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job leaves ignored for all
+    """Inject a fault once per seed, and append each result to a JSON lines file."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs of a shell
     with open_rig() as rig:
-        wire = Wire()
-        wire.listen()
+        recorder = Recorder()
+        recorder.listen()
         try:
             for seed in seeds:
                 if rig.is_down():
                     rig.start_driver()
                 rig.fault("clear")
-                result = _happen(fault, rig, wire, seed)
+                result = _inject(fault, rig, recorder, seed)
                 with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"seed": seed, **asdict(result)}) + "\n")
         finally:
             rig.leave()
 
 
-def _happen(fault: Fault, rig: Rig, wire: Wire, seed: int) -> Result:
+def _inject(fault: Fault, rig: Rig, recorder: Recorder, seed: int) -> Result:
     rng = np.random.default_rng(seed)
-    wire.forget()
+    recorder.clear()
     with TemporaryDirectory() as folder:
         process = subprocess.Popen(
             _command(fault, seed, folder), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         try:
-            _wait(wire, process, float(rng.uniform(0.5, 4.0)) if fault.cause else 0.0)
+            _wait(recorder, process, float(rng.uniform(0.5, 4.0)) if fault.cause else 0.0)
             began_s = time.monotonic()
             if fault.cause is not None:
                 fault.cause(rig, process)
-            _, words = process.communicate(timeout=_PATIENCE_S)
+            _, output = process.communicate(timeout=_PATIENCE_S)
         finally:
             process.kill()
-    return _result(fault, wire, began_s, process.returncode, words)
+    return _result(fault, recorder, began_s, process.returncode, output)
 
 
 def _command(fault: Fault, seed: int, folder: str) -> list[str]:
-    """Return the command that drives the arm: the collector, or a single action that is itself the fault."""
+    """Return the command that controls the arm: the collector, or one that sends invalid actions."""
     if fault.cause is None:
-        return [sys.executable, "-m", "tests.robot_bridge.ros.subject", fault.name, str(seed)]
+        return [sys.executable, "-m", "tests.robot_bridge.ros.invalid_actions", fault.name, str(seed)]
     settings = [f"collection.n_steps={fault.n_steps}", "collection.steps_per_draw=[3,6]", *_SETTINGS, *fault.settings]
     overrides = [word for setting in settings for word in ("--set", setting)]
     command = [sys.executable, "-m", "data_collection.run_collection", "--robot", "franka_ros", "--episodes", "1"]
     return [*command, "--seed", str(seed), "--out", f"{folder}/episodes", *overrides]
 
 
-def _wait(wire: Wire, process: Process, delay_s: float) -> None:
-    """Wait until the arm has been driven for a while, and moves."""
+def _wait(recorder: Recorder, process: Process, delay_s: float) -> None:
+    """Wait until the arm has been commanded for `delay_s`, and moves."""
     deadline_s = time.monotonic() + _PATIENCE_S
-    while not wire.commands:
+    while not recorder.commands:
         _check_alive(process, deadline_s)
     due_s = time.monotonic() + delay_s
-    while time.monotonic() < due_s or not wire.moves():
+    while time.monotonic() < due_s or not recorder.is_moving():
         _check_alive(process, deadline_s)
 
 
 def _check_alive(process: Process, deadline_s: float) -> None:
     time.sleep(0.002)
     if process.poll() is not None or time.monotonic() > deadline_s:
-        said = process.stderr.read() if process.stderr and process.poll() is not None else ""
-        raise FaultError(f"expected an arm that moves, got exit code {process.poll()}: {said}")
+        errors = process.stderr.read() if process.stderr and process.poll() is not None else ""
+        raise FaultError(f"expected an arm that moves, got exit code {process.poll()}: {errors}")
 
 
-def _result(fault: Fault, wire: Wire, began_s: float, exit_code: int, words: str) -> Result:
+def _result(fault: Fault, recorder: Recorder, began_s: float, exit_code: int, output: str) -> Result:
     limits, motion = config().limits, config().motion
     bound = motion.speed_fraction * SPEED_LIMITS_RAD_S * motion.tick_s
     low, high = np.array(limits.workspace_low_m), np.array(limits.workspace_high_m)
-    with wire.lock:
-        after = [(at_s - began_s, n, joints) for at_s, n, joints in wire.commands if at_s > began_s]
-        speeds = [(at_s - began_s, speed) for at_s, speed in wire.speeds if at_s > began_s]
+    with recorder.lock:
+        after = [(at_s - began_s, n, joints) for at_s, n, joints in recorder.commands if at_s > began_s]
+        speeds = [(at_s - began_s, speed) for at_s, speed in recorder.speeds if at_s > began_s]
     steps = [
-        np.abs(to - from_) / (bound * (n - m))  # of one command, where ROS dropped some in between
+        np.abs(to - from_) / (bound * (n - m))  # per command, also if ROS dropped some in between
         for (s, m, from_), (t, n, to) in pairwise(after)
         if t - s < _STREAM_S and n > m
     ]
     hands = np.array([forward(joints).position_m for _, _, joints in after]).reshape(-1, 3)
     beyond = np.maximum(low - hands, hands - high).max(initial=0.0)
-    lines = [line for line in words.splitlines() if line.strip()]
-    told = next((line for line in reversed(lines) if re.search(fault.told, line)), lines[-1] if lines else "")
+    lines = [line for line in output.splitlines() if line.strip()]
+    message = next((line for line in reversed(lines) if re.search(fault.message, line)), lines[-1] if lines else "")
     return Result(
         fault=fault.name,
         n_commands=len(after),
@@ -237,18 +241,18 @@ def _result(fault: Fault, wire: Wire, began_s: float, exit_code: int, words: str
         largest_step=max((float(step.max()) for step in steps), default=0.0),
         outside_m=max(0.0, float(beyond) - motion.workspace_margin_m),
         exit_code=exit_code,
-        told=told.strip(),
-        last_words=lines[-1].strip() if lines else "",
+        message=message.strip(),
+        last_line=lines[-1].strip() if lines else "",
     )
 
 
 def _pause(times_s: list[float]) -> float:
-    """Return when the commands first ceased for a while."""
+    """Return when the commands first paused."""
     return next(at_s for at_s, following_s in pairwise([0.0, *times_s, np.inf]) if following_s - at_s > _STREAM_S / 2)
 
 
 def _rest(speeds: list[tuple[float, float]]) -> float | None:
-    """Return when the arm first rested for a while."""
+    """Return when the arm first came to rest."""
     since_s: float | None = None
     for at_s, speed in speeds:
         since_s = None if speed > _REST_RAD_S else at_s if since_s is None else since_s
@@ -258,10 +262,10 @@ def _rest(speeds: list[tuple[float, float]]) -> float | None:
 
 
 def check(fault: Fault, results: list[Result]) -> Iterator[str]:
-    """Say what did not end as it must."""
+    """Yield a description of each unexpected result."""
     for i, result in enumerate(results):
-        if result.exit_code != fault.exit_code or not re.search(fault.told, result.told):
-            yield f"{fault.name} ({i}): exit code {result.exit_code}, told '{result.told}', then '{result.last_words}'"
+        if result.exit_code != fault.exit_code or not re.search(fault.message, result.message):
+            yield f"{fault.name} ({i}): exit code {result.exit_code}, message '{result.message}', then '{result.last_line}'"
         if result.largest_step > 1.001 or result.outside_m > 0:
             yield f"{fault.name} ({i}): a step of {result.largest_step:.3f}, {result.outside_m:.4f} m outside"
 
@@ -274,7 +278,7 @@ def row(fault: Fault, results: list[Result]) -> str:
     codes = ", ".join(str(code) for code in sorted({each.exit_code for each in results}))
     return (
         f"| {fault.name} | {len(results)} | {last} | {rest} | {100 * step:.0f} % | {1000 * outside:.0f} mm | {codes} |"
-        f" {results[-1].told[:160]} |"
+        f" {results[-1].message[:160]} |"
     )
 
 
@@ -283,7 +287,7 @@ def _range(values: list[float]) -> str:
 
 
 def read(out: Path) -> dict[str, list[Result]]:
-    """Return what a file of JSON lines holds, by fault."""
+    """Return the results in a JSON lines file, by fault."""
     found: dict[str, list[Result]] = {}
     for line in out.read_text(encoding="utf-8").splitlines() if out.exists() else []:
         values = json.loads(line)
@@ -294,38 +298,38 @@ def read(out: Path) -> dict[str, list[Result]]:
 
 def ros_faults(
     times: Annotated[int, typer.Option(min=1, help="Repetitions of each fault.")] = 20,
-    only: Annotated[list[str] | None, typer.Option(help="Of these faults alone.")] = None,
-    out: Annotated[Path, typer.Option(help="JSON lines; those that are there are not repeated.")] = Path(
+    only: Annotated[list[str] | None, typer.Option(help="Run only these faults.")] = None,
+    out: Annotated[Path, typer.Option(help="JSON lines of results; existing ones are not repeated.")] = Path(
         "faults.jsonl"
     ),
 ) -> None:
-    """Break one part at a time while the collector drives the arm, and print what followed.
+    """Inject one fault at a time while the collector controls the arm, and print the results.
 
-    The table: seconds until commands ceased and until the arm rested; the largest step between two commands as a share
-    of the bound; how far a command ever left the workspace and its margin; the exit code; what the user was told.
+    The table: seconds until the last command and until the arm rested; the largest step between two commands as a
+    fraction of the limit; how far a command left the workspace and its margin; the exit code; the message.
     """
-    print("| fault | times | last command, s | at rest, s | largest step | outside | exit | told |")
+    print("| fault | times | last command, s | at rest, s | largest step | outside | exit | message |")
     print("|---|---|---|---|---|---|---|---|")
-    wrong: list[str] = []
+    unexpected: list[str] = []
     for fault in [each for each in FAULTS if not only or each.name in only]:
         n = len(read(out).get(fault.name, []))
         while n < times:
             seeds = range(n, times if fault.keeps_master else n + 1)
             child = multiprocessing.get_context("spawn").Process(target=_repeat_named, args=(fault.name, seeds, out))
-            child.start()  # of its own, as a process joins one master in its life
+            child.start()  # a process can register at one master only
             child.join()
             if child.exitcode:
-                raise FaultError(f"{fault.name}: the benchmark itself failed; see above")
+                raise FaultError(f"{fault.name}: the benchmark failed; see above")
             n = len(read(out)[fault.name])
         results = read(out)[fault.name]
-        wrong += check(fault, results)
+        unexpected += check(fault, results)
         print(row(fault, results), flush=True)
-    if wrong:
-        raise FaultError("; ".join(wrong))
+    if unexpected:
+        raise FaultError("; ".join(unexpected))
 
 
 def _repeat_named(name: str, seeds: range, out: Path) -> None:
-    """Repeat a fault by its name, which crosses to another process."""
+    """Repeat a fault given by name; run in another process."""
     repeat(next(fault for fault in FAULTS if fault.name == name), seeds, out)
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of the bridge read from the wire, and when they complain."""
+"""Evaluation of the ROS benchmarks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from robot_bridge.kinematics import HOME_RAD, SPEED_LIMITS_RAD_S, Kinematics
-from tests.benchmarks.ros_faults import FAULTS, Wire, _pause, _rest, _result, check
-from tests.benchmarks.ros_soak import Soak, verdict
-from tests.robot_bridge.ros.bridge import config
+from tests.benchmarks.ros_faults import FAULTS, Recorder, _pause, _rest, _result, check
+from tests.benchmarks.ros_soak import Soak, evaluate
+from tests.robot_bridge.ros.configurations import config
 
 BOUND = config().motion.speed_fraction * SPEED_LIMITS_RAD_S * config().motion.tick_s
 START = Kinematics().solve(HOME_RAD, np.array([0.5, 0.0, 0.15]))
@@ -20,40 +20,40 @@ REFLEX = next(fault for fault in FAULTS if fault.name == "reflex")
 
 
 @pytest.mark.parametrize(
-    ("times_s", "ceased_s"), [([], 0.0), ([0.01, 0.02, 0.5, 0.51], 0.02), ([1.0], 0.0), ([0.05, 0.1], 0.1)]
+    ("times_s", "paused_s"), [([], 0.0), ([0.01, 0.02, 0.5, 0.51], 0.02), ([1.0], 0.0), ([0.05, 0.1], 0.1)]
 )
-def test_commands_cease_where_nothing_follows_for_a_while(times_s: list[float], ceased_s: float) -> None:
-    assert _pause(times_s) == ceased_s
+def test_pause_is_the_last_command_before_a_gap(times_s: list[float], paused_s: float) -> None:
+    assert _pause(times_s) == paused_s
 
 
-def test_a_rest_lasts() -> None:
+def test_rest_requires_a_duration() -> None:
     speeds = [(0.0, 1.0), (0.1, 0.01), (0.15, 1.0), (0.2, 0.01), (0.25, 0.01), (0.35, 0.01)]
     assert _rest(speeds) == 0.2
     assert _rest(speeds[:4]) is None
 
 
-def wire(*commands: tuple[int, float]) -> Wire:
-    """Return a wire with commands a hundredth of a second apart: their numbers, and bounds away from the start."""
+def recorder(*commands: tuple[int, float]) -> Recorder:
+    """Return a recorder of commands 10 ms apart: (number, distance from the start in units of the limit)."""
     began_s = time.monotonic()
-    told = [(began_s + 0.01 * (i + 1), number, START + at * BOUND) for i, (number, at) in enumerate(commands)]
-    return Wire(told, [(began_s + 0.02 * i, 0.0) for i in range(20)])
+    commanded = [(began_s + 0.01 * (i + 1), number, START + at * BOUND) for i, (number, at) in enumerate(commands)]
+    return Recorder(commanded, [(began_s + 0.02 * i, 0.0) for i in range(20)])
 
 
-def test_steps_are_counted_by_the_numbers_of_commands() -> None:
+def test_steps_are_divided_by_the_numbers_of_commands() -> None:
     began_s = time.monotonic()
-    whole = _result(REFLEX, wire((1, 0.0), (2, 1.0), (4, 3.0)), began_s, 0, "the arm stopped itself")
+    whole = _result(REFLEX, recorder((1, 0.0), (2, 1.0), (4, 3.0)), began_s, 0, "the arm stopped (x)")
     assert whole.largest_step == pytest.approx(1.0)
     assert not list(check(REFLEX, [whole]))
-    torn = _result(REFLEX, wire((1, 0.0), (2, 2.0)), began_s, 0, "the arm stopped itself")
-    assert torn.largest_step == pytest.approx(2.0)
-    assert "a step of 2.000" in next(check(REFLEX, [torn]))
+    large = _result(REFLEX, recorder((1, 0.0), (2, 2.0)), began_s, 0, "the arm stopped (x)")
+    assert large.largest_step == pytest.approx(2.0)
+    assert "a step of 2.000" in next(check(REFLEX, [large]))
 
 
-def test_what_ended_otherwise_is_told() -> None:
-    result = _result(REFLEX, wire((1, 0.0)), time.monotonic(), 0, "the arm stopped itself\nbye\n")
-    assert (result.told, result.last_words) == ("the arm stopped itself", "bye")
+def test_unexpected_results_are_reported() -> None:
+    result = _result(REFLEX, recorder((1, 0.0)), time.monotonic(), 0, "the arm stopped (x)\nbye\n")
+    assert (result.message, result.last_line) == ("the arm stopped (x)", "bye")
     assert list(check(REFLEX, [replace(result, exit_code=1)]))
-    assert list(check(REFLEX, [replace(result, told="nothing")]))
+    assert list(check(REFLEX, [replace(result, message="nothing")]))
     assert list(check(REFLEX, [replace(result, outside_m=0.001)]))
 
 
@@ -69,16 +69,16 @@ def soak(**last: float) -> Soak:
 
 
 @pytest.mark.parametrize(
-    ("seen", "said", "told"),
+    ("records", "summary", "message"),
     [
         (soak(), driver(), None),
         (soak(bridge_fds=60.0), driver(), "bridge_fds grew by 20.0 %"),
         (soak(), driver(events={"refused": 1}), "refused: 1"),
         (soak(), driver(hand_low_m=[0.4, 0.0, -0.05]), "a hand at"),
         (soak(), driver(largest={"speed_fraction": 1, "command_rad": 1.0, "tracking_rad": 0.0}), "a command of"),
-        (soak(), driver(largest={"speed_fraction": 1, "command_rad": 0.0, "tracking_rad": 0.2}), "between wanted"),
+        (soak(), driver(largest={"speed_fraction": 1, "command_rad": 0.0, "tracking_rad": 0.2}), "between commanded"),
     ],
 )
-def test_a_soak_complains_of_growth_and_of_limits(seen: Soak, said: dict[str, Any], told: str | None) -> None:
-    wrong = verdict(seen, said, config())["wrong"]
-    assert [told in each for each in wrong] == [True] if told else wrong == []
+def test_growth_and_violated_limits_are_reported(records: Soak, summary: dict[str, Any], message: str | None) -> None:
+    violations = evaluate(records, summary, config())["violations"]
+    assert [message in each for each in violations] == [True] if message else violations == []

@@ -1,4 +1,4 @@
-"""The contract suite: what every `Robot` must do. A test file inherits it and provides the fixture `robot`."""
+"""Tests of the `Robot` protocol, inherited by the tests of every robot."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from robot_bridge.robot import CLOSE, OPEN, STATE_DIM, Observation, Robot
 from robot_bridge.safety import UnsafeActionError, limit_action
 
-HAND_TOLERANCE_M = 0.005  # between where the hand was sent and where it came to rest
+HAND_TOLERANCE_M = 0.005  # between the commanded and the measured position at rest
 
 
 def act(x: float, y: float, z: float, gripper: float = OPEN) -> NDArray[np.float32]:
@@ -17,7 +17,7 @@ def act(x: float, y: float, z: float, gripper: float = OPEN) -> NDArray[np.float
 
 
 class RobotContract:
-    """Inherit, and provide a fixture `robot` that yields a robot that was not reset yet."""
+    """Inherit it, and provide a fixture `robot` that yields a robot before its first reset."""
 
     @staticmethod
     def check(observation: Observation, robot: Robot) -> None:
@@ -83,17 +83,17 @@ class RobotContract:
             assert after > before
             before = after
 
-    @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-    def test_action_that_is_not_finite_moves_nothing(self, robot: Robot, wrong: float) -> None:
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_non_finite_action_moves_nothing(self, robot: Robot, value: float) -> None:
         before = robot.reset(np.random.default_rng(0)).state
         for i in range(4):
             action = act(0.01, 0.01, 0.01)
-            action[i] = wrong
+            action[i] = value
             with pytest.raises(UnsafeActionError):
                 robot.step(action)
         np.testing.assert_allclose(robot.observe().state, before, atol=1e-3)
 
-    def test_action_of_a_wrong_shape_moves_nothing(self, robot: Robot) -> None:
+    def test_action_of_invalid_shape_moves_nothing(self, robot: Robot) -> None:
         before = robot.reset(np.random.default_rng(0)).state
         with pytest.raises(UnsafeActionError):
             robot.step(np.zeros(3, dtype=np.float32))

@@ -14,11 +14,12 @@ class _Sections(Config):
 
 
 def config(**changes: object) -> SimulationConfig:
-    """Return the shipped configuration with some keys changed; rays by default, which draw on every machine."""
+    """Return the shipped configuration with some keys changed; renders by ray casting, which works everywhere."""
     shipped = load(_Sections, {"robot": "robots/simulation.yaml"}).robot
     merged: dict[str, Any] = {**shipped.model_dump(), "renderer": "ray", **changes}
     return SimulationConfig.model_validate(merged)
 
 
 def franka(**changes: object) -> SimulatedFranka:
+    """Return a simulated robot of `config`."""
     return SimulatedFranka(config(**changes))

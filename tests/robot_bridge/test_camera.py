@@ -1,4 +1,4 @@
-"""The camera: crop, resize and projection."""
+"""Camera model: crop, resize and projection."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ def test_model_image_is_the_area_resize_of_the_whole_image() -> None:
     np.testing.assert_array_equal(model_image(image), expected)
 
 
-def test_model_image_of_a_crop_sees_only_the_crop() -> None:
+def test_model_image_contains_only_the_crop() -> None:
     image = np.zeros((240, 320, 3), dtype=np.uint8)
     image[40:168, 100:228] = 200
-    seen = model_image(image, Crop(top_px=40, left_px=100, height_px=128, width_px=128))
-    assert seen.shape == (MODEL_IMAGE_PX, MODEL_IMAGE_PX, 3)
-    assert (seen == 200).all()
+    model = model_image(image, Crop(top_px=40, left_px=100, height_px=128, width_px=128))
+    assert model.shape == (MODEL_IMAGE_PX, MODEL_IMAGE_PX, 3)
+    assert (model == 200).all()
 
 
-def test_a_model_image_is_left_as_it_is() -> None:
+def test_image_of_model_size_is_returned_unchanged() -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     np.testing.assert_array_equal(model_image(image, Crop(top_px=0, left_px=0, height_px=9, width_px=9)), image)
 
 
-def test_a_model_image_has_the_side_asked_for() -> None:
+def test_model_image_has_the_requested_side() -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     expected = np.asarray(cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA), np.uint8)
     np.testing.assert_array_equal(model_image(image, image_px=32), expected)
     assert model_image(expected, image_px=32) is expected
 
 
-def test_what_is_enlarged_is_smooth() -> None:
+def test_enlargement_is_bilinear() -> None:
     ramp = np.tile(np.linspace(0, 250, 16, dtype=np.uint8)[:, None], (1, 16, 3)).reshape(16, 16, 3)
     found = crop_and_resize(ramp, Crop(top_px=0, left_px=0, height_px=16, width_px=16), 64).astype(int)
     assert np.abs(np.diff(found[..., 0], axis=0)).max() < 10  # not 4 equal rows and then a jump of 16
 
 
-def test_a_point_that_moves_is_seen_to_move() -> None:
+def test_projection_follows_the_axes() -> None:
     here = CAMERA.project(np.array([[0.5, 0.0, 0.0]]))[0]
     left_of_robot = CAMERA.project(np.array([[0.5, 0.1, 0.0]]))[0]
     higher = CAMERA.project(np.array([[0.5, 0.0, 0.1]]))[0]
     nearer = CAMERA.project(np.array([[0.6, 0.0, 0.0]]))[0]
-    assert left_of_robot[0] > here[0] + 10  # the camera faces the robot: the robot's left is the image's right
+    assert left_of_robot[0] > here[0] + 10  # the camera faces the robot, whose left is on the right of the image
     assert higher[1] < here[1] - 10
     assert nearer[1] > here[1] + 10
 
 
-def test_the_target_is_at_the_center_of_the_image() -> None:
+def test_target_projects_to_the_image_center() -> None:
     np.testing.assert_allclose(CAMERA.project(np.array([CAMERA.target_m])), [[159.5, 119.5]], atol=1e-9)
 
 
@@ -68,7 +68,7 @@ def test_axes_are_orthonormal_with_a_level_horizon() -> None:
 
 
 @pytest.mark.parametrize("height_m", [0.0, 0.03, 0.2])
-def test_locate_undoes_project(height_m: float) -> None:
+def test_unproject_inverts_project(height_m: float) -> None:
     rng = np.random.default_rng(0)
     points = np.column_stack([rng.uniform(0.3, 0.7, 20), rng.uniform(-0.25, 0.25, 20), np.full(20, height_m)])
     np.testing.assert_allclose(CAMERA.unproject(CAMERA.project(points), height_m), points, atol=1e-9)
@@ -81,19 +81,19 @@ def test_locate_undoes_project(height_m: float) -> None:
         {"top_px": 0, "left_px": 311, "height_px": 10, "width_px": 10},
     ],
 )
-def test_a_crop_beyond_the_image_is_refused(crop: dict[str, int]) -> None:
-    with pytest.raises(ValidationError, match="beyond"):
+def test_crop_exceeding_the_image_is_refused(crop: dict[str, int]) -> None:
+    with pytest.raises(ValidationError, match="exceeds"):
         Camera.model_validate({**CAMERA.model_dump(), "crop": crop})
 
 
 @pytest.mark.parametrize(("height_px", "width_px"), [(239, 320), (240, 304), (250, 320)])
-def test_sizes_that_robonet_cannot_hold_are_refused(height_px: int, width_px: int) -> None:
+def test_sizes_not_supported_by_robonet_are_refused(height_px: int, width_px: int) -> None:
     with pytest.raises(ValidationError, match="_px"):
         Camera.model_validate({**CAMERA.model_dump(), "height_px": height_px, "width_px": width_px})
 
 
 @pytest.mark.parametrize("crop", [None, Crop(top_px=40, left_px=100, height_px=128, width_px=160)])
-def test_an_enlarged_model_image_shows_things_where_the_camera_did(crop: Crop | None) -> None:
+def test_enlarged_model_image_keeps_positions(crop: Crop | None) -> None:
     camera = CAMERA.model_copy(update={"crop": crop})
     image = np.full((240, 320, 3), 40, np.uint8)
     cv2.circle(image, (170, 110), 12, (200, 60, 90), -1)

@@ -1,4 +1,4 @@
-"""Which arms there are, and what a machine needs of them."""
+"""Robots by name, their imports, and the limits of their configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from configs.loader import FOLDER
 from robot_bridge.franka.config import FrankaRosConfig
-from tests.robot_bridge.ros.bridge import config
+from tests.robot_bridge.ros.configurations import config
 
 ROOT = FOLDER.parent
 
@@ -26,19 +26,19 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
                "planner.goal", "data_collection.run_collection", "data_collection.collection.collector",
                "robot_bridge.factory"],
 )  # fmt: skip
-def test_a_robot_machine_needs_no_simulator_and_a_training_machine_no_ros(module: str) -> None:
+def test_modules_import_neither_simulator_nor_ros_nor_torch(module: str) -> None:
     done = run(f"import {module}, sys; assert not {{'mujoco', 'rospy', 'torch', 'franky'}} & sys.modules.keys()")
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("missing", "robot", "how"),
+    ("missing", "robot", "install"),
     [
         ("mujoco", "simulation", "pip install 'ghvae-foresight[simulation]'"),
         ("rospy", "franka_ros", "./bootstrap.sh ros"),
     ],
 )
-def test_what_is_missing_is_named_with_how_to_get_it(missing: str, robot: str, how: str, tmp_path: Path) -> None:
+def test_missing_library_is_named_with_its_installation(missing: str, robot: str, install: str, tmp_path: Path) -> None:
     (tmp_path / f"{missing}.py").write_text(f'raise ModuleNotFoundError("No module named {missing!r}")')
     arguments = ["--episodes", "1", "--robot", robot, "--out", "/nowhere/at/all"]
     done = subprocess.run(
@@ -50,10 +50,10 @@ def test_what_is_missing_is_named_with_how_to_get_it(missing: str, robot: str, h
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
     )
     assert done.returncode in {1, 2}
-    assert done.stderr.startswith("error: ") and how in done.stderr and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ") and install in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_an_arm_without_franky_says_how_to_get_it() -> None:
+def test_missing_franky_is_named_with_its_installation() -> None:
     code = "import sys; sys.modules['franky'] = None\nfrom planner.run_task import main\n"
     code += "sys.argv = ['t', 'pick_wipe', '--robot', 'franka_direct', '--goal', 'configs/goals/pick_wipe.png']\nmain()"
     done = run(code)
@@ -61,7 +61,7 @@ def test_an_arm_without_franky_says_how_to_get_it() -> None:
     assert "--robot franka_direct" in done.stderr and "pip install 'ghvae-foresight[franky]'" in done.stderr
 
 
-def test_several_workers_have_no_arm_each() -> None:
+def test_real_arm_refuses_several_workers() -> None:
     command = "from data_collection.run_collection import main; import sys\n"
     command += "sys.argv = ['c', '--episodes', '1', '--robot', 'franka_ros', '--workers', '2']\nmain()"
     done = run(command)
@@ -69,7 +69,7 @@ def test_several_workers_have_no_arm_each() -> None:
     assert "--workers: expected 1, as there is one arm, got 2" in done.stderr
 
 
-def test_limits_are_stricter_than_the_drivers() -> None:
+def test_shipped_limits_are_stricter_than_the_drivers() -> None:
     shipped = config()
     assert shipped.motion.max_state_age_s <= 0.2 and shipped.motion.stall_s <= 0.2
     assert max(shipped.reflex.torques_nm) <= 20 and max(shipped.reflex.forces[:3]) <= 20
@@ -77,16 +77,16 @@ def test_limits_are_stricter_than_the_drivers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "values", "told"),
+    ("section", "values", "message"),
     [
-        ("motion", {"contact_limit_n": 20.0}, "must be below the forces of the reflex"),
+        ("motion", {"contact_limit_n": 20.0}, "below the forces of the reflex"),
         ("images", {"brightness": (200.0, 100.0)}, "two rising numbers"),
         ("motion", {"max_state_age_s": 0.3}, "less than or equal to 0.2"),
         ("motion", {"speed_fraction": 0.6}, "less than or equal to 0.5"),
     ],
 )
-def test_limits_that_protect_nothing_are_refused(section: str, values: dict[str, object], told: str) -> None:
+def test_ineffective_limits_are_refused(section: str, values: dict[str, object], message: str) -> None:
     whole = config().model_dump()
     whole[section].update(values)
-    with pytest.raises(ValidationError, match=told):
+    with pytest.raises(ValidationError, match=message):
         FrankaRosConfig.model_validate(whole)

@@ -1,4 +1,4 @@
-"""What an action becomes before it may move anything."""
+"""Limits on actions."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def test_limiting_twice_changes_nothing(action: np.ndarray, hand: np.ndarray) ->
 
 
 @given(action=actions, hand=st.tuples(st.floats(-2, 2), st.floats(-2, 2), st.floats(-2, 2)).map(np.array))
-def test_a_hand_outside_is_only_ever_moved_inwards_and_within_the_step_limit(
-    action: np.ndarray, hand: np.ndarray
-) -> None:
+def test_hand_outside_moves_only_inwards_within_the_step_limit(action: np.ndarray, hand: np.ndarray) -> None:
     applied = limit_action(action, hand, LIMITS)
     assert np.linalg.norm(applied[:3]) <= LIMITS.step_limit_m + 1e-6
     outside = np.maximum(LOW - hand, 0) + np.maximum(hand - HIGH, 0)
@@ -43,12 +41,12 @@ def test_a_hand_outside_is_only_ever_moved_inwards_and_within_the_step_limit(
     assert (np.maximum(LOW - moved, 0) + np.maximum(moved - HIGH, 0) <= outside + 1e-6).all()
 
 
-def test_holding_still_outside_the_workspace_holds_still() -> None:
+def test_zero_motion_outside_the_workspace_is_unchanged() -> None:
     applied = limit_action(np.array([0, 0, 0, 1.0]), np.array([0.5, 0.0, 0.9]), LIMITS)
     np.testing.assert_array_equal(applied, [0, 0, 0, 1])
 
 
-def test_a_safe_action_passes_unchanged() -> None:
+def test_safe_action_is_unchanged() -> None:
     action = np.array([0.03, -0.02, 0.01, -1.0], dtype=np.float32)
     np.testing.assert_allclose(limit_action(action, np.array([0.5, 0.0, 0.1]), LIMITS), action, atol=1e-7)
 
@@ -65,20 +63,20 @@ def test_gripper_becomes_binary(value: float, expected: float) -> None:
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", range(4))
-def test_numbers_that_are_not_finite_are_refused(wrong: float, place: int) -> None:
+def test_non_finite_actions_are_refused(wrong: float, place: int) -> None:
     action = np.zeros(4)
     action[place] = wrong
     with pytest.raises(UnsafeActionError, match="finite"):
         limit_action(action, np.array([0.5, 0.0, 0.1]), LIMITS)
 
 
-def test_a_hand_position_that_is_not_finite_is_refused() -> None:
+def test_non_finite_hand_position_is_refused() -> None:
     with pytest.raises(UnsafeActionError, match="finite"):
         limit_action(np.zeros(4), np.array([0.5, np.nan, 0.1]), LIMITS)
 
 
 @pytest.mark.parametrize("shape", [(3,), (5,), (1, 4), ()])
-def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
+def test_invalid_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UnsafeActionError, match="shape"):
         limit_action(np.zeros(shape), np.array([0.5, 0.0, 0.1]), LIMITS)
 
@@ -96,6 +94,6 @@ def test_sequences_are_limited_as_if_executed_one_by_one() -> None:
             here = here + one[:3]
 
 
-def test_a_workspace_upside_down_is_refused() -> None:
+def test_inverted_workspace_is_refused() -> None:
     with pytest.raises(ValidationError, match="below"):
         MotionLimits(workspace_low_m=(0.3, 0.2, 0.0), workspace_high_m=(0.7, -0.2, 0.3), step_limit_m=0.1)

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.robot_bridge.libfranka.rig import HOW, INTERPRETER, Rig
+from tests.robot_bridge.libfranka.rig import INSTALL, INTERPRETER, Rig
 
 
 @pytest.fixture(scope="session")
 def _rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     pytest.importorskip("franky", reason="franky is not installed; pip install '.[franky]' installs it")
     if not os.environ.get(INTERPRETER):
-        pytest.skip(HOW)
+        pytest.skip(INSTALL)
     rig = Rig(tmp_path_factory.mktemp("libfranka"))
     yield rig
     print(rig.close())
@@ -22,6 +22,6 @@ def _rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 @pytest.fixture
 def rig(_rig: Rig) -> Rig:
-    """An arm in good health."""
+    """An arm without faults."""
     _rig.fault("clear")
     return _rig

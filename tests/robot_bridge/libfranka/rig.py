@@ -1,4 +1,4 @@
-"""The simulated arm, in a process of its own and an interpreter that has franky-sim, for tests."""
+"""The simulated arm for tests, in a process of an interpreter with franky-sim."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from robot_bridge.franka.config import FrankaDirectConfig
 
 ROOT = Path(__file__).resolve().parents[3]
 INTERPRETER = "FRANKY_SIM_PYTHON"
-HOW = (
-    f"{INTERPRETER} names no interpreter with franky-sim; python -m venv sim && sim/bin/pip install -c constraints.txt "
-    f"'.[simulation]' franky-sim && export {INTERPRETER}=$PWD/sim/bin/python"
+INSTALL = (
+    f"set {INTERPRETER} to an interpreter with franky-sim: python -m venv sim && sim/bin/pip install "
+    f"-c constraints.txt '.[simulation]' franky-sim && export {INTERPRETER}=$PWD/sim/bin/python"
 )
-_UP_S = 90.0  # to start on a busy machine
-_DOWN_S = 15.0
+_START_S = 90.0  # for the arm to start on a busy machine
+_STOP_S = 15.0
 _QUICK = (
     "robot.enforces_realtime=false",
     "robot.step_s=1.0",
@@ -38,41 +38,41 @@ class Rig:
     """One simulated arm."""
 
     def __init__(self, folder: Path) -> None:
-        """Start it, and wait until it is ready."""
+        """Start the arm, and wait until it is ready."""
         command = [os.environ[INTERPRETER], "-m", "robot_bridge.libfranka.simulator.node"]
         self._errors = folder / "arm.txt"
         with self._errors.open("w", encoding="utf-8") as errors:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
             )
-        deadline_s = time.monotonic() + _UP_S
-        while "is ready" not in self.said():
-            assert time.monotonic() < deadline_s and self.process.poll() is None, self.said()
+        deadline_s = time.monotonic() + _START_S
+        while "is ready" not in self.errors():
+            assert time.monotonic() < deadline_s and self.process.poll() is None, self.errors()
             time.sleep(0.05)
         assert self.process.stdout is not None
-        places = json.loads(self.process.stdout.readline())
-        self._places = (f"robot.host={places['host']}", f"robot.images.source={places['source']}")
+        addresses = json.loads(self.process.stdout.readline())
+        self._addresses = (f"robot.host={addresses['host']}", f"robot.images.source={addresses['source']}")
 
     def config(self, overrides: Sequence[str] = ()) -> FrankaDirectConfig:
-        """Return the shipped configuration for this arm, as fast as it may be, with some keys changed."""
-        return load(_Sections, {"robot": "robots/franka_direct.yaml"}, [*_QUICK, *self._places, *overrides]).robot
+        """Return the shipped configuration for this arm at high speed, with some keys changed."""
+        return load(_Sections, {"robot": "robots/franka_direct.yaml"}, [*_QUICK, *self._addresses, *overrides]).robot
 
     def fault(self, name: str) -> None:
-        """Switch a fault on, or all off, and let it come into force."""
+        """Inject a fault, or end all, and wait until it takes effect."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{name}\n")
         self.process.stdin.flush()
         time.sleep(0.3)
 
-    def said(self) -> str:
-        """Return what the arm has said on standard error."""
+    def errors(self) -> str:
+        """Return the standard error of the arm."""
         return self._errors.read_text(encoding="utf-8")
 
     def close(self) -> dict[str, Any]:
-        """End it; return its summary, or nothing where it was killed."""
+        """End the arm; return its summary, or nothing if it was killed."""
         self.process.terminate()
         try:
-            output, _ = self.process.communicate(timeout=_DOWN_S)
+            output, _ = self.process.communicate(timeout=_STOP_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             output, _ = self.process.communicate()

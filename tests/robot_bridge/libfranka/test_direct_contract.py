@@ -1,4 +1,4 @@
-"""The Franka without ROS keeps the contract of every robot, against the simulated arm in a process of its own."""
+"""The Franka over libfranka implements the `Robot` protocol, with the simulated arm in a process of its own."""
 
 from __future__ import annotations
 

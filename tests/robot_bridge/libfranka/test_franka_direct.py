@@ -1,4 +1,4 @@
-"""The Franka without ROS when something is wrong with the arm, the camera, or whoever commands it."""
+"""Faults of the arm, the camera and the connection over libfranka."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Sections(Config):
 
 @pytest.fixture
 def robot(rig: Rig) -> Iterator[Any]:
-    """A robot whose parts are looked into."""
+    """A robot after a reset; typed Any for access to its parts."""
     robot = open_robot(rig.config(SETTINGS))
     try:
         robot.reset(np.random.default_rng(0))
@@ -43,26 +43,26 @@ def robot(rig: Rig) -> Iterator[Any]:
         robot.close()
 
 
-def test_a_reflex_stops_the_arm_until_it_is_freed(rig: Rig, robot: Any) -> None:
+def test_reflex_stops_the_arm_until_recovery(rig: Rig, robot: Any) -> None:
     rig.fault("reflex")
-    with pytest.raises(RobotFault, match=r"the arm stopped itself \(cartesian_reflex\); call recover"):
+    with pytest.raises(RobotFault, match=r"the arm stopped \(cartesian_reflex\); call recover"):
         robot.step(act(0.02, 0, 0))
     robot.recover()
     robot.reset(np.random.default_rng(1))
     assert robot.step(act(0.02, 0, 0)).applied[0] == pytest.approx(0.02)
 
 
-def test_a_reflex_in_the_middle_of_a_motion_is_told(rig: Rig, robot: Any) -> None:
+def test_reflex_during_motion_is_reported(rig: Rig, robot: Any) -> None:
     timer = threading.Timer(0.2, rig.fault, ["reflex"])
     timer.start()
-    with pytest.raises(RobotFault, match=r"the arm stopped itself|reflex"):
+    with pytest.raises(RobotFault, match=r"the arm stopped|reflex"):
         robot.step(act(0.1, 0.1, 0))
     timer.join()
     robot.recover()
     robot.observe()
 
 
-def test_after_three_reflexes_of_an_episode_it_parks_for_a_person(rig: Rig, robot: Any) -> None:
+def test_third_reflex_of_an_episode_parks_the_arm(rig: Rig, robot: Any) -> None:
     for _ in range(2):
         rig.fault("reflex")
         robot.recover()
@@ -75,19 +75,19 @@ def test_after_three_reflexes_of_an_episode_it_parks_for_a_person(rig: Rig, robo
     assert np.abs(robot._states.newer(time.monotonic(), 1.0).joints_rad - HOME_RAD).max() < 0.02  # parked
 
 
-def test_a_person_who_stops_it_is_never_overruled(rig: Rig, robot: Any) -> None:
+def test_user_stop_is_final(rig: Rig, robot: Any) -> None:
     rig.fault("user_stop")
     for _ in range(2):
-        with pytest.raises(RobotFault, match="a person has stopped the arm"):
+        with pytest.raises(RobotFault, match="the user stop was pressed"):
             robot.step(act(0.02, 0, 0))
-        with pytest.raises(RobotFault, match="a person has stopped the arm"):
+        with pytest.raises(RobotFault, match="the user stop was pressed"):
             robot.recover()
     rig.fault("clear")
     with pytest.raises(RobotFault, match="start this command again"):
         robot.reset(np.random.default_rng(0))
 
 
-def test_an_arm_that_falls_silent_is_not_commanded_on(rig: Rig, robot: Any) -> None:
+def test_suspended_arm_is_not_commanded(rig: Rig, robot: Any) -> None:
     timer = threading.Timer(0.2, os.kill, [rig.process.pid, signal.SIGSTOP])
     timer.start()
     try:
@@ -113,7 +113,7 @@ def test_ctrl_c_stops_the_arm_first(robot: Any) -> None:
     assert np.abs(robot._states.newer(time.monotonic(), 1.0).speeds_rad_s).max() < REST_RAD_S
 
 
-def test_an_arm_that_nobody_looks_at_is_stopped(robot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_monitoring_stops_the_arm(robot: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = robot._states.fresh
 
     def slow() -> Any:
@@ -121,16 +121,18 @@ def test_an_arm_that_nobody_looks_at_is_stopped(robot: Any, monkeypatch: pytest.
         return fresh()
 
     monkeypatch.setattr(robot._states, "fresh", slow)
-    with pytest.raises(RobotFault, match=r"nobody looked at the arm for 0\.[3-9]. s, more than 0\.2 s; it is stopped"):
+    with pytest.raises(
+        RobotFault, match=r"monitoring was interrupted for 0\.[3-9]. s, more than 0\.2 s; the arm was stopped"
+    ):
         robot.step(act(0.1, 0.1, 0))
 
 
-def test_a_hand_that_comes_down_on_something_stays_above_it(robot: Any) -> None:
+def test_descent_onto_an_object_stays_above_it(robot: Any) -> None:
     shipped = load(_Sections, {"robot": "robots/simulation.yaml"}).robot
-    rng = np.random.default_rng(0).spawn(2)[0]  # the arm's own scene
-    thing = build(rng, "bin", "train", shipped.camera, shipped.camera_jitter).objects[0]
+    rng = np.random.default_rng(0).spawn(2)[0]  # the scene of the simulated arm
+    target = build(rng, "bin", "train", shipped.camera, shipped.camera_jitter).objects[0]
     hand = robot.observe().state
-    robot.step(act(thing.at_m[0] - hand[0], thing.at_m[1] - hand[1], 0.22 - hand[2], CLOSE))
+    robot.step(act(target.at_m[0] - hand[0], target.at_m[1] - hand[1], 0.22 - hand[2], CLOSE))
     step = robot.step(act(0, 0, -0.2, CLOSE))
     assert step.applied[2] < -0.15
     assert step.observation.state[2] > 0.22 + step.applied[2] + 0.008, step.observation.state
@@ -138,7 +140,7 @@ def test_a_hand_that_comes_down_on_something_stays_above_it(robot: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         ("frozen", "a frozen camera"),
         ("silent", "none newer than the motion"),
@@ -146,35 +148,37 @@ def test_a_hand_that_comes_down_on_something_stays_above_it(robot: Any) -> None:
         ("saturated", "mean brightness"),
     ],
 )
-def test_a_camera_that_shows_no_present_is_a_fault(rig: Rig, robot: Any, fault: str, told: str) -> None:
+def test_faulty_camera_is_reported(rig: Rig, robot: Any, fault: str, message: str) -> None:
     rig.fault(fault)
-    with pytest.raises(CameraFault, match=told):
+    with pytest.raises(CameraFault, match=message):
         robot.observe()
     rig.fault("clear")
     robot.recover()
     robot.observe()
 
 
-def test_closing_on_nothing_is_no_fault(robot: Any) -> None:
+def test_closing_without_an_object_is_no_fault(robot: Any) -> None:
     assert robot.step(act(0, 0, 0, CLOSE)).observation.state[4] < 0.1
     assert robot.step(act(0, 0, 0, OPEN)).observation.state[4] > 0.9
 
 
-def test_an_arm_that_is_not_there_is_named(rig: Rig) -> None:
-    with pytest.raises(RobotError, match=r"127\.0\.254\.9: expected an arm, got '.*'; open its brakes and FCI in Desk"):
+def test_missing_arm_is_reported(rig: Rig) -> None:
+    with pytest.raises(
+        RobotError, match=r"127\.0\.254\.9: expected an arm, got '.*'; release its brakes and enable FCI in Desk"
+    ):
         open_robot(rig.config(("robot.host=127.0.254.9",)))
 
 
-def test_an_arm_that_another_program_holds_is_not_waited_for(rig: Rig, robot: Any) -> None:
-    with pytest.raises(RobotError, match=r"expected an answer within 1 s, got none; end whatever else is connected"):
+def test_arm_in_use_times_out(rig: Rig, robot: Any) -> None:
+    with pytest.raises(RobotError, match=r"expected a connection within 1 s, got none; close other connections"):
         open_robot(rig.config((*SETTINGS, "robot.connect_timeout_s=1.0")))
 
 
-def test_an_arm_in_good_health_is_ready_and_a_reflex_is_told(rig: Rig) -> None:
+def test_ready_arm_passes_and_a_reflex_fails(rig: Rig) -> None:
     found = {result.name: result for result in run_checks(rig.config(SETTINGS))}
     assert set(found) == {"workspace", "camera", "arm", "state", "mode", "hand", "frame", "gripper"}
     assert all(result.passed for result in found.values()), found
     rig.fault("reflex")
-    wrong = [result for result in run_checks(rig.config(SETTINGS)) if not result.passed]
-    assert [result.name for result in wrong] == ["mode"]
-    assert "cartesian_reflex" in wrong[0].detail
+    failed = [result for result in run_checks(rig.config(SETTINGS)) if not result.passed]
+    assert [result.name for result in failed] == ["mode"]
+    assert "cartesian_reflex" in failed[0].detail

@@ -1,4 +1,4 @@
-"""Pictures of a video stream: only those that show the present are given out. No arm is needed."""
+"""Images of a video stream: only recent and valid ones are returned. No arm is needed."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ CAMERA = load(_Sections, {"robot": "robots/franka_direct.yaml"}).robot.camera
 RNG = np.random.default_rng(0)
 
 
-def picture(low: int = 60, high: int = 180) -> NDArray[np.uint8]:
+def draw_image(low: int = 60, high: int = 180) -> NDArray[np.uint8]:
     coarse = RNG.integers(low, high, (CAMERA.height_px // 16, CAMERA.width_px // 16, 3), dtype=np.uint8)
     return coarse.repeat(16, axis=0).repeat(16, axis=1)
 
 
-STILL = picture()
+STILL = draw_image()
 
 
 class Stream:
-    """An MJPEG stream of what it is told to show, 20 pictures a second; None is silence."""
+    """An MJPEG stream of the images that `make` returns, 20 a second; None sclosing nothing."""
 
     def __init__(self, make: Make) -> None:
         self.make = make
         stream = self
 
-        class Viewer(BaseHTTPRequestHandler):
+        class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_response(200)
-                self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=picture")
+                self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=image")
                 self.end_headers()
-                while not stream.ends.wait(0.05):
+                while not stream.closing.wait(0.05):
                     pixels = stream.make()
                     if pixels is not None:
                         jpeg = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
-                        head = f"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                        head = f"--image\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                         try:
                             self.wfile.write(head.encode() + jpeg + b"\r\n")
                         except ConnectionError:
@@ -61,15 +61,15 @@ class Stream:
             def log_message(self, *_arguments: object) -> None:
                 pass
 
-        self.ends = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Viewer)
+        self.closing = threading.Event()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
         self.source = f"http://127.0.0.1:{self._server.server_address[1]}/"
 
     def close(self) -> None:
-        self.ends.set()
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -77,58 +77,58 @@ class Stream:
 
 @pytest.fixture
 def stream() -> Iterator[Stream]:
-    stream = Stream(picture)
+    stream = Stream(draw_image)
     yield stream
     stream.close()
 
 
 @pytest.fixture
-def feed(stream: Stream) -> Iterator[VideoReader]:
-    feed = VideoReader(VideoConfig(source=stream.source, timeout_s=2.0), CAMERA)
-    yield feed
-    feed.close()
+def reader(stream: Stream) -> Iterator[VideoReader]:
+    reader = VideoReader(VideoConfig(source=stream.source, timeout_s=2.0), CAMERA)
+    yield reader
+    reader.close()
 
 
-def test_a_picture_is_of_after_the_motion_by_more_than_the_cameras_latency(feed: VideoReader) -> None:
+def test_image_is_newer_than_the_motion_by_the_latency(reader: VideoReader) -> None:
     for _ in range(3):
         rested_s = time.monotonic()
-        image, came_s = feed.newer(rested_s)
+        image, arrived_s = reader.newer(rested_s)
         assert image.shape == (CAMERA.height_px, CAMERA.width_px, 3)
-        assert came_s - rested_s > 0.1
+        assert arrived_s - rested_s > 0.1
 
 
-def test_colours_are_red_green_and_blue(stream: Stream, feed: VideoReader) -> None:
-    stream.make = lambda: picture() // np.array([1, 2, 8], dtype=np.uint8)
+def test_channels_are_rgb(stream: Stream, reader: VideoReader) -> None:
+    stream.make = lambda: draw_image() // np.array([1, 2, 8], dtype=np.uint8)
     time.sleep(0.2)
-    red, green, blue = feed.newer(time.monotonic())[0].mean(axis=(0, 1))
+    red, green, blue = reader.newer(time.monotonic())[0].mean(axis=(0, 1))
     assert red > green + 20 > blue + 40
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
-        (lambda: None, r"none newer than the motion|no picture at all"),
-        (lambda: picture(0, 4), "mean brightness"),
-        (lambda: picture(252, 256), "mean brightness"),
+        (lambda: None, r"none newer than the motion|no image"),
+        (lambda: draw_image(0, 4), "mean brightness"),
+        (lambda: draw_image(252, 256), "mean brightness"),
         (lambda: STILL, "a frozen camera"),
     ],
 )
-def test_what_shows_no_present_is_no_picture(stream: Stream, feed: VideoReader, make: Make, told: str) -> None:
-    feed.newer(time.monotonic())
+def test_invalid_image_is_refused(stream: Stream, reader: VideoReader, make: Make, message: str) -> None:
+    reader.newer(time.monotonic())
     stream.make = make
     time.sleep(0.3)
-    with pytest.raises(CameraFault, match=told):
-        feed.newer(time.monotonic())
+    with pytest.raises(CameraFault, match=message):
+        reader.newer(time.monotonic())
 
 
-def test_another_size_is_refused(stream: Stream, feed: VideoReader) -> None:
+def test_other_size_is_refused(stream: Stream, reader: VideoReader) -> None:
     stream.make = lambda: RNG.integers(60, 180, (480, 640, 3), dtype=np.uint8)
-    with pytest.raises(CameraFault, match="expected a picture of 240x320, got 480x640"):
-        feed.newer(time.monotonic())
+    with pytest.raises(CameraFault, match="expected an image of 240x320, got 480x640"):
+        reader.newer(time.monotonic())
 
 
-def test_a_camera_that_is_not_there_is_silent() -> None:
-    feed = VideoReader(VideoConfig(source="http://127.0.0.1:9/", timeout_s=0.5), CAMERA)
-    with pytest.raises(CameraFault, match="no picture at all"):
-        feed.newer(time.monotonic())
-    feed.close()
+def test_missing_camera_is_reported() -> None:
+    reader = VideoReader(VideoConfig(source="http://127.0.0.1:9/", timeout_s=0.5), CAMERA)
+    with pytest.raises(CameraFault, match="no image"):
+        reader.newer(time.monotonic())
+    reader.close()

@@ -1,1 +1,1 @@
-"""Tests of the bridge to ROS, against a real master."""
+"""Tests over ROS, with a real master."""

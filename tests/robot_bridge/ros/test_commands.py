@@ -1,4 +1,4 @@
-"""The commands with a Franka over ROS, from end to end; and each fault once while one of them drives the arm."""
+"""End-to-end tests of the commands with a Franka over ROS, and one test of every fault during motion."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from data_collection.formats.robonet import read_episode
 from planner.goal import load_goal
 from tests.benchmarks.ros_faults import FAULTS
 from tests.planner.doubles import SPEC
-from tests.robot_bridge.ros.bridge import QUICK
+from tests.robot_bridge.ros.configurations import QUICK
 from tests.robot_bridge.ros.rig import Rig
 
 pytestmark = pytest.mark.ros
@@ -34,7 +34,7 @@ def run(module: str, *arguments: str, seconds: float = 120) -> subprocess.Comple
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False)
 
 
-def test_a_collection(rig: Rig, tmp_path: Path) -> None:
+def test_collection(rig: Rig, tmp_path: Path) -> None:
     out = tmp_path / "episodes"
     steps = ("--set", "collection.n_steps=6", "--set", "collection.steps_per_draw=[3,6]")
     done = run("data_collection.run_collection", "--robot", "franka_ros", "--episodes", "2", "--out", str(out),
@@ -51,7 +51,7 @@ def test_a_collection(rig: Rig, tmp_path: Path) -> None:
         assert (np.diff(episode.times_s) > 0.3).all()
 
 
-def test_a_task_towards_a_goal_that_the_rehearsal_made(master: Rig, tmp_path: Path) -> None:
+def test_task_with_the_goal_of_the_simulated_driver(master: Rig, tmp_path: Path) -> None:
     goal, out = tmp_path / "goal.png", tmp_path / "run"
     master.start_driver("--scene", "pick_wipe", "--split", "test", "--seed", "3", "--goal", str(goal))
     arguments = ["pick_wipe", "--robot", "franka_ros", "--goal", str(goal), "--steps", "3", "--out", str(out), "--set",
@@ -66,7 +66,7 @@ def test_a_task_towards_a_goal_that_the_rehearsal_made(master: Rig, tmp_path: Pa
     assert summary["task_success"] is not None and summary["events"]["command"] > 50
 
 
-def test_a_goal_picture_through_the_live_camera(rig: Rig, tmp_path: Path) -> None:
+def test_goal_image_from_the_live_camera(rig: Rig, tmp_path: Path) -> None:
     goal = tmp_path / "goal.png"
     done = run("planner.run_goal", str(goal))
     assert done.returncode == 0, done.stderr
@@ -77,7 +77,7 @@ def test_a_goal_picture_through_the_live_camera(rig: Rig, tmp_path: Path) -> Non
     assert not (tmp_path / "other.png").exists()
 
 
-def test_a_task_needs_a_goal_and_no_oracle(tmp_path: Path) -> None:
+def test_task_needs_a_goal(tmp_path: Path) -> None:
     done = run("planner.run_task", "pick_wipe", "--robot", "franka_ros", "--out", str(tmp_path / "run"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "take one with run_goal" in done.stderr
@@ -95,7 +95,7 @@ def test_without_a_master_nothing_is_written(tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_the_driver_ends_with_a_summary(master: Rig) -> None:
+def test_driver_ends_with_a_summary(master: Rig) -> None:
     master.start_driver()
     summary = master.stop_driver()
     assert set(summary) == {"events", "largest", "hand_low_m", "hand_high_m", "task_success"}
@@ -107,15 +107,15 @@ def test_the_driver_ends_with_a_summary(master: Rig) -> None:
     assert master.is_down()
 
 
-# Half a minute each, in real time; the others with -m slow.
-_OFTEN = {"driver killed", "reflex", "user stop", "supervisor killed (kill -9)"}
+# Half a minute each, in real time; the others are marked slow.
+_FAST = {"driver killed", "reflex", "user stop", "supervisor killed (kill -9)"}
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(fault.name, marks=[] if fault.name in _OFTEN else [pytest.mark.slow]) for fault in FAULTS],
+    [pytest.param(fault.name, marks=[] if fault.name in _FAST else [pytest.mark.slow]) for fault in FAULTS],
 )
-def test_a_fault_while_the_arm_moves(name: str, tmp_path: Path) -> None:
+def test_fault_during_motion(name: str, tmp_path: Path) -> None:
     out = str(tmp_path / "faults.jsonl")
     done = run("tests.benchmarks.ros_faults", "--times", "1", "--only", name, "--out", out, seconds=200)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""The Franka over ROS when something is wrong with the arm, the hand, the camera or the driver."""
+"""Faults of the arm, the hand, the camera and the driver over ROS."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import JointState
 
 from robot_bridge.factory import open_robot
-from robot_bridge.kinematics import FLANGE_TO_HAND_RAD, FLANGE_TO_TCP_M, HOME_RAD
+from robot_bridge.kinematics import FLANGE_TO_TCP, HOME_RAD
 from robot_bridge.robot import CLOSE, OPEN, CameraFault, Robot, RobotFault
 from robot_bridge.ros import names
 from robot_bridge.ros.driver import DriverError
 from robot_bridge.ros.messages import load
 from tests.robot_bridge.robot_contract import act
-from tests.robot_bridge.ros.bridge import config
+from tests.robot_bridge.ros.configurations import config
 from tests.robot_bridge.ros.rig import Rig
 
 pytestmark = pytest.mark.ros
@@ -48,9 +48,9 @@ def call(name: str, type_: str, **request: object) -> Any:
     return rospy.ServiceProxy(name, load()[type_])(**request)
 
 
-def test_a_reflex_stops_the_arm_until_it_is_freed(rig: Rig, robot: Robot) -> None:
+def test_reflex_stops_the_arm_until_recovery(rig: Rig, robot: Robot) -> None:
     rig.fault("reflex")
-    with pytest.raises(RobotFault, match=r"the arm stopped itself \(cartesian_reflex\); call recover"):
+    with pytest.raises(RobotFault, match=r"the arm stopped \(cartesian_reflex\); call recover"):
         robot.step(act(0.02, 0, 0))
     n = len(rig.events("recovery"))
     robot.recover()
@@ -59,7 +59,7 @@ def test_a_reflex_stops_the_arm_until_it_is_freed(rig: Rig, robot: Robot) -> Non
     assert robot.step(act(0.02, 0, 0)).applied[0] == pytest.approx(0.02)
 
 
-def test_after_three_reflexes_of_an_episode_it_parks_for_a_person(rig: Rig, robot: Robot) -> None:
+def test_third_reflex_of_an_episode_parks_the_arm(rig: Rig, robot: Robot) -> None:
     for _ in range(2):
         rig.fault("reflex")
         robot.recover()
@@ -75,26 +75,26 @@ def test_after_three_reflexes_of_an_episode_it_parks_for_a_person(rig: Rig, robo
     assert np.abs(joints() - HOME_RAD).max() < 0.02  # parked
 
 
-def test_a_parked_arm_tells_somebody_once(rig: Rig, tmp_path: Any) -> None:
-    told = tmp_path / "told"
-    script = f'echo "$1" >> {told}'
-    alert = f'robot.recovery.notify_command=["sh", "-c", {script!r}, "alert"]'
-    robot = open_robot(config((*SETTINGS, "robot.recovery.per_episode=0", alert)))
+def test_notify_command_runs_once(rig: Rig, tmp_path: Any) -> None:
+    notes = tmp_path / "notes"
+    script = f'echo "$1" >> {notes}'
+    notify = f'robot.recovery.notify_command=["sh", "-c", {script!r}, "notify"]'
+    robot = open_robot(config((*SETTINGS, "robot.recovery.per_episode=0", notify)))
     rig.fault("reflex")
     for _ in range(2):
         with pytest.raises(RobotFault, match="0 reflexes in this episode"):
             robot.recover()
     robot.close()
-    assert told.read_text().count("look at the scene") == 1
+    assert notes.read_text().count("inspect the scene") == 1
 
 
-def test_a_person_who_stops_it_is_never_overruled(rig: Rig, robot: Robot) -> None:
+def test_user_stop_is_final(rig: Rig, robot: Robot) -> None:
     rig.fault("user_stop")
     n = len(rig.events("recovery"))
     for _ in range(2):
-        with pytest.raises(RobotFault, match="a person has stopped the arm"):
+        with pytest.raises(RobotFault, match="the user stop was pressed"):
             robot.step(act(0.02, 0, 0))
-        with pytest.raises(RobotFault, match="a person has stopped the arm"):
+        with pytest.raises(RobotFault, match="the user stop was pressed"):
             robot.recover()
     rig.fault("clear")
     with pytest.raises(RobotFault, match="start this command again"):
@@ -115,7 +115,7 @@ def test_without_a_state_nothing_moves(rig: Rig, robot: Robot, fault: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "message"),
     [
         ("camera_frozen", "a frozen camera"),
         ("camera_silent", "none newer than the motion"),
@@ -123,23 +123,23 @@ def test_without_a_state_nothing_moves(rig: Rig, robot: Robot, fault: str) -> No
         ("camera_saturated", "mean brightness"),
     ],
 )
-def test_a_camera_that_shows_no_present_is_a_fault(rig: Rig, robot: Robot, fault: str, told: str) -> None:
+def test_faulty_camera_is_reported(rig: Rig, robot: Robot, fault: str, message: str) -> None:
     rig.fault(fault)
-    with pytest.raises(CameraFault, match=told):
+    with pytest.raises(CameraFault, match=message):
         robot.observe()
     rig.fault("clear")
     robot.recover()
     robot.observe()
 
 
-def test_closing_on_nothing_is_no_fault(rig: Rig, robot: Robot) -> None:
+def test_closing_without_an_object_is_no_fault(rig: Rig, robot: Robot) -> None:
     rig.fault("gripper_misses")
     assert robot.step(act(0, 0, 0, CLOSE)).observation.state[4] < 0.1
     rig.fault("clear")
     assert robot.step(act(0, 0, 0, OPEN)).observation.state[4] > 0.9
 
 
-def test_the_hand_is_asked_only_when_that_changes(rig: Rig, robot: Robot) -> None:
+def test_gripper_is_commanded_only_on_changes(rig: Rig, robot: Robot) -> None:
     n = len(rig.events("gripper"))
     for _ in range(2):
         robot.step(act(0, 0, 0, CLOSE))
@@ -149,7 +149,7 @@ def test_the_hand_is_asked_only_when_that_changes(rig: Rig, robot: Robot) -> Non
     assert len(rig.events("gripper")) == n + 3  # a stop, and a move
 
 
-def test_fingers_that_are_blocked_are_opened_above(rig: Rig, robot: Robot) -> None:
+def test_blocked_fingers_are_opened_after_raising(rig: Rig, robot: Robot) -> None:
     robot.step(act(0, 0, -0.2, CLOSE))
     rig.fault("gripper_blocked")
     with pytest.raises(RobotFault, match=r"expected fingers 0\.08 m apart, got 0\.0.. m; free them"):
@@ -158,9 +158,9 @@ def test_fingers_that_are_blocked_are_opened_above(rig: Rig, robot: Robot) -> No
     assert robot.reset(np.random.default_rng(0)).state[4] > 0.9
 
 
-def test_a_hand_that_hangs_is_waited_for_as_long_as_it_may(rig: Rig, robot: Robot) -> None:
+def test_hanging_gripper_times_out(rig: Rig, robot: Robot) -> None:
     rig.fault("gripper_hangs")
-    with pytest.raises(RobotFault, match="franka_gripper/grasp: expected an end within 2 s, got none"):
+    with pytest.raises(RobotFault, match="franka_gripper/grasp: expected a result within 2 s, got none"):
         robot.step(act(0, 0, 0, CLOSE))
     rig.fault("clear")
     robot.recover()
@@ -168,46 +168,46 @@ def test_a_hand_that_hangs_is_waited_for_as_long_as_it_may(rig: Rig, robot: Robo
     assert robot.step(act(0, 0, 0, CLOSE)).observation.state[4] < 0.1
 
 
-def test_the_driver_is_told_from_which_force_on_it_stops(rig: Rig) -> None:
+def test_reflex_thresholds_are_set_at_start(rig: Rig) -> None:
     reflex = "robot.reflex.forces=[12.0, 13.0, 14.0, 15.0, 16.0, 17.0]"
     open_robot(config((*SETTINGS, reflex))).close()
     assert rig.events("thresholds")[-1]["forces"] == [12.0, 13.0, 14.0, 15.0, 16.0, 17.0]
 
 
-def test_another_frame_of_the_hand_is_refused(rig: Rig) -> None:
-    c, s = np.cos(FLANGE_TO_HAND_RAD), np.sin(FLANGE_TO_HAND_RAD)
-    hand = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, FLANGE_TO_TCP_M], [0, 0, 0, 1]])
-    longer = hand.copy()
+def test_other_end_effector_is_refused(rig: Rig) -> None:
+    longer = FLANGE_TO_TCP.copy()
     longer[2, 3] += 0.05
     call(names.SET_EE_FRAME, "franka_msgs/SetEEFrame", F_T_EE=longer.T.ravel().tolist())
     try:
         with pytest.raises(DriverError, match=r"F_T_EE: expected the Franka hand, 0\.1034 m along z"):
             open_robot(config(SETTINGS))
     finally:
-        call(names.SET_EE_FRAME, "franka_msgs/SetEEFrame", F_T_EE=hand.T.ravel().tolist())
+        call(names.SET_EE_FRAME, "franka_msgs/SetEEFrame", F_T_EE=FLANGE_TO_TCP.T.ravel().tolist())
 
 
-def test_an_arm_that_somebody_else_drives_is_refused(rig: Rig) -> None:
+def test_arm_controlled_by_another_program_is_refused(rig: Rig) -> None:
     command = load()["franka_core_msgs/JointCommand"]
     publisher = rospy.Publisher(names.JOINT_COMMANDS, command, queue_size=1)
-    ends = threading.Event()
+    stopped = threading.Event()
 
-    def drive() -> None:
-        while not ends.wait(0.02):
+    def publish() -> None:
+        while not stopped.wait(0.02):
             publisher.publish(command(mode=command.VELOCITY_MODE, names=names.JOINTS, velocity=[0.0] * 7))
 
-    thread = threading.Thread(target=drive)
+    thread = threading.Thread(target=publish)
     thread.start()
     try:
         time.sleep(0.5)
-        with pytest.raises(DriverError, match=f"expected an arm that nobody drives, got {names.OTHER_CONTROLLERS[0]}"):
+        with pytest.raises(
+            DriverError, match=f"expected no other running controller, got {names.OTHER_CONTROLLERS[0]}"
+        ):
             open_robot(config(SETTINGS))
     finally:
-        ends.set()
+        stopped.set()
         thread.join()
         publisher.unregister()
 
 
-def test_a_driver_that_is_not_there_is_named(master: Rig) -> None:
-    with pytest.raises(DriverError, match="start franka_ros_interface, or rehearse with python -m"):
+def test_missing_driver_is_reported(master: Rig) -> None:
+    with pytest.raises(DriverError, match="start franka_ros_interface, or the simulated driver with python -m"):
         open_robot(config((*SETTINGS, "robot.connect_timeout_s=0.5")))

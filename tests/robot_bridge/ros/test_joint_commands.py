@@ -1,4 +1,4 @@
-"""The one door to the arm: what does not pass it."""
+"""Limits and timing of the stream of joint commands over ROS."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from robot_bridge.ros import names
 from robot_bridge.ros.driver import Master
 from robot_bridge.ros.joint_commands import JointCommandPublisher
 from robot_bridge.ros.messages import load
-from tests.robot_bridge.ros.bridge import config
+from tests.robot_bridge.ros.configurations import config
 from tests.robot_bridge.ros.rig import Rig
 
 pytestmark = pytest.mark.ros
@@ -43,13 +43,13 @@ def state(joints: NDArray[np.float64] = START) -> ArmState:
 
 @pytest.fixture
 def sent(master: Rig) -> Iterator[list[NDArray[np.float64]]]:
-    """What the wire carries; the driver is not there to follow it."""
+    """Collect the published commands; no driver follows them."""
     Master("test_stream", 5.0)
-    got: list[NDArray[np.float64]] = []
+    received: list[NDArray[np.float64]] = []
     subscriber = rospy.Subscriber(
-        names.JOINT_COMMANDS, load()["franka_core_msgs/JointCommand"], lambda m: got.append(np.array(m.position))
+        names.JOINT_COMMANDS, load()["franka_core_msgs/JointCommand"], lambda m: received.append(np.array(m.position))
     )
-    yield got
+    yield received
     subscriber.unregister()
 
 
@@ -62,7 +62,7 @@ def stream(sent: list[NDArray[np.float64]]) -> Iterator[JointCommandPublisher]:
     stream.close()
 
 
-def test_a_bounded_command_passes(stream: JointCommandPublisher, sent: list[NDArray[np.float64]]) -> None:
+def test_limited_command_is_sent(stream: JointCommandPublisher, sent: list[NDArray[np.float64]]) -> None:
     stream.send(START + BOUND * 0.9, state())
     stream.send(stream.limit_step(START + 0.05), state())
     deadline_s = time.monotonic() + 5
@@ -73,7 +73,7 @@ def test_a_bounded_command_passes(stream: JointCommandPublisher, sent: list[NDAr
 
 
 @pytest.mark.parametrize(
-    ("wanted", "told"),
+    ("commanded", "message"),
     [
         (np.full(7, np.nan), "finite"),
         (START + np.array([0, 0, np.inf, 0, 0, 0, 0]), "finite"),
@@ -82,26 +82,26 @@ def test_a_bounded_command_passes(stream: JointCommandPublisher, sent: list[NDAr
         (START - 3 * BOUND, "of the last"),
     ],
 )
-def test_what_may_not_pass_is_refused_and_nothing_is_sent(
-    stream: JointCommandPublisher, sent: list[NDArray[np.float64]], wanted: NDArray[np.float64], told: str
+def test_invalid_command_is_not_sent(
+    stream: JointCommandPublisher, sent: list[NDArray[np.float64]], commanded: NDArray[np.float64], message: str
 ) -> None:
-    with pytest.raises(StreamFault, match=told) as refused:
-        stream.send(wanted, state())
+    with pytest.raises(StreamFault, match=message) as refused:
+        stream.send(commanded, state())
     assert "\n" not in str(refused.value)
     time.sleep(0.1)
     assert not sent
     np.testing.assert_array_equal(stream.last_rad, START)
 
 
-def test_every_bounded_step_passes(stream: JointCommandPublisher) -> None:
+def test_limited_steps_are_sent(stream: JointCommandPublisher) -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
-        wanted = START + rng.uniform(-0.02, 0.02, 7)
-        stream.send(stream.limit_step(wanted), state(stream.last_rad))
+        commanded = START + rng.uniform(-0.02, 0.02, 7)
+        stream.send(stream.limit_step(commanded), state(stream.last_rad))
 
 
 def test_tracking_error_is_refused(stream: JointCommandPublisher, sent: list[NDArray[np.float64]]) -> None:
-    with pytest.raises(StreamFault, match=r"within 0\.1 rad of what is commanded"):
+    with pytest.raises(StreamFault, match=r"within 0\.1 rad of the commanded joints"):
         stream.send(START, state(START + 0.11))
     with pytest.raises(StreamFault, match="within"):
         stream.send(START, state(START * np.nan))
@@ -118,14 +118,14 @@ def test_hand_leaving_the_box_is_refused(stream: JointCommandPublisher, sent: li
     assert not sent
 
 
-def test_a_hand_that_was_pushed_out_of_the_box_comes_back(stream: JointCommandPublisher) -> None:
+def test_hand_outside_the_box_may_return(stream: JointCommandPublisher) -> None:
     outside = KINEMATICS.solve(START, np.array([0.5, -0.28, 0.1]))
     measured = KINEMATICS.solve(outside, np.array([0.5, -0.279, 0.1]))
     now = replace(state(measured), desired_rad=outside)
     stream.begin(now, now.hand_m, now.hand_m)
     stream.send(outside, now)
     joints = outside
-    for y_m in np.arange(-0.2815, -0.285, -0.0015):  # a way back may bend
+    for y_m in np.arange(-0.2815, -0.285, -0.0015):  # a returning motion may deviate from its line
         joints = KINEMATICS.solve(joints, np.array([0.5, y_m, 0.1]))
         stream.send(joints, now)
     with pytest.raises(StreamFault, match="expected a hand between"):
@@ -133,7 +133,7 @@ def test_a_hand_that_was_pushed_out_of_the_box_comes_back(stream: JointCommandPu
     stream.send(KINEMATICS.solve(joints, np.array([0.5, -0.2835, 0.1])), now)
 
 
-def test_a_joint_at_the_end_of_its_range_may_only_come_back(stream: JointCommandPublisher) -> None:
+def test_joint_beyond_its_margin_may_only_return(stream: JointCommandPublisher) -> None:
     wide = Kinematics()
     end = START.copy()
     end[6] = wide.high_rad[6] - CONFIG.motion.joint_margin_rad / 2
@@ -156,7 +156,7 @@ def test_interrupted_stream_is_not_resumed(stream: JointCommandPublisher, sent: 
     assert len(sent) == 1
 
 
-def test_a_stream_that_is_interrupted_as_it_waits_for_its_tick_sends_nothing(
+def test_stream_interrupted_while_waiting_sends_nothing(
     stream: JointCommandPublisher, sent: list[NDArray[np.float64]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream.send(START, state())
@@ -168,16 +168,16 @@ def test_a_stream_that_is_interrupted_as_it_waits_for_its_tick_sends_nothing(
     assert len(sent) == 1
 
 
-def test_commands_keep_their_pace(stream: JointCommandPublisher) -> None:
+def test_commands_are_sent_at_the_tick_rate(stream: JointCommandPublisher) -> None:
     began_s = time.monotonic()
     for _ in range(30):
         stream.send(START, state())
     assert time.monotonic() - began_s >= 29 * CONFIG.motion.tick_s * 0.99
 
 
-def test_nobody_who_listens_is_a_fault(master: Rig) -> None:
+def test_missing_subscriber_is_a_fault(master: Rig) -> None:
     Master("test_stream", 5.0)
     stream = JointCommandPublisher(CONFIG.motion, CONFIG.limits, KINEMATICS, load())
-    with pytest.raises(RobotFault, match="expected a driver that listens"):
+    with pytest.raises(RobotFault, match="expected a subscribed driver"):
         stream.wait_for_driver(0.2)
     stream.close()

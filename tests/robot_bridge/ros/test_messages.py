@@ -1,4 +1,4 @@
-"""The ROS types made here are those of the driver's releases."""
+"""Generated ROS types equal those of the driver's releases."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from robot_bridge.ros.messages import RELEASES, Generation, MessageError, expect
 @pytest.mark.parametrize(
     ("generation", "name"), [(generation, name) for generation in RELEASES for name in expected(generation)]
 )
-def test_every_type_has_the_md5_of_its_release(generation: Generation, name: str) -> None:
+def test_types_have_the_md5_of_their_release(generation: Generation, name: str) -> None:
     assert load(generation)[name]._md5sum == expected(generation)[name]
 
 
-def test_the_list_is_whole() -> None:
+def test_list_of_types_is_complete() -> None:
     assert len(expected("0.7")) == 37
     assert {name.rsplit("/", maxsplit=1)[0] for name in expected("0.7")} == {
         "control_msgs", "controller_manager_msgs", "franka_core_msgs", "franka_gripper", "franka_msgs",
     }  # fmt: skip
 
 
-def test_a_release_is_recognised_by_its_state() -> None:
+def test_generation_is_detected_by_md5() -> None:
     for generation in RELEASES:
         assert generation_of(load(generation)["franka_core_msgs/RobotState"]._md5sum) == generation
     assert generation_of("0" * 32) is None
 
 
-def test_a_message_survives_the_wire() -> None:
+def test_message_survives_serialization() -> None:
     types = load("0.7")
     state: Any = types["franka_core_msgs/RobotState"]()
     state.q_d, state.robot_mode, state.header.frame_id = [0.1 * i for i in range(7)], 4, "panda_link0"
     state.current_errors.cartesian_reflex = True
     wire = BytesIO()
     state.serialize(wire)
-    there: Any = types["franka_core_msgs/RobotState"]().deserialize(wire.getvalue())
-    assert list(there.q_d) == list(state.q_d)
-    assert (there.robot_mode, there.current_errors.cartesian_reflex) == (4, True)
-    assert there.current_errors.joint_reflex is False
+    received: Any = types["franka_core_msgs/RobotState"]().deserialize(wire.getvalue())
+    assert list(received.q_d) == list(state.q_d)
+    assert (received.robot_mode, received.current_errors.cartesian_reflex) == (4, True)
+    assert received.current_errors.joint_reflex is False
 
 
-def test_the_newer_release_has_five_errors_more() -> None:
+def test_newer_release_has_five_more_errors() -> None:
     slots = [load(generation)["franka_msgs/Errors"].__slots__ for generation in RELEASES]
     assert [len(each) for each in slots] == [36, 41]
 
 
-def test_a_changed_definition_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_definition_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(messages.DEFINITIONS, tmp_path / "definitions")
     path = tmp_path / "definitions/0.7/franka_gripper/msg/GraspEpsilon.msg"
     path.write_text(path.read_text().replace("inner", "inside"))

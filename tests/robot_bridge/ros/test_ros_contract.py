@@ -1,4 +1,4 @@
-"""The Franka over ROS keeps the contract of every robot, against the simulated driver in a process of its own."""
+"""The Franka over ROS implements the `Robot` protocol, with the simulated driver in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros in
 from robot_bridge.factory import open_robot
 from robot_bridge.robot import Robot
 from tests.robot_bridge.robot_contract import RobotContract
-from tests.robot_bridge.ros.bridge import config
+from tests.robot_bridge.ros.configurations import config
 from tests.robot_bridge.ros.rig import Rig
 
 pytestmark = pytest.mark.ros

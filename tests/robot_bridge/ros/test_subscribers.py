@@ -1,4 +1,4 @@
-"""Pictures off the wire: only those that show the present are given out."""
+"""Images over ROS: only recent and valid ones are returned."""
 
 from __future__ import annotations
 
@@ -21,51 +21,51 @@ from robot_bridge.franka.config import RosImageConfig
 from robot_bridge.robot import CameraFault
 from robot_bridge.ros.driver import Master
 from robot_bridge.ros.subscribers import RosImageSubscriber
-from tests.robot_bridge.ros.bridge import config
+from tests.robot_bridge.ros.configurations import config
 from tests.robot_bridge.ros.rig import Rig
 
 pytestmark = pytest.mark.ros
 
-FEED = RosImageConfig(topic="/test/images", timeout_s=1.0)
+IMAGES = RosImageConfig(topic="/test/images", timeout_s=1.0)
 CAMERA = config().camera
 Change = Callable[[Any], None]
 
 
-def picture(rng: np.random.Generator, camera: Camera = CAMERA) -> NDArray[np.uint8]:
+def camera_pixels(rng: np.random.Generator, camera: Camera = CAMERA) -> NDArray[np.uint8]:
     return rng.integers(60, 180, (camera.height_px, camera.width_px, 3), dtype=np.uint8)
 
 
 def message(pixels: NDArray[np.uint8], encoding: str = "rgb8") -> Any:
     height, width, _ = pixels.shape
-    made = Image(height=height, width=width, encoding=encoding, step=3 * width, data=pixels.tobytes())
-    made.header.stamp = rospy.Time.now()
-    return made
+    result = Image(height=height, width=width, encoding=encoding, step=3 * width, data=pixels.tobytes())
+    result.header.stamp = rospy.Time.now()
+    return result
 
 
 class Sender:
-    """A camera's node in a thread: it sends what it is told to, 20 times a second."""
+    """Publishes messages from a thread, 20 times a second."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
-        self._publisher = rospy.Publisher(FEED.topic, Image, queue_size=1)
+        self._publisher = rospy.Publisher(IMAGES.topic, Image, queue_size=1)
         self._make = make
-        self._ends = threading.Event()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def close(self) -> None:
-        self._ends.set()
+        self._closing.set()
         self._thread.join()
         self._publisher.unregister()
 
     def _run(self) -> None:
-        while not self._ends.wait(0.05):
+        while not self._closing.wait(0.05):
             self._publisher.publish(self._make())
 
 
 @pytest.fixture
 def feed(master: Rig) -> Iterator[RosImageSubscriber]:
     Master("test_images", 5.0)
-    feed = RosImageSubscriber(FEED, CAMERA)
+    feed = RosImageSubscriber(IMAGES, CAMERA)
     yield feed
     feed.close()
 
@@ -80,30 +80,30 @@ def send() -> Iterator[Callable[[Callable[[], Any]], None]]:
 
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
 @pytest.mark.parametrize("padding", [0, 64])
-def test_pixels_are_as_they_were_sent(
+def test_pixels_are_unchanged(
     feed: RosImageSubscriber, send: Callable[[Callable[[], Any]], None], encoding: str, padding: int
 ) -> None:
     rng = np.random.default_rng(0)
-    kept: list[NDArray[np.uint8]] = []
+    published: list[NDArray[np.uint8]] = []
 
     def make() -> Any:
-        kept.append(picture(rng))
-        sent = message(kept[-1] if encoding == "rgb8" else kept[-1][..., ::-1].copy(), encoding)
+        published.append(camera_pixels(rng))
+        sent = message(published[-1] if encoding == "rgb8" else published[-1][..., ::-1].copy(), encoding)
         rows = np.frombuffer(sent.data, np.uint8).reshape(CAMERA.height_px, -1)
         sent.data = np.pad(rows, ((0, 0), (0, padding))).tobytes()
         sent.step += padding
         return sent
 
     send(make)
-    image, came_s = feed.newer(time.monotonic())
+    image, arrived_s = feed.newer(time.monotonic())
     assert image.flags.c_contiguous
-    assert any((image == each).all() for each in kept)
-    assert came_s <= time.monotonic()
+    assert any((image == each).all() for each in published)
+    assert arrived_s <= time.monotonic()
 
 
-def test_silence_is_told(feed: RosImageSubscriber) -> None:
+def test_missing_images_are_reported(feed: RosImageSubscriber) -> None:
     began_s = time.monotonic()
-    with pytest.raises(CameraFault, match="no picture at all within 1 s; look at the camera"):
+    with pytest.raises(CameraFault, match="expected a new image within 1 s, got no image; check the camera"):
         feed.newer(time.monotonic())
     assert time.monotonic() - began_s >= 1.0
 
@@ -116,7 +116,7 @@ def _ahead(sent: Any) -> None:
     sent.header.stamp += rospy.Duration.from_sec(30)
 
 
-def _torn(sent: Any) -> None:
+def _incomplete(sent: Any) -> None:
     sent.data = sent.data[:-5000]
 
 
@@ -129,42 +129,42 @@ def _bright(sent: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reason"),
     [
         (_late, "s old"),
-        (_ahead, "where one of the last 0.5 s was expected"),
-        (_torn, "a torn picture"),
+        (_ahead, "where at most 0.5 s are allowed"),
+        (_incomplete, "an incomplete image"),
         (_dark, "mean brightness"),
         (_bright, "mean brightness"),
     ],
 )
-def test_a_picture_that_shows_no_present_is_none(
-    feed: RosImageSubscriber, send: Callable[[Callable[[], Any]], None], change: Change, told: str
+def test_invalid_image_is_refused(
+    feed: RosImageSubscriber, send: Callable[[Callable[[], Any]], None], change: Change, reason: str
 ) -> None:
     rng = np.random.default_rng(0)
 
     def make() -> Any:
-        sent = message(picture(rng))
+        sent = message(camera_pixels(rng))
         change(sent)
         return sent
 
     send(make)
-    with pytest.raises(CameraFault, match=told):
+    with pytest.raises(CameraFault, match=reason):
         feed.newer(time.monotonic())
 
 
 def test_identical_images_are_a_frozen_camera(
     feed: RosImageSubscriber, send: Callable[[Callable[[], Any]], None]
 ) -> None:
-    still = picture(np.random.default_rng(0))
+    still = camera_pixels(np.random.default_rng(0))
     send(lambda: message(still))
-    feed.newer(time.monotonic() - 0.2)  # the first of them is news
-    with pytest.raises(CameraFault, match=r"a frozen camera: .* equal pictures in a row"):
+    feed.newer(time.monotonic() - 0.2)  # the first one is new
+    with pytest.raises(CameraFault, match=r"a frozen camera: .* identical images in a row"):
         feed.newer(time.monotonic())
 
 
 @pytest.mark.parametrize(("size", "encoding"), [((480, 640), "rgb8"), ((240, 320), "mono8")])
-def test_another_camera_is_refused_at_once(
+def test_other_size_or_encoding_is_refused_immediately(
     feed: RosImageSubscriber, send: Callable[[Callable[[], Any]], None], size: tuple[int, int], encoding: str
 ) -> None:
     rng = np.random.default_rng(0)
@@ -175,7 +175,7 @@ def test_another_camera_is_refused_at_once(
 
 def test_old_image_is_not_returned_as_new(feed: RosImageSubscriber, send: Callable[[Callable[[], Any]], None]) -> None:
     rng = np.random.default_rng(0)
-    send(lambda: message(picture(rng)))
+    send(lambda: message(camera_pixels(rng)))
     for _ in range(5):
         now_s = time.monotonic()
         assert feed.newer(now_s)[1] > now_s

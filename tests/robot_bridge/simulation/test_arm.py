@@ -1,4 +1,4 @@
-"""The straight path, and the guard against pressing."""
+"""Motion of the simulated arm: straight paths and contact limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOW, HIGH = np.array(config().limits.workspace_low_m), np.array(config().limits.
 
 
 def arm_over_empty_bin(contact_limit_n: float = 20.0, table_m: float | None = None) -> tuple[MujocoArm, mujoco.MjData]:
-    """Return an arm in a scene whose free objects were taken away, over a heavy table of a given height if any."""
+    """Return an arm in a scene without movable objects, optionally over a fixed table of a given height."""
     spec = mujoco.MjSpec.from_string(build(np.random.default_rng(0), "bin", "train", config().camera, 0.0).xml)
     for body in list(spec.bodies):
         if body.name.startswith(("object", "tool")):
@@ -34,13 +34,13 @@ def arm_over_empty_bin(contact_limit_n: float = 20.0, table_m: float | None = No
 
 
 def move(arm: MujocoArm, x: float, y: float, z: float, gripper: float = OPEN) -> np.ndarray:
-    """Move and return the hand's path (N, 3)."""
+    """Move, and return the hand's path (N, 3)."""
     path = [arm.state()[:3]]
     path += [arm.state()[:3] for _ in arm.move(act(x, y, z, gripper), 0.6)]
     return np.stack(path)
 
 
-def test_the_hand_moves_on_a_straight_line_and_arrives() -> None:
+def test_hand_moves_straight_to_its_target() -> None:
     arm, _ = arm_over_empty_bin()
     for delta in ([0.1, 0.15, 0.0], [-0.15, -0.1, 0.05], [0.0, -0.1, -0.15]):
         path = move(arm, *delta) - arm.state()[:3]
@@ -51,7 +51,7 @@ def test_the_hand_moves_on_a_straight_line_and_arrives() -> None:
         np.testing.assert_allclose(end - start, delta, atol=0.002)
 
 
-def test_the_gripper_follows_the_hand_s_motion() -> None:
+def test_gripper_moves_after_the_hand() -> None:
     arm, _ = arm_over_empty_bin()
     start = arm.state()[:3]
     states = [arm.state() for _ in arm.move(act(0.0, 0.0, 0.05, CLOSE), 0.6)]
@@ -61,7 +61,7 @@ def test_the_gripper_follows_the_hand_s_motion() -> None:
 
 
 @pytest.mark.parametrize("gripper", [OPEN, CLOSE])
-def test_a_descent_onto_something_hard_stops_near_the_contact_limit(gripper: float) -> None:
+def test_descent_onto_a_table_stops_near_the_contact_limit(gripper: float) -> None:
     arm, data = arm_over_empty_bin(contact_limit_n=20.0, table_m=0.06)
     for _ in range(3):
         move(arm, 0.0, 0.0, -0.2, gripper)
@@ -70,20 +70,20 @@ def test_a_descent_onto_something_hard_stops_near_the_contact_limit(gripper: flo
     assert arm.state()[2] > 0.06
 
 
-def test_without_the_guard_the_same_descent_presses_hard() -> None:
+def test_descent_without_contact_limit_exceeds_it() -> None:
     arm, _ = arm_over_empty_bin(contact_limit_n=1e6, table_m=0.06)
     move(arm, 0.0, 0.0, -0.2)
     assert arm.contact_n()[2] > 60.0
 
 
-def test_a_stopped_descent_still_moves_sideways() -> None:
+def test_stopped_descent_continues_sideways() -> None:
     arm, _ = arm_over_empty_bin(table_m=0.06)
     path = move(arm, 0.05, 0.0, -0.09)
     assert path[-1][0] - path[0][0] == pytest.approx(0.05, abs=0.005)
     assert path[-1][2] > 0.065
 
 
-def test_a_push_against_something_fixed_stops() -> None:
+def test_sideways_push_against_a_fixed_object_stops() -> None:
     arm, _ = arm_over_empty_bin(table_m=0.06)
     move(arm, -0.17, 0.0, 0.0)
     move(arm, 0.0, 0.0, -0.11)

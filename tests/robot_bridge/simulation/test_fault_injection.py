@@ -1,4 +1,4 @@
-"""Rehearsals: scenes that last, and troubles that happen as often as they are asked for."""
+"""Fault injection, and scenes kept over several resets."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.robot_bridge import simulated
 UP = np.array([0.0, 0.0, 0.02, OPEN], np.float32)
 
 
-def troubled(**fault_injection: object) -> FaultInjectingFranka:
+def faulty(**fault_injection: object) -> FaultInjectingFranka:
     robot = open_robot(simulated.config(fault_injection=FaultInjectionConfig.model_validate(fault_injection)))
     assert isinstance(robot, FaultInjectingFranka)
     return robot
 
 
-def test_a_scene_lasts_as_long_as_it_is_told_to() -> None:
+def test_scene_is_kept_for_resets_per_scene() -> None:
     robot = simulated.franka(resets_per_scene=2)
     rng = np.random.default_rng(0)
     scenes = []
@@ -38,7 +38,7 @@ def test_a_scene_lasts_as_long_as_it_is_told_to() -> None:
     robot.close()
 
 
-def test_a_reset_of_a_scene_that_lasts_brings_the_hand_to_a_drawn_start_and_leaves_the_objects() -> None:
+def test_reset_within_a_scene_moves_only_the_hand() -> None:
     robot = simulated.franka(resets_per_scene=0)
     robot.reset(np.random.default_rng(0))
     before = np.array([robot.position(placed.name) for placed in robot.scene.objects])
@@ -52,16 +52,16 @@ def test_a_reset_of_a_scene_that_lasts_brings_the_hand_to_a_drawn_start_and_leav
     robot.close()
 
 
-def test_a_robot_without_trouble_is_the_plain_one() -> None:
+def test_without_faults_the_plain_class_is_used() -> None:
     robot = open_robot(simulated.config())
     assert type(robot) is SimulatedFranka
     robot.close()
 
 
-def test_a_reflex_happens_soon_and_is_recovered_from(tmp_path: Path) -> None:
-    robot = troubled(reflexes_per_reset=1.0, log=str(tmp_path / "log"))
+def test_injected_reflex_can_be_recovered(tmp_path: Path) -> None:
+    robot = faulty(reflexes_per_reset=1.0, log=str(tmp_path / "log"))
     robot.reset(np.random.default_rng(0))
-    with pytest.raises(RobotFault, match="stopped itself"):
+    with pytest.raises(RobotFault, match="the arm stopped"):
         for _ in range(5):
             robot.step(UP)
     with pytest.raises(RobotFault, match="call recover first"):
@@ -72,8 +72,8 @@ def test_a_reflex_happens_soon_and_is_recovered_from(tmp_path: Path) -> None:
     robot.close()
 
 
-def test_a_camera_that_freezes_shows_one_picture_until_the_next_reset() -> None:
-    robot = troubled(freezes_per_reset=1.0)
+def test_frozen_camera_repeats_one_image_until_reset() -> None:
+    robot = faulty(freezes_per_reset=1.0)
     robot.reset(np.random.default_rng(0))
     frames = [robot.step(np.array([0.0, (-1) ** t * 0.05, 0.0, OPEN], np.float32)).observation.image for t in range(8)]
     assert (frames[-1] == frames[-2]).all() and (frames[-1] == frames[4]).all()
@@ -81,8 +81,8 @@ def test_a_camera_that_freezes_shows_one_picture_until_the_next_reset() -> None:
     robot.close()
 
 
-def test_troubles_happen_about_as_often_as_asked() -> None:
-    robot = troubled(reflexes_per_reset=0.3)
+def test_faults_occur_at_the_configured_rate() -> None:
+    robot = faulty(reflexes_per_reset=0.3)
     robot._chance = np.random.default_rng(0)
     n = 0
     for seed in range(30):
@@ -92,23 +92,23 @@ def test_troubles_happen_about_as_often_as_asked() -> None:
     robot.close()
 
 
-def _die() -> None:
-    robot = troubled(deaths_per_reset=1.0)
+def _run_death() -> None:
+    robot = faulty(deaths_per_reset=1.0)
     robot.reset(np.random.default_rng(0))
     for _ in range(5):
         robot.step(UP)
 
 
-def _hang() -> None:
-    robot = troubled(hangs_per_reset=1.0)
+def _run_hang() -> None:
+    robot = faulty(hangs_per_reset=1.0)
     robot.reset(np.random.default_rng(0))
     for _ in range(5):
         robot.step(UP)
 
 
-def test_a_process_dies_by_force_or_hangs() -> None:
+def test_process_is_killed_or_hangs() -> None:
     context = multiprocessing.get_context("spawn")
-    dying, hanging = context.Process(target=_die), context.Process(target=_hang)
+    dying, hanging = context.Process(target=_run_death), context.Process(target=_run_hang)
     dying.start()
     hanging.start()
     dying.join(60)

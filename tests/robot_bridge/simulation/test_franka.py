@@ -1,4 +1,4 @@
-"""The simulated Franka: determinism, exact snapshots, twins, faults."""
+"""Simulated Franka: determinism, snapshots, twins and faults."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def play(robot: SimulatedFranka, actions: NDArray[np.float32]) -> NDArray[np.flo
 
 
 @pytest.mark.parametrize("scene", ["bin", "pick_wipe", "pick_sweep"])
-def test_the_same_seed_gives_the_same_scene_motion_and_image(scene: str) -> None:
+def test_equal_seeds_give_equal_scenes_motions_and_images(scene: str) -> None:
     states, images = [], []
     for _ in range(2):
         robot = franka(scene=scene)
@@ -48,7 +48,7 @@ def test_each_reset_makes_another_scene() -> None:
 
 
 @pytest.mark.parametrize("scene", ["bin", "pick_sweep"])
-def test_going_on_from_a_snapshot_gives_the_same_bits(scene: str) -> None:
+def test_restored_snapshot_is_bitwise_reproducible(scene: str) -> None:
     robot = franka(scene=scene)
     robot.reset(np.random.default_rng(1))
     play(robot, random_actions(4, seed=1))
@@ -59,7 +59,7 @@ def test_going_on_from_a_snapshot_gives_the_same_bits(scene: str) -> None:
     np.testing.assert_array_equal(play(robot, random_actions(8)), first)
 
 
-def test_time_never_goes_back() -> None:
+def test_time_is_monotonic() -> None:
     robot = franka()
     times = [robot.reset(np.random.default_rng(0)).time_s]
     snapshot = robot.snapshot()
@@ -72,7 +72,7 @@ def test_time_never_goes_back() -> None:
     assert robot.simulated_s == times[-1]
 
 
-def test_a_snapshot_of_another_scene_is_refused() -> None:
+def test_snapshot_of_another_scene_is_refused() -> None:
     robot = franka()
     robot.reset(np.random.default_rng(0))
     old = robot.snapshot()
@@ -81,7 +81,7 @@ def test_a_snapshot_of_another_scene_is_refused() -> None:
         robot.restore(old)
 
 
-def test_a_twin_moves_alone_and_alike() -> None:
+def test_twin_is_independent_and_identical() -> None:
     robot = franka(scene="pick_wipe")
     robot.reset(np.random.default_rng(2))
     before = robot.snapshot().physics
@@ -105,7 +105,7 @@ def test_twins_run_in_threads() -> None:
         np.testing.assert_array_equal(result, expected)
 
 
-def test_step_and_advance_do_the_same() -> None:
+def test_step_and_advance_are_equivalent() -> None:
     robot = franka()
     robot.reset(np.random.default_rng(2))
     twin = robot.twin()
@@ -119,7 +119,7 @@ def make_unstable(robot: SimulatedFranka) -> None:
 
 
 @pytest.mark.parametrize("scene", ["bin", "pick_wipe"])
-def test_an_unstable_simulation_is_a_fault_until_recover(scene: str) -> None:
+def test_unstable_simulation_is_a_fault_until_recover(scene: str) -> None:
     robot = franka(scene=scene)
     robot.reset(np.random.default_rng(0))
     robot.advance(act(0.0, 0.02, 0.0))
@@ -155,7 +155,7 @@ def test_nothing_works_after_close() -> None:
             call()
 
 
-def test_random_play_stays_sane() -> None:
+def test_objects_stay_above_the_floor_in_random_play() -> None:
     robot = franka()
     for seed in range(4):
         robot.reset(np.random.default_rng(seed))
@@ -164,7 +164,7 @@ def test_random_play_stays_sane() -> None:
             assert robot.position(placed.name)[2] > -0.01
 
 
-def test_the_start_pose_is_above_the_bin_with_the_hand_in_view() -> None:
+def test_start_pose_is_above_the_bin_and_in_view() -> None:
     robot = franka()
     camera = robot.spec.camera
     for seed in range(8):
@@ -175,7 +175,7 @@ def test_the_start_pose_is_above_the_bin_with_the_hand_in_view() -> None:
         assert 0 < y < camera.height_px
 
 
-def test_closing_on_a_tool_holds_it() -> None:
+def test_closing_on_a_tool_grasps_it() -> None:
     robot = franka(scene="pick_wipe", split="test")
     robot.reset(np.random.default_rng(0))
     task = robot.scene.task
@@ -191,6 +191,6 @@ def test_closing_on_a_tool_holds_it() -> None:
 @pytest.mark.parametrize(
     "change", [{"scene": "kitchen"}, {"split": "validation"}, {"step_s": 0.0}, {"contact_limit_n": -1.0}, {"speed": 1}]
 )
-def test_wrong_configuration_is_refused(change: dict[str, object]) -> None:
+def test_invalid_configuration_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         config(**change)

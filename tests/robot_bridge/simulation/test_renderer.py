@@ -1,4 +1,4 @@
-"""Images: both renderers agree with the calibration and with each other; without OpenGL, rays are cast."""
+"""Renderers: agreement with the calibration and with each other; ray casting without OpenGL."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def image_of(xml: str, name: RendererName) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("name", RENDERERS)
-def test_a_point_appears_where_the_calibration_says(name: RendererName) -> None:
+def test_points_project_as_calibrated(name: RendererName) -> None:
     xml = build(np.random.default_rng(0), "bin", "train", CAMERA, jitter=0.0).xml
     empty = image_of(xml, name)
     points = np.array([[0.5, 0.0, 0.12], [0.62, 0.2, 0.02], [0.4, -0.2, 0.05], [0.66, -0.2, 0.15]])
@@ -54,7 +54,7 @@ def test_camera_jitter_moves_the_image_by_little() -> None:
     assert 0 < turn <= np.deg2rad(1.0) * 1.01
 
 
-def test_both_renderers_show_the_same() -> None:
+def test_renderers_agree() -> None:
     if len(RENDERERS) == 1:
         pytest.skip("no OpenGL on this machine")
     images = []
@@ -65,21 +65,21 @@ def test_both_renderers_show_the_same() -> None:
     assert np.abs(images[0] - images[1]).mean() < 8.0
 
 
-def test_things_differ_from_arm_and_bin_by_saturation() -> None:
+def test_only_objects_are_saturated() -> None:
     robot = franka(scene="pick_wipe", split="test")
     image = robot.reset(np.random.default_rng(0)).image.astype(float)
     saturation = (image.max(axis=2) - image.min(axis=2)) / np.maximum(image.max(axis=2), 1)
-    share = (saturation > 0.5).mean()
-    assert 0.01 < share < 0.2
+    fraction = (saturation > 0.5).mean()
+    assert 0.01 < fraction < 0.2
 
 
-def test_ray_is_always_possible() -> None:
+def test_ray_is_always_available() -> None:
     assert render.choose("ray") == "ray"
     assert set(get_args(RendererName)) == {"auto", "egl", "osmesa", "ray"}
 
 
 @pytest.mark.parametrize("changes", [{"MUJOCO_GL": "disable"}, {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "none"}])
-def test_without_opengl_rays_are_cast_and_one_warning_says_so(changes: dict[str, str]) -> None:
+def test_without_opengl_ray_casting_is_used_with_one_warning(changes: dict[str, str]) -> None:
     program = (
         "import logging; logging.basicConfig(format='%(levelname)s %(message)s')\n"
         "import numpy as np\n"
@@ -94,7 +94,7 @@ def test_without_opengl_rays_are_cast_and_one_warning_says_so(changes: dict[str,
     assert "ray casting" in done.stderr
 
 
-def test_a_renderer_that_was_asked_for_and_does_not_work_is_refused() -> None:
-    wrong: RendererName = "osmesa" if os.environ.get("MUJOCO_GL") == "egl" else "egl"
-    with pytest.raises(RobotError, match=f"MUJOCO_GL={wrong}"):
-        render.choose(wrong)
+def test_unavailable_requested_renderer_is_refused() -> None:
+    missing: RendererName = "osmesa" if os.environ.get("MUJOCO_GL") == "egl" else "egl"
+    with pytest.raises(RobotError, match=f"MUJOCO_GL={missing}"):
+        render.choose(missing)

@@ -1,4 +1,4 @@
-"""Scenes and objects: what training sees and what it does not."""
+"""Scenes and objects: the differences between the splits."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def test_tools_and_containers_of_the_splits_differ_in_size() -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("kind", ["bin", "pick_wipe", "pick_sweep"])
-def test_every_scene_compiles_in_the_colours_of_its_split(
-    kind: Literal["bin", "pick_wipe", "pick_sweep"], split: Split
-) -> None:
+def test_scenes_use_the_hues_of_their_split(kind: Literal["bin", "pick_wipe", "pick_sweep"], split: Split) -> None:
     for scene in scenes(kind, split):
         found = hues(scene)
         assert found
@@ -73,17 +71,17 @@ def test_colours_are_saturated(split: Split) -> None:
         assert colorsys.rgb_to_hsv(*draw_color(rng, hue))[1] >= 0.7
 
 
-def test_free_play_has_three_to_five_things_and_sometimes_a_container() -> None:
+def test_free_play_has_three_to_five_objects() -> None:
     drawn = scenes("bin", "train", 40)
     counts = {len(scene.objects) for scene in drawn}
-    assert counts <= {2, 3, 4, 5}  # one may be left out of a full bin
+    assert counts <= {2, 3, 4, 5}  # one is left out of a full bin
     assert {3, 4, 5} <= counts
     assert all(scene.task is None for scene in drawn)
     assert 5 < sum(any(placed.name.startswith("tool") for placed in scene.objects) for scene in drawn) <= 40
 
 
 @pytest.mark.parametrize("kind", ["pick_wipe", "pick_sweep"])
-def test_task_scenes_stand_within_the_bin_with_a_tool_that_can_be_grasped(
+def test_task_scenes_fit_the_bin_and_have_a_graspable_tool(
     kind: Literal["pick_wipe", "pick_sweep"],
 ) -> None:
     for scene in scenes(kind, "test", 30):
@@ -96,7 +94,7 @@ def test_task_scenes_stand_within_the_bin_with_a_tool_that_can_be_grasped(
             assert (np.abs(np.array(placed.at_m[:2]) - CENTER_M) < INNER_M).all()
 
 
-def test_the_grip_s_fingers_stay_within_the_block() -> None:
+def test_fingers_on_the_grip_stay_within_the_block() -> None:
     finger_m = 0.012
     rng = np.random.default_rng(0)
     for split in SPLITS:

@@ -1,4 +1,4 @@
-"""The success tests of the tasks, and the scripted arm that passes them."""
+"""Success tests of the tasks, and the scripted policy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def task_robot(scene: str, seed: int = 0) -> SimulatedFranka:
 
 
 @pytest.mark.parametrize("scene", TASKS)
-def test_the_scripted_arm_does_the_task_with_the_tool(scene: str) -> None:
+def test_policy_does_the_task_with_the_tool(scene: str) -> None:
     for seed in range(5):
         robot = task_robot(scene, seed)
         start = robot.task_success()
@@ -42,7 +42,7 @@ def test_the_scripted_arm_does_the_task_with_the_tool(scene: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scene", TASKS)
-def test_the_scripted_arm_succeeds_in_nine_of_ten_scenes(scene: str) -> None:
+def test_policy_succeeds_in_nine_of_ten_scenes(scene: str) -> None:
     def succeeds(seed: int) -> bool:
         try:
             return bool(scripted_policy.perform(task_robot(scene, seed)))
@@ -53,7 +53,7 @@ def test_the_scripted_arm_succeeds_in_nine_of_ten_scenes(scene: str) -> None:
 
 
 @pytest.mark.parametrize("scene", TASKS)
-def test_a_goal_image_differs_from_the_start_and_leaves_the_robot_alone(scene: str) -> None:
+def test_goal_image_differs_from_the_start_and_the_robot_does_not_move(scene: str) -> None:
     robot = task_robot(scene)
     before, image = robot.snapshot().physics, robot.render()
     goal = scripted_policy.make_goal(robot)
@@ -72,50 +72,50 @@ def test_free_play_has_no_task() -> None:
         scripted_policy.make_goal(robot)
 
 
-def test_a_script_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_policy_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scripted_policy, "MAX_STEPS", 3)
     with pytest.raises(RobotError, match="another scene"):
         scripted_policy.perform(task_robot("pick_wipe"))
 
 
 @pytest.mark.parametrize("scene", TASKS)
-def test_moving_the_targets_by_other_means_is_a_goal_but_not_strict(scene: str) -> None:
+def test_targets_moved_without_the_tool_are_a_goal_but_not_strict(scene: str) -> None:
     robot = task_robot(scene)
     task = robot.scene.task
     assert task is not None
     for i, name in enumerate(task.targets):
-        where = [0.38, 0.0, 0.03] if scene == "pick_wipe" else [*task.container.at_m, 0.03]
+        position = [0.38, 0.0, 0.03] if scene == "pick_wipe" else [*task.container.at_m, 0.03]
         address = robot._model.joint(robot._model.body(name).jntadr[0]).qposadr[0]
-        robot._data.qpos[address : address + 3] = np.array(where) + np.array([0.035 * i, 0, 0])
+        robot._data.qpos[address : address + 3] = np.array(position) + np.array([0.035 * i, 0, 0])
     robot.advance(act(0, 0, 0.01))
-    task_success = robot.task_success()
-    assert task_success is not None
-    assert task_success.goal
-    assert not task_success.picked
-    assert not task_success.strict
+    success = robot.task_success()
+    assert success is not None
+    assert success.goal
+    assert not success.picked
+    assert not success.strict
 
 
-def test_a_tool_that_is_lifted_and_held_is_picked() -> None:
+def test_lifted_tool_is_picked() -> None:
     robot = task_robot("pick_sweep")
-    performance = scripted_policy._ScriptedPolicy(robot)
-    performance.pick()
+    policy = scripted_policy._ScriptedPolicy(robot)
+    policy.pick()
     robot.advance(act(0, 0, 0, 1.0))
     robot.advance(act(0, 0, 0, 1.0))
-    task_success = robot.task_success()
-    assert task_success is not None
-    assert task_success.picked
-    assert not task_success.goal
-    assert not task_success.strict
+    success = robot.task_success()
+    assert success is not None
+    assert success.picked
+    assert not success.goal
+    assert not success.strict
 
 
-def test_what_was_reached_stays_counted_and_what_is_now_does_not() -> None:
+def test_goal_is_kept_but_goal_now_is_not() -> None:
     robot = task_robot("pick_wipe")
     start = robot.snapshot()
     scripted_policy.perform(robot)
     done = robot.snapshot()
     assert done.progress is not None
     robot.restore(replace(start, progress=done.progress))
-    task_success = robot.task_success()
-    assert task_success is not None
-    assert task_success.goal
-    assert not task_success.goal_now
+    success = robot.task_success()
+    assert success is not None
+    assert success.goal
+    assert not success.goal_now

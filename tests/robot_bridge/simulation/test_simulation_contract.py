@@ -1,4 +1,4 @@
-"""The simulated Franka keeps the contract of every robot, whatever draws its images."""
+"""The simulated Franka implements the `Robot` protocol."""
 
 from __future__ import annotations
 

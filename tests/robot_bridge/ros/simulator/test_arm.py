@@ -1,4 +1,4 @@
-"""What the simulated driver does with commands, beside ROS: following, holding, stopping itself, being freed."""
+"""The simulated arm behind the driver, without ROS: commands, timeouts, reflexes and recovery."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from robot_bridge.ros.simulator.log import DriverLog
 from tests.robot_bridge.simulated import franka
 
 
-class Rehearsal:
-    """An arm, its clock, and what it is told."""
+class Setup:
+    """A simulated arm with a clock."""
 
     def __init__(self) -> None:
         self._robot = franka()
@@ -26,7 +26,9 @@ class Rehearsal:
         self.arm = SimulatedArm(self._robot.realtime(), self.log)
         self.now_s = 100.0
 
-    def tell(self, values: NDArray[np.float64], mode: int = POSITION, joints: tuple[str, ...] = names.JOINTS) -> None:
+    def command(
+        self, values: NDArray[np.float64], mode: int = POSITION, joints: tuple[str, ...] = names.JOINTS
+    ) -> None:
         self.arm.command(mode, joints, values.tolist(), self.now_s)
 
     def wait(self, seconds: float) -> None:
@@ -35,13 +37,13 @@ class Rehearsal:
             self.arm.tick(self.now_s)
 
     def press(self, depth_m: float) -> None:
-        """Let the hand go down, until that deep below where it can."""
+        """Command the hand downwards until its target is `depth_m` below the floor."""
         kinematics = Kinematics()
         for _ in range(400):
             hand = kinematics.hand(self.arm.desired_rad)
             if hand[2] < -depth_m or self.arm.errors:
                 return
-            self.tell(kinematics.solve(self.arm.desired_rad, hand - [0.0, 0.0, 0.002]))
+            self.command(kinematics.solve(self.arm.desired_rad, hand - [0.0, 0.0, 0.002]))
             self.wait(TICK_S)
 
     def close(self) -> None:
@@ -49,39 +51,39 @@ class Rehearsal:
 
 
 @pytest.fixture
-def rehearsal() -> Iterator[Rehearsal]:
-    rehearsal = Rehearsal()
-    rehearsal.wait(0.1)
-    yield rehearsal
-    rehearsal.close()
+def setup() -> Iterator[Setup]:
+    setup = Setup()
+    setup.wait(0.1)
+    yield setup
+    setup.close()
 
 
-def test_a_position_is_followed_and_reached(rehearsal: Rehearsal) -> None:
-    wanted = rehearsal.arm.desired_rad + 0.05
-    rehearsal.tell(wanted)
-    rehearsal.wait(0.15)
-    np.testing.assert_allclose(rehearsal.arm.simulation.joints_rad, wanted, atol=0.01)
-    assert rehearsal.arm.controller == names.POSITION_CONTROLLER
+def test_position_is_reached(setup: Setup) -> None:
+    target = setup.arm.desired_rad + 0.05
+    setup.command(target)
+    setup.wait(0.15)
+    np.testing.assert_allclose(setup.arm.simulation.joints_rad, target, atol=0.01)
+    assert setup.arm.controller == names.POSITION_CONTROLLER
 
 
-def test_it_holds_after_a_fifth_of_a_second_without_a_command(rehearsal: Rehearsal) -> None:
-    rehearsal.tell(np.full(7, 0.2), VELOCITY)
-    rehearsal.wait(0.3)
-    held = rehearsal.arm.desired_rad
-    rehearsal.wait(0.5)
-    np.testing.assert_array_equal(rehearsal.arm.desired_rad, held)
-    assert rehearsal.arm.controller == names.DEFAULT_CONTROLLER
-    assert rehearsal.log.counts["timeout"] == 1
+def test_arm_holds_after_the_command_timeout(setup: Setup) -> None:
+    setup.command(np.full(7, 0.2), VELOCITY)
+    setup.wait(0.3)
+    held = setup.arm.desired_rad
+    setup.wait(0.5)
+    np.testing.assert_array_equal(setup.arm.desired_rad, held)
+    assert setup.arm.controller == names.DEFAULT_CONTROLLER
+    assert setup.log.counts["timeout"] == 1
 
 
-@pytest.mark.parametrize(("told_s", "holds_s"), [(5.0, 1.0), (-1.0, 0.0), (np.nan, 0.2), (0.5, 0.5)])
-def test_the_timeout_is_clamped(rehearsal: Rehearsal, told_s: float, holds_s: float) -> None:
-    rehearsal.arm.set_timeout(told_s)
-    rehearsal.tell(np.full(7, 0.1), VELOCITY)
-    rehearsal.wait(holds_s - 0.03)
-    assert rehearsal.log.counts["timeout"] == 0
-    rehearsal.wait(0.06)
-    assert rehearsal.log.counts["timeout"] == 1
+@pytest.mark.parametrize(("set_s", "holds_s"), [(5.0, 1.0), (-1.0, 0.0), (np.nan, 0.2), (0.5, 0.5)])
+def test_timeout_is_clamped(setup: Setup, set_s: float, holds_s: float) -> None:
+    setup.arm.set_timeout(set_s)
+    setup.command(np.full(7, 0.1), VELOCITY)
+    setup.wait(holds_s - 0.03)
+    assert setup.log.counts["timeout"] == 0
+    setup.wait(0.06)
+    assert setup.log.counts["timeout"] == 1
 
 
 @pytest.mark.parametrize(
@@ -96,98 +98,98 @@ def test_the_timeout_is_clamped(rehearsal: Rehearsal, told_s: float, holds_s: fl
         (3, np.zeros(7), names.JOINTS),
     ],
 )
-def test_what_may_not_be_followed_holds_the_arm(
-    rehearsal: Rehearsal, mode: int, values: NDArray[np.float64], joints: tuple[str, ...]
+def test_invalid_command_holds_the_arm(
+    setup: Setup, mode: int, values: NDArray[np.float64], joints: tuple[str, ...]
 ) -> None:
-    before = rehearsal.arm.simulation.joints_rad
-    rehearsal.tell(values, mode, joints)
-    rehearsal.wait(0.3)
-    np.testing.assert_allclose(rehearsal.arm.simulation.joints_rad, before, atol=1e-3)
-    assert rehearsal.log.counts["refused"] == 1
-    assert rehearsal.arm.mode == recovery.MOVING
+    before = setup.arm.simulation.joints_rad
+    setup.command(values, mode, joints)
+    setup.wait(0.3)
+    np.testing.assert_allclose(setup.arm.simulation.joints_rad, before, atol=1e-3)
+    assert setup.log.counts["refused"] == 1
+    assert setup.arm.mode == recovery.MOVING
 
 
-def test_joints_are_known_by_name_not_by_order(rehearsal: Rehearsal) -> None:
-    wanted = rehearsal.arm.desired_rad + np.linspace(0.01, 0.06, 7)
-    rehearsal.tell(wanted[::-1], joints=names.JOINTS[::-1])
-    rehearsal.wait(0.15)
-    np.testing.assert_allclose(rehearsal.arm.desired_rad, wanted, atol=1e-4)
+def test_joints_are_matched_by_name(setup: Setup) -> None:
+    target = setup.arm.desired_rad + np.linspace(0.01, 0.06, 7)
+    setup.command(target[::-1], joints=names.JOINTS[::-1])
+    setup.wait(0.15)
+    np.testing.assert_allclose(setup.arm.desired_rad, target, atol=1e-4)
 
 
-def test_a_jump_is_a_reflex_and_one_recovery_frees_it(rehearsal: Rehearsal) -> None:
-    start = rehearsal.arm.desired_rad
-    rehearsal.tell(start + 0.3)
-    assert rehearsal.arm.mode == recovery.REFLEX
-    assert rehearsal.arm.errors == ("joint_motion_generator_velocity_limits_violation",)
-    rehearsal.tell(start + 0.01)
-    rehearsal.wait(0.2)
-    np.testing.assert_allclose(rehearsal.arm.simulation.joints_rad, start, atol=2e-3)
-    assert rehearsal.log.counts["ignored"] == 1
-    assert rehearsal.arm.recover(rehearsal.now_s)
-    assert rehearsal.arm.mode == recovery.MOVING
-    assert not rehearsal.arm.errors
-    assert rehearsal.arm.last_errors == ("joint_motion_generator_velocity_limits_violation",)
-    assert not rehearsal.arm.recover(rehearsal.now_s)
+def test_jump_is_a_reflex_cleared_by_one_recovery(setup: Setup) -> None:
+    start = setup.arm.desired_rad
+    setup.command(start + 0.3)
+    assert setup.arm.mode == recovery.REFLEX
+    assert setup.arm.errors == ("joint_motion_generator_velocity_limits_violation",)
+    setup.command(start + 0.01)
+    setup.wait(0.2)
+    np.testing.assert_allclose(setup.arm.simulation.joints_rad, start, atol=2e-3)
+    assert setup.log.counts["ignored"] == 1
+    assert setup.arm.recover(setup.now_s)
+    assert setup.arm.mode == recovery.MOVING
+    assert not setup.arm.errors
+    assert setup.arm.last_errors == ("joint_motion_generator_velocity_limits_violation",)
+    assert not setup.arm.recover(setup.now_s)
 
 
-def test_pressing_on_the_bin_is_a_reflex_that_gives_way(rehearsal: Rehearsal) -> None:
-    rehearsal.press(0.1)
-    assert rehearsal.arm.errors == ("cartesian_reflex",)
-    assert 20 < rehearsal.arm.wrench[2] < 40
-    rehearsal.wait(1.0)
-    assert rehearsal.arm.wrench[2] < 5
-    assert rehearsal.arm.recover(rehearsal.now_s)
-    rehearsal.wait(1.0)
-    assert rehearsal.arm.mode == recovery.MOVING
+def test_pressing_on_the_bin_is_a_reflex_that_yields(setup: Setup) -> None:
+    setup.press(0.1)
+    assert setup.arm.errors == ("cartesian_reflex",)
+    assert 20 < setup.arm.wrench[2] < 40
+    setup.wait(1.0)
+    assert setup.arm.wrench[2] < 5
+    assert setup.arm.recover(setup.now_s)
+    setup.wait(1.0)
+    assert setup.arm.mode == recovery.MOVING
 
 
-def test_a_higher_threshold_lets_it_press_harder(rehearsal: Rehearsal) -> None:
-    rehearsal.arm.upper_forces = np.full(6, 60.0)
-    rehearsal.arm.upper_torques_nm = np.full(7, 80.0)
-    rehearsal.press(0.1)
-    assert rehearsal.arm.errors == ("cartesian_reflex",)
-    assert rehearsal.arm.wrench[2] > 60
+def test_reflex_follows_the_threshold(setup: Setup) -> None:
+    setup.arm.upper_forces = np.full(6, 60.0)
+    setup.arm.upper_torques_nm = np.full(7, 80.0)
+    setup.press(0.1)
+    assert setup.arm.errors == ("cartesian_reflex",)
+    assert setup.arm.wrench[2] > 60
 
 
-def test_a_person_who_stops_it_is_obeyed(rehearsal: Rehearsal) -> None:
-    rehearsal.tell(np.full(7, 0.2), VELOCITY)
-    rehearsal.wait(0.1)
-    rehearsal.arm.stop(True)
-    held = rehearsal.arm.desired_rad
-    rehearsal.tell(np.full(7, 0.2), VELOCITY)
-    rehearsal.wait(0.3)
-    np.testing.assert_array_equal(rehearsal.arm.desired_rad, held)
-    assert not rehearsal.arm.recover(rehearsal.now_s)
-    assert rehearsal.arm.mode == recovery.USER_STOPPED
-    rehearsal.arm.stop(False)
-    assert rehearsal.arm.mode == recovery.IDLE
+def test_user_stop_holds_the_arm(setup: Setup) -> None:
+    setup.command(np.full(7, 0.2), VELOCITY)
+    setup.wait(0.1)
+    setup.arm.stop(True)
+    held = setup.arm.desired_rad
+    setup.command(np.full(7, 0.2), VELOCITY)
+    setup.wait(0.3)
+    np.testing.assert_array_equal(setup.arm.desired_rad, held)
+    assert not setup.arm.recover(setup.now_s)
+    assert setup.arm.mode == recovery.USER_STOPPED
+    setup.arm.stop(False)
+    assert setup.arm.mode == recovery.IDLE
 
 
-def test_a_storm_follows_every_recovery(rehearsal: Rehearsal) -> None:
-    rehearsal.arm.is_storm = True
-    rehearsal.arm.reflex("cartesian_reflex")
+def test_reflex_storm_follows_every_recovery(setup: Setup) -> None:
+    setup.arm.is_storm = True
+    setup.arm.reflex("cartesian_reflex")
     for _ in range(3):
-        assert rehearsal.arm.recover(rehearsal.now_s)
-        rehearsal.wait(0.4)
-        assert rehearsal.arm.mode == recovery.REFLEX
+        assert setup.arm.recover(setup.now_s)
+        setup.wait(0.4)
+        assert setup.arm.mode == recovery.REFLEX
 
 
-def test_a_trajectory_is_followed_and_can_be_given_up(rehearsal: Rehearsal) -> None:
-    start = rehearsal.arm.desired_rad
-    rehearsal.arm.follow(np.array([1.0, 2.0]), np.stack([start + 0.1, start]), rehearsal.now_s)
-    rehearsal.wait(1.0)
-    np.testing.assert_allclose(rehearsal.arm.desired_rad, start + 0.1, atol=0.01)
-    rehearsal.arm.cancel()
-    held = rehearsal.arm.desired_rad
-    rehearsal.wait(0.5)
-    np.testing.assert_array_equal(rehearsal.arm.desired_rad, held)
-    assert rehearsal.arm.has_arrived()
+def test_trajectory_is_followed_and_can_be_cancelled(setup: Setup) -> None:
+    start = setup.arm.desired_rad
+    setup.arm.follow(np.array([1.0, 2.0]), np.stack([start + 0.1, start]), setup.now_s)
+    setup.wait(1.0)
+    np.testing.assert_allclose(setup.arm.desired_rad, start + 0.1, atol=0.01)
+    setup.arm.cancel()
+    held = setup.arm.desired_rad
+    setup.wait(0.5)
+    np.testing.assert_array_equal(setup.arm.desired_rad, held)
+    assert setup.arm.has_arrived()
 
 
-def test_it_never_moves_faster_than_the_joints_may(rehearsal: Rehearsal) -> None:
-    before = rehearsal.arm.desired_rad
-    rehearsal.tell(before + 0.099)
+def test_speed_stays_below_the_limits(setup: Setup) -> None:
+    before = setup.arm.desired_rad
+    setup.command(before + 0.099)
     for _ in range(10):
-        rehearsal.wait(TICK_S)
-        assert (np.abs(rehearsal.arm.desired_rad - before) <= SPEED_LIMITS_RAD_S * TICK_S + 1e-12).all()
-        before = rehearsal.arm.desired_rad
+        setup.wait(TICK_S)
+        assert (np.abs(setup.arm.desired_rad - before) <= SPEED_LIMITS_RAD_S * TICK_S + 1e-12).all()
+        before = setup.arm.desired_rad

@@ -1,4 +1,4 @@
-"""The bridge as tests configure it: as fast as it may be."""
+"""Configurations of the Franka over ROS for tests."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class _Sections(Config):
 
 
 def shipped(overrides: Sequence[str] = ()) -> FrankaRosConfig:
-    """Return the shipped configuration, with some keys changed."""
+    """Return the shipped configuration with some keys changed."""
     return load(_Sections, {"robot": "robots/franka_ros.yaml"}, overrides).robot
 
 
 def config(overrides: Sequence[str] = ()) -> FrankaRosConfig:
-    """Return the shipped configuration at the highest speed that it allows, with some keys changed."""
+    """Return the shipped configuration at the highest allowed speed, with some keys changed."""
     return shipped([*QUICK, *overrides])

@@ -1,4 +1,4 @@
-"""A command whose actions are the fault: no number, or far outside the box."""
+"""A command that sends invalid actions: NaN, or targets far outside the workspace."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import numpy as np
 
 from configs.command import run
 from robot_bridge.factory import open_robot
-from tests.robot_bridge.ros.bridge import config
+from tests.robot_bridge.ros.configurations import config
 
-_QUICK = ("robot.gripper.homes=false",)
+_SETTINGS = ("robot.gripper.homes=false",)
 _FAR_M = 9.0
 
 
-def subject(fault: str, seed: int) -> None:
-    """Move a few times, then act as the fault says."""
+def invalid_actions(fault: str, seed: int) -> None:
+    """Move a few times, then send invalid actions."""
     rng = np.random.default_rng(seed)
-    robot = open_robot(config(_QUICK))
+    robot = open_robot(config(_SETTINGS))
     try:
         robot.reset(rng)
         for _ in range(3):
@@ -24,11 +24,11 @@ def subject(fault: str, seed: int) -> None:
                 robot.step(action)
                 action[rng.integers(4)] = np.nan
             else:
-                action[:3] = *rng.choice([-_FAR_M, _FAR_M], 2), _FAR_M  # not down, where things lie
+                action[:3] = *rng.choice([-_FAR_M, _FAR_M], 2), _FAR_M  # not down, towards the objects
             robot.step(action)
     finally:
         robot.close()
 
 
 if __name__ == "__main__":
-    run(subject)
+    run(invalid_actions)

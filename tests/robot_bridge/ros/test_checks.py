@@ -1,4 +1,4 @@
-"""The examination of an arm over ROS, in a process of its own as a lab runs it."""
+"""Readiness checks of a Franka over ROS, run by run_doctor."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ pytestmark = pytest.mark.ros
 
 ALL = {"workspace", "master", "camera", "driver", "topics", "state", "clock", "services", "mode", "hand", "frame",
        "gripper", "disk", "checkpoint"}  # fmt: skip
-_STRANGER = f"""
+_OTHER_NODE = f"""
 import rospy
 from std_msgs.msg import String
-rospy.init_node("stranger")
+rospy.init_node("other")
 publisher = rospy.Publisher("{names.ROBOT_STATE}", String, queue_size=1, latch=True)
 publisher.publish(String("no state"))
 print("ready", flush=True)
@@ -31,9 +31,9 @@ rospy.spin()
 
 
 @contextmanager
-def stranger() -> Iterator[None]:
-    """Run a node that publishes something else where the driver publishes its state."""
-    process = subprocess.Popen([sys.executable, "-c", _STRANGER], stdout=subprocess.PIPE, text=True)
+def other_node() -> Iterator[None]:
+    """Run a node that publishes another type on the topic of the robot state."""
+    process = subprocess.Popen([sys.executable, "-c", _OTHER_NODE], stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
     yield
@@ -41,7 +41,7 @@ def stranger() -> Iterator[None]:
     process.communicate()
 
 
-def test_a_driver_in_good_health_is_ready_and_is_not_moved(rig: Rig) -> None:
+def test_ready_driver_passes_and_is_not_moved(rig: Rig) -> None:
     before = {name: len(rig.events(name)) for name in ("command", "gripper", "thresholds", "recovery", "controller")}
     code, found, _ = run_checks()
     assert code == 0, found
@@ -52,15 +52,15 @@ def test_a_driver_in_good_health_is_ready_and_is_not_moved(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("fault", "name", "fix"),
     [
-        ("user_stop", "mode", "release the user stop, and look why it was pressed"),
-        ("reflex", "mode", "look at what the arm touches; run_collection and run_task free it at their start"),
-        ("camera_dark", "camera", "look at the camera"),
-        ("camera_silent", "camera", "look at the camera"),
-        ("joint_state_stale", "driver", "or rehearse with python -m robot_bridge.ros.simulator.node"),
+        ("user_stop", "mode", "find out why the user stop was pressed, and release it"),
+        ("reflex", "mode", "check what the arm touches; run_collection and run_task recover it when they start"),
+        ("camera_dark", "camera", "check the camera"),
+        ("camera_silent", "camera", "check the camera"),
+        ("joint_state_stale", "driver", "or the simulated driver with python -m robot_bridge.ros.simulator.node"),
         ("nan_state", "state", "restart the driver"),
     ],
 )
-def test_what_is_wrong_is_named_with_what_to_do(rig: Rig, fault: str, name: str, fix: str) -> None:
+def test_fault_is_reported_with_its_fix(rig: Rig, fault: str, name: str, fix: str) -> None:
     rig.fault(fault)
     code, found, _ = run_checks("--set", "robot.images.timeout_s=1", "--set", "robot.connect_timeout_s=2")
     assert code == 1
@@ -68,7 +68,7 @@ def test_what_is_wrong_is_named_with_what_to_do(rig: Rig, fault: str, name: str,
     assert fix in f"{found[name]['detail']}; {found[name]['fix']}"
 
 
-def test_the_newer_release_is_recognised(master: Rig) -> None:
+def test_newer_release_is_detected(master: Rig) -> None:
     master.start_driver("--generation", "0.9", "--encoding", "bgr8")
     code, found, _ = run_checks()
     master.stop_driver()
@@ -76,8 +76,8 @@ def test_the_newer_release_is_recognised(master: Rig) -> None:
     assert "0.9.0 to 0.10.1" in found["driver"]["detail"]
 
 
-def test_a_release_that_is_not_known_is_refused_by_its_md5(master: Rig) -> None:
-    with stranger():
+def test_unknown_release_is_refused_by_its_md5(master: Rig) -> None:
+    with other_node():
         code, found, _ = run_checks("--set", "robot.images.timeout_s=0.5")
     assert code == 1
     assert "got md5 992ce8a1687cec8c8bd883ec73ca41d1 of std_msgs/String" in found["driver"]["detail"]
@@ -85,17 +85,17 @@ def test_a_release_that_is_not_known_is_refused_by_its_md5(master: Rig) -> None:
     assert "mode" not in found
 
 
-def test_no_driver_at_all(master: Rig) -> None:
+def test_missing_driver(master: Rig) -> None:
     code, found, _ = run_checks("--set", "robot.images.timeout_s=0.5", "--set", "robot.connect_timeout_s=1")
     assert code == 1
     assert "expected a state within 1 s, got none" in found["driver"]["detail"]
     assert not found["camera"]["passed"]
 
 
-def test_the_driver_needs_a_master() -> None:
+def test_simulated_driver_needs_a_master() -> None:
     command = [sys.executable, "-m", "robot_bridge.ros.simulator.node"]
     environment = {"ROS_MASTER_URI": "http://127.0.0.1:1", "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(  # noqa: PLW1510 - its code is what is asked
+    done = subprocess.run(  # noqa: PLW1510 - the exit code is tested
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2
