@@ -77,8 +77,8 @@ class CommandLimits:
         off = float(np.abs(joints_rad - state.joints_rad).max())
         if not off <= self._config.tracking_limit_rad:
             raise StreamFault(
-                f"expected an arm within {self._config.tracking_limit_rad:g} rad of the commanded joints, got {off:.3f}; "
-                "check what blocks it"
+                f"expected an arm within {self._config.tracking_limit_rad:g} rad of the commanded joints, got "
+                f"{off:.3f}; check what blocks it"
             )
 
     def limit_step(self, joints_rad: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -265,7 +265,8 @@ def check(fault: Fault, results: list[Result]) -> Iterator[str]:
     """Yield a description of each unexpected result."""
     for i, result in enumerate(results):
         if result.exit_code != fault.exit_code or not re.search(fault.message, result.message):
-            yield f"{fault.name} ({i}): exit code {result.exit_code}, message '{result.message}', then '{result.last_line}'"
+            end = f"exit code {result.exit_code}, message '{result.message}', last line '{result.last_line}'"
+            yield f"{fault.name} ({i}): {end}"
         if result.largest_step > 1.001 or result.outside_m > 0:
             yield f"{fault.name} ({i}): a step of {result.largest_step:.3f}, {result.outside_m:.4f} m outside"
 
