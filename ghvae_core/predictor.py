@@ -1,153 +1,122 @@
-"""The one interface of everything that imagines: the server's client, the model in process, the simulator."""
+"""The interface of predictors: the server's client, the model in this process, the simulator (oracle), baselines."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from configs.command import ReportedError
-from configs.loader import Config
+from ghvae_core.goal_cost import GoalCost
 from robot_bridge.camera import Camera
+
+_Vector = tuple[float, float, float]
 
 
 class PredictorError(ReportedError):
-    """No usable prediction came. The caller must hold the arm."""
+    """There is no usable prediction. The caller must hold the arm."""
 
     exit_code: ClassVar[int] = 1
 
 
 class MismatchError(PredictorError):
-    """The robot, the model and the planner do not fit together, or cannot be used. Refused before anything moved."""
+    """The robot, the model and the planner do not fit together, or cannot be used. Raised before anything moves."""
 
     exit_code: ClassVar[int] = 2
 
 
+class DeadlineError(PredictorError):
+    """The deadline passed; the partial prediction was discarded."""
+
+
+class NonFiniteError(PredictorError):
+    """No candidate has a finite cost, so none can be chosen."""
+
+
 @dataclass(frozen=True)
 class PredictorSpec:
-    """What a predictor can do and what it was made for; known at the handshake."""
+    """The capabilities of a predictor and the robot it was trained for; exchanged at the handshake."""
 
     name: str  # "server", "in_process", "oracle"
     image_px: int  # side of the model image
     action_dim: int
-    step_limit_m: float  # the action scale that the model was trained with
-    step_s: float  # duration of the steps that the model was trained with
+    step_limit_m: float  # action scale of the training data
+    step_s: float  # duration of a step in the training data
     n_context: int  # context frames
     max_horizon: int
     max_candidates: int  # in one request
-    checkpoint: str  # sha256 of the checkpoint's manifest; empty where nothing of one is used
-    # Of the robot that the model was trained on; None where the checkpoint does not tell it.
+    checkpoint: str  # sha256 of the checkpoint's manifest; empty where no checkpoint is used
+    # Of the robot in the training data; None where the checkpoint does not record it.
     workspace_m: tuple[_Vector, _Vector] | None = None  # low and high x, y, z in the base frame
     camera: Camera | None = None
-    # Root mean square error of images in [0, 1], by imagined step, that 95 % of validation videos stay below.
-    val_rmse_p95: tuple[float, ...] | None = None  # None where the checkpoint does not tell it
-    terms: tuple[str, ...] = ("pixel",)  # of a `GoalCost` that it can weigh
-    distance: str = ""  # sha256 of the manifest of the network that tells steps to go; empty: it has none
+    # 95th percentile over validation videos of the RMSE of images in [0, 1], by predicted step.
+    val_rmse_p95: tuple[float, ...] | None = None  # None where the checkpoint does not record it
+    terms: tuple[str, ...] = ("pixel",)  # available terms of `GoalCost`
+    distance: str = ""  # sha256 of the manifest of the temporal distance network; empty without one
 
 
 @dataclass(frozen=True)
 class Context:
-    """What has been seen last; candidates start from its last frame."""
+    """The last observed frames and applied actions; candidates start from the last frame."""
 
     frames: NDArray[np.uint8]  # (n_context, 64, 64, 3) RGB, oldest first
     actions: NDArray[np.float32]  # (n_context - 1, 4) applied; action t leads from frame t to frame t + 1
 
 
-class GoalCost(Config):
-    """How imagined frames are compared with the goal; sent with each request, evaluated where the frames are.
-
-    A sum of weighted terms; the defaults are ours. Measured in simulation, none did better than pixels, with less
-    weight on brightness.
-    """
-
-    final_frames: int = Field(default=1, ge=1)  # how many of the last imagined frames count; ours
-    brightness: float = Field(default=1.0, ge=0, le=1)  # weight of a pixel's error in brightness against that in colour
-    pixel: float = Field(default=1.0, ge=0)  # weight of the squared error of pixels
-    features: float = Field(default=0.0, ge=0)  # of the squared distance of the model's own deepest features
-    lpips: float = Field(default=0.0, ge=0)  # of LPIPS (AlexNet), where the predictor holds its weights
-    steps: float = Field(default=0.0, ge=0)  # of the steps still to go, where it holds a network that tells them
-
-    @model_validator(mode="after")
-    def _check_terms(self) -> GoalCost:
-        if not self.terms():
-            raise ValueError(f"expected a weight above 0 for one of {', '.join(TERMS)}")
-        return self
-
-    def terms(self) -> tuple[str, ...]:
-        """Return the names of the terms that count."""
-        return tuple(name for name in TERMS if getattr(self, name) > 0)
-
-
-class Networks(Config):
-    """What a predictor holds for the costs of requests, beside its model. Defaults: ours."""
-
-    lpips: bool = False  # its weights are fetched once
-    distance: str | None = None  # folder that run_distance made; None: steps to go cannot be told
-
-
 @dataclass(frozen=True)
 class Prediction:
-    """The candidates' costs and what the best of them look like."""
+    """The costs of all candidates and the predicted videos of the best ones."""
 
-    costs: NDArray[np.float32]  # (N,) lower is better; may hold NaN or infinity, which the planner must gate
-    best: NDArray[np.int64]  # (k,) candidates, best first
-    videos: NDArray[np.uint8]  # (k, T, 64, 64, 3) imagined frames of the best
-    timing_s: Mapping[str, float]  # seconds by stage
+    costs: NDArray[np.float32]  # (N,) lower is better; may hold NaN or infinity, which the planner must exclude
+    best: NDArray[np.int64]  # (k,) indices of candidates, best first
+    videos: NDArray[np.uint8]  # (k, T, 64, 64, 3) RGB, predicted frames of the best
+    timing_s: Mapping[str, float]  # by stage
 
 
 class Predictor(Protocol):
-    """Anything that imagines where candidate actions lead, and weighs it against a goal."""
+    """Predicts the frames that candidate actions lead to, and scores them against a goal image."""
 
     @property
     def spec(self) -> PredictorSpec:
-        """What this predictor can do."""
+        """The capabilities of this predictor."""
         ...
 
     def predict(
         self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
     ) -> Prediction:
-        """Imagine every candidate from the same context and weigh it against the goal.
+        """Predict every candidate from the same context and compute its goal cost.
 
         Args:
-            context: What was seen last.
-            candidates: (N, T, 4) actions as they would be applied.
+            context: The last observed frames and actions.
+            candidates: (N, T, 4) actions, within the limits that the robot applies.
             goal: (64, 64, 3) uint8 RGB.
-            n_videos: How many imagined videos to return, at most N.
+            n_videos: Number of predicted videos to return, at most N.
 
         Raises:
-            PredictorError: No answer within the deadline, or none that can be used. The caller must hold the arm.
+            PredictorError: There is no usable prediction within the deadline. The caller must hold the arm.
         """
         ...
 
     def close(self) -> None:
-        """Let go of sockets and processes. Safe to call twice."""
+        """Close sockets and stop processes. Safe to call twice."""
         ...
 
 
-class DeadlineError(PredictorError):
-    """The time for the answer ran out; what was imagined until then is thrown away."""
-
-
-class NonFiniteError(PredictorError):
-    """Not one candidate has a finite cost, so nothing can be chosen."""
-
-
 @dataclass(frozen=True)
-class Request:
-    """Everything that `Predictor.predict` is told, and how the goal is weighed."""
+class PredictionRequest:
+    """The arguments of `Predictor.predict`, and the weights of the goal cost."""
 
     context: Context
-    candidates: NDArray[np.float32]  # (N, T, 4) actions as they would be applied
+    candidates: NDArray[np.float32]  # (N, T, 4) actions, within the limits that the robot applies
     goal: NDArray[np.uint8]  # (64, 64, 3) RGB
     n_videos: int
     cost: GoalCost
 
     def check(self, spec: PredictorSpec) -> None:
-        """Refuse what the predictor cannot answer.
+        """Refuse a request that the predictor cannot compute.
 
         Raises:
             MismatchError: A shape, dtype or count does not fit `spec`.
@@ -163,7 +132,7 @@ class Request:
         _within("cost.final_frames", self.cost.final_frames, 1, horizon)
         for term in self.cost.terms():
             if term not in spec.terms:
-                raise MismatchError(f"cost.{term}: expected weights of {', '.join(spec.terms)} alone")
+                raise MismatchError(f"cost.{term}: expected only terms among {', '.join(spec.terms)}")
         for name, actions in (("context actions", self.context.actions), ("candidates", self.candidates)):
             if not np.isfinite(actions).all():
                 raise PredictorError(f"{name}: expected finite actions, got NaN or infinity")
@@ -177,6 +146,31 @@ class Request:
         return n, horizon
 
 
+def merge(predictions: Sequence[Prediction], n_videos: int) -> Prediction:
+    """Return the prediction for all candidates from the predictions for consecutive parts of them.
+
+    Args:
+        predictions: At least one, in the order of the candidates.
+        n_videos: Number of videos to keep, those of the best candidates.
+
+    Returns:
+        The merged prediction; the time of each stage is the longest among the parts.
+    """
+    firsts = np.cumsum([0, *(len(each.costs) for each in predictions)])
+    costs = np.concatenate([each.costs for each in predictions])
+    best = np.concatenate([first + each.best for first, each in zip(firsts, predictions, strict=False)])
+    videos = np.concatenate([each.videos for each in predictions])
+    order = rank(costs[best])[:n_videos]
+    stages = {stage for each in predictions for stage in each.timing_s}
+    timing_s = {stage: max(each.timing_s.get(stage, 0.0) for each in predictions) for stage in stages}
+    return Prediction(costs, best[order], videos[order], timing_s)
+
+
+def rank(costs: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the indices of candidates by cost (N,), lowest first; costs that are not finite come last."""
+    return np.argsort(np.where(np.isfinite(costs), costs, np.inf), kind="stable")
+
+
 def _expect(name: str, array: NDArray[np.generic], dtype: type[np.generic], shape: tuple[int, ...]) -> None:
     if array.dtype != dtype or array.shape != shape:
         raise MismatchError(f"{name}: expected {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
@@ -185,7 +179,3 @@ def _expect(name: str, array: NDArray[np.generic], dtype: type[np.generic], shap
 def _within(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise MismatchError(f"{name}: expected {low} to {high}, got {value}")
-
-
-_Vector = tuple[float, float, float]
-TERMS = ("pixel", "features", "lpips", "steps")  # of a `GoalCost`

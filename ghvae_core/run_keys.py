@@ -40,8 +40,8 @@ def revoke(folder: _Folder, name: Annotated[str, typer.Argument(help="of the mac
 
 def list_(folder: _Folder) -> None:
     """Print who is let in, a line each: the name and the public key."""
-    auth.own(folder)
-    for key, name in auth.allowed(folder).items():
+    auth.load_own_pair(folder)
+    for key, name in auth.load_allowed(folder).items():
         print(f"{name}\t{key.decode('ascii', 'replace')}")
 
 

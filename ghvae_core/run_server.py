@@ -1,4 +1,4 @@
-"""Serve a checkpoint: load it, warm it up, say so in one line, and answer planners until told to stop."""
+"""Serve a checkpoint: load it, warm it up, print one line of JSON, and answer planners until a signal arrives."""
 
 from __future__ import annotations
 
@@ -17,84 +17,95 @@ from typing import Annotated, NoReturn
 import typer
 
 from configs.command import run
+from configs.interruption import interruption
 from ghvae_core.predictor import MismatchError
 from ghvae_core.serving.config import InProcessConfig, load_run_server
-from ghvae_core.serving.metrics import Vitals
-from ghvae_core.serving.metrics import health as open_health
-from ghvae_core.serving.server import Front
-from ghvae_core.serving.worker_pool import Crew
+from ghvae_core.serving.metrics import ServerMetrics, serve_metrics
+from ghvae_core.serving.server import PredictionServer
+from ghvae_core.serving.worker_pool import WorkerPool
 
-# Threads that wait for each other spin a hundredth as long as GNU's OpenMP lets them, then sleep. Spinning, two of them
-# on two cores take several times as long as soon as others work there too: `tests.benchmarks.busy`.
-WAITING = ("GOMP_SPINCOUNT", "3000")
+# GNU OpenMP: threads that wait for each other spin for a hundredth of the default, then sleep. With the default, two
+# threads on two cores take several times as long as soon as another process is busy: `tests.benchmarks.busy`.
+OPENMP_SPIN = ("GOMP_SPINCOUNT", "3000")
 SHIPPED = Path(__file__).parent / "checkpoints" / "tiny"
 
 
+_Address = Annotated[
+    str, typer.Option(help="tcp://127.0.0.1:PORT (0: any free port) or ipc:///PATH; with --keys also tcp://IPv4:PORT.")
+]
+_Keys = Annotated[
+    Path | None, typer.Option(help="Folder of the server's keys (run_keys); only allowed machines can connect.")
+]
+_Devices = Annotated[
+    list[str] | None,
+    typer.Option(help="auto, cpu, cuda or cuda:N (default: auto). Repeat to split candidates across devices."),
+]
+_Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="serving.* or predictor.*")
+]
+_WithParent = Annotated[
+    bool, typer.Option("--with-parent", help="Stop when standard input ends, as when the parent process exits.")
+]
+_Health = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="Port on 127.0.0.1 for /livez, /readyz and /metrics; 0: any free port."),
+]
+_Check = Annotated[bool, typer.Option("--check", help="Load, warm up, measure one chunk of candidates, and exit.")]
+
+
 def serve(  # noqa: PLR0917 - the parameters are the options of the command line
-    checkpoint: Annotated[Path, typer.Option(help="folder of the model")] = SHIPPED,
-    address: Annotated[
-        str,
-        typer.Option(help="tcp://127.0.0.1:PORT (0: any free port) or ipc:///PATH; with --keys also tcp://IPv4:PORT"),
-    ] = "tcp://127.0.0.1:5555",
-    keys: Annotated[
-        Path | None, typer.Option(help="folder of the server's keys (run_keys); only machines let in are heard")
-    ] = None,
-    device: Annotated[
-        list[str] | None,
-        typer.Option(help="where the model runs: auto, cpu, cuda or cuda:N; given several times, they share the work"),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the model; all cores without it")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="serving.* or predictor.*")
-    ] = None,
-    with_parent: Annotated[
-        bool, typer.Option("--with-parent", help="stop when standard input ends, as when the starting process dies")
-    ] = False,
-    health: Annotated[
-        int | None,
-        typer.Option(min=0, max=65535, help="port on 127.0.0.1 for /livez, /readyz and /metrics; 0: any free one"),
-    ] = None,
-    check: Annotated[
-        bool, typer.Option("--check", help="load, warm up, time one chunk of candidates, and exit")
-    ] = False,
+    checkpoint: Annotated[Path, typer.Option(help="Folder of the model.")] = SHIPPED,
+    address: _Address = "tcp://127.0.0.1:5555",
+    keys: _Keys = None,
+    device: _Devices = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the model (default: all cores).")] = None,
+    set_: _Overrides = None,
+    with_parent: _WithParent = False,
+    health: _Health = None,
+    check: _Check = False,
 ) -> None:
-    """Hold a model ready and imagine where candidate actions lead, for planners on this machine or, by keys, on others.
+    """Serve predictions of candidate actions to planners on this machine or, with keys, on other machines.
 
-    Binds, and starts a process for each device, which checks the checkpoint, compares its answer to a stored question
-    with the stored one, and imagines two steps of a full chunk; then prints a line of JSON, `{"ready": ADDRESS, ...}`.
-    Whoever asks earlier is told to come back. A process that crashes or hangs costs the request in hand and is
-    replaced; more than `serving.restarts` times within 10 minutes, and the server ends with 1. SIGTERM or Ctrl-C lets
-    requests that were taken finish for `serving.drain_s` seconds, then exits with 0; a second one ends it at once.
+    Binds the address and starts one worker process for each device. A worker verifies the checkpoint, compares the
+    model's self-test output with the stored one and predicts two steps of a full chunk; then one line of JSON is
+    printed, `{"ready": ADDRESS, ...}`. Earlier requests are refused with a time to retry. A worker that crashes or
+    hangs fails the current request and is replaced; after more than `serving.restarts` times within 10 minutes the
+    server exits with 1. On SIGTERM or Ctrl-C accepted requests finish within `serving.drain_s` seconds, then the
+    server exits with 0; a second signal ends it at once.
 
-    With `--check` nothing is served; the last line is JSON: `warm_up_s` and, of a chunk imagined after it,
+    With `--check` nothing is served; the last line is JSON: `warm_up_s` and, of a chunk predicted after the warm-up,
     `candidates`, `horizon`, `chunk_s` and `rollouts_per_s`.
 
-    Without `--keys` an address that another machine could reach is refused before anything is bound, with exit code 2;
-    an address that is taken, and keys that others can read, are refused always.
+    Exits with 2 before anything is bound if the address can be reached from another machine and `--keys` is not given,
+    if the address is in use, or if other users can read the keys.
     """
     if find_spec("torch") is None:  # the worker processes need it
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    config = load_run_server(set_ or [])
-    commands = [_command(checkpoint, each, threads, set_ or []) for each in device or ["auto"]]
+    config, devices = load_run_server(set_ or []), device or ["auto"]
+    commands = [_worker_command(checkpoint, each, threads, set_ or []) for each in devices]
     if check:
-        print(json.dumps(_time(checkpoint, (device or ["auto"])[0], threads, config.predictor)))
+        print(json.dumps(_measure(checkpoint, devices[0], threads, config.predictor)))
         return
-    with _probes(health) as (vitals, probed), closing(Front(address, config.serving, commands, keys, vitals)) as front:
-        _serve(front, probed, sys.stdin.fileno() if with_parent else None)
+    with (
+        interruption(then=signal.SIG_DFL),
+        _metrics(health) as (metrics, facts),
+        closing(PredictionServer(address, config.serving, commands, keys, metrics)) as server,
+    ):
+        _serve(server, facts, sys.stdin.fileno() if with_parent else None)
 
 
 def main() -> NoReturn:
     """Run the command."""
-    os.environ.setdefault(*WAITING)
+    os.environ.setdefault(*OPENMP_SPIN)
     run(serve)
 
 
-def _command(checkpoint: Path, device: str, threads: int | None, overrides: Sequence[str]) -> list[str]:
-    """Return what starts a process with the model.
+def _worker_command(checkpoint: Path, device: str, threads: int | None, overrides: Sequence[str]) -> list[str]:
+    """Return the command line of a worker process.
 
     Raises:
-        MismatchError: There is no device of such a name.
+        MismatchError: The name of the device is not valid.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", device):
         raise MismatchError(f"--device {device}: expected auto, cpu, cuda or cuda:N")
@@ -105,44 +116,36 @@ def _command(checkpoint: Path, device: str, threads: int | None, overrides: Sequ
 
 
 @contextmanager
-def _probes(port: int | None) -> Iterator[tuple[Vitals, dict[str, int]]]:
-    """Answer probes where a port is given; yields the vitals to write to, and what the line of JSON tells of it."""
-    vitals = Vitals()
-    with nullcontext() if port is None else open_health(port, vitals) as taken:
-        yield vitals, {} if taken is None else {"health": taken}
+def _metrics(port: int | None) -> Iterator[tuple[ServerMetrics, dict[str, int]]]:
+    """Serve metrics on a port, if one is given; yields them, and the port as an entry of the line of JSON."""
+    metrics = ServerMetrics()
+    with nullcontext() if port is None else serve_metrics(port, metrics) as bound:
+        yield metrics, {} if bound is None else {"health": bound}
 
 
-def _serve(front: Front, probed: Mapping[str, int], parent: int | None) -> None:
-    """Answer until a signal comes or the parent is gone."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: _stop(front))
+def _serve(server: PredictionServer, facts: Mapping[str, int], parent: int | None) -> None:
+    """Serve until a signal arrives or the parent process exits."""
 
-    def tell(crew: Crew) -> None:
-        assert crew.spec is not None  # noqa: S101 - the crew is ready
-        facts = {"checkpoint": crew.spec.checkpoint, "pid": os.getpid(), "processes": crew.pids}
-        print(json.dumps({"ready": front.address, **facts, **probed, "warm_up_s": crew.warm_up_s}), flush=True)
+    def print_ready(pool: WorkerPool) -> None:
+        assert pool.spec is not None  # noqa: S101 - the pool is ready
+        ready = {"ready": server.address, "checkpoint": pool.spec.checkpoint, "pid": os.getpid()}
+        print(json.dumps({**ready, "processes": pool.pids, **facts, "warm_up_s": pool.warm_up_s}), flush=True)
 
-    front.serve(tell, parent)
+    server.serve(print_ready, parent)
 
 
-def _time(checkpoint: Path, device: str, threads: int | None, config: InProcessConfig) -> dict[str, object]:
-    """Return how fast a predictor imagines once it is warm."""
-    from ghvae_core.serving.local import open_predictor  # noqa: PLC0415 - torch, which the front does without
+def _measure(checkpoint: Path, device: str, threads: int | None, config: InProcessConfig) -> dict[str, object]:
+    """Return how fast a warm predictor computes one chunk of candidates."""
+    from ghvae_core.serving.local import open_predictor  # noqa: PLC0415 - torch, which the server does not need
 
     predictor = open_predictor(checkpoint, device, threads, config)
-    predictor.prove()
+    predictor.self_test()
     spec, warm_up_s = predictor.spec, predictor.warm_up()
     chunk_s, n = predictor.warm_up(spec.max_horizon), predictor.chunk
-    figures = {"warm_up_s": warm_up_s, "chunk_s": chunk_s, "rollouts_per_s": n / chunk_s}
+    rates = {"warm_up_s": warm_up_s, "chunk_s": chunk_s, "rollouts_per_s": n / chunk_s}
     return {"checkpoint": spec.checkpoint, "candidates": n, "horizon": spec.max_horizon} | {
-        name: round(value, 6) for name, value in figures.items()
+        name: round(value, 6) for name, value in rates.items()
     }
-
-
-def _stop(front: Front) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)  # the second one ends the process
-    front.drain()
 
 
 if __name__ == "__main__":

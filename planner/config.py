@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from configs.loader import Config, load
 from data_collection.policies.random_policy import PolicyConfig
-from ghvae_core.predictor import Networks
+from ghvae_core.goal_cost import CostNetworks
 from planner.proposals import DifferenceConfig
 from planner.solver import SolverConfig
 from planner.task import TaskConfig
@@ -19,7 +19,7 @@ class TaskRunConfig(Config):
     robot: RobotConfig
     task: TaskConfig
     planner: SolverConfig
-    predictor: Networks
+    predictor: CostNetworks
     difference: DifferenceConfig
     policy: PolicyConfig
 

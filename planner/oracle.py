@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.interruption import check
-from ghvae_core.cost import goal_costs
-from ghvae_core.predictor import Context, GoalCost, Prediction, PredictorSpec, Request
+from ghvae_core.goal_cost import GoalCost, pixel_cost
+from ghvae_core.predictor import Context, Prediction, PredictionRequest, PredictorSpec
 from robot_bridge.camera import MODEL_IMAGE_PX, model_image
 from robot_bridge.robot import ACTION_DIM, RobotFault
 from robot_bridge.simulation.franka import SimulatedFranka, Snapshot
 from robot_bridge.simulation.scene import Scene
 
 if TYPE_CHECKING:
-    from ghvae_core.goal_cost import Weigher
+    from ghvae_core.goal_cost import GoalCostEvaluator
 
 _MOST = 100_000  # candidates and actions of one request; a bound that nothing reaches
 
@@ -32,14 +32,14 @@ class OraclePredictor:
         robot: The robot.
         cost: How the end is weighed.
         n_twins: Copies that work at a time.
-        weigher: Of terms other than pixels; None: pixels alone.
+        evaluator: Of terms other than pixels; None: pixels alone.
     """
 
     def __init__(
-        self, robot: SimulatedFranka, cost: GoalCost, n_twins: int = 2, weigher: Weigher | None = None
+        self, robot: SimulatedFranka, cost: GoalCost, n_twins: int = 2, evaluator: GoalCostEvaluator | None = None
     ) -> None:
         self._robot = robot
-        self._weigher = weigher
+        self._evaluator = evaluator
         self._cost = cost
         self._n_twins = n_twins
         self._lanes: list[_Lane] = []
@@ -53,9 +53,9 @@ class OraclePredictor:
             n_context=2,  # as the model has; the simulator needs none
             max_horizon=_MOST,
             max_candidates=_MOST,
-            checkpoint="" if weigher is None else weigher.checkpoint_sha256,  # whose features count
-            terms=("pixel",) if weigher is None else weigher.terms,
-            distance="" if weigher is None else weigher.distance_sha256,
+            checkpoint="" if evaluator is None else evaluator.checkpoint_sha256,  # whose features count
+            terms=("pixel",) if evaluator is None else evaluator.terms,
+            distance="" if evaluator is None else evaluator.distance_sha256,
         )
 
     @property
@@ -67,7 +67,7 @@ class OraclePredictor:
         self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
     ) -> Prediction:
         """Execute every candidate on a twin and weigh what its camera sees against the goal."""
-        Request(context, candidates, goal, n_videos, self._cost).check(self._spec)
+        PredictionRequest(context, candidates, goal, n_videos, self._cost).check(self._spec)
         started_s = time.monotonic()
         snapshot = self._robot.snapshot()
         self._follow(snapshot)
@@ -120,9 +120,9 @@ class OraclePredictor:
     def _weigh(self, end: NDArray[np.uint8] | None, goal: NDArray[np.uint8]) -> float:
         if end is None:
             return float("inf")
-        if self._weigher is None:
-            return float(goal_costs(end[None] / np.float32(255), goal / np.float32(255), self._cost)[0])
-        return float(self._weigher.costs_of_images(end[None], goal, self._cost)[0])
+        if self._evaluator is None:
+            return float(pixel_cost(end[None] / np.float32(255), goal / np.float32(255), self._cost)[0])
+        return float(self._evaluator.costs_of_images(end[None], goal, self._cost)[0])
 
 
 class _Lane:

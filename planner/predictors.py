@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ghvae_core.cost import goal_costs
-from ghvae_core.predictor import TERMS, Context, GoalCost, Networks, Prediction, Predictor, PredictorSpec, Request
+from ghvae_core.goal_cost import TERMS, CostNetworks, GoalCost, load_evaluator, pixel_cost
+from ghvae_core.predictor import Context, Prediction, PredictionRequest, Predictor, PredictorSpec
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.launch import private_server
 from planner.config import TaskRunConfig
@@ -25,7 +25,7 @@ from robot_bridge.factory import RobotName
 from robot_bridge.robot import ACTION_DIM, Robot, RobotSpec
 
 if TYPE_CHECKING:
-    from ghvae_core.goal_cost import Weigher
+    from ghvae_core.goal_cost import GoalCostEvaluator
     from planner.oracle import OraclePredictor
 
 
@@ -56,11 +56,11 @@ class CopyPredictor:
         self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
     ) -> Prediction:
         """Repeat the last frame for every candidate, and weigh that."""
-        Request(context, candidates, goal, n_videos, self._cost).check(self.spec)
+        PredictionRequest(context, candidates, goal, n_videos, self._cost).check(self.spec)
         started_s = time.monotonic()
         n, horizon = candidates.shape[:2]
         last, aim = (image / np.float32(255) for image in (context.frames[-1], goal))
-        (cost,) = goal_costs(last[None, None], aim, GoalCost(brightness=self._cost.brightness))
+        (cost,) = pixel_cost(last[None, None], aim, GoalCost(brightness=self._cost.brightness))
         costs = self._costs(float(cost), n)
         best = np.argsort(costs, kind="stable")[:n_videos]
         videos = np.broadcast_to(context.frames[-1], (len(best), horizon, *goal.shape)).copy()
@@ -170,26 +170,26 @@ def _oracle(request: EpisodeRequest, config: TaskRunConfig, robot: Robot) -> Ora
         raise PlannerError(
             f"--predictor oracle: expected --robot simulation, got {request.robot}; take another predictor"
         )
-    return OraclePredictor(robot, config.planner.cost, weigher=_weigher(request, config))
+    return OraclePredictor(robot, config.planner.cost, evaluator=_evaluator(request, config))
 
 
-def networks(config: TaskRunConfig) -> Networks:
+def networks(config: TaskRunConfig) -> CostNetworks:
     """Return what the predictor must hold: what was told, and what the cost needs and can be had without being told."""
-    needs = config.predictor.lpips or config.planner.cost.lpips > 0
-    return config.predictor.model_copy(update={"lpips": needs})
+    return config.predictor.completed_for(config.planner.cost)
 
 
-def _check_held(wanted: Networks, spec: PredictorSpec, address: str) -> None:
+def _check_held(wanted: CostNetworks, spec: PredictorSpec, address: str) -> None:
     """Refuse a server without the networks that were asked for, which it alone can load.
 
     Raises:
         PlannerError: It lacks one, or has another one.
         CheckpointError: The folder that was named holds none.
     """
-    asked = {"predictor.lpips": ("lpips", wanted.lpips), "predictor.distance": ("steps", wanted.distance is not None)}
-    for key, (term, is_wanted) in asked.items():
-        if is_wanted and term not in spec.terms:
-            raise PlannerError(f"{key}: {address} weighs no {term}; start that server with it, or leave --server out")
+    for field, term in wanted.missing_from(spec.terms):
+        raise PlannerError(
+            f"predictor.{field}: the server at {address} does not have the cost term {term}; start that server with "
+            "it, or leave --server out"
+        )
     if wanted.distance is None:
         return
     from ghvae_core.models.checkpoint_files import read_manifest  # noqa: PLC0415 - torch, which only this way needs
@@ -201,11 +201,10 @@ def _check_held(wanted: Networks, spec: PredictorSpec, address: str) -> None:
         )
 
 
-def _weigher(request: EpisodeRequest, config: TaskRunConfig) -> Weigher | None:
+def _evaluator(request: EpisodeRequest, config: TaskRunConfig) -> GoalCostEvaluator | None:
     """Return what weighs more than pixels, by the networks of the checkpoint; None where pixels are all that counts."""
-    if config.planner.cost.terms() == ("pixel",):
+    if config.planner.cost.is_pixel_only:
         return None
     from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which pixels do without
-    from ghvae_core.serving.local import weigher  # noqa: PLC0415
 
-    return weigher(load(request.checkpoint), networks(config))
+    return load_evaluator(load(request.checkpoint), networks(config))

@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 
 from configs.loader import Config
 from data_collection.policies.waypoints import Sequences
-from ghvae_core.predictor import GoalCost, NonFiniteError, Prediction, Predictor, PredictorError
+from ghvae_core.goal_cost import GoalCost
+from ghvae_core.predictor import NonFiniteError, Prediction, Predictor, PredictorError
 from planner.plan import Plan, PlanError, PlanningState
 from planner.proposals import Proposals
 from planner.refinement import Refinement, RefinementConfig, ScoredCandidates

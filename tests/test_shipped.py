@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from configs.loader import FOLDER, Config, load
+from ghvae_core.goal_cost import GoalCost
 from ghvae_core.models.checkpoint import load as load_checkpoint
-from ghvae_core.predictor import GoalCost
 from ghvae_core.run_server import SHIPPED
 from ghvae_core.serving.local import InProcessPredictor
 from planner.compatibility import check_compatibility

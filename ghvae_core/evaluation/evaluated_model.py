@@ -19,7 +19,7 @@ COPY = "copy last context frame"
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluatedModel:
     """One model of the table."""
 
     label: str
@@ -57,9 +57,9 @@ class Judged:
         return frames.float().cpu()
 
 
-def load_judged(
+def load_evaluated_models(
     folders: Sequence[Path], labels: Sequence[str], depths: Sequence[int], device: str
-) -> tuple[Judged, ...]:
+) -> tuple[EvaluatedModel, ...]:
     """Load checkpoints, each once for every depth.
 
     Args:
@@ -84,14 +84,14 @@ def load_judged(
             if not 1 <= depth <= checkpoint.model.n_modules:
                 raise MetricError(f"{folder}: expected --depth of 1 to {checkpoint.model.n_modules}, got {depth}")
             label = f"{name}, {depth} modules" if len(depths) > 1 else name
-            judged.append(Judged(label, checkpoint, depth))
+            judged.append(EvaluatedModel(label, checkpoint, depth))
     if len({each.label for each in judged}) < len(judged):
         raise MetricError(f"expected different labels, got {', '.join(each.label for each in judged)}; give --label")
     _check_comparable(judged)
     return tuple(judged)
 
 
-def _check_comparable(judged: Sequence[Judged]) -> None:
+def _check_comparable(judged: Sequence[EvaluatedModel]) -> None:
     first = judged[0].checkpoint.info.model
     for each in judged:
         model = each.checkpoint.info.model

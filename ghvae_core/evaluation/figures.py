@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data_collection.reports.images import filmstrip, gif_bytes, png_bytes
 from ghvae_core.evaluation.clips import Clips
-from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, Judged
+from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, EvaluatedModel
 from ghvae_core.evaluation.scoring import LOWER_IS_BETTER
 from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation, ranked
@@ -74,7 +74,9 @@ _LEAST_FRAME_S = 0.1  # faster GIFs cannot be followed; ours
 Videos = Mapping[str, NDArray[np.uint8]]  # label: (N, n_context + T, px, px, 3)
 
 
-def pictures(judged: Sequence[Judged], clips: Clips, evaluation: Evaluation, step_s: float | None) -> dict[str, bytes]:
+def pictures(
+    judged: Sequence[EvaluatedModel], clips: Clips, evaluation: Evaluation, step_s: float | None
+) -> dict[str, bytes]:
     """Return the pictures by name of file.
 
     Args:
@@ -95,7 +97,7 @@ def pictures(judged: Sequence[Judged], clips: Clips, evaluation: Evaluation, ste
     }
 
 
-def _videos(judged: Sequence[Judged], clips: Clips) -> Videos:
+def _videos(judged: Sequence[EvaluatedModel], clips: Clips) -> Videos:
     """Return the real, imagined and copied frames of windows, context included."""
     context = clips.frames[:, : clips.n_context]
     videos = {"real": clips.frames}

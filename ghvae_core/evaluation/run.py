@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from configs.interruption import check
 from ghvae_core.evaluation.clips import Clips, EvaluationConfig, collect, draw, find_episodes
-from ghvae_core.evaluation.evaluated_model import Judged, load_judged
+from ghvae_core.evaluation.evaluated_model import EvaluatedModel, load_evaluated_models
 from ghvae_core.evaluation.figures import draw_curves, pictures
 from ghvae_core.evaluation.fvd import I3d, check_length
 from ghvae_core.evaluation.held_out import Part, check_held_out, choose
@@ -57,7 +57,7 @@ def run_inputs(inputs: Inputs, config: EvaluationConfig) -> Evaluation:
     """
     if inputs.out is not None:
         check_folder(inputs.out)
-    judged = load_judged(inputs.checkpoints, inputs.labels, inputs.depths, inputs.device)
+    judged = load_evaluated_models(inputs.checkpoints, inputs.labels, inputs.depths, inputs.device)
     if inputs.fvd:
         check_length(sum(config.lengths(judged[0].checkpoint.info)))
     models, clips = _models(inputs, judged, config), _read(inputs, judged, config)
@@ -80,7 +80,7 @@ def run_inputs(inputs: Inputs, config: EvaluationConfig) -> Evaluation:
     return evaluation
 
 
-def _models(inputs: Inputs, judged: Sequence[Judged], config: EvaluationConfig) -> list[ModelFacts]:
+def _models(inputs: Inputs, judged: Sequence[EvaluatedModel], config: EvaluationConfig) -> list[ModelFacts]:
     """Return what the report says of the models; refuse those that have seen the episodes."""
     n_depths = len(judged) // len(inputs.checkpoints)
     return [
@@ -93,7 +93,7 @@ def _models(inputs: Inputs, judged: Sequence[Judged], config: EvaluationConfig) 
     ]
 
 
-def _read(inputs: Inputs, judged: Sequence[Judged], config: EvaluationConfig) -> Clips:
+def _read(inputs: Inputs, judged: Sequence[EvaluatedModel], config: EvaluationConfig) -> Clips:
     rng = np.random.default_rng(inputs.seed)
     infos = [each.checkpoint.info for each in judged]
     recordings = find_episodes(inputs.data, config.only_names)
@@ -103,7 +103,7 @@ def _read(inputs: Inputs, judged: Sequence[Judged], config: EvaluationConfig) ->
     return collect(episodes, rng)
 
 
-def _measure(inputs: Inputs, judged: Sequence[Judged], config: EvaluationConfig, clips: Clips) -> list[Scores]:
+def _measure(inputs: Inputs, judged: Sequence[EvaluatedModel], config: EvaluationConfig, clips: Clips) -> list[Scores]:
     """Return the scores of every batch; after Ctrl-C, of those that came, if there is anything to report of them."""
     device = str(judged[0].checkpoint.model.action_scale.device)
     metrics = Metrics(
@@ -120,7 +120,9 @@ def _measure(inputs: Inputs, judged: Sequence[Judged], config: EvaluationConfig,
     return scores
 
 
-def _rank(inputs: Inputs, judged: Sequence[Judged], config: EvaluationConfig, clips: Clips) -> dict[str, Sensitivity]:
+def _rank(
+    inputs: Inputs, judged: Sequence[EvaluatedModel], config: EvaluationConfig, clips: Clips
+) -> dict[str, Sensitivity]:
     """Return the sensitivity of the models that take actions; after Ctrl-C, of those that were finished."""
     found: dict[str, Sensitivity] = {}
     n_windows = min(config.sensitivity_windows, len(clips))
@@ -148,7 +150,7 @@ def _about(inputs: Inputs, config: EvaluationConfig, clips: Clips) -> dict[str, 
     }
 
 
-def _images(judged: Sequence[Judged], clips: Clips, evaluation: Evaluation) -> dict[str, bytes]:
+def _images(judged: Sequence[EvaluatedModel], clips: Clips, evaluation: Evaluation) -> dict[str, bytes]:
     images = pictures(judged, clips, evaluation, judged[0].checkpoint.info.step_s)
     return {**images, CURVES: draw_curves(evaluation)}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from configs.interruption import check
 from ghvae_core.evaluation.clips import Clips, EvaluationConfig
-from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, Judged
+from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, EvaluatedModel
 from ghvae_core.evaluation.fvd import I3d
 from ghvae_core.evaluation.lpips import Lpips
 from ghvae_core.evaluation.metrics import psnr, ssim
@@ -59,7 +59,7 @@ class Metrics:
 
 
 def score(
-    judged: Sequence[Judged], clips: Clips, metrics: Metrics, config: EvaluationConfig, seed: int
+    judged: Sequence[EvaluatedModel], clips: Clips, metrics: Metrics, config: EvaluationConfig, seed: int
 ) -> Iterator[Scores]:
     """Yield the scores of one batch of windows after another, in the windows' order.
 

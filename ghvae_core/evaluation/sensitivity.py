@@ -12,12 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from configs.loader import Config
-from ghvae_core.cost import goal_costs
 from ghvae_core.evaluation.clips import Candidates, Clips, EvaluationConfig
-from ghvae_core.evaluation.evaluated_model import Judged
+from ghvae_core.evaluation.evaluated_model import EvaluatedModel
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.evaluation.statistics import Estimate, estimate, groups_of, resample
-from ghvae_core.predictor import GoalCost
+from ghvae_core.goal_cost import GoalCost, pixel_cost
 
 SENSITIVITY_CONVENTION = (
     "prior mean; cost = mean squared error of the last imagined frame to the window's own last real frame; percentile ="
@@ -53,7 +52,7 @@ def check_candidates(n_windows: int, n_others: int, candidates: Candidates) -> N
 
 
 def rank(
-    judged: Judged, clips: Clips, n_others: int, config: EvaluationConfig, seed: int
+    judged: EvaluatedModel, clips: Clips, n_others: int, config: EvaluationConfig, seed: int
 ) -> Iterator[NDArray[np.float64]]:
     """Yield (1, 2) of one window after another: its percentile in [0, 100], and 1 if all others cost more, else 0.
 
@@ -113,7 +112,7 @@ def _others(
     return np.asarray(every[rng.integers(len(every), size=(n_others, future.shape[1]))])
 
 
-def _costs(judged: Judged, window: Clips, others: NDArray[np.float32]) -> NDArray[np.float64]:
+def _costs(judged: EvaluatedModel, window: Clips, others: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the goal costs (1 + n,) of the executed actions, then of the others."""
     model = judged.checkpoint.model
     device = model.action_scale.device
@@ -125,5 +124,5 @@ def _costs(judged: Judged, window: Clips, others: NDArray[np.float32]) -> NDArra
     for chunk in torch.split(actions, _CHUNK):
         for frame in model.predict(context, chunk, depth=judged.depth):
             last = frame
-        costs.append(goal_costs(last[:, None], goal, GoalCost(final_frames=1)).double().cpu())
+        costs.append(pixel_cost(last[:, None], goal, GoalCost(final_frames=1)).double().cpu())
     return torch.cat(costs).numpy()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from configs.loader import Config
 from ghvae_core.evaluation.clips import Clips
-from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SHUFFLED, Judged
+from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SHUFFLED, EvaluatedModel
 from ghvae_core.evaluation.fvd import FVD_CONVENTION, bootstrap_error, frechet_distance
 from ghvae_core.evaluation.lpips import LPIPS_CONVENTION
 from ghvae_core.evaluation.metrics import PSNR_CAP_DB, PSNR_CONVENTION, SSIM_CONVENTION
@@ -40,7 +40,7 @@ class ModelFacts(Config):
     held_out: str  # whether it has seen the windows, as far as is known
 
 
-class Difference(Config):
+class PairedDifference(Config):
     """Paired differences, `row` minus `minus`, window by window."""
 
     row: str
@@ -62,14 +62,14 @@ class Evaluation(Config):
     models: list[ModelFacts]  # in the order of the table
     conventions: dict[str, str]  # metric: what exactly it is
     rows: dict[str, dict[str, Estimate]]  # row, metric; the error of `fvd` by bootstrap over episodes
-    differences: list[Difference]
+    differences: list[PairedDifference]
     steps: dict[str, dict[str, list[Estimate]]]  # row, metric, predicted step
     sensitivity: dict[str, Sensitivity]  # by the model's label
     identical_frames: dict[str, int]  # row: predicted frames equal to the real ones, which count as 100 dB
     windows: list[WindowScores]
 
 
-def facts_of(judged: Judged, folder: str, held_out: str) -> ModelFacts:
+def facts_of(judged: EvaluatedModel, folder: str, held_out: str) -> ModelFacts:
     """Return what the report says of a model."""
     model = judged.checkpoint.model
     return ModelFacts(
@@ -159,7 +159,7 @@ def _distances(scores: Scores, groups: NDArray[np.int64], rng: np.random.Generat
 
 def _differences(
     by_window: Mapping[str, Mapping[str, NDArray[np.float64]]], groups: NDArray[np.int64], labels: Sequence[str]
-) -> list[Difference]:
+) -> list[PairedDifference]:
     """Return each model against copying, against its wrong actions, and against the first model."""
     first = f"{labels[0]}, {MEAN}"
     pairs = []
@@ -167,7 +167,7 @@ def _differences(
         row = f"{label}, {MEAN}"
         pairs += [(row, other) for other in (COPY, f"{label}, {SHUFFLED}", first) if other in by_window]
     return [
-        Difference(
+        PairedDifference(
             row=row,
             minus=other,
             metrics={m: estimate(by_window[row][m] - v, groups) for m, v in by_window[other].items()},

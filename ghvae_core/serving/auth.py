@@ -27,7 +27,7 @@ _TOLD = 100  # keys that are shut out; more would let strangers fill the disk wi
 _log = logging.getLogger(__name__)
 
 
-class Guard:
+class Authenticator:
     """Asks for CURVE keys on a socket, and answers for each machine by its list of keys, read anew whenever it changes.
 
     Raises:
@@ -36,8 +36,8 @@ class Guard:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], folder: Path) -> None:
         self._folder = folder
-        self._pair = own(folder)
-        self._list = allowed_version(folder), allowed(folder)  # together, as two threads read and renew it
+        self._pair = load_own_pair(folder)
+        self._list = allowed_version(folder), load_allowed(folder)  # together, as two threads read and renew it
         self._shut_out: set[bytes] = set()  # what the log has told, once each
         if not self._list[1]:
             _log.warning("%s lets nobody in yet; let machines in with: run_keys allow %s NAME.key", folder, folder)
@@ -77,7 +77,7 @@ class Guard:
         try:
             version = allowed_version(self._folder)
             if version != self._list[0]:
-                self._list = version, allowed(self._folder)
+                self._list = version, load_allowed(self._folder)
             return self._list[1]
         except (KeysError, OSError) as error:
             if self._list[1]:
@@ -99,7 +99,7 @@ class KeysError(PredictorError):
 
 
 @dataclass(frozen=True)
-class Pair:
+class KeyPair:
     """The two halves of a machine's key, 40 characters each (Z85)."""
 
     public: bytes
@@ -158,12 +158,12 @@ def revoke(folder: Path, name: str) -> None:
     _check_name(name)
     path = folder / _ALLOWED / f"{name}{_PUBLIC}"
     if not path.exists():
-        known = ", ".join(sorted(allowed(folder).values())) or "none"
+        known = ", ".join(sorted(load_allowed(folder).values())) or "none"
         raise KeysError(f"{name}: expected a machine that is let in ({known}); nothing was changed")
     path.unlink()
 
 
-def allowed(folder: Path) -> dict[bytes, str]:
+def load_allowed(folder: Path) -> dict[bytes, str]:
     """Return the public keys that are let in, with the names of their machines.
 
     Raises:
@@ -177,7 +177,7 @@ def allowed_version(folder: Path) -> tuple[tuple[str, int], ...]:
     return tuple((path.name, path.stat().st_mtime_ns) for path in sorted((folder / _ALLOWED).glob(f"*{_PUBLIC}")))
 
 
-def own(folder: Path) -> Pair:
+def load_own_pair(folder: Path) -> KeyPair:
     """Return the pair of this machine.
 
     Raises:
@@ -194,10 +194,10 @@ def own(folder: Path) -> Pair:
     public, secret = _load(path)
     if secret is None:
         raise KeysError(f"{path}: expected a secret key, got a public one")
-    return Pair(public, secret)
+    return KeyPair(public, secret)
 
 
-def servers(folder: Path) -> bytes:
+def load_server_key(folder: Path) -> bytes:
     """Return the public key of the server that a planner's folder names.
 
     Raises:

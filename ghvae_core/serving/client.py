@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from zmq.utils.monitor import recv_monitor_message
 
 from configs.interruption import check, current, sleep
+from ghvae_core.goal_cost import GoalCost
 from ghvae_core.predictor import (
     Context,
     DeadlineError,
-    GoalCost,
     MismatchError,
     NonFiniteError,
     Prediction,
+    PredictionRequest,
     PredictorError,
     PredictorSpec,
-    Request,
 )
 from ghvae_core.serving import protocol
-from ghvae_core.serving.auth import own, servers
-from ghvae_core.serving.protocol import Answer, Hello, Predict, Refusal, Welcome
+from ghvae_core.serving.auth import load_own_pair, load_server_key
+from ghvae_core.serving.protocol import Hello, Predict, PredictionReply, Refusal, Welcome
 from ghvae_core.serving.wire import MAX_DEADLINE_S, MAX_PART_BYTES, ProtocolError
 
 _CONNECT_TIMEOUT_S = 5.0  # ours
@@ -88,7 +88,7 @@ class ServerClient:
             MismatchError: The arguments do not fit the server's predictor.
             PredictorError: The server refused, for the reason given.
         """
-        request = Request(context, candidates, goal, n_videos, self._cost)
+        request = PredictionRequest(context, candidates, goal, n_videos, self._cost)
         protocol.check(request, self._spec)
         start_s = time.monotonic()
         end_s = start_s + self._timeout_s
@@ -100,7 +100,7 @@ class ServerClient:
                 raise DeadlineError(
                     f"no answer from the server at {self._address} within {self._timeout_s:g} s; {waiting}"
                 )
-            if isinstance(reply, Answer):
+            if isinstance(reply, PredictionReply):
                 self._check(reply.prediction, request)
                 timing_s = {**reply.prediction.timing_s, "round_trip": time.monotonic() - start_s}
                 return replace(reply.prediction, timing_s=timing_s)
@@ -119,7 +119,7 @@ class ServerClient:
 
     def _connect(self, keys: Path | None) -> None:
         if keys is not None:
-            pair, theirs = own(keys), servers(keys)
+            pair, theirs = load_own_pair(keys), load_server_key(keys)
             self._socket.setsockopt(zmq.CURVE_PUBLICKEY, pair.public)
             self._socket.setsockopt(zmq.CURVE_SECRETKEY, pair.secret)
             self._socket.setsockopt(zmq.CURVE_SERVERKEY, theirs)
@@ -155,7 +155,7 @@ class ServerClient:
             raise self._error(reply)
         return replace(reply.spec, name="server")
 
-    def _ask(self, message: Hello | Predict, end_s: float) -> Welcome | Answer | Refusal | None:
+    def _ask(self, message: Hello | Predict, end_s: float) -> Welcome | PredictionReply | Refusal | None:
         """Send, and return the reply to this very message, or None when the time is over.
 
         Where there is a new connection, the message went down with the old one and is sent again. To imagine twice by
@@ -172,7 +172,7 @@ class ServerClient:
                     return reply
         return None
 
-    def _reply(self, id_: bytes, end_s: float) -> Welcome | Answer | Refusal | None:
+    def _reply(self, id_: bytes, end_s: float) -> Welcome | PredictionReply | Refusal | None:
         """Return the reply to a message that was sent, or None when there is a new connection or the time is over."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
@@ -195,7 +195,7 @@ class ServerClient:
             self._shut_out = _SHUT_OUT.get(event, "")
         return not self._shut_out
 
-    def _receive(self) -> Welcome | Answer | Refusal:
+    def _receive(self) -> Welcome | PredictionReply | Refusal:
         try:
             return protocol.decode_reply(self._socket.recv_multipart(zmq.NOBLOCK))
         except ProtocolError as error:
@@ -207,7 +207,7 @@ class ServerClient:
         poller.register(self._socket, event)
         return remaining_s > 0 and bool(_poll(poller, remaining_s))
 
-    def _error(self, reply: Welcome | Answer | Refusal) -> PredictorError:
+    def _error(self, reply: Welcome | PredictionReply | Refusal) -> PredictorError:
         """Return what a reply without a prediction means."""
         if not isinstance(reply, Refusal):
             return MismatchError(f"the server at {self._address} answered another question")
@@ -219,7 +219,7 @@ class ServerClient:
         }
         return kind.get(reply.status, PredictorError)(text)
 
-    def _check(self, prediction: Prediction, request: Request) -> None:
+    def _check(self, prediction: Prediction, request: PredictionRequest) -> None:
         n, horizon = request.candidates.shape[:2]
         videos = (request.n_videos, horizon, *request.goal.shape)
         if prediction.costs.shape != (n,) or prediction.videos.shape != videos:

@@ -8,11 +8,11 @@ from typing import Literal
 from pydantic import Field
 
 from configs.loader import Config, load
-from ghvae_core.predictor import Networks
+from ghvae_core.goal_cost import CostNetworks
 from ghvae_core.serving.server import ServingConfig
 
 
-class InProcessConfig(Networks):
+class InProcessConfig(CostNetworks):
     """How the work is cut up, how exactly it is done, and what is held for costs."""
 
     # Imagined together; bounds the memory and how late a deadline is noticed; ours.

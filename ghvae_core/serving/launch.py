@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.interruption import wait
-from ghvae_core.predictor import MismatchError, Networks, PredictorError
+from ghvae_core.goal_cost import CostNetworks
+from ghvae_core.predictor import MismatchError, PredictorError
 
 _READY_TIMEOUT_S = 120.0  # torch and a large checkpoint from a cold disk; ours
 _STOP_TIMEOUT_S = 10.0  # then it is killed; longer than the server's own `drain_s`
@@ -33,7 +34,7 @@ class PrivateServer:
 
 @contextmanager
 def private_server(
-    checkpoint: Path, device: str = "auto", threads: int | None = None, *, networks: Networks | None = None
+    checkpoint: Path, device: str = "auto", threads: int | None = None, *, networks: CostNetworks | None = None
 ) -> Iterator[PrivateServer]:
     """Start `run_server` on a socket in a private folder, and stop it at the end of the `with` block.
 
@@ -54,7 +55,7 @@ def private_server(
         command = [sys.executable, "-m", "ghvae_core.run_server", "--with-parent"]
         command += ["--checkpoint", str(checkpoint), "--address", f"ipc://{folder}/socket", "--device", device]
         command += ["--threads", str(threads)] if threads else []
-        for name, value in (networks or Networks()).model_dump(exclude_defaults=True).items():
+        for name, value in (networks or CostNetworks()).model_dump(exclude_defaults=True).items():
             command += ["--set", f"predictor.{name}={json.dumps(value)}"]
         with log.open("wb") as errors:
             process = subprocess.Popen(  # noqa: S603 - our own module, no shell

@@ -14,27 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from configs.interruption import check
-from ghvae_core.evaluation.lpips import Lpips
-from ghvae_core.evaluation.weights_download import LPIPS
-from ghvae_core.goal_cost import Weigher
+from ghvae_core.goal_cost import GoalCost, GoalCostEvaluator, load_evaluator
 from ghvae_core.models.checkpoint import Checkpoint, load, matches_self_test, self_test_output
 from ghvae_core.models.device import find_device
-from ghvae_core.models.temporal_distance import load as load_distance
 from ghvae_core.predictor import (
     Context,
     DeadlineError,
-    GoalCost,
     MismatchError,
-    Networks,
     NonFiniteError,
     Prediction,
+    PredictionRequest,
     PredictorError,
     PredictorSpec,
-    Request,
+    merge,
+    rank,
 )
 from ghvae_core.serving.config import InProcessConfig
 from ghvae_core.serving.wire import MAX_ERRORS
-from ghvae_core.serving.worker_pool import merge, rank
 from robot_bridge.robot import ACTION_DIM
 
 _DEFAULTS = InProcessConfig()
@@ -62,8 +58,8 @@ class InProcessPredictor:
     """
 
     def __init__(self, checkpoint: Checkpoint, cost: GoalCost, config: InProcessConfig = _DEFAULTS) -> None:
-        self._weigher = weigher(checkpoint, config)
-        self._spec = _spec(checkpoint, config.max_candidates, self._weigher)
+        self._evaluator = load_evaluator(checkpoint, config)
+        self._spec = _spec(checkpoint, config.max_candidates, self._evaluator)
         self._model, self._info = checkpoint.model.eval(), checkpoint.info
         self._device = checkpoint.model.action_scale.device
         self._cost, self._chunk = cost, config.chunk
@@ -88,12 +84,12 @@ class InProcessPredictor:
             NonFiniteError: No candidate has a finite cost.
             MismatchError: The arguments do not fit the checkpoint.
         """
-        prediction = self.evaluate(Request(context, candidates, goal, n_videos, self._cost))
+        prediction = self.evaluate(PredictionRequest(context, candidates, goal, n_videos, self._cost))
         if not np.isfinite(prediction.costs).any():
             raise NonFiniteError(f"not one of {len(candidates)} candidates has a finite cost; use another checkpoint")
         return prediction
 
-    def evaluate(self, request: Request, is_over: Callable[[], bool] = _never) -> Prediction:
+    def evaluate(self, request: PredictionRequest, is_over: Callable[[], bool] = _never) -> Prediction:
         """Answer one request. A cost that is not finite is returned as it is, and ranked behind all that are.
 
         Where the memory does not hold a chunk, half of it is tried, then and later.
@@ -141,10 +137,10 @@ class InProcessPredictor:
         context = Context(image, np.zeros((spec.n_context - 1, spec.action_dim), dtype=np.float32))
         candidates = np.zeros((self.chunk, min(horizon, spec.max_horizon), spec.action_dim), dtype=np.float32)
         start_s = time.monotonic()
-        self.evaluate(Request(context, candidates, image[0], 1, GoalCost()))
+        self.evaluate(PredictionRequest(context, candidates, image[0], 1, GoalCost()))
         return time.monotonic() - start_s
 
-    def prove(self) -> None:
+    def self_test(self) -> None:
         """Compute the answer that is stored with the checkpoint, if one is.
 
         Raises:
@@ -186,13 +182,13 @@ class InProcessPredictor:
         # The copy is for arrays that a message lent us read-only.
         return torch.from_numpy(frames.copy()).to(self._device).permute(0, 3, 1, 2).float() / 255
 
-    def _actions(self, request: Request) -> Tensor:
+    def _actions(self, request: PredictionRequest) -> Tensor:
         """Return (N, n_context - 1 + T, A): the actions of the context in front of every candidate."""
         past = np.broadcast_to(request.context.actions, (len(request.candidates), *request.context.actions.shape))
         return torch.from_numpy(np.concatenate([past, request.candidates], axis=1)).to(self._device)
 
     def _predict(
-        self, context: Tensor, actions: Tensor, goal: Tensor, request: Request, is_over: Callable[[], bool]
+        self, context: Tensor, actions: Tensor, goal: Tensor, request: PredictionRequest, is_over: Callable[[], bool]
     ) -> Prediction:
         """Return the prediction for one chunk of actions."""
         frames: list[Tensor] = []
@@ -203,7 +199,7 @@ class InProcessPredictor:
                     raise DeadlineError("the time for the answer ran out while candidates were being imagined")
                 frames.append(next(steps))
         videos = torch.stack(frames, 1)
-        costs = self._weigher.costs(videos, goal, request.cost).cpu().numpy()
+        costs = self._evaluator.costs(videos, goal, request.cost).cpu().numpy()
         best = rank(costs)[: request.n_videos]
         return Prediction(costs, best, _pictures(videos[torch.from_numpy(best).to(self._device)]), {})
 
@@ -230,25 +226,7 @@ def open_predictor(folder: Path, device: str, threads: int | None, config: InPro
     return InProcessPredictor(checkpoint, GoalCost(), config)
 
 
-def weigher(checkpoint: Checkpoint, networks: Networks) -> Weigher:
-    """Return what weighs frames where a checkpoint was loaded to, with the networks that are wanted.
-
-    Raises:
-        MetricError: The weights of LPIPS cannot be had.
-        CheckpointError: The network of steps to go cannot be used.
-    """
-    device = checkpoint.model.action_scale.device
-    lpips = Lpips(LPIPS.find(None)).to(device) if networks.lpips else None
-    distance = None if networks.distance is None else load_distance(Path(networks.distance), device)
-    if distance is not None and distance.config.image_px != checkpoint.info.model.image_px:
-        raise MismatchError(
-            f"{networks.distance}: expected a network of images of {checkpoint.info.model.image_px} pixels,"
-            f" got one of {distance.config.image_px}"
-        )
-    return Weigher(checkpoint.model, lpips, distance, checkpoint.sha256)
-
-
-def _spec(checkpoint: Checkpoint, max_candidates: int, weigher: Weigher) -> PredictorSpec:
+def _spec(checkpoint: Checkpoint, max_candidates: int, evaluator: GoalCostEvaluator) -> PredictorSpec:
     info = checkpoint.info
     if info.model.action_dim != ACTION_DIM:
         raise MismatchError(
@@ -274,8 +252,8 @@ def _spec(checkpoint: Checkpoint, max_candidates: int, weigher: Weigher) -> Pred
         workspace_m=info.workspace_m,
         camera=info.camera,
         val_rmse_p95=info.val_rmse_p95 and info.val_rmse_p95[:MAX_ERRORS],
-        terms=weigher.terms,
-        distance=weigher.distance_sha256,
+        terms=evaluator.terms,
+        distance=evaluator.distance_sha256,
     )
 
 

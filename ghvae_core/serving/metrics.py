@@ -14,7 +14,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from ghvae_core.predictor import Prediction, PredictorError
-from ghvae_core.serving.worker import STATES, State
+from ghvae_core.serving.worker import SERVER_STATES, ServerState
 
 _HOST = "127.0.0.1"
 _SILENT_S = 5.0  # of a front that is taken for hung; ours
@@ -30,7 +30,7 @@ class HealthError(PredictorError):
 
 
 @contextmanager
-def health(port: int, vitals: Vitals) -> Iterator[int]:
+def serve_metrics(port: int, metrics: ServerMetrics) -> Iterator[int]:
     """Answer on a port of the loopback interface until the end of the block; yields the port, where 0 took a free one.
 
     Raises:
@@ -40,7 +40,7 @@ def health(port: int, vitals: Vitals) -> Iterator[int]:
     class Handler(_Handler):
         pass
 
-    Handler.vitals = vitals
+    Handler.metrics = metrics
     try:
         server = ThreadingHTTPServer((_HOST, port), Handler)
     except OSError as error:
@@ -59,20 +59,20 @@ def health(port: int, vitals: Vitals) -> Iterator[int]:
 class _Handler(BaseHTTPRequestHandler):
     """Three paths, and nothing of what was asked is looked at but which of them."""
 
-    vitals: ClassVar[Vitals]
+    metrics: ClassVar[ServerMetrics]
     timeout = _PATIENCE_S
     server_version, sys_version = "ghvae", ""
 
     def do_GET(self) -> None:
         """Answer."""
-        is_alive = self.vitals.silent_s < _SILENT_S
-        state = self.vitals.state.encode() if is_alive else b"hung"
+        is_alive = self.metrics.silent_s < _SILENT_S
+        state = self.metrics.state.encode() if is_alive else b"hung"
         if self.path == "/livez":
             self._answer(200 if is_alive else 503, state + b"\n")
         elif self.path == "/readyz":
             self._answer(200 if state == b"ready" else 503, state + b"\n")
         elif self.path == "/metrics":
-            self._answer(200, self.vitals.text(), "text/plain; version=0.0.4; charset=utf-8")
+            self._answer(200, self.metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
         else:
             self._answer(404, b"expected /livez, /readyz or /metrics\n")
 
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # edges of the histograms' buckets
 
 
-class Vitals:
+class ServerMetrics:
     """Figures that the front writes and any thread may read."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Vitals:
         self._restarts = Gauge("ghvae_model_restarts", "Processes that were replaced", registry=registry)
         self._state = Gauge("ghvae_state", "1 for the present state", ["state"], registry=registry)
         self._seen_s = time.monotonic()
-        self.state: State = "starting"
+        self.state: ServerState = "starting"
         self.answered: dict[str, int] = {}
 
     @property
@@ -125,14 +125,14 @@ class Vitals:
         for stage, seconds in prediction.timing_s.items():
             self._stages.labels(stage).observe(seconds)
 
-    def note(self, state: State, n_waiting: int, n_restarts: int) -> None:
+    def note(self, state: ServerState, queue_length: int, n_restarts: int) -> None:
         """Take note of the present."""
         self._seen_s = time.monotonic()
-        self._waiting.set(n_waiting)
+        self._waiting.set(queue_length)
         self._restarts.set(n_restarts)
         if state != self.state:
             self.state = state
-            for name in STATES:
+            for name in SERVER_STATES:
                 self._state.labels(name).set(name == state)
 
     def text(self) -> bytes:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 
-from ghvae_core.predictor import Context, MismatchError, Prediction, PredictorSpec, Request
+from ghvae_core.predictor import Context, MismatchError, Prediction, PredictionRequest, PredictorSpec
 from ghvae_core.serving.wire import (
     MAX_DEADLINE_S,
     MAX_PART_BYTES,
@@ -36,11 +36,11 @@ from ghvae_core.serving.wire import (
     MAX_WHY,
     ArrayHeader,
     HelloHeader,
-    Limits,
     PredictHeader,
     PredictionHeader,
     ProtocolError,
     RefusalHeader,
+    ServerLimits,
     SpecHeader,
     Status,
     WelcomeHeader,
@@ -72,7 +72,7 @@ class Predict:
     """A request for costs and videos."""
 
     id: bytes
-    request: Request
+    request: PredictionRequest
     checkpoint: str  # that the client shook hands with; another one must not answer
     deadline_s: float  # from now on, at most 60
 
@@ -83,11 +83,11 @@ class Welcome:
 
     id: bytes
     spec: PredictorSpec
-    limits: Limits
+    limits: ServerLimits
 
 
 @dataclass(frozen=True)
-class Answer:
+class PredictionReply:
     """The prediction for a request."""
 
     id: bytes
@@ -104,7 +104,7 @@ class Refusal:
     retry_after_s: float = 0.0
 
 
-def check(request: Request, spec: PredictorSpec) -> None:
+def check(request: PredictionRequest, spec: PredictorSpec) -> None:
     """Refuse a request that does not fit the predictor, or whose answer would not fit a message.
 
     Raises:
@@ -156,11 +156,11 @@ def decode_request(parts: Sequence[bytes]) -> Hello | Predict:
         if not np.isfinite(arrays[name]).all():
             raise ProtocolError(f"{name}: expected finite numbers, got NaN or infinity", header.id)
     context = Context(arrays["context_frames"], arrays["context_actions"])
-    request = Request(context, arrays["candidates"], arrays["goal"], header.n_videos, header.cost)
+    request = PredictionRequest(context, arrays["candidates"], arrays["goal"], header.n_videos, header.cost)
     return Predict(header.id, request, header.checkpoint, header.deadline_ms / 1000)
 
 
-def encode_reply(message: Welcome | Answer | Refusal) -> list[bytes]:
+def encode_reply(message: Welcome | PredictionReply | Refusal) -> list[bytes]:
     """Return the parts of a server's message.
 
     Raises:
@@ -183,7 +183,7 @@ def encode_reply(message: Welcome | Answer | Refusal) -> list[bytes]:
     return pack(header, arrays)
 
 
-def decode_reply(parts: Sequence[bytes]) -> Welcome | Answer | Refusal:
+def decode_reply(parts: Sequence[bytes]) -> Welcome | PredictionReply | Refusal:
     """Return the message that a server sent. Its arrays are read-only views of `parts`.
 
     Raises:
@@ -191,7 +191,7 @@ def decode_reply(parts: Sequence[bytes]) -> Welcome | Answer | Refusal:
     """
     header = unpack(parts, _REPLIES)
     if isinstance(header, PredictionHeader):
-        return Answer(header.id, _prediction(header, parts))
+        return PredictionReply(header.id, _prediction(header, parts))
     views(header.id, [], {}, parts)
     if isinstance(header, WelcomeHeader):
         return Welcome(header.id, header.spec.spec(), header.limits)

@@ -23,15 +23,16 @@ from pathlib import Path
 import zmq
 from pydantic import Field
 
+from configs.interruption import current
 from ghvae_core.predictor import PredictorError, PredictorSpec
 from ghvae_core.serving import protocol
-from ghvae_core.serving.auth import Guard
-from ghvae_core.serving.metrics import Vitals
-from ghvae_core.serving.protocol import Answer, Hello, Predict, Refusal, Welcome
+from ghvae_core.serving.auth import Authenticator
+from ghvae_core.serving.metrics import ServerMetrics
+from ghvae_core.serving.protocol import Hello, Predict, PredictionReply, Refusal, Welcome
 from ghvae_core.serving.sockets import bind
-from ghvae_core.serving.wire import MAX_PARTS, Limits, ProtocolError, Status
-from ghvae_core.serving.worker import State
-from ghvae_core.serving.worker_pool import Crew, CrewConfig
+from ghvae_core.serving.wire import MAX_PARTS, ProtocolError, ServerLimits, Status
+from ghvae_core.serving.worker import ServerState
+from ghvae_core.serving.worker_pool import WorkerPool, WorkerPoolConfig
 
 _TICK_MS = 100  # how soon a signal, or the end of a process, is seen
 _BURST = 8  # messages read before finished work is looked at; keeps a flood from starving answers
@@ -40,7 +41,7 @@ _LOADING_S = 0.1  # told to a client that comes before the model is ready
 _log = logging.getLogger(__name__)
 
 
-class ServingConfig(CrewConfig):
+class ServingConfig(WorkerPoolConfig):
     """How requests are taken in, and when a process is given up."""
 
     max_waiting: int = Field(default=32, ge=1, le=1024)  # clients with a request, but for the one in work; ours
@@ -48,7 +49,7 @@ class ServingConfig(CrewConfig):
     drain_s: float = Field(default=5.0, ge=0, le=60)  # from SIGTERM to the end of the last request; ours
 
 
-class Front:
+class PredictionServer:
     """Answers hello and predict messages until it is told to drain. Binds, and starts the crew, in the constructor.
 
     Args:
@@ -69,24 +70,24 @@ class Front:
         config: ServingConfig,
         commands: Sequence[Sequence[str]],
         keys: Path | None = None,
-        vitals: Vitals | None = None,
+        metrics: ServerMetrics | None = None,
     ) -> None:
         self._config = config
-        self._waiting = Waiting(config.max_waiting)
-        self._in_work: Asked | None = None
+        self._waiting = RequestQueue(config.max_waiting)
+        self._in_work: QueuedRequest | None = None
         self._drain_end_s: float | None = None
-        self.vitals = vitals or Vitals()
+        self.metrics = metrics or ServerMetrics()
         self._context = zmq.Context()
         with ExitStack() as opened:
             opened.callback(self._context.term)
-            self._guard = None if keys is None else Guard(self._context, keys)
-            if self._guard is not None:
-                opened.callback(self._guard.close)
-            self._socket = bind(self._context, address, self._guard)
+            self._authenticator = None if keys is None else Authenticator(self._context, keys)
+            if self._authenticator is not None:
+                opened.callback(self._authenticator.close)
+            self._socket = bind(self._context, address, self._authenticator)
             opened.callback(self._socket.close)
             folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="ghvae_crew_")))  # mode 0700
-            self._crew = Crew(self._context, commands, folder, config)
-            opened.callback(self._crew.stop)
+            self._pool = WorkerPool(self._context, commands, folder, config)
+            opened.callback(self._pool.stop)
             self._opened = opened.pop_all()
 
     @property
@@ -95,21 +96,21 @@ class Front:
         return str(self._socket.get_string(zmq.LAST_ENDPOINT))
 
     @property
-    def state(self) -> State:
+    def state(self) -> ServerState:
         """How far it is."""
-        return "draining" if self._drain_end_s is not None else self._crew.state
+        return "draining" if self._drain_end_s is not None else self._pool.state
 
     @property
     def pids(self) -> list[int]:
         """Of the processes with the model."""
-        return self._crew.pids
+        return self._pool.pids
 
     def drain(self) -> None:
         """Take no more requests, finish those taken within `drain_s`, then let `serve` return. For signal handlers."""
         if self._drain_end_s is None:
             self._drain_end_s = time.monotonic() + self._config.drain_s
 
-    def serve(self, on_ready: Callable[[Crew], None] = lambda _: None, parent: int | None = None) -> None:
+    def serve(self, on_ready: Callable[[WorkerPool], None] = lambda _: None, parent: int | None = None) -> None:
         """Answer messages; return after `drain`, at most `drain_s` later.
 
         Args:
@@ -123,6 +124,9 @@ class Front:
         was_ready = False
         while not self._is_drained():
             ready = self._poll(parent)
+            deferred = current()
+            if deferred is not None and deferred.take() is not None:
+                self.drain()
             if parent in ready:
                 self.drain()
                 parent = None
@@ -131,16 +135,16 @@ class Front:
                 if received is None:
                     break
                 sender, parts = received
-                if self._guard is None or self._guard.admits(sender):
+                if self._authenticator is None or self._authenticator.admits(sender):
                     client = sender.bytes
                     self._respond(client, b"", partial(self._handle, client, parts))
-            self._tend()
-            if not was_ready and self._crew.is_complete:
+            self._poll_pool()
+            if not was_ready and self._pool.is_complete:
                 was_ready = True
-                on_ready(self._crew)
+                on_ready(self._pool)
         for asked in self._unanswered():
             self._send(asked.client, Refusal(asked.message.id, "draining", "the server is stopping"))
-        _log.info("stopped; answered: %s", self.vitals.answered or "nothing")
+        _log.info("stopped; answered: %s", self.metrics.answered or "nothing")
 
     def close(self) -> None:
         """End the crew and let go of the socket, giving the last answers half a second to leave. Safe to call twice."""
@@ -152,16 +156,19 @@ class Front:
         """Wait a moment for a message, or a word of the crew."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
-        self._crew.register(poller)
+        self._pool.register(poller)
         if parent is not None:
             poller.register(parent, zmq.POLLIN)
+        deferred = current()
+        if deferred is not None:
+            poller.register(deferred.fileno(), zmq.POLLIN)
         return dict(poller.poll(_TICK_MS))
 
     def _is_drained(self) -> bool:
         if self._drain_end_s is None:
             return False
         is_idle = self._in_work is None and not self._waiting
-        return is_idle or self._crew.state != "ready" or time.monotonic() >= self._drain_end_s
+        return is_idle or self._pool.state != "ready" or time.monotonic() >= self._drain_end_s
 
     def _receive(self) -> tuple[zmq.Frame, list[bytes]] | None:
         """Return the next message and its sender; of too many parts, only as many as show that."""
@@ -181,21 +188,21 @@ class Front:
         message = protocol.decode_request(parts)
         if self._drain_end_s is not None:
             return Refusal(message.id, "draining", "the server is stopping")
-        spec = self._crew.spec
-        if spec is None or self._crew.state != "ready":
-            why = f"the model is not ready yet: {self._crew.state}"
+        spec = self._pool.spec
+        if spec is None or self._pool.state != "ready":
+            why = f"the model is not ready yet: {self._pool.state}"
             return Refusal(message.id, "unavailable", why, _LOADING_S)
         if isinstance(message, Hello):
-            return Welcome(message.id, spec, Limits(max_waiting=self._config.max_waiting))
+            return Welcome(message.id, spec, ServerLimits(max_waiting=self._config.max_waiting))
         why = _why_not(message, spec)
-        return Refusal(message.id, "bad", why) if why else self._take(Asked(client, message, time.monotonic()))
+        return Refusal(message.id, "bad", why) if why else self._take(QueuedRequest(client, message, time.monotonic()))
 
-    def _take(self, asked: Asked) -> Refusal | None:
+    def _take(self, asked: QueuedRequest) -> Refusal | None:
         """Let a request wait, in place of an older one of the same client."""
         older = self._waiting.leave(asked.client)
         if self._in_work is not None and self._in_work.client == asked.client:
             older, self._in_work = self._in_work, replace(self._in_work, client=b"")  # nobody waits for it
-            self._crew.give_up()
+            self._pool.give_up()
         if older is not None:
             self._send(asked.client, Refusal(older.message.id, "superseded", "a newer request of this client came"))
         if self._waiting.join(asked):
@@ -203,22 +210,22 @@ class Front:
         why = f"{len(self._waiting)} requests of others are waiting"
         return Refusal(asked.message.id, "busy", why, self._config.retry_after_s)
 
-    def _tend(self) -> None:
+    def _poll_pool(self) -> None:
         """Answer what the crew has finished, and give it what comes next."""
-        reply = self._crew.tend()
+        reply = self._pool.poll()
         if reply is not None and self._in_work is not None:
             asked, self._in_work = self._in_work, None
             self._respond(asked.client, asked.message.id, partial(self._conclude, asked, reply))
-        while self._crew.is_free and (asked_next := self._waiting.next()) is not None:
+        while self._pool.is_free and (asked_next := self._waiting.next()) is not None:
             if asked_next.left_s <= 0:
                 why = "the deadline passed while the request was waiting"
                 self._send(asked_next.client, Refusal(asked_next.message.id, "expired", why))
             else:
                 self._in_work = replace(asked_next, started_s=time.monotonic())
-                self._crew.begin(replace(asked_next.message, deadline_s=asked_next.left_s))
-        self.vitals.note(self.state, len(self._waiting), self._crew.n_restarts)
+                self._pool.begin(replace(asked_next.message, deadline_s=asked_next.left_s))
+        self.metrics.note(self.state, len(self._waiting), self._pool.n_restarts)
 
-    def _conclude(self, asked: Asked, reply: Answer | Refusal) -> Answer | Refusal | None:
+    def _conclude(self, asked: QueuedRequest, reply: PredictionReply | Refusal) -> PredictionReply | Refusal | None:
         """Return what a client is told of its work; None where it has asked anew and heard so."""
         if not asked.client:
             return None
@@ -227,17 +234,19 @@ class Front:
         work_s = time.monotonic() - asked.started_s
         timing_s = {**reply.prediction.timing_s, "queue": asked.started_s - asked.received_s, "work": work_s}
         prediction = replace(reply.prediction, timing_s=timing_s)
-        self.vitals.predicted(prediction)
-        return Answer(reply.id, prediction)
+        self.metrics.predicted(prediction)
+        return PredictionReply(reply.id, prediction)
 
-    def _unanswered(self) -> list[Asked]:
+    def _unanswered(self) -> list[QueuedRequest]:
         """Return the requests that will not be computed any more."""
         asked = [self._in_work] if self._in_work is not None and self._in_work.client else []
         while (waiting := self._waiting.next()) is not None:
             asked.append(waiting)
         return asked
 
-    def _respond(self, client: bytes, request_id: bytes, work: Callable[[], Welcome | Answer | Refusal | None]) -> None:
+    def _respond(
+        self, client: bytes, request_id: bytes, work: Callable[[], Welcome | PredictionReply | Refusal | None]
+    ) -> None:
         """Send what `work` returns; whatever it raises becomes a refusal, never a traceback and never the end."""
         try:
             reply = work()
@@ -249,17 +258,18 @@ class Front:
             _log.exception("an internal error")
             self._send(client, Refusal(request_id, "failed", "an internal error; the server's log tells more"))
 
-    def _send(self, client: bytes, reply: Welcome | Answer | Refusal) -> None:
+    def _send(self, client: bytes, reply: Welcome | PredictionReply | Refusal) -> None:
         """Send without waiting; a client that has gone or does not read loses its answer."""
-        status: Status | str = reply.status if isinstance(reply, Refusal) else type(reply).__name__.lower()
-        self.vitals.count(status)
+        kind = "prediction" if isinstance(reply, PredictionReply) else "welcome"
+        status: Status | str = reply.status if isinstance(reply, Refusal) else kind
+        self.metrics.count(status)
         # Reading the state lets ZeroMQ take note of what the client has already read; without it, a client that asks
         # quickly looks like one that does not read.
         self._socket.getsockopt(zmq.EVENTS)
         try:
             self._socket.send_multipart([client, *protocol.encode_reply(reply)], zmq.NOBLOCK)
         except zmq.ZMQError as error:
-            self.vitals.count("dropped")
+            self.metrics.count("dropped")
             _log.debug("an answer was dropped: %s", error)
 
 
@@ -278,7 +288,7 @@ def _why_not(message: Predict, spec: PredictorSpec) -> str:
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueuedRequest:
     """A request, and who asked."""
 
     client: bytes
@@ -297,7 +307,7 @@ class Asked:
         return self.message.deadline_s - self.waited_s
 
 
-class Waiting:
+class RequestQueue:
     """A bounded line in which a client stands at most once.
 
     Args:
@@ -306,23 +316,23 @@ class Waiting:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._line: dict[bytes, Asked] = {}  # by client, the oldest first
+        self._line: dict[bytes, QueuedRequest] = {}  # by client, the oldest first
 
     def __len__(self) -> int:
         """Return how many stand in it."""
         return len(self._line)
 
-    def leave(self, client: bytes) -> Asked | None:
+    def leave(self, client: bytes) -> QueuedRequest | None:
         """Take a client's request out, if it has one."""
         return self._line.pop(client, None)
 
-    def join(self, asked: Asked) -> bool:
+    def join(self, asked: QueuedRequest) -> bool:
         """Put a request at the end; its client has none in the line. Return whether there was room."""
         if len(self._line) >= self._size:
             return False
         self._line[asked.client] = asked
         return True
 
-    def next(self) -> Asked | None:
+    def next(self) -> QueuedRequest | None:
         """Take the oldest out."""
         return self._line.pop(next(iter(self._line)), None) if self._line else None

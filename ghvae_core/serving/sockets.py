@@ -12,7 +12,7 @@ from typing import ClassVar
 import zmq
 
 from ghvae_core.predictor import PredictorError
-from ghvae_core.serving.auth import Guard
+from ghvae_core.serving.auth import Authenticator
 from ghvae_core.serving.wire import MAX_PART_BYTES
 
 _WAITING_MESSAGES = 16  # in either direction and for each peer, before the peer is made to wait or loses answers
@@ -50,13 +50,15 @@ def check_address(address: str, has_keys: bool = False) -> None:
     )
 
 
-def bind(context: zmq.Context[zmq.Socket[bytes]], address: str, guard: Guard | None) -> zmq.Socket[bytes]:
+def bind(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, authenticator: Authenticator | None
+) -> zmq.Socket[bytes]:
     """Return a ROUTER socket that listens at `address`, guarded or on this machine only, and never waits for a peer.
 
     Raises:
         AddressError: The address is not local, is in use, or is the path of another kind of file.
     """
-    check_address(address, guard is not None)
+    check_address(address, authenticator is not None)
     path = Path(address.removeprefix("ipc://")) if address.startswith("ipc://") else None
     if path is not None:
         _check_path(path, address)
@@ -70,8 +72,8 @@ def bind(context: zmq.Context[zmq.Socket[bytes]], address: str, guard: Guard | N
     router.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE_MS)
     router.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
     router.setsockopt(zmq.HEARTBEAT_TIMEOUT, _SILENCE_MS)
-    if guard is not None:
-        guard.protect(router)
+    if authenticator is not None:
+        authenticator.protect(router)
     try:
         router.bind(address)
     except zmq.ZMQError as error:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ghvae_core.predictor import GoalCost, PredictorError, PredictorSpec
+from ghvae_core.goal_cost import GoalCost
+from ghvae_core.predictor import PredictorError, PredictorSpec
 from robot_bridge.camera import Camera
 
 VERSION = 5  # of the messages; peers that differ refuse each other
@@ -126,7 +127,7 @@ class SpecHeader(_Strict):
         return PredictorSpec(**{**fields, "camera": self.camera and Camera(**self.camera.model_dump())})
 
 
-class Limits(_Strict):
+class ServerLimits(_Strict):
     """What one server accepts."""
 
     max_part_bytes: int = Field(default=MAX_PART_BYTES, ge=1)
@@ -139,7 +140,7 @@ class WelcomeHeader(Header):
 
     kind: Literal["welcome"] = "welcome"
     spec: SpecHeader
-    limits: Limits
+    limits: ServerLimits
 
 
 class PredictionHeader(Header):

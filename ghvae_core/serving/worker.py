@@ -18,13 +18,13 @@ import zmq
 
 from ghvae_core.predictor import MismatchError, PredictorError, PredictorSpec
 from ghvae_core.serving import protocol
-from ghvae_core.serving.protocol import Answer, Predict, Refusal, Welcome
+from ghvae_core.serving.protocol import Predict, PredictionReply, Refusal, Welcome
 
 BEGIN, WORK, GIVE_UP = b"begin", b"work", b"give up"
 STATE, READY, DONE, FAILED = b"state", b"ready", b"done", b"failed"
 
-State = Literal["starting", "loading", "warming", "ready", "draining", "stopped"]
-STATES: tuple[State, ...] = ("starting", "loading", "warming", "ready", "draining", "stopped")
+ServerState = Literal["starting", "loading", "warming", "ready", "draining", "stopped"]
+SERVER_STATES: tuple[ServerState, ...] = ("starting", "loading", "warming", "ready", "draining", "stopped")
 
 
 def end(context: zmq.Context[zmq.Socket[bytes]], address: str, binds: bool) -> zmq.Socket[bytes]:
@@ -35,11 +35,11 @@ def end(context: zmq.Context[zmq.Socket[bytes]], address: str, binds: bool) -> z
     return socket
 
 
-class ProcessError(PredictorError):
+class ModelProcessError(PredictorError):
     """The machine starts no more processes."""
 
 
-class Process:
+class ModelProcess:
     """Starts in the constructor, and waits to be told to begin; `end` must be called.
 
     Args:
@@ -63,7 +63,7 @@ class Process:
             )
         except OSError as error:
             self.socket.close()
-            raise ProcessError(f"no process for the model could be started: {error.strerror}") from None
+            raise ModelProcessError(f"no process for the model could be started: {error.strerror}") from None
 
     @property
     def pid(self) -> int:
@@ -112,11 +112,11 @@ class Worker:
         command: Sequence[str],
         folder: Path,
         hang_s: float,
-        reserve_after_s: float | None,
+        standby_after_s: float | None,
     ) -> None:
-        self._launch = partial(Process, context, command, folder)
-        self._hang_s, self._reserve_after_s = hang_s, math.inf if reserve_after_s is None else reserve_after_s
-        self._reserve: Process | None = None
+        self._launch = partial(ModelProcess, context, command, folder)
+        self._hang_s, self._standby_after_s = hang_s, math.inf if standby_after_s is None else standby_after_s
+        self._standby: ModelProcess | None = None
         self._work: bytes | None = None
         self.warm_up_s = 0.0
         self.spec: PredictorSpec | None = None  # of the first process that was ready
@@ -143,9 +143,9 @@ class Worker:
         Raises:
             ProcessError: No new one could be started.
         """
-        self._process, self._reserve = self._reserve or self._launch(), None
-        self.state: State = "starting"
-        self._work, self._due_s, self._reserve_due_s = None, time.monotonic() + _START_S, math.inf
+        self._process, self._standby = self._standby or self._launch(), None
+        self.state: ServerState = "starting"
+        self._work, self._due_s, self._standby_due_s = None, time.monotonic() + _START_S, math.inf
 
     def give(self, message: Predict) -> None:
         """Give it work; it has none."""
@@ -159,7 +159,7 @@ class Worker:
             self._due_s = min(self._due_s, time.monotonic() + self._hang_s)
             self._process.send(GIVE_UP, self._work)
 
-    def read(self) -> Answer | Refusal | None:
+    def read(self) -> PredictionReply | Refusal | None:
         """Take all that it tells; return the reply to its work, once.
 
         Raises:
@@ -170,8 +170,8 @@ class Worker:
         while self.socket.poll(0):
             verb, *parts = self.socket.recv_multipart()
             if verb == STATE:
-                self.state = cast(State, parts[0].decode())
-                assert self.state in STATES  # noqa: S101 - our own process
+                self.state = cast(ServerState, parts[0].decode())
+                assert self.state in SERVER_STATES  # noqa: S101 - our own process
                 if self.state == "starting":  # which it said, and nobody heard, when it came into the reserve
                     self._process.send(BEGIN)
             elif verb == FAILED:
@@ -190,16 +190,16 @@ class Worker:
         is_overdue = (self._work is not None or not self.is_ready) and time.monotonic() > self._due_s
         return self._process.exit_code is not None or is_overdue
 
-    def tend_reserve(self) -> None:
+    def poll_standby(self) -> None:
         """Start a process for the reserve once the present one has been at work for a while, and where one has died."""
-        if self._reserve is not None and self._reserve.exit_code is not None:
-            self._reserve.end()
-            self._reserve, self._reserve_due_s = None, time.monotonic() + self._reserve_after_s
-        if self._reserve is None and time.monotonic() >= self._reserve_due_s:
+        if self._standby is not None and self._standby.exit_code is not None:
+            self._standby.end()
+            self._standby, self._standby_due_s = None, time.monotonic() + self._standby_after_s
+        if self._standby is None and time.monotonic() >= self._standby_due_s:
             try:
-                self._reserve = self._launch()
-            except ProcessError as error:  # which the present one can do without
-                self._reserve_due_s = time.monotonic() + _AGAIN_S
+                self._standby = self._launch()
+            except ModelProcessError as error:  # which the present one can do without
+                self._standby_due_s = time.monotonic() + _AGAIN_S
                 _log.warning("there is none in reserve: %s; it is tried again in %g s", error, _AGAIN_S)
 
     def end(self) -> str:
@@ -212,14 +212,14 @@ class Worker:
     def stop(self) -> None:
         """End all. Safe to call twice."""
         self.end()
-        if self._reserve is not None:
-            self._reserve.end()
+        if self._standby is not None:
+            self._standby.end()
 
-    def _enter(self, warm_up_s: float, welcome: Welcome | Answer | Refusal) -> None:
+    def _enter(self, warm_up_s: float, welcome: Welcome | PredictionReply | Refusal) -> None:
         """Take note that the process is ready."""
         assert isinstance(welcome, Welcome)  # noqa: S101 - our own process
         if self.spec is not None and self.spec != welcome.spec:
             raise MismatchError("the checkpoint has changed since this server was started; start it again")
         self.spec, self.warm_up_s, self.state = welcome.spec, warm_up_s, "ready"
-        self._reserve_due_s = time.monotonic() + self._reserve_after_s
+        self._standby_due_s = time.monotonic() + self._standby_after_s
         _log.info("process %d is ready, warm after %.2f s", self.pid, warm_up_s)

@@ -16,12 +16,12 @@ import typer
 import zmq
 
 from configs.command import ReportedError, run
-from ghvae_core.predictor import DeadlineError, Prediction, PredictorError, PredictorSpec, Request
+from ghvae_core.predictor import DeadlineError, Prediction, PredictionRequest, PredictorError, PredictorSpec
 from ghvae_core.serving import protocol
 from ghvae_core.serving.config import load_run_server
-from ghvae_core.serving.protocol import Answer, Predict, Refusal, Welcome
-from ghvae_core.serving.wire import Limits
-from ghvae_core.serving.worker import DONE, FAILED, GIVE_UP, READY, STATE, State, end
+from ghvae_core.serving.protocol import Predict, PredictionReply, Refusal, Welcome
+from ghvae_core.serving.wire import ServerLimits
+from ghvae_core.serving.worker import DONE, FAILED, GIVE_UP, READY, STATE, ServerState, end
 
 
 def model_process(
@@ -43,12 +43,12 @@ def model_process(
             work.tell("loading")
             predictor = open_predictor(checkpoint, device, threads, load_run_server(set_ or []).predictor)
             work.tell("warming")
-            predictor.prove()
+            predictor.self_test()
             warm_up_s = predictor.warm_up()
         except ReportedError as error:
             work.fail(error)
             return
-        work.serve(predictor.spec, warm_up_s, predictor.evaluate, predictor.prove)
+        work.serve(predictor.spec, warm_up_s, predictor.evaluate, predictor.self_test)
 
 
 def main() -> NoReturn:
@@ -56,7 +56,7 @@ def main() -> NoReturn:
     run(model_process)
 
 
-Evaluate = Callable[[Request, Callable[[], bool]], Prediction]  # the request, and whether it is over
+Evaluate = Callable[[PredictionRequest, Callable[[], bool]], Prediction]  # the request, and whether it is over
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Work:
         self.tell("starting")
         return self._receive() is not None
 
-    def tell(self, state: State) -> None:
+    def tell(self, state: ServerState) -> None:
         """Tell the front how far the start is."""
         self._socket.send_multipart([STATE, state.encode()])
 
@@ -97,7 +97,7 @@ class Work:
             proves: Called after an error in `evaluate`; raises where nothing can be computed any more, which ends this
                 process, and the front starts another.
         """
-        welcome = Welcome(b"ready", spec, Limits(max_waiting=1))
+        welcome = Welcome(b"ready", spec, ServerLimits(max_waiting=1))
         self._socket.send_multipart([READY, repr(warm_up_s).encode(), *protocol.encode_reply(welcome)])
         while (message := self._next()) is not None:
             reply = self._answer(message, evaluate, proves)
@@ -126,10 +126,10 @@ class Work:
         is_gone = self._parent in dict(poller.poll())
         return None if is_gone else self._socket.recv_multipart()
 
-    def _answer(self, message: Predict, evaluate: Evaluate, proves: Callable[[], object]) -> Answer | Refusal:
+    def _answer(self, message: Predict, evaluate: Evaluate, proves: Callable[[], object]) -> PredictionReply | Refusal:
         end_s = time.monotonic() + message.deadline_s
         try:
-            return Answer(message.id, evaluate(message.request, lambda: self._is_over(message.id, end_s)))
+            return PredictionReply(message.id, evaluate(message.request, lambda: self._is_over(message.id, end_s)))
         except DeadlineError as error:
             return Refusal(message.id, "expired", str(error))
         except (PredictorError, RuntimeError):  # RuntimeError: what torch raises

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import zmq
-from numpy.typing import NDArray
 from pydantic import Field
 
 from configs.loader import Config
-from ghvae_core.predictor import MismatchError, Prediction, PredictorError, PredictorSpec, Request
-from ghvae_core.serving.protocol import Answer, Predict, Refusal
-from ghvae_core.serving.worker import STATES, ProcessError, State, Worker
+from ghvae_core.predictor import MismatchError, PredictionRequest, PredictorError, PredictorSpec, merge
+from ghvae_core.serving.protocol import Predict, PredictionReply, Refusal
+from ghvae_core.serving.worker import SERVER_STATES, ModelProcessError, ServerState, Worker
 
 _WINDOW_S = 600.0
 _GRAVITY = ("expired", "failed", "unavailable")  # where some lost their part, others were told to let go of theirs
@@ -25,16 +25,18 @@ _GRAVITY = ("expired", "failed", "unavailable")  # where some lost their part, o
 _log = logging.getLogger(__name__)
 
 
-class CrewConfig(Config):
-    """When a process with the model is given up."""
+class WorkerPoolConfig(Config):
+    """When a worker process is replaced."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"reserve_after_s": "standby_after_s"}
 
     hang_s: float = Field(default=5.0, gt=0, le=600)  # after a deadline without an answer it is killed; ours
     restarts: int = Field(default=5, ge=0)  # within 10 minutes; more, and the server ends; ours
     # After so long at work, each has another beside it that has torch imported and can take its place; None: never.
-    reserve_after_s: float | None = Field(default=3.0, ge=0)  # ours
+    standby_after_s: float | None = Field(default=3.0, ge=0)  # ours
 
 
-class Crew:
+class WorkerPool:
     """Starts processes, shares work out among those that are ready, and starts others in place of those that are lost.
 
     Args:
@@ -52,28 +54,28 @@ class Crew:
         context: zmq.Context[zmq.Socket[bytes]],
         commands: Sequence[Sequence[str]],
         folder: Path,
-        config: CrewConfig,
+        config: WorkerPoolConfig,
     ) -> None:
         self._config = config
         self._workers: list[Worker] = []
         try:
             for command in commands:
-                self._workers.append(Worker(context, command, folder, config.hang_s, config.reserve_after_s))
-        except ProcessError:
+                self._workers.append(Worker(context, command, folder, config.hang_s, config.standby_after_s))
+        except ModelProcessError:
             self.stop()
             raise
         self._shares: list[Worker] = []  # who has a part of the work in hand, in the order of its candidates
-        self._replies: dict[Worker, Answer | Refusal] = {}
+        self._replies: dict[Worker, PredictionReply | Refusal] = {}
         self._given: Predict | None = None
         self._restarts: deque[float] = deque()
         self.n_restarts = 0
 
     @property
-    def state(self) -> State:
+    def state(self) -> ServerState:
         """Ready as soon as one of them is; before that, the state of the one that is least far."""
         if any(worker.is_ready for worker in self._workers):
             return "ready"
-        return min((worker.state for worker in self._workers), key=STATES.index)
+        return min((worker.state for worker in self._workers), key=SERVER_STATES.index)
 
     @property
     def is_complete(self) -> bool:
@@ -118,7 +120,7 @@ class Crew:
         for worker in self._shares:
             worker.give_up()
 
-    def tend(self) -> Answer | Refusal | None:
+    def poll(self) -> PredictionReply | Refusal | None:
         """Listen to all, replace the lost; return the reply to the work in hand when all its parts are there.
 
         Raises:
@@ -131,7 +133,7 @@ class Crew:
                 self._replies[worker] = reply
             if worker.is_lost():
                 self._replace(worker)
-            worker.tend_reserve()
+            worker.poll_standby()
         if len({worker.spec for worker in self._workers} - {None}) > 1:
             raise MismatchError("the processes hold different models; the checkpoint was changed while they started")
         if self._given is None or not all(worker in self._replies for worker in self._shares):
@@ -165,44 +167,22 @@ class Crew:
         worker.start()
 
     @staticmethod
-    def _merge(given: Predict, replies: Sequence[Answer | Refusal]) -> Answer | Refusal:
+    def _merge(given: Predict, replies: Sequence[PredictionReply | Refusal]) -> PredictionReply | Refusal:
         refusals = [reply for reply in replies if isinstance(reply, Refusal)]
         if refusals:
             return replace(max(refusals, key=lambda it: _GRAVITY.index(it.status)), id=given.id)
-        predictions = [reply.prediction for reply in replies if isinstance(reply, Answer)]
+        predictions = [reply.prediction for reply in replies if isinstance(reply, PredictionReply)]
         whole = merge(predictions, given.request.n_videos)
         if not np.isfinite(whole.costs).any():
             why = f"not one of {len(whole.costs)} candidates has a finite cost; the checkpoint is not usable"
             return Refusal(given.id, "nonfinite", why)
-        return Answer(given.id, whole)
+        return PredictionReply(given.id, whole)
 
 
-def split(request: Request, n: int) -> list[Request]:
+def split(request: PredictionRequest, n: int) -> list[PredictionRequest]:
     """Return at most n requests of almost the same number of candidates, in their order, none of them empty."""
     shards = np.array_split(request.candidates, min(n, len(request.candidates)))
     return [
         replace(request, candidates=candidates, n_videos=min(request.n_videos, len(candidates)))
         for candidates in shards
     ]
-
-
-def merge(predictions: Sequence[Prediction], n_videos: int) -> Prediction:
-    """Return the prediction for all candidates, from those for the shards in the order of `split`.
-
-    Args:
-        predictions: At least one.
-        n_videos: How many of the best of all to keep. The stages' times are those of the slowest.
-    """
-    firsts = np.cumsum([0, *(len(each.costs) for each in predictions)])
-    costs = np.concatenate([each.costs for each in predictions])
-    shown = np.concatenate([first + each.best for first, each in zip(firsts, predictions, strict=False)])
-    videos = np.concatenate([each.videos for each in predictions])
-    order = rank(costs[shown])[:n_videos]
-    stages = {stage for each in predictions for stage in each.timing_s}
-    timing_s = {stage: max(each.timing_s.get(stage, 0.0) for each in predictions) for stage in stages}
-    return Prediction(costs, shown[order], videos[order], timing_s)
-
-
-def rank(costs: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the candidates, lowest cost first; those without a finite cost come last, where argmin puts them first."""
-    return np.argsort(np.where(np.isfinite(costs), costs, np.inf), kind="stable")

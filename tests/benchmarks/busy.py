@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import track
 
 from configs.command import ReportedError, run
-from ghvae_core.run_server import WAITING
+from ghvae_core.run_server import OPENMP_SPIN
 from tests.benchmarks.served import SHIPPED
 
 _CHECK = "from configs.command import run; from ghvae_core.run_server import serve; run(serve)"
-_WAYS = {"spinning": {}, "sleeping": dict([WAITING])}
+_WAYS = {"spinning": {}, "sleeping": dict([OPENMP_SPIN])}
 
 
 def busy(
@@ -44,7 +44,7 @@ def busy(
 
 def _chunk_s(checkpoint: Path, environment: dict[str, str]) -> float:
     command = [sys.executable, "-c", _CHECK, "--check", "--device", "cpu", "--checkpoint", str(checkpoint)]
-    others = {name: value for name, value in os.environ.items() if name != WAITING[0]}
+    others = {name: value for name, value in os.environ.items() if name != OPENMP_SPIN[0]}
     done = subprocess.run(command, env={**others, **environment}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ReportedError(done.stderr.splitlines()[-1].removeprefix("error: "))

@@ -21,10 +21,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from configs.command import ReportedError, run
-from ghvae_core.goal_cost import Weigher
+from ghvae_core.goal_cost import GoalCost, GoalCostEvaluator
 from ghvae_core.models.checkpoint import load
 from ghvae_core.models.ghvae import Ghvae
-from ghvae_core.predictor import GoalCost
 from tests.benchmarks.pool import Scene
 from tests.benchmarks.subject import interleaved, machine
 
@@ -155,8 +154,8 @@ def _all(steps: Iterator[Tensor]) -> None:
 def _compare(model: Ghvae, mapped: Map, ask: Ask) -> tuple[list[float], float, int]:
     """Return the mean difference of each step, the correlation of the costs, and how good the choice really is."""
     faithful, reusing = (torch.stack(list(way), 1) for way in (_faithful(model, ask), _reusing(model, mapped, ask)))
-    weigher = Weigher(model)
-    true, other = (weigher.costs(videos, ask.goal, GoalCost()).numpy() for videos in (faithful, reusing))
+    evaluator = GoalCostEvaluator(model)
+    true, other = (evaluator.costs(videos, ask.goal, GoalCost()).numpy() for videos in (faithful, reusing))
     apart = (faithful - reusing).abs().mean((0, 2, 3, 4)).tolist()
     return apart, float(spearmanr(true, other).statistic), int((true < true[other.argmin()]).sum()) + 1
 

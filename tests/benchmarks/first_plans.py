@@ -21,12 +21,11 @@ from rich.console import Console
 from rich.progress import track
 
 from configs.command import ReportedError, run
-from ghvae_core.goal_cost import Weigher
+from ghvae_core.goal_cost import CostNetworks, GoalCost, GoalCostEvaluator, load_evaluator
 from ghvae_core.models.checkpoint import Checkpoint
 from ghvae_core.models.checkpoint import load as load_checkpoint
-from ghvae_core.predictor import GoalCost, Networks
 from ghvae_core.serving.config import InProcessConfig
-from ghvae_core.serving.local import InProcessPredictor, weigher
+from ghvae_core.serving.local import InProcessPredictor
 from planner.config import load_run
 from planner.plan import PlanError
 from planner.predictors import EpisodeRequest, open_predictor
@@ -92,7 +91,7 @@ def first_plans(  # noqa: PLR0917 - the parameters are the options of the comman
     sizes = {kind: candidates if kind == "directed" else others for kind in PROPOSALS}
     scenes = [(task, seed) for task in tasks or ["pick_wipe", "pick_sweep"] for seed in _range(seeds)]
     loaded = load_checkpoint(checkpoint)
-    held = weigher(loaded, Networks(lpips=lpips, distance=None if distance is None else str(distance)))
+    held = load_evaluator(loaded, CostNetworks(lpips=lpips, distance=None if distance is None else str(distance)))
     _keep_config(out, dict.fromkeys(task for task, _ in scenes))
     pools = [SceneJob(task, seed, sizes, out) for task, seed in scenes]
     _work(fill, [job for job in pools if not job.file.is_file()], workers, "trying candidates out")
@@ -129,7 +128,7 @@ def _keep_config(out: Path, tasks: Iterable[str]) -> None:
 class Comparison:
     """Plans of all settings that choose from the same candidates."""
 
-    def __init__(self, tried: Sequence[Tried], loaded: Checkpoint, held: Weigher, chosen: int) -> None:
+    def __init__(self, tried: Sequence[Tried], loaded: Checkpoint, held: GoalCostEvaluator, chosen: int) -> None:
         self._tried, self._chosen = tried, chosen
         self._tasks = [t.task for t in tried]
         self._weigher = held

@@ -15,7 +15,8 @@ import psutil
 from numpy.typing import NDArray
 
 from configs.command import ReportedError
-from ghvae_core.predictor import Context, GoalCost, Prediction
+from ghvae_core.goal_cost import GoalCost
+from ghvae_core.predictor import Context, Prediction
 from ghvae_core.serving.client import ServerClient
 
 Costs = NDArray[np.float32]  # (N,)
@@ -56,11 +57,11 @@ class Served:
 
     def rss_mib(self) -> float:
         """Return the memory of the front."""
-        return float(psutil.Process(self.process.pid).memory_info().rss / 2**20)
+        return float(psutil.ModelProcess(self.process.pid).memory_info().rss / 2**20)
 
     def n_files(self) -> int:
         """Return how many descriptors the front has open."""
-        return int(psutil.Process(self.process.pid).num_fds())
+        return int(psutil.ModelProcess(self.process.pid).num_fds())
 
 
 @contextmanager

@@ -36,11 +36,11 @@ def served_rate(  # noqa: PLR0917 - the parameters are the options of the comman
     crews = ((devices[:1], cores), (devices, max(1, cores // len(devices))))
     with ExitStack() as opened, tempfile.TemporaryDirectory() as name:
         clients: list[ServerClient] = []
-        for crew, threads in crews:
-            folder = Path(name, str(len(crew)))
+        for pool, threads in crews:
+            folder = Path(name, str(len(pool)))
             folder.mkdir(exist_ok=True)
             options = ("--threads", str(threads), "--set", f"predictor.max_candidates={max(1000, candidates)}")
-            server = opened.enter_context(served(folder, *options, checkpoint=checkpoint, devices=crew))
+            server = opened.enter_context(served(folder, *options, checkpoint=checkpoint, devices=pool))
             clients.append(opened.enter_context(closing(connect(server.address, _DEADLINE_S))))
         question = Question(candidates, horizon)
         told: list[list[Prediction]] = [[question.ask(client)] for client in clients]  # warms up

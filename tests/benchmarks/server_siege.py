@@ -20,7 +20,8 @@ import typer
 import zmq
 
 from configs.command import ReportedError, run
-from ghvae_core.predictor import Context, GoalCost, Request
+from ghvae_core.goal_cost import GoalCost
+from ghvae_core.predictor import Context, PredictionRequest
 from ghvae_core.serving.protocol import Hello, Predict, Refusal, decode_reply, decode_request, encode_request
 from ghvae_core.serving.wire import ProtocolError
 from tests.benchmarks.served import Question, Served, connect, served
@@ -36,7 +37,7 @@ _ODD: list[Any] = [
     [], {}, [[[[]]]] * 50, [_OBJECTS], _OBJECTS,
 ]  # fmt: skip
 
-_OPTIONS = ("--threads", "1", "--set", "serving.reserve_after_s=null")  # the reserve is a process that nobody asks for
+_OPTIONS = ("--threads", "1", "--set", "serving.standby_after_s=null")  # a standby worker takes no requests
 
 
 class SiegeError(ReportedError):
@@ -140,7 +141,7 @@ def small_predict(checkpoint: str) -> list[bytes]:
     """Return a valid request for the least work that there is."""
     frames = np.zeros((2, 64, 64, 3), np.uint8)
     context = Context(frames, np.zeros((1, 4), np.float32))
-    asked = Request(context, np.zeros((2, 2, 4), np.float32), frames[0], 1, GoalCost())
+    asked = PredictionRequest(context, np.zeros((2, 2, 4), np.float32), frames[0], 1, GoalCost())
     return encode_request(Predict(uuid4().bytes, asked, checkpoint, 1.0))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ghvae_core.evaluation.clips import Clips, EvaluationConfig
-from ghvae_core.evaluation.evaluated_model import Judged
+from ghvae_core.evaluation.evaluated_model import EvaluatedModel
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, ModuleConfig
 
@@ -33,10 +33,10 @@ def info(of: Ghvae, **changes: object) -> CheckpointInfo:
     )
 
 
-def judged(label: str = "model", depth: int | None = None, **changes: object) -> Judged:
+def judged(label: str = "model", depth: int | None = None, **changes: object) -> EvaluatedModel:
     """Return a model under a label, used to a depth; `changes` are those of `model`."""
     made = model(**changes).requires_grad_(False)  # type: ignore[arg-type]
-    return Judged(label, Checkpoint(made, info(made), "0f" * 32), depth or made.n_modules)
+    return EvaluatedModel(label, Checkpoint(made, info(made), "0f" * 32), depth or made.n_modules)
 
 
 def clips(n_windows: int = 5, action_dim: int = 4) -> Clips:

@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ghvae_core.predictor import Context, GoalCost, MismatchError, PredictorError, Request
+from ghvae_core.goal_cost import GoalCost
+from ghvae_core.predictor import Context, MismatchError, PredictionRequest, PredictorError
 from tests.ghvae_core.serving.example import SPEC, request
 
 GOOD = request()
@@ -32,7 +33,7 @@ def test_a_fitting_request_passes() -> None:
         (replace(GOOD, cost=GoalCost(final_frames=4)), "final_frames: expected 1 to 3, got 4"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(bad: Request, words: str) -> None:
+def test_what_does_not_fit_is_refused_by_name(bad: PredictionRequest, words: str) -> None:
     with pytest.raises(MismatchError, match=words):
         bad.check(SPEC)
 

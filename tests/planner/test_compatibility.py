@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from ghvae_core.predictor import GoalCost, MismatchError
+from ghvae_core.goal_cost import GoalCost
+from ghvae_core.predictor import MismatchError
 from planner.compatibility import check_compatibility
 from planner.solver import SolverConfig
 from robot_bridge.camera import Crop

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ghvae_core.predictor import Context, GoalCost, MismatchError
+from ghvae_core.goal_cost import GoalCost
+from ghvae_core.predictor import Context, MismatchError
 from planner.config import load_run
 from planner.oracle import OraclePredictor
 from robot_bridge.camera import model_image

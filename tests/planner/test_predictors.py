@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ghvae_core.predictor import Context, GoalCost, MismatchError
+from ghvae_core.goal_cost import GoalCost
+from ghvae_core.predictor import Context, MismatchError
 from planner.plan import HOLD
 from planner.predictors import CopyPredictor, RandomPredictor
 from tests.planner.doubles import GOAL, SPEC, planning_state, solver

@@ -20,7 +20,8 @@ from configs.command import ReportedError
 from configs.loader import FOLDER, load
 from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import read_episode
-from ghvae_core.predictor import Context, Networks, Prediction, PredictorError
+from ghvae_core.goal_cost import CostNetworks
+from ghvae_core.predictor import Context, Prediction, PredictorError
 from ghvae_core.serving.launch import private_server
 from planner import output_folder as folder_module
 from planner.config import TaskRunConfig
@@ -340,7 +341,7 @@ def test_the_network_of_steps_to_go_is_named_by_its_hash(
 def test_a_server_without_the_network_that_was_asked_for_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     with private_server(checkpoint) as server:
         request = _request(tmp_path, predictor="server", server=server.address)
-        with pytest.raises(ReportedError, match=r"predictor\.distance: .* weighs no steps") as no:
+        with pytest.raises(ReportedError, match=r"predictor\.distance: .* does not have the cost term steps") as no:
             run_episode(request, [*SMALL, "predictor.distance=anything"])
     assert no.value.exit_code == 2 and not (tmp_path / "run").exists()
 
@@ -350,7 +351,7 @@ def test_a_server_with_another_network_than_asked_for_is_refused(tmp_path: Path,
 
     for name in ("one", "other"):
         save(tmp_path / name, TemporalDistance(TemporalDistanceConfig(channels=(8, 8))), {"name": name})
-    with private_server(checkpoint, networks=Networks(distance=str(tmp_path / "one"))) as server:
+    with private_server(checkpoint, networks=CostNetworks(distance=str(tmp_path / "one"))) as server:
         request = _request(tmp_path, predictor="server", server=server.address)
         with pytest.raises(ReportedError, match=r"predictor\.distance: .* holds another network than .*other"):
             run_episode(request, [*SMALL, f"predictor.distance={tmp_path / 'other'}"])

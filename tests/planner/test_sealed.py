@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from configs.loader import Config, load
+from ghvae_core.goal_cost import GoalCost
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo, build
 from ghvae_core.models.ghvae import GhvaeConfig
-from ghvae_core.predictor import GoalCost
 from ghvae_core.serving.local import InProcessPredictor
 from planner.config import load_run
 from planner.proposals import Proposals

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ghvae_core.evaluation.evaluated_model import MEAN, SAMPLE, Judged, load_judged
+from ghvae_core.evaluation.evaluated_model import MEAN, SAMPLE, EvaluatedModel, load_evaluated_models
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.models.checkpoint import Checkpoint, save
 from ghvae_core.models.ghvae import Ghvae
@@ -25,40 +25,44 @@ def saved(folder: Path, n_modules: int = 1, **changes: object) -> Path:
 
 
 def test_one_checkpoint_is_called_the_model(tmp_path: Path) -> None:
-    (each,) = load_judged([saved(tmp_path / "a", 2)], [], [], "cpu")
+    (each,) = load_evaluated_models([saved(tmp_path / "a", 2)], [], [], "cpu")
     assert (each.label, each.depth, each.row(MEAN)) == ("model", 2, "model, prior mean")
 
 
 def test_several_are_named_by_what_tells_their_folders_apart(tmp_path: Path) -> None:
     folders = [saved(tmp_path / name / "checkpoint") for name in ("a", "b")]
     folders.append(saved(tmp_path / "c"))
-    assert [each.label for each in load_judged(folders, [], [], "cpu")] == ["a/checkpoint", "b/checkpoint", "c"]
-    assert [each.label for each in load_judged(folders, ["x", "y", "z"], [], "cpu")] == ["x", "y", "z"]
+    assert [each.label for each in load_evaluated_models(folders, [], [], "cpu")] == [
+        "a/checkpoint",
+        "b/checkpoint",
+        "c",
+    ]
+    assert [each.label for each in load_evaluated_models(folders, ["x", "y", "z"], [], "cpu")] == ["x", "y", "z"]
 
 
 def test_each_depth_is_a_model_of_the_table(tmp_path: Path) -> None:
     folder = saved(tmp_path / "a", 3)
-    found = load_judged([folder], [], [1, 3], "cpu")
+    found = load_evaluated_models([folder], [], [1, 3], "cpu")
     assert [(each.label, each.depth) for each in found] == [("model, 1 modules", 1), ("model, 3 modules", 3)]
     with pytest.raises(MetricError, match="expected --depth of 1 to 3, got 4"):
-        load_judged([folder], [], [4], "cpu")
+        load_evaluated_models([folder], [], [4], "cpu")
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     a = saved(tmp_path / "a")
     with pytest.raises(MetricError, match="expected images of 64 px as in a, got 32"):
-        load_judged([a, saved(tmp_path / "small", image_px=32)], [], [], "cpu")
+        load_evaluated_models([a, saved(tmp_path / "small", image_px=32)], [], [], "cpu")
     with pytest.raises(MetricError, match="expected models of the same actions"):
-        load_judged([a, saved(tmp_path / "b", action_dim=2)], [], [], "cpu")
+        load_evaluated_models([a, saved(tmp_path / "b", action_dim=2)], [], [], "cpu")
     with pytest.raises(MetricError, match="one for each of 1 checkpoints, got 2"):
-        load_judged([a], ["x", "y"], [], "cpu")
+        load_evaluated_models([a], ["x", "y"], [], "cpu")
     with pytest.raises(MetricError, match="expected different labels, got x, x"):
-        load_judged([a, tmp_path / "b"], ["x", "x"], [], "cpu")
+        load_evaluated_models([a, tmp_path / "b"], ["x", "x"], [], "cpu")
 
 
 def test_an_action_free_model_is_judged_beside_others(tmp_path: Path) -> None:
     free = saved(tmp_path / "free", action_dim=0)
-    taking, without = load_judged([saved(tmp_path / "a"), free], [], [], "cpu")
+    taking, without = load_evaluated_models([saved(tmp_path / "a"), free], [], [], "cpu")
     assert (taking.takes_actions, without.takes_actions) == (True, False)
     windows = clips()
     other = windows.shuffled()
@@ -86,4 +90,4 @@ def test_a_model_that_imagines_nan_is_refused() -> None:
     usual = judged()
     broken = Broken(model().config)
     with pytest.raises(MetricError, match="x, prior mean: expected finite frames"):
-        Judged("x", Checkpoint(broken, usual.checkpoint.info, ""), 1).imagine(clips(), MEAN)
+        EvaluatedModel("x", Checkpoint(broken, usual.checkpoint.info, ""), 1).imagine(clips(), MEAN)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, Judged
+from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, EvaluatedModel
 from ghvae_core.evaluation.figures import draw_curves, pictures
 from ghvae_core.evaluation.metrics import MetricError, MetricFailure
 from ghvae_core.evaluation.report import (
@@ -39,7 +39,7 @@ ROWS = [f"{label}, {kind}" for label in ("a", "b") for kind in (MEAN, SAMPLE, SH
 ABOUT = {"seed": 7, "validation_fraction": 0.5, "n_samples": 3, "n_episodes_passed_over": 0}
 
 
-def two() -> tuple[Judged, Judged]:
+def two() -> tuple[EvaluatedModel, EvaluatedModel]:
     return judged("a", n_modules=2, depth=1), judged("b")
 
 

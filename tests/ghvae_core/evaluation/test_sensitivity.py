@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ghvae_core.evaluation.clips import Clips
-from ghvae_core.evaluation.evaluated_model import Judged
+from ghvae_core.evaluation.evaluated_model import EvaluatedModel
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.evaluation.sensitivity import Sensitivity, check_candidates, rank, summarize_ranks
 from ghvae_core.models.checkpoint import Checkpoint
@@ -48,7 +48,7 @@ def windows(n: int) -> Clips:
 def ranked(gain: float, n: int = 12, n_others: int = 11, **changes: object) -> Sensitivity:
     made = Grey(model().config)
     made.gain = gain
-    each = Judged("grey", Checkpoint(made, info(made), ""), 1)
+    each = EvaluatedModel("grey", Checkpoint(made, info(made), ""), 1)
     config = protocol(**changes)
     ranks = list(rank(each, windows(n), n_others, config, seed=0))
     return summarize_ranks(ranks, windows(n).names, n_others, config.sensitivity_candidates, np.random.default_rng(0))
@@ -78,7 +78,7 @@ def test_the_past_is_kept_and_only_the_future_is_replaced() -> None:
             return super().unroll(context, actions)
 
     made, clips = Recording(model().config), windows(6)
-    each = Judged("grey", Checkpoint(made, info(made), ""), 1)
+    each = EvaluatedModel("grey", Checkpoint(made, info(made), ""), 1)
     assert len(list(rank(each, clips, 5, protocol(sensitivity_windows=2), seed=0))) == 2
     for i, actions in enumerate(seen):
         np.testing.assert_array_equal(actions[0], clips.actions[i])
@@ -89,7 +89,7 @@ def test_the_past_is_kept_and_only_the_future_is_replaced() -> None:
 
 def test_the_seed_decides_which_others() -> None:
     made = Grey(model().config)
-    each = Judged("grey", Checkpoint(made, info(made), ""), 1)
+    each = EvaluatedModel("grey", Checkpoint(made, info(made), ""), 1)
     config = protocol(sensitivity_candidates="drawn")
     first, again, other = (np.concatenate(list(rank(each, windows(9), 4, config, seed))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)

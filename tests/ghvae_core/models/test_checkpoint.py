@@ -14,6 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from ghvae_core.goal_cost import GoalCost
 from ghvae_core.models.checkpoint import (
     TOLERANCE,
     CheckpointError,
@@ -27,7 +28,7 @@ from ghvae_core.models.checkpoint import (
 from ghvae_core.models.checkpoint_files import MANIFEST, CheckpointWriteError, pack_tensors, sha256
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.svg import Svg, SvgConfig
-from ghvae_core.predictor import GoalCost, PredictorError
+from ghvae_core.predictor import PredictorError
 from ghvae_core.run_server import SHIPPED
 from ghvae_core.serving.local import InProcessPredictor
 from robot_bridge.camera import Crop
@@ -41,13 +42,13 @@ def test_a_checkpoint_is_saved_with_what_it_answers(tmp_path: Path) -> None:
     checkpoint = load(small_checkpoint(tmp_path / "small"))
     assert checkpoint.info.self_test_output == self_test_output(checkpoint.model, 2, HORIZON)
     assert len(checkpoint.info.self_test_output) == 36
-    InProcessPredictor(checkpoint, GoalCost()).prove()
+    InProcessPredictor(checkpoint, GoalCost()).self_test()
 
 
 def test_the_shipped_checkpoint_gives_its_answer_also_in_half_the_bits() -> None:
     checkpoint = load(SHIPPED)
     assert checkpoint.info.self_test_output is not None
-    InProcessPredictor(checkpoint, GoalCost()).prove()
+    InProcessPredictor(checkpoint, GoalCost()).self_test()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         coarse = self_test_output(checkpoint.model, 2, 10)
     assert matches_self_test(checkpoint.info.self_test_output, coarse)
@@ -58,7 +59,7 @@ def test_a_model_that_computes_something_else_cannot_prove_itself(tmp_path: Path
     weights = checkpoint.model.module(1).state_dict()["encoder.stem.weight"]
     weights.zero_()  # what a broken kernel might do
     with pytest.raises(PredictorError, match="does not give the answer stored with it"):
-        InProcessPredictor(checkpoint, GoalCost()).prove()
+        InProcessPredictor(checkpoint, GoalCost()).self_test()
 
 
 def test_another_answer_is_told_from_rounding() -> None:

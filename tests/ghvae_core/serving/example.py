@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ghvae_core.predictor import Context, GoalCost, Prediction, PredictorSpec, Request
+from ghvae_core.goal_cost import GoalCost
+from ghvae_core.predictor import Context, Prediction, PredictionRequest, PredictorSpec
 from robot_bridge.camera import Camera, Crop
 
 SPEC = PredictorSpec(
@@ -30,7 +31,7 @@ SPEC = PredictorSpec(
 )
 
 
-def request(n: int = 5, horizon: int = 3, n_videos: int = 2, seed: int = 0) -> Request:
+def request(n: int = 5, horizon: int = 3, n_videos: int = 2, seed: int = 0) -> PredictionRequest:
     rng = np.random.default_rng(seed)
     px = SPEC.image_px
     context = Context(
@@ -38,10 +39,12 @@ def request(n: int = 5, horizon: int = 3, n_videos: int = 2, seed: int = 0) -> R
         rng.uniform(-0.05, 0.05, (SPEC.n_context - 1, 4)).astype(np.float32),
     )
     candidates = rng.uniform(-0.05, 0.05, (n, horizon, 4)).astype(np.float32)
-    return Request(context, candidates, rng.integers(0, 256, (px, px, 3), dtype=np.uint8), n_videos, GoalCost())
+    return PredictionRequest(
+        context, candidates, rng.integers(0, 256, (px, px, 3), dtype=np.uint8), n_videos, GoalCost()
+    )
 
 
-def prediction(asked: Request) -> Prediction:
+def prediction(asked: PredictionRequest) -> Prediction:
     """Answer with the distance travelled, and with videos that tell which candidate they are of."""
     costs = np.abs(asked.candidates).sum(axis=(1, 2))
     best = np.argsort(costs, kind="stable")[: asked.n_videos]
@@ -50,5 +53,5 @@ def prediction(asked: Request) -> Prediction:
     return Prediction(costs, best, videos, {"imagine": 0.25})
 
 
-def with_candidates(asked: Request, value: float) -> Request:
+def with_candidates(asked: PredictionRequest, value: float) -> PredictionRequest:
     return replace(asked, candidates=np.full_like(asked.candidates, value))

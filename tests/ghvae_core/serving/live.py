@@ -14,15 +14,15 @@ import zmq
 
 from ghvae_core.predictor import PredictorError
 from ghvae_core.serving.protocol import (
-    Answer,
     Hello,
     Predict,
+    PredictionReply,
     Refusal,
     Welcome,
     decode_reply,
     encode_request,
 )
-from ghvae_core.serving.server import Front, ServingConfig
+from ghvae_core.serving.server import PredictionServer, ServingConfig
 from tests.ghvae_core.serving.example import SPEC, request
 
 PATIENCE_MS = 20_000  # a hung test fails instead of waiting
@@ -44,15 +44,15 @@ def commands(script: str, folder: Path, *more: str, n: int = 1) -> list[list[str
 class Running:
     """A front, the folder that its processes look into, and what it raised."""
 
-    def __init__(self, front: Front, folder: Path) -> None:
-        self.front, self.folder = front, folder
+    def __init__(self, server: PredictionServer, folder: Path) -> None:
+        self.server, self.folder = server, folder
         self.error: PredictorError | None = None
         self.ready = threading.Event()
         self.thread = threading.Thread(target=self._serve)
 
     @property
     def address(self) -> str:
-        return self.front.address
+        return self.server.address
 
     @property
     def n_begun(self) -> int:
@@ -73,7 +73,7 @@ class Running:
 
     def _serve(self) -> None:
         try:
-            self.front.serve(lambda _: self.ready.set())
+            self.server.serve(lambda _: self.ready.set())
         except PredictorError as error:
             self.error = error
         self.ready.set()
@@ -92,16 +92,16 @@ def running(
     """Serve by n processes that follow a script until the end of the block."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        front = Front(address, config or ServingConfig(), commands(script, folder, *more, n=n), keys)
-        it = Running(front, folder)
+        server = PredictionServer(address, config or ServingConfig(), commands(script, folder, *more, n=n), keys)
+        it = Running(server, folder)
         it.thread.start()
         try:
             assert not waits or it.ready.wait(PATIENCE_MS / 1000)
             yield it
         finally:
-            front.drain()
+            server.drain()
             it.thread.join(PATIENCE_MS / 1000)
-            front.close()
+            server.close()
             assert not it.thread.is_alive()
 
 
@@ -117,13 +117,13 @@ class Peer:
     def send(self, parts: Sequence[bytes]) -> None:
         self._socket.send_multipart(parts)
 
-    def receive(self, patience_ms: int = PATIENCE_MS) -> Welcome | Answer | Refusal | None:
+    def receive(self, patience_ms: int = PATIENCE_MS) -> Welcome | PredictionReply | Refusal | None:
         """Return the next reply, or None when there is none."""
         if not self._socket.poll(patience_ms):
             return None
         return decode_reply(self._socket.recv_multipart())
 
-    def ask(self, parts: Sequence[bytes]) -> Welcome | Answer | Refusal | None:
+    def ask(self, parts: Sequence[bytes]) -> Welcome | PredictionReply | Refusal | None:
         self.send(parts)
         return self.receive()
 
@@ -149,7 +149,7 @@ def predict(deadline_s: float = 20.0, request_id: bytes = b"id-1", checkpoint: s
     return encode_request(Predict(request_id, request(), checkpoint, deadline_s))
 
 
-def status(reply: Welcome | Answer | Refusal | None) -> str:
+def status(reply: Welcome | PredictionReply | Refusal | None) -> str:
     """Return "ok", the status of a refusal, or "silence"."""
     if reply is None:
         return "silence"

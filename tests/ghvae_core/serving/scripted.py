@@ -10,48 +10,48 @@ from pathlib import Path
 
 import numpy as np
 
-from ghvae_core.predictor import DeadlineError, MismatchError, Prediction, Request
+from ghvae_core.predictor import DeadlineError, MismatchError, Prediction, PredictionRequest
 from ghvae_core.serving.worker_main import Evaluate, Work
 from tests.ghvae_core.serving.example import SPEC, prediction
 
 Over = Callable[[], bool]
 
 
-def _answer(asked: Request, is_over: Over) -> Prediction:
+def _answer(asked: PredictionRequest, is_over: Over) -> Prediction:
     return prediction(asked)
 
 
-def _until_over(asked: Request, is_over: Over) -> Prediction:
+def _until_over(asked: PredictionRequest, is_over: Over) -> Prediction:
     while not is_over():
         time.sleep(0.001)
     raise DeadlineError("over")
 
 
-def _raise(asked: Request, is_over: Over) -> Prediction:
+def _raise(asked: PredictionRequest, is_over: Over) -> Prediction:
     raise RuntimeError("CUDA error at /secret/path.cu:7")
 
 
-def _die(asked: Request, is_over: Over) -> Prediction:
+def _die(asked: PredictionRequest, is_over: Over) -> Prediction:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("dead")
 
 
-def _hang(asked: Request, is_over: Over) -> Prediction:
+def _hang(asked: PredictionRequest, is_over: Over) -> Prediction:
     while True:
         time.sleep(1)
 
 
-def _nan(asked: Request, is_over: Over) -> Prediction:
+def _nan(asked: PredictionRequest, is_over: Over) -> Prediction:
     return replace(prediction(asked), costs=np.full(len(asked.candidates), np.nan, np.float32))
 
 
-def _half_nan(asked: Request, is_over: Over) -> Prediction:
+def _half_nan(asked: PredictionRequest, is_over: Over) -> Prediction:
     """Of the first half of five candidates, where two processes share them, no cost is finite."""
     answered = prediction(asked)
     return replace(answered, costs=np.full_like(answered.costs, np.nan)) if len(answered.costs) == 3 else answered
 
 
-def _final_frames(asked: Request, is_over: Over) -> Prediction:
+def _final_frames(asked: PredictionRequest, is_over: Over) -> Prediction:
     return replace(prediction(asked), costs=np.full(len(asked.candidates), asked.cost.final_frames, np.float32))
 
 
@@ -61,7 +61,7 @@ class _Gate:
     def __init__(self, folder: Path) -> None:
         self._folder, self._n = folder, 0
 
-    def __call__(self, asked: Request, is_over: Over) -> Prediction:
+    def __call__(self, asked: PredictionRequest, is_over: Over) -> Prediction:
         (self._folder / f"entered_{self._n}").touch()
         self._n += 1
         while not (self._folder / "open").exists():
@@ -77,7 +77,7 @@ class _Once:
     def __init__(self, folder: Path, what: Evaluate) -> None:
         self._mark, self._what = folder / "done once", what
 
-    def __call__(self, asked: Request, is_over: Over) -> Prediction:
+    def __call__(self, asked: PredictionRequest, is_over: Over) -> Prediction:
         if self._mark.exists():
             return prediction(asked)
         self._mark.touch()

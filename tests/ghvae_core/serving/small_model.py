@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ghvae_core.goal_cost import GoalCost
 from ghvae_core.models.checkpoint import CheckpointInfo, save
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, ModuleConfig
-from ghvae_core.predictor import Context, GoalCost, Request
+from ghvae_core.predictor import Context, PredictionRequest
 
 PX = 16
 HORIZON = 4
@@ -28,7 +29,7 @@ def small_checkpoint(folder: Path) -> Path:
     return folder
 
 
-def small_request(n: int = 7, n_videos: int = 3, final_frames: int = 2) -> Request:
+def small_request(n: int = 7, n_videos: int = 3, final_frames: int = 2) -> PredictionRequest:
     rng = np.random.default_rng(1)
     context = Context(
         rng.integers(0, 256, (2, PX, PX, 3), dtype=np.uint8), rng.uniform(-0.05, 0.05, (1, 4)).astype(np.float32)
@@ -36,4 +37,4 @@ def small_request(n: int = 7, n_videos: int = 3, final_frames: int = 2) -> Reque
     # Far outside the limits, so that random weights tell the candidates apart.
     candidates = rng.uniform(-5, 5, (n, HORIZON, 4)).astype(np.float32)
     goal = rng.integers(0, 256, (PX, PX, 3), dtype=np.uint8)
-    return Request(context, candidates, goal, n_videos, GoalCost(final_frames=final_frames))
+    return PredictionRequest(context, candidates, goal, n_videos, GoalCost(final_frames=final_frames))

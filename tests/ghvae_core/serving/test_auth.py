@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import zmq
 
-from ghvae_core.predictor import DeadlineError, GoalCost, PredictorError
+from ghvae_core.goal_cost import GoalCost
+from ghvae_core.predictor import DeadlineError, PredictorError
 from ghvae_core.serving import auth, protocol
 from ghvae_core.serving import client as client_module
 from ghvae_core.serving.auth import KeysError
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.protocol import Hello, Predict
-from ghvae_core.serving.server import Front, ServingConfig
+from ghvae_core.serving.server import PredictionServer, ServingConfig
 from ghvae_core.serving.sockets import AddressError, check_address
 from tests.ghvae_core.serving.example import prediction, request
 from tests.ghvae_core.serving.live import Running, peer, running
@@ -134,14 +135,14 @@ def test_a_list_that_cannot_be_read_lets_nobody_in(lab: Lab) -> None:
 def test_an_address_that_others_reach_needs_keys(address: str, tmp_path: Path) -> None:
     check_address(address, has_keys=True)
     with pytest.raises(AddressError, match="with keys only"):
-        Front(address, ServingConfig(), [])
+        PredictionServer(address, ServingConfig(), [])
     with pytest.raises(KeysError, match="run_keys new"):
-        Front(address, ServingConfig(), [], tmp_path)
+        PredictionServer(address, ServingConfig(), [], tmp_path)
 
 
 def test_a_pair_is_for_its_owner_alone(tmp_path: Path) -> None:
     public = auth.create(tmp_path / "own", "lab7")
-    pair = auth.own(tmp_path / "own")
+    pair = auth.load_own_pair(tmp_path / "own")
     assert public == tmp_path / "own/lab7.key" and pair.public != pair.secret
     assert pair.secret not in public.read_bytes() and pair.public in public.read_bytes()
     assert stat.S_IMODE((tmp_path / "own/lab7.key_secret").stat().st_mode) == 0o600
@@ -164,11 +165,11 @@ def test_machines_are_let_in_and_shut_out(tmp_path: Path) -> None:
     public = auth.create(tmp_path / "lab7", "lab7")
     before = auth.allowed_version(tmp_path / "server")
     assert auth.allow(tmp_path / "server", public) == "lab7"
-    assert auth.allowed(tmp_path / "server") == {auth.own(tmp_path / "lab7").public: "lab7"}
+    assert auth.load_allowed(tmp_path / "server") == {auth.load_own_pair(tmp_path / "lab7").public: "lab7"}
     assert auth.allowed_version(tmp_path / "server") != before
     assert auth.allow(tmp_path / "server", public) == "lab7"  # twice is once
     auth.revoke(tmp_path / "server", "lab7")
-    assert auth.allowed(tmp_path / "server") == {} and auth.allowed_version(tmp_path / "server") == before
+    assert auth.load_allowed(tmp_path / "server") == {} and auth.allowed_version(tmp_path / "server") == before
     with pytest.raises(KeysError, match=r"lab7: expected a machine that is let in \(none\)"):
         auth.revoke(tmp_path / "server", "lab7")
 
@@ -179,7 +180,7 @@ def test_a_name_is_not_taken_over_by_another_key(tmp_path: Path) -> None:
     auth.allow(tmp_path / "server", first)
     with pytest.raises(KeysError, match="revoke it first"):
         auth.allow(tmp_path / "server", second)
-    assert list(auth.allowed(tmp_path / "server")) == [auth.own(tmp_path / "a").public]
+    assert list(auth.load_allowed(tmp_path / "server")) == [auth.load_own_pair(tmp_path / "a").public]
 
 
 def test_secret_halves_and_other_files_are_not_let_in(tmp_path: Path) -> None:
@@ -202,11 +203,11 @@ def test_keys_that_others_can_read_are_not_used(tmp_path: Path) -> None:
     auth.create(tmp_path, "server")
     (tmp_path / "server.key_secret").chmod(0o640)
     with pytest.raises(KeysError, match="only its owner can read"):
-        auth.own(tmp_path)
+        auth.load_own_pair(tmp_path)
 
 
 def test_missing_keys_are_told_with_the_way_to_them(tmp_path: Path) -> None:
     with pytest.raises(KeysError, match="run_keys new"):
-        auth.own(tmp_path)
+        auth.load_own_pair(tmp_path)
     with pytest.raises(KeysError, match="copy it from the folder of the server"):
-        auth.servers(tmp_path)
+        auth.load_server_key(tmp_path)

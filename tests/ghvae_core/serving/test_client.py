@@ -9,32 +9,32 @@ import numpy as np
 import pytest
 import zmq
 
+from ghvae_core.goal_cost import GoalCost
 from ghvae_core.predictor import (
     DeadlineError,
-    GoalCost,
     MismatchError,
     NonFiniteError,
     Prediction,
+    PredictionRequest,
     PredictorError,
-    Request,
 )
 from ghvae_core.serving import client as client_module
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.protocol import (
-    Answer,
     Hello,
     Predict,
+    PredictionReply,
     Refusal,
     Welcome,
     decode_request,
     encode_reply,
 )
-from ghvae_core.serving.wire import Limits
+from ghvae_core.serving.wire import ServerLimits
 from tests.ghvae_core.serving.example import SPEC, prediction, request
 from tests.ghvae_core.serving.live import running
 
 ASKED = request()
-WELCOME = Welcome(b"", SPEC, Limits(max_waiting=1))
+WELCOME = Welcome(b"", SPEC, ServerLimits(max_waiting=1))
 Answers = Callable[[Predict], list[list[bytes]]]  # the messages that a request is answered with
 
 
@@ -81,7 +81,7 @@ def _predict(address: str, timeout_s: float = 20.0) -> Prediction:
 
 
 def _answer(message: Predict) -> list[bytes]:
-    return encode_reply(Answer(message.id, prediction(message.request)))
+    return encode_reply(PredictionReply(message.id, prediction(message.request)))
 
 
 def test_a_live_server_is_asked_and_answers() -> None:
@@ -190,7 +190,7 @@ def test_a_request_that_was_lost_with_its_connection_is_sent_again() -> None:
 
 
 def test_an_answer_to_an_earlier_request_is_ignored() -> None:
-    stale = encode_reply(Answer(b"earlier", prediction(request(seed=9))))
+    stale = encode_reply(PredictionReply(b"earlier", prediction(request(seed=9))))
     with _scripted(lambda message: [stale, _answer(message)]) as address:
         np.testing.assert_array_equal(_predict(address).costs, prediction(ASKED).costs)
 
@@ -289,9 +289,9 @@ def test_a_welcome_is_no_answer() -> None:
 
 
 @pytest.mark.parametrize("other", [request(n=4), request(n_videos=1), request(horizon=2)])
-def test_an_answer_of_another_size_is_an_error(other: Request) -> None:
+def test_an_answer_of_another_size_is_an_error(other: PredictionRequest) -> None:
     with (
-        _scripted(lambda message: [encode_reply(Answer(message.id, prediction(other)))]) as address,
+        _scripted(lambda message: [encode_reply(PredictionReply(message.id, prediction(other)))]) as address,
         pytest.raises(MismatchError, match="expected costs"),
     ):
         _predict(address)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ghvae_core.cost import goal_costs
+from ghvae_core.goal_cost import GoalCost, pixel_cost
 from ghvae_core.models.checkpoint import Checkpoint, load
-from ghvae_core.predictor import DeadlineError, GoalCost, MismatchError, NonFiniteError, PredictorError
+from ghvae_core.predictor import DeadlineError, MismatchError, NonFiniteError, PredictorError
 from ghvae_core.serving.config import InProcessConfig
 from ghvae_core.serving.local import InProcessPredictor
 from tests.ghvae_core.episodes import spec as robot_spec
@@ -62,7 +62,7 @@ def test_costs_and_videos_are_those_of_the_bare_model(checkpoint: Checkpoint) ->
     got = _predictor(checkpoint).predict(ASKED.context, ASKED.candidates, ASKED.goal, 3)
     frames = _rollout(checkpoint)
     goal = torch.from_numpy(ASKED.goal).permute(2, 0, 1) / 255
-    expected = goal_costs(frames, goal, ASKED.cost).numpy()
+    expected = pixel_cost(frames, goal, ASKED.cost).numpy()
     assert len(set(expected.tolist())) == len(expected)  # the example can tell candidates apart
     np.testing.assert_allclose(got.costs, expected, rtol=1e-5)
     np.testing.assert_array_equal(got.best, np.argsort(expected)[:3])
@@ -82,7 +82,7 @@ def test_chunks_do_not_change_the_answer(checkpoint: Checkpoint, chunk: int) -> 
 def test_half_the_bits_rank_the_same_candidates_first(checkpoint: Checkpoint) -> None:
     exact = _predictor(checkpoint).evaluate(ASKED)
     coarse_predictor = InProcessPredictor(checkpoint, ASKED.cost, InProcessConfig(precision="bfloat16"))
-    coarse_predictor.prove()
+    coarse_predictor.self_test()
     coarse = coarse_predictor.evaluate(ASKED)
     assert (coarse.costs != exact.costs).any()
     np.testing.assert_allclose(coarse.costs, exact.costs, rtol=0.05)

@@ -6,19 +6,19 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from ghvae_core.serving.metrics import HealthError, Vitals, health
+from ghvae_core.serving.metrics import HealthError, ServerMetrics, serve_metrics
 from tests.ghvae_core.serving.example import prediction, request
 from tests.ghvae_core.serving.live import peer, predict, running, status, until
 
 
 @pytest.fixture
-def vitals() -> Vitals:
-    return Vitals()
+def metrics() -> ServerMetrics:
+    return ServerMetrics()
 
 
 @pytest.fixture
-def port(vitals: Vitals) -> Iterator[int]:
-    with health(0, vitals) as port:
+def port(metrics: ServerMetrics) -> Iterator[int]:
+    with serve_metrics(0, metrics) as port:
         yield port
 
 
@@ -32,27 +32,29 @@ def _get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
         connection.close()
 
 
-def test_it_is_ready_only_when_it_says_so(port: int, vitals: Vitals) -> None:
+def test_it_is_ready_only_when_it_says_so(port: int, metrics: ServerMetrics) -> None:
     for state, code in (("loading", 503), ("warming", 503), ("ready", 200), ("draining", 503)):
-        vitals.note(state, 0, 0)  # type: ignore[arg-type]
+        metrics.note(state, 0, 0)  # type: ignore[arg-type]
         assert _get(port, "/readyz") == (code, f"{state}\n")
         assert _get(port, "/livez") == (200, f"{state}\n")
 
 
-def test_a_front_that_is_silent_is_not_alive(port: int, vitals: Vitals, monkeypatch: pytest.MonkeyPatch) -> None:
-    vitals.note("ready", 0, 0)
+def test_a_front_that_is_silent_is_not_alive(
+    port: int, metrics: ServerMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics.note("ready", 0, 0)
     later_s = time.monotonic() + 6
     monkeypatch.setattr("ghvae_core.serving.metrics.time.monotonic", lambda: later_s)
     assert _get(port, "/livez") == (503, "hung\n")
     assert _get(port, "/readyz") == (503, "hung\n")
 
 
-def test_the_figures_are_told(port: int, vitals: Vitals) -> None:
-    vitals.note("ready", 3, 1)
-    vitals.count("busy")
+def test_the_figures_are_told(port: int, metrics: ServerMetrics) -> None:
+    metrics.note("ready", 3, 1)
+    metrics.count("busy")
     answered = prediction(request())
     answered.costs[0] = np.nan
-    vitals.predicted(answered)
+    metrics.predicted(answered)
     code, text = _get(port, "/metrics")
     assert code == 200
     lines = text.splitlines()
@@ -84,20 +86,20 @@ def test_other_interfaces_do_not_answer(port: int) -> None:
             socket.create_connection((own, port), 1)
 
 
-def test_a_port_in_use_is_refused(port: int, vitals: Vitals) -> None:
-    with pytest.raises(HealthError, match=f"--health {port}: ") as caught, health(port, vitals):
+def test_a_port_in_use_is_refused(port: int, metrics: ServerMetrics) -> None:
+    with pytest.raises(HealthError, match=f"--health {port}: ") as caught, serve_metrics(port, metrics):
         raise AssertionError("bound twice")
     assert caught.value.exit_code == 2
 
 
-def test_a_client_that_says_nothing_holds_nobody_up(port: int, vitals: Vitals) -> None:
-    vitals.note("ready", 0, 0)
+def test_a_client_that_says_nothing_holds_nobody_up(port: int, metrics: ServerMetrics) -> None:
+    metrics.note("ready", 0, 0)
     with socket.create_connection(("127.0.0.1", port)):
         assert _get(port, "/livez")[0] == 200
 
 
 def test_the_front_tells_its_vitals() -> None:
-    with running() as server, peer(server.address) as client, health(0, server.front.vitals) as port:
+    with running() as server, peer(server.address) as client, serve_metrics(0, server.server.metrics) as port:
         assert status(client.ask(predict())) == "ok"
-        until(lambda: 'ghvae_replies_total{status="answer"} 1.0' in _get(port, "/metrics")[1], "the answer's count")
+        until(lambda: 'ghvae_replies_total{status="prediction"} 1.0' in _get(port, "/metrics")[1], "the answer's count")
         assert _get(port, "/readyz") == (200, "ready\n")

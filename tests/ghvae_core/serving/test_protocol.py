@@ -7,11 +7,12 @@ import msgpack  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
-from ghvae_core.predictor import Context, GoalCost, MismatchError, Prediction, Request
+from ghvae_core.goal_cost import GoalCost
+from ghvae_core.predictor import Context, MismatchError, Prediction, PredictionRequest
 from ghvae_core.serving.protocol import (
-    Answer,
     Hello,
     Predict,
+    PredictionReply,
     Refusal,
     Welcome,
     check,
@@ -20,14 +21,14 @@ from ghvae_core.serving.protocol import (
     encode_reply,
     encode_request,
 )
-from ghvae_core.serving.wire import MAX_HEADER_BYTES, MAX_PART_BYTES, Limits, ProtocolError, SpecHeader
+from ghvae_core.serving.wire import MAX_HEADER_BYTES, MAX_PART_BYTES, ProtocolError, ServerLimits, SpecHeader
 from tests.ghvae_core.serving.example import SPEC, prediction, request
 
 ASKED = request()
 PREDICT = Predict(b"id-1", ASKED, SPEC.checkpoint, 1.5)
-REPLIES: list[Welcome | Answer | Refusal] = [
-    Welcome(b"id-1", SPEC, Limits(max_waiting=32)),
-    Answer(b"id-1", prediction(ASKED)),
+REPLIES: list[Welcome | PredictionReply | Refusal] = [
+    Welcome(b"id-1", SPEC, ServerLimits(max_waiting=32)),
+    PredictionReply(b"id-1", prediction(ASKED)),
     Refusal(b"id-1", "busy", "two requests are waiting", 0.05),
 ]
 
@@ -47,7 +48,7 @@ def test_a_request_arrives_as_it_was_sent() -> None:
 
 def test_arrays_of_any_memory_layout_arrive_whole() -> None:
     strided = request(n=10)
-    strided = Request(strided.context, strided.candidates[::2], strided.goal[:, ::-1], 1, GoalCost())
+    strided = PredictionRequest(strided.context, strided.candidates[::2], strided.goal[:, ::-1], 1, GoalCost())
     got = decode_request(encode_request(Predict(b"x", strided, "", 1.0)))
     assert isinstance(got, Predict)
     np.testing.assert_array_equal(got.request.candidates, strided.candidates)
@@ -57,7 +58,7 @@ def test_arrays_of_any_memory_layout_arrive_whole() -> None:
 def test_replies_arrive_as_they_were_sent() -> None:
     welcome, answer, refusal = (decode_reply(encode_reply(reply)) for reply in REPLIES)
     assert welcome == REPLIES[0] and refusal == REPLIES[2]
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, PredictionReply)
     sent = prediction(ASKED)
     np.testing.assert_array_equal(answer.prediction.costs, sent.costs)
     np.testing.assert_array_equal(answer.prediction.best, sent.best)
@@ -68,16 +69,16 @@ def test_replies_arrive_as_they_were_sent() -> None:
 def test_costs_that_are_not_finite_reach_the_planner() -> None:
     costs = np.array([np.nan, np.inf, 1.0], dtype=np.float32)
     videos = np.zeros((0, 1, 8, 8, 3), dtype=np.uint8)
-    sent = Answer(b"x", Prediction(costs, np.zeros(0, dtype=np.int64), videos, {}))
+    sent = PredictionReply(b"x", Prediction(costs, np.zeros(0, dtype=np.int64), videos, {}))
     got = decode_reply(encode_reply(sent))
-    assert isinstance(got, Answer)
+    assert isinstance(got, PredictionReply)
     np.testing.assert_array_equal(got.prediction.costs, costs)
 
 
 def test_the_welcome_tells_the_whole_spec() -> None:
     assert set(SpecHeader.model_fields) == set(SPEC.__dataclass_fields__)
     for spec in (SPEC, replace(SPEC, workspace_m=None), replace(SPEC, camera=None), replace(SPEC, val_rmse_p95=None)):
-        welcome = Welcome(b"id-1", spec, Limits(max_waiting=32))
+        welcome = Welcome(b"id-1", spec, ServerLimits(max_waiting=32))
         assert decode_reply(encode_reply(welcome)) == welcome
 
 
@@ -183,7 +184,7 @@ def test_a_refusal_names_the_message_when_it_can() -> None:
 def test_actions_that_are_not_finite_are_refused(value: float) -> None:
     candidates = ASKED.candidates.copy()
     candidates[0, 0, 0] = value
-    bad = Request(ASKED.context, candidates, ASKED.goal, 1, GoalCost())
+    bad = PredictionRequest(ASKED.context, candidates, ASKED.goal, 1, GoalCost())
     with pytest.raises(ProtocolError, match="candidates: expected finite"):
         decode_request(encode_request(Predict(b"x", bad, "", 1.0)))
 
@@ -191,7 +192,7 @@ def test_actions_that_are_not_finite_are_refused(value: float) -> None:
 @pytest.mark.parametrize("best", [[0, 0], [0, 5], [0]])
 def test_an_answer_that_contradicts_itself_is_refused(best: list[int]) -> None:
     sent = prediction(ASKED)
-    parts = encode_reply(Answer(b"x", sent))
+    parts = encode_reply(PredictionReply(b"x", sent))
     tree = msgpack.unpackb(parts[0])
     tree["best"] = best
     with pytest.raises(ProtocolError):
@@ -201,7 +202,7 @@ def test_an_answer_that_contradicts_itself_is_refused(best: list[int]) -> None:
 def test_nothing_larger_than_a_message_is_sent() -> None:
     huge = Context(np.zeros((257, MAX_PART_BYTES // 256), dtype=np.uint8), ASKED.context.actions)
     with pytest.raises(ProtocolError, match="context_frames: expected at most"):
-        encode_request(Predict(b"x", Request(huge, ASKED.candidates, ASKED.goal, 1, GoalCost()), "", 1.0))
+        encode_request(Predict(b"x", PredictionRequest(huge, ASKED.candidates, ASKED.goal, 1, GoalCost()), "", 1.0))
 
 
 def test_an_answer_that_would_not_fit_is_refused_before_it_is_computed() -> None:
@@ -209,9 +210,9 @@ def test_an_answer_that_would_not_fit_is_refused_before_it_is_computed() -> None
     image = np.zeros((2, 512, 512, 3), dtype=np.uint8)
     context = Context(image, ASKED.context.actions)
     candidates = np.zeros((100, 3, 4), dtype=np.float32)
-    check(Request(context, candidates, image[0], 3, GoalCost()), spec)
+    check(PredictionRequest(context, candidates, image[0], 3, GoalCost()), spec)
     with pytest.raises(MismatchError, match="n_videos: one message holds 3 videos"):
-        check(Request(context, candidates, image[0], 4, GoalCost()), spec)
+        check(PredictionRequest(context, candidates, image[0], 4, GoalCost()), spec)
 
 
 def test_a_long_reason_is_cut() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ghvae_core.run_server import WAITING, main
+from ghvae_core.run_server import OPENMP_SPIN, main
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.protocol import Welcome
 from tests.ghvae_core.serving.live import PATIENCE_MS, hello, peer, running, status
@@ -77,7 +77,7 @@ def test_overrides_reach_the_server_and_sigterm_ends_it_in_order(checkpoint: Pat
         assert process.wait(PATIENCE_S) == 0
         assert process.stderr is not None
         log = process.stderr.read()
-    assert "stopped; answered:" in log and "'answer': 1" in log
+    assert "stopped; answered:" in log and "'prediction': 1" in log
     assert "Traceback" not in log
 
 
@@ -155,13 +155,13 @@ def test_check_times_a_chunk_and_binds_nothing(
 
 def test_threads_of_the_model_soon_sleep_while_they_wait_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ghvae_core.run_server.run", lambda _: None)
-    for given, expected in ((None, WAITING[1]), ("7", "7")):
-        monkeypatch.setenv(*WAITING)  # so that what `main` sets does not stay
-        monkeypatch.delenv(WAITING[0])
+    for given, expected in ((None, OPENMP_SPIN[1]), ("7", "7")):
+        monkeypatch.setenv(*OPENMP_SPIN)  # so that what `main` sets does not stay
+        monkeypatch.delenv(OPENMP_SPIN[0])
         if given is not None:
-            monkeypatch.setenv(WAITING[0], given)
+            monkeypatch.setenv(OPENMP_SPIN[0], given)
         main()
-        assert os.environ[WAITING[0]] == expected
+        assert os.environ[OPENMP_SPIN[0]] == expected
 
 
 def test_the_front_needs_no_torch() -> None:

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from ghvae_core.predictor import MismatchError, PredictorError
-from ghvae_core.serving.protocol import Answer, Predict, Refusal, Welcome, encode_request
-from ghvae_core.serving.server import Asked, Front, ServingConfig, Waiting
+from ghvae_core.serving.protocol import Predict, PredictionReply, Refusal, Welcome, encode_request
+from ghvae_core.serving.server import PredictionServer, QueuedRequest, RequestQueue, ServingConfig
 from ghvae_core.serving.sockets import AddressError
 from ghvae_core.serving.wire import MAX_PART_BYTES
 from tests.ghvae_core.serving.example import SPEC, prediction, request
@@ -43,7 +43,7 @@ def abused() -> Iterator[Running]:
 def test_a_request_is_answered() -> None:
     with running() as server, peer(server.address) as client:
         reply = client.ask(predict())
-    assert isinstance(reply, Answer)
+    assert isinstance(reply, PredictionReply)
     assert reply.id == b"id-1"
     np.testing.assert_array_equal(reply.prediction.costs, prediction(request()).costs)
     assert set(reply.prediction.timing_s) == {"imagine", "queue", "work"}
@@ -147,8 +147,10 @@ def test_the_newest_request_of_a_client_wins() -> None:
         ]
         server.open()
         first, last = patient.receive(), eager.receive()
-    assert isinstance(first, Answer) and first.id == b"other", "who asks again and again does not go before others"
-    assert isinstance(last, Answer) and last.id == b"newest"
+    assert isinstance(first, PredictionReply) and first.id == b"other", (
+        "a client that asks again waits behind the others"
+    )
+    assert isinstance(last, PredictionReply) and last.id == b"newest"
 
 
 def test_all_clients_together_may_have_so_many_requests() -> None:
@@ -179,7 +181,7 @@ def test_a_request_that_expired_while_waiting_is_not_computed() -> None:
         server.open()
         first, late = client.receive(), other.receive()
         assert server.n_begun == 1
-    assert isinstance(first, Answer) and first.id == b"slow"
+    assert isinstance(first, PredictionReply) and first.id == b"slow"
     assert isinstance(late, Refusal) and (late.id, late.status) == (b"late", "expired")
 
 
@@ -195,7 +197,7 @@ def test_what_the_model_raises_is_told_to_the_log_alone(capfd: pytest.CaptureFix
             assert isinstance(reply, Refusal)
             assert (reply.id, reply.status) == (b"id-1", "failed")
             assert "secret" not in reply.why
-        assert server.front.vitals.answered == {"failed": 2}
+        assert server.server.metrics.answered == {"failed": 2}
     assert "CUDA error at /secret/path.cu:7" in capfd.readouterr().err
 
 
@@ -207,7 +209,7 @@ def test_no_finite_cost_is_told() -> None:
 def test_processes_share_the_candidates() -> None:
     with running("half nan", n=2) as server, peer(server.address) as client:
         reply = client.ask(predict())
-    assert isinstance(reply, Answer)
+    assert isinstance(reply, PredictionReply)
     whole = prediction(request())
     assert np.isnan(reply.prediction.costs[:3]).all(), "NaN of one process does not hide what the other found"
     np.testing.assert_array_equal(reply.prediction.costs[3:], whole.costs[3:])
@@ -223,20 +225,20 @@ def test_a_lost_process_costs_one_request(script: str, n: int) -> None:
         while status(reply := client.ask(predict())) == "unavailable":
             assert isinstance(reply, Refusal) and reply.retry_after_s > 0, "it is told when to come back"
             time.sleep(0.05)
-        assert isinstance(reply, Answer)
+        assert isinstance(reply, PredictionReply)
         np.testing.assert_array_equal(reply.prediction.costs, prediction(request()).costs)
-        until(lambda: server.front.vitals.state == "ready", "ready again")
+        until(lambda: server.server.metrics.state == "ready", "ready again")
 
 
 def test_the_process_in_reserve_takes_the_place_of_a_lost_one() -> None:
-    with running("die once", ServingConfig(reserve_after_s=0)) as server, peer(server.address) as client:
+    with running("die once", ServingConfig(standby_after_s=0)) as server, peer(server.address) as client:
         until(lambda: len(server.processes()) == 2, "a reserve")
-        (pid,) = server.front.pids
+        (pid,) = server.server.pids
         (reserve,) = server.processes() - {pid}
         assert status(client.ask(predict())) == "unavailable"
         while status(client.ask(predict())) == "unavailable":
             time.sleep(0.05)
-        assert server.front.pids == [reserve]
+        assert server.server.pids == [reserve]
         until(lambda: len(server.processes()) == 2, "another reserve")
         (reserve,) = server.processes() - {reserve}
         os.kill(reserve, signal.SIGKILL)
@@ -252,12 +254,12 @@ def test_a_reserve_that_cannot_be_started_is_done_without(
     def refuse(*_arguments: object, **_options: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    with running(config=ServingConfig(reserve_after_s=0.3)) as server, peer(server.address) as client:
+    with running(config=ServingConfig(standby_after_s=0.3)) as server, peer(server.address) as client:
         with monkeypatch.context() as patched:
             patched.setattr("ghvae_core.serving.worker.subprocess.Popen", refuse)
             until(lambda: "there is none in reserve: no process for the model could" in caplog.text, "a warning")
         assert status(client.ask(predict())) == "ok"
-        assert server.processes() == {*server.front.pids}
+        assert server.processes() == {*server.server.pids}
 
 
 def test_a_second_process_that_cannot_be_started_ends_the_first_and_is_told(
@@ -274,14 +276,14 @@ def test_a_second_process_that_cannot_be_started_ends_the_first_and_is_told(
 
     monkeypatch.setattr("ghvae_core.serving.worker.subprocess.Popen", one_alone)
     with pytest.raises(PredictorError, match="could be started: Cannot allocate memory"):
-        Front(f"ipc://{tmp_path}/s", ServingConfig(), commands("answer", tmp_path, n=2))
+        PredictionServer(f"ipc://{tmp_path}/s", ServingConfig(), commands("answer", tmp_path, n=2))
     assert started[0].poll() is not None
 
 
 def test_without_a_reserve_there_is_none() -> None:
-    with running(config=ServingConfig(reserve_after_s=None)) as server, peer(server.address) as client:
+    with running(config=ServingConfig(standby_after_s=None)) as server, peer(server.address) as client:
         assert status(client.ask(predict())) == "ok"
-        assert server.processes() == {*server.front.pids}
+        assert server.processes() == {*server.server.pids}
 
 
 def test_after_an_error_a_process_that_cannot_prove_itself_is_replaced() -> None:
@@ -289,7 +291,7 @@ def test_after_an_error_a_process_that_cannot_prove_itself_is_replaced() -> None
         assert status(client.ask(predict())) == "unavailable"
         while status(reply := client.ask(predict())) == "unavailable":
             time.sleep(0.05)
-        assert isinstance(reply, Answer)
+        assert isinstance(reply, PredictionReply)
 
 
 def test_too_many_losses_end_the_service() -> None:
@@ -329,7 +331,7 @@ def test_a_checkpoint_that_has_changed_is_not_served_on() -> None:
 
 def test_before_it_is_ready_it_says_how_far_it_is() -> None:
     with running("slow start", waits=False) as server, peer(server.address) as client:
-        until(lambda: server.front.state == "loading", "loading")
+        until(lambda: server.server.state == "loading", "loading")
         for parts in (hello(), predict()):
             reply = client.ask(parts)
             assert isinstance(reply, Refusal) and reply.status == "unavailable" and reply.retry_after_s > 0
@@ -343,7 +345,7 @@ def test_draining_finishes_what_was_taken_and_refuses_the_rest() -> None:
     with running("gate", ServingConfig(drain_s=20)) as server, peer(server.address) as client:
         client.send(predict())
         server.wait_until_begun()
-        server.front.drain()
+        server.server.drain()
         assert status(client.ask(predict())) == "draining"
         assert status(client.ask(hello())) == "draining"
         server.open()
@@ -359,22 +361,22 @@ def test_draining_gives_up_what_takes_too_long() -> None:
         client.send(predict(60))
         other.send(predict(60))
         assert [status(each.ask(hello())) for each in (client, other)] == ["ok", "ok"]  # both are taken in by now
-        server.front.drain()
+        server.server.drain()
         assert [status(each.receive()) for each in (client, other)] == ["draining", "draining"]
 
 
 def test_the_end_of_the_parent_is_the_end_of_the_service(tmp_path: Path) -> None:
     ours, parents = os.pipe()
-    front = Front("tcp://127.0.0.1:0", ServingConfig(), commands("answer", tmp_path))
-    front.serve(lambda _: os.close(parents), ours)  # comes back, although nothing here drains it
-    assert front.state == "draining"
-    front.close()
+    server = PredictionServer("tcp://127.0.0.1:0", ServingConfig(), commands("answer", tmp_path))
+    server.serve(lambda _: os.close(parents), ours)  # comes back, although nothing here drains it
+    assert server.state == "draining"
+    server.close()
     os.close(ours)
 
 
 def test_no_process_outlives_the_front(tmp_path: Path) -> None:
     with running() as server:
-        (pid,) = server.front.pids
+        (pid,) = server.server.pids
         assert psutil.pid_exists(pid)
     assert not psutil.pid_exists(pid)
 
@@ -410,17 +412,17 @@ def test_a_client_that_has_gone_is_no_trouble() -> None:
 )
 def test_what_another_machine_could_reach_is_refused(address: str) -> None:
     with pytest.raises(AddressError, match="with keys only") as caught:
-        Front(address, ServingConfig(), [])
+        PredictionServer(address, ServingConfig(), [])
     assert caught.value.exit_code == 2
 
 
 def test_an_address_in_use_is_refused(tmp_path: Path) -> None:
     with running() as server, pytest.raises(AddressError, match="another program listens there"):
-        Front(server.address, ServingConfig(), [])
-    first = Front(f"ipc://{tmp_path}/s", ServingConfig(), [])
+        PredictionServer(server.address, ServingConfig(), [])
+    first = PredictionServer(f"ipc://{tmp_path}/s", ServingConfig(), [])
     try:
         with pytest.raises(AddressError, match="another server listens there"):
-            Front(f"ipc://{tmp_path}/s", ServingConfig(), [])
+            PredictionServer(f"ipc://{tmp_path}/s", ServingConfig(), [])
     finally:
         first.close()
 
@@ -439,7 +441,7 @@ def test_a_path_of_anything_but_a_socket_is_refused_and_kept(kind: str, tmp_path
     make[kind]()
     before = path.lstat()
     with pytest.raises(AddressError, match="expected a new path or a socket's") as caught:
-        Front(f"ipc://{path}", ServingConfig(), [])
+        PredictionServer(f"ipc://{path}", ServingConfig(), [])
     assert caught.value.exit_code == 2
     assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
     assert (path if kind == "file" else notes).read_text() == "of a year"
@@ -449,20 +451,20 @@ def test_a_socket_file_is_private_and_a_dead_one_is_taken_over(tmp_path: Path) -
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    server = Front(f"ipc://{path}", ServingConfig(), [])
+    server = PredictionServer(f"ipc://{path}", ServingConfig(), [])
     assert path.stat().st_mode & 0o777 == 0o600
     server.close()
     server.close()
     with pytest.raises(AddressError):
-        Front(f"ipc://{tmp_path}/no/such/folder/s", ServingConfig(), [])
+        PredictionServer(f"ipc://{tmp_path}/no/such/folder/s", ServingConfig(), [])
 
 
-def _asked(client: bytes, name: bytes = b"x") -> Asked:
-    return Asked(client, Predict(name, request(), SPEC.checkpoint, 1.0), 0.0)
+def _asked(client: bytes, name: bytes = b"x") -> QueuedRequest:
+    return QueuedRequest(client, Predict(name, request(), SPEC.checkpoint, 1.0), 0.0)
 
 
 def test_first_come_first_served_and_a_bound() -> None:
-    line = Waiting(2)
+    line = RequestQueue(2)
     assert line.next() is None
     assert line.join(_asked(b"a")) and line.join(_asked(b"b")) and not line.join(_asked(b"c"))
     assert len(line) == 2
@@ -473,7 +475,7 @@ def test_first_come_first_served_and_a_bound() -> None:
 
 
 def test_who_leaves_and_joins_again_stands_at_the_end() -> None:
-    line = Waiting(3)
+    line = RequestQueue(3)
     line.join(_asked(b"a", b"older"))
     line.join(_asked(b"b"))
     older = line.leave(b"a")

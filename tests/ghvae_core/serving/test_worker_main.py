@@ -6,7 +6,7 @@ from pathlib import Path
 
 import zmq
 
-from ghvae_core.predictor import DeadlineError, Prediction, Request
+from ghvae_core.predictor import DeadlineError, Prediction, PredictionRequest
 from ghvae_core.serving.protocol import Predict, encode_request
 from ghvae_core.serving.worker import BEGIN, READY, STATE, WORK, end
 from ghvae_core.serving.worker_main import Work
@@ -17,7 +17,7 @@ from tests.ghvae_core.serving.live import PATIENCE_MS
 def test_a_front_that_dies_ends_the_wait_and_the_work(tmp_path: Path) -> None:
     begun = threading.Event()
 
-    def until_over(_asked: Request, is_over: Callable[[], bool]) -> Prediction:
+    def until_over(_asked: PredictionRequest, is_over: Callable[[], bool]) -> Prediction:
         begun.set()
         while not is_over():
             time.sleep(0.001)
@@ -32,20 +32,20 @@ def test_a_front_that_dies_ends_the_wait_and_the_work(tmp_path: Path) -> None:
 
     for is_at_work in (False, True):
         context, address, ended = zmq.Context(), f"ipc://{tmp_path}/{is_at_work}", list[bool]()
-        front = end(context, address, binds=True)
+        server = end(context, address, binds=True)
         ours, fronts = os.pipe()
         thread = threading.Thread(target=process, args=(address, ours, ended))
         thread.start()
-        assert front.poll(PATIENCE_MS) and front.recv_multipart() == [STATE, b"starting"]
+        assert server.poll(PATIENCE_MS) and server.recv_multipart() == [STATE, b"starting"]
         if is_at_work:
-            front.send_multipart([BEGIN])
-            assert front.poll(PATIENCE_MS) and front.recv_multipart()[0] == READY
+            server.send_multipart([BEGIN])
+            assert server.poll(PATIENCE_MS) and server.recv_multipart()[0] == READY
             message = Predict(b"id", request(), SPEC.checkpoint, 60.0)
-            front.send_multipart([WORK, *encode_request(message)])
+            server.send_multipart([WORK, *encode_request(message)])
             assert begun.wait(PATIENCE_MS / 1000)
         os.close(fronts)
         thread.join(PATIENCE_MS / 1000)
         assert ended == [True]
-        front.close()
+        server.close()
         context.term()
         os.close(ours)

@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ghvae_core.serving.worker_pool import merge, rank, split
+from ghvae_core.predictor import merge, rank
+from ghvae_core.serving.worker_pool import split
 from tests.ghvae_core.serving.example import prediction, request
 
 
