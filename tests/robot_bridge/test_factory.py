@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from configs.loader import FOLDER
+from configs.loader import FOLDER, Config, ConfigError, load, migrate
+from robot_bridge.factory import RobotConfig
 from robot_bridge.franka.config import FrankaRosConfig
 from tests.robot_bridge.ros.configurations import config
 
 ROOT = FOLDER.parent
+
+
+class _Sections(Config):
+    robot: RobotConfig
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
@@ -90,3 +95,33 @@ def test_ineffective_limits_are_refused(section: str, values: dict[str, object],
     whole[section].update(values)
     with pytest.raises(ValidationError, match=message):
         FrankaRosConfig.model_validate(whole)
+
+
+@pytest.mark.parametrize(
+    ("file", "override", "message"),
+    [
+        ("simulation", "troubles.hangs_per_reset=0.1", r"'robot\.troubles' is now 'robot\.fault_injection'"),
+        ("simulation", "split=unseen", "'unseen' is now 'test'"),
+        (
+            "franka_ros",
+            "motion.speed_share=0.2",
+            r"'robot\.motion\.speed_share' is now 'robot\.motion\.speed_fraction'",
+        ),
+        ("franka_ros", "images.age_s=0.2", r"'robot\.images\.age_s' is now 'robot\.images\.max_age_s'"),
+        ("franka_ros", "recovery.alert=[true]", r"is now 'robot\.recovery\.notify_command'"),
+        ("franka_direct", "jerk_share=0.2", r"'robot\.jerk_share' is now 'robot\.jerk_fraction'"),
+    ],
+)
+def test_former_keys_are_refused_with_the_present_name(file: str, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(_Sections, {"robot": f"robots/{file}.yaml"}, [f"robot.{override}"])
+
+
+def test_stored_configuration_migrates() -> None:
+    stored = {"robot": {"kind": "franka_ros", "motion": {"speed_share": 0.2}, "images": {"age_s": 0.2}}}
+    present = {"robot": {"kind": "franka_ros", "motion": {"speed_fraction": 0.2}, "images": {"max_age_s": 0.2}}}
+    assert migrate(_Sections, stored) == present
+    simulated = {"robot": {"kind": "simulation", "split": "unseen", "troubles": {"log": ""}}}
+    assert migrate(_Sections, simulated) == {
+        "robot": {"kind": "simulation", "split": "test", "fault_injection": {"log": ""}}
+    }
