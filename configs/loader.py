@@ -140,9 +140,10 @@ def former_names(schema: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, 
     return named
 
 
-def save(config: BaseModel, path: Path) -> None:
-    """Write the configuration that a run really used, section by section, as YAML."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+def to_yaml(config: BaseModel) -> str:
+    """Return a configuration, section by section, as YAML text."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return text
 
 
 def _json(tree: object) -> str:

@@ -1,42 +1,55 @@
-"""How a file comes to be: under its name it is whole, on the disk and read back, or it is not there at all."""
+"""Atomic writes of files and folders: complete and on disk under their name, or not there at all.
+
+Every function writes to a temporary name in the same folder, flushes the data, renames, and flushes the folder. A crash
+leaves the old content or the new content, and at most a temporary file or folder.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import IO, ClassVar
 
 from data_collection.episode import EpisodeError
 
-PART = ".part"  # behind the name of a file that is being written
+PART = ".part"  # suffix of a file that is being written
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux, renameat2(2)
 
 
-def commit(path: Path, data: bytes, check: Callable[[Path], None]) -> None:
-    """Write a file that survives whatever happens next, once this has returned.
+class ExportError(EpisodeError):
+    """Writing a folder failed. Nothing of it is left."""
 
-    The bytes are written beside, flushed to the disk, dropped from memory, read back from the disk and checked; then
-    the file gets its name, and the name is flushed, too. A crash on the way leaves at most a `.part`.
+    exit_code: ClassVar[int] = 1
+
+
+def write_new(path: Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
+    """Write a new file; with `check`, drop it from memory and read it back from the disk before it gets its name.
 
     Args:
-        path: A name that is not taken; its folder exists.
-        data: The whole file.
-        check: Refuses what it reads at a path by an `EpisodeError`.
+        path: An unused name in an existing folder.
+        data: The content.
+        check: Raises `EpisodeError` if the file at the given path is not intact.
 
     Raises:
-        EpisodeError: The name is taken, the disk is full or at fault, or the check refused what was read back. No file
-            of that name is left behind.
+        EpisodeError: The name is in use, the disk is full or failing, or the check failed. No file of that name is
+            left.
     """
     if path.exists():
-        raise EpisodeError(f"{path}: exists already; an episode is never overwritten")
+        raise EpisodeError(f"{path}: exists already and is not overwritten; choose another name")
     part = path.with_name(path.name + PART)
     try:
         _write(part, data)
-        check(part)
-        os.rename(part, path)  # noqa: PTH104 - one system call a line, as the test of crashes counts them
+        if check is not None:
+            check(part)
+        os.rename(part, path)  # noqa: PTH104 - the test of crashes records the calls of `os`
         flush(path.parent)
     except OSError as error:
         raise EpisodeError(f"{path}: could not be written: {error.strerror or error}") from error
@@ -44,11 +57,105 @@ def commit(path: Path, data: bytes, check: Callable[[Path], None]) -> None:
         part.unlink(missing_ok=True)
 
 
-def make_folder(path: Path) -> None:
-    """Make a folder that survives a crash, with those above it.
+def write_file(path: Path, data: bytes | str) -> None:
+    """Write a file, replacing an existing one; text as UTF-8. One process at a time.
 
     Raises:
-        OSError: It cannot be made.
+        OSError: The disk is full or failing; an existing file is unchanged.
+    """
+    part = path.with_name(path.name + PART)
+    try:
+        _write(part, data.encode() if isinstance(data, str) else data)
+        os.rename(part, path)  # noqa: PTH104 - as above
+        flush(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to write piece by piece, as a context manager; it gets its name at the end of the block.
+
+    Several processes may write the same file: the temporary name `.<name>.<process>.part` is their own.
+
+    Raises:
+        OSError: The disk is full or failing; an existing file is unchanged.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(part, path)  # noqa: PTH104 - as above
+        flush(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder of files, replacing an existing one in a single step where the system supports it.
+
+    Temporary folders of killed writers are removed. One process at a time.
+
+    Args:
+        folder: Its parents are created.
+        files: Name to content.
+
+    Raises:
+        OSError: The disk is full or failing; an existing folder is unchanged.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        part.chmod(0o755)  # mkdtemp creates it private
+        for name, data in files.items():
+            _write(part / name, data)
+        flush(part)
+        _replace_folder(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Provide a folder `<out>.part` to write into; it becomes `out`, flushed to disk, at the end of the block.
+
+    If the block raises, the folder is removed. Only a killed process leaves it, under its temporary name.
+
+    Raises:
+        EpisodeError: `out` or `<out>.part` exists. Nothing was changed.
+        ExportError: The disk is full or failing.
+    """
+    part = out.parent / f"{out.name}{PART}"
+    if os.path.lexists(out):
+        raise EpisodeError(f"{out}: exists already; an export needs a new folder")
+    try:
+        part.mkdir(parents=True)
+    except FileExistsError:
+        raise EpisodeError(
+            f"{part}: expected no such folder, got one that an export left or is still writing; remove it"
+        ) from None
+    except OSError as error:
+        raise EpisodeError(f"{part}: could not be created: {error.strerror or error}") from error
+    try:
+        yield part
+        for path in (*part.rglob("*"), part):
+            flush(path)
+        os.rename(part, out)  # noqa: PTH104 - as above
+        flush(out.parent)
+    except OSError as error:
+        raise ExportError(f"{out}: could not be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents, each flushed into the one above.
+
+    Raises:
+        OSError: It cannot be created.
     """
     if not path.is_dir():
         if path.exists():
@@ -59,7 +166,7 @@ def make_folder(path: Path) -> None:
 
 
 def move(path: Path, to: Path) -> None:
-    """Give a file another name, for good; what has that name is replaced.
+    """Rename a file, durably; a file named `to` is replaced.
 
     Raises:
         OSError: It cannot be moved.
@@ -70,23 +177,8 @@ def move(path: Path, to: Path) -> None:
     flush(path.parent)
 
 
-def replace(path: Path, data: bytes) -> None:
-    """Write a file in place of the one that has its name: a crash leaves the one or the other, and both whole.
-
-    Raises:
-        OSError: The disk is full or at fault; the file that was there still is.
-    """
-    part = path.with_name(path.name + PART)
-    try:
-        _write(part, data)
-        os.rename(part, path)  # noqa: PTH104 - as above
-        flush(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def flush(path: Path) -> None:
-    """Make durable what a file holds, or which names a folder has: they live in the folder, not in the file."""
+    """Flush a file's data, or a folder's names, to the disk. A name belongs to its folder, not to its file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -101,49 +193,40 @@ def _write(path: Path, data: bytes) -> None:
         while left:
             left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # what is read back comes from the disk
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # a later read comes from the disk
     finally:
         os.close(descriptor)
 
 
-class ExportError(EpisodeError):
-    """Writing failed on the way. Nothing is left of it."""
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary folders of killed writers. Without `folder`, one of them may be the only copy; keep all."""
+    abandoned = re.compile(rf"\.{re.escape(folder.name)}\.\w{{8}}(\.old)?")
+    for path in folder.parent.iterdir() if folder.exists() else ():
+        if abandoned.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
-    exit_code: ClassVar[int] = 1
 
-
-@contextmanager
-def beside(out: Path) -> Iterator[Path]:
-    """Give a folder `<out>.part` to write into, which becomes `out`, flushed to disk, when the block ends well.
-
-    Ends the block otherwise, the folder is removed. Only a process that is killed leaves it, and then under its name.
-
-    Raises:
-        EpisodeError: `out` exists, or `<out>.part` does. Nothing was changed.
-        ExportError: The disk is full, or does not allow it.
-    """
-    part = out.parent / f"{out.name}.part"
-    if os.path.lexists(out):
-        raise EpisodeError(f"{out}: exists already; an export goes into a new folder")
+def _replace_folder(part: Path, folder: Path) -> None:
+    """Give `part` the name `folder`; a reader finds the old or the new one at any moment, also after a kill."""
+    if folder.exists() and _exchange(part, folder):
+        flush(folder.parent)
+        return  # the old folder now has the temporary name, and the caller removes it
+    old = part.with_name(f"{part.name}.old")
+    if folder.exists():  # a folder cannot be renamed over one that has files
+        os.rename(folder, old)  # noqa: PTH104 - as above
     try:
-        part.mkdir(parents=True)
-    except FileExistsError:
-        raise EpisodeError(
-            f"{part}: expected none, got what a killed export left, or one that is still running; remove it"
-        ) from None
-    except OSError as error:
-        raise EpisodeError(f"{part}: could not be made: {error.strerror or error}") from error
-    try:
-        yield part
-        _sync(part)
-        part.rename(out)
-        flush(out.parent)
-    except OSError as error:
-        raise ExportError(f"{out}: could not be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        os.rename(part, folder)  # noqa: PTH104 - as above
+    except OSError:
+        if old.exists():
+            os.rename(old, folder)  # noqa: PTH104 - as above
+        raise
+    flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _sync(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        flush(path)
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange the names of two folders in a single step; return False where the system or the disk cannot."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux
+    if rename is None:
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)

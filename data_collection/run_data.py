@@ -16,6 +16,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from configs.command import run
+from data_collection.atomic_io import write_new
 from data_collection.episode import EpisodeError
 
 if TYPE_CHECKING:
@@ -225,8 +226,7 @@ def _check_free(path: Path) -> None:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    with path.open("xb") as file:  # a name that was free before the work is not taken since
-        file.write(data)
+    write_new(path, data)
     print(path)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from configs.command import ReportedError
-from configs.loader import Config, save
+from configs.loader import Config, to_yaml
+from data_collection.atomic_io import write_file
 from data_collection.formats.robonet import write_episode
 from planner.plan import PlannerError
 from planner.record import EpisodeDescription, EpisodeHistory, summarize
@@ -53,7 +54,7 @@ class RunFolder:
         except OSError as error:
             raise PlannerError(f"{self.path}: {error.strerror}; choose another folder with --out") from None
         try:
-            save(config, self.path / _CONFIG)
+            write_file(self.path / _CONFIG, to_yaml(config))
         except OSError as error:
             raise RecordError(f"{self.path / _CONFIG}: {error.strerror}; nothing moved") from None
 
@@ -66,7 +67,7 @@ class RunFolder:
         result = summarize(description, history, str(self.path / "report.html"))
         parts: tuple[Callable[[], object], ...] = (
             lambda: print(result.to_json(), flush=True),
-            lambda: (self.path / "result.json").write_text(result.to_json() + "\n", encoding="utf-8"),
+            lambda: write_file(self.path / "result.json", result.to_json() + "\n"),
             lambda: self._write_episode(history, description, spec),
             lambda: write_report(self.path, history, result, (self.path / _CONFIG).read_text(encoding="utf-8")),
         )

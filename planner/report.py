@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_collection.atomic_io import write_file
 from data_collection.reports import chart, html
 from data_collection.reports.images import enlarge, filmstrip, gif_bytes, png_bytes
 from planner.plan import HOLD
@@ -51,14 +52,14 @@ def write_report(folder: Path, history: EpisodeHistory, result: EpisodeResult, c
 
     The page holds everything that it shows; it needs no other file and no network.
     """
-    (folder / "goal.png").write_bytes(png_bytes(history.goal))
-    (folder / "start.png").write_bytes(png_bytes(history.observed[0].observation.image))
-    (folder / "end.png").write_bytes(png_bytes(history.observed[-1].observation.image))
-    (folder / "seen.gif").write_bytes(gif_bytes(np.stack(history.frames), _FRAME_S))
+    write_file(folder / "goal.png", png_bytes(history.goal))
+    write_file(folder / "start.png", png_bytes(history.observed[0].observation.image))
+    write_file(folder / "end.png", png_bytes(history.observed[-1].observation.image))
+    write_file(folder / "seen.gif", gif_bytes(np.stack(history.frames), _FRAME_S))
     for index, record in enumerate(history.plans):
         if len(record.plan.predicted_frames):
-            (folder / f"plan_{index:02d}.gif").write_bytes(gif_bytes(record.plan.predicted_frames, _FRAME_S))
-    (folder / "report.html").write_text(_page(history, result, config_yaml), encoding="utf-8")
+            write_file(folder / f"plan_{index:02d}.gif", gif_bytes(record.plan.predicted_frames, _FRAME_S))
+    write_file(folder / "report.html", _page(history, result, config_yaml))
 
 
 def _page(history: EpisodeHistory, result: EpisodeResult, config_yaml: str) -> str:

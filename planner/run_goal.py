@@ -41,6 +41,7 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
     it is not taken yet is said on standard error. The arm does not move. In simulation the scripted arm does the task
     in a twin of the scene, and its last view is the goal.
     """
+    from data_collection.atomic_io import write_file  # noqa: PLC0415
     from data_collection.reports.images import png_bytes  # noqa: PLC0415 - what --help need not load
     from planner.config import load_run  # noqa: PLC0415
     from planner.goal import GoalError, preview  # noqa: PLC0415
@@ -53,8 +54,8 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
     config = load_run(task if task.endswith(".yaml") else f"tasks/{task}.yaml", set_ or (), robot)
     camera = config.robot.camera
     picture = _scripted(config, seed) if config.robot.kind == "simulation" else _live(config.robot, start, patience_s)
-    shown.write_bytes(preview(picture, camera))
-    goal.write_bytes(png_bytes(model_image(picture, camera.crop)))
+    write_file(shown, preview(picture, camera))
+    write_file(goal, png_bytes(model_image(picture, camera.crop)))
     print(json.dumps({"goal": str(goal), "preview": str(shown)}))
 
 

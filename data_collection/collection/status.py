@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from data_collection.atomic_io import replace
+from data_collection.atomic_io import write_file
 from data_collection.collection.progress import CollectionProgress
 from data_collection.episode import EpisodeError
 from data_collection.storage.folder import STATUS_NAME
@@ -55,7 +55,7 @@ class StatusFile:
             "descriptors": progress.descriptors,
             "free_disk_gib": round(shutil.disk_usage(self._folder).free / 2**30, 2),
         }
-        replace(self._folder / STATUS_NAME, (json.dumps(told, indent=1) + "\n").encode())
+        write_file(self._folder / STATUS_NAME, (json.dumps(told, indent=1) + "\n").encode())
 
 
 def read_status(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from data_collection.atomic_io import beside
+from data_collection.atomic_io import new_folder
 from data_collection.episode import EpisodeError
 from data_collection.export.episode_reader import read_episode_arrays
 from data_collection.formats.hdf5 import naming
@@ -44,7 +44,7 @@ def export_lerobot(paths: Sequence[Path], out: Path, *, task: str, on_episode: C
         raise EpisodeError("expected pyarrow for LeRobot's files: pip install 'ghvae-foresight[lerobot]'") from error
     if not paths or not task.strip():
         raise EpisodeError(f"expected at least one episode and a task in words, got {len(paths)} and {task!r}")
-    with beside(out) as folder, closing(LeRobotWriter(folder, task, FileSizes())) as dataset:
+    with new_folder(out) as folder, closing(LeRobotWriter(folder, task, FileSizes())) as dataset:
         for path in paths:
             take = read_episode_arrays(path)
             with naming(path):

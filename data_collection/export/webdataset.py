@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection.atomic_io import beside
+from data_collection.atomic_io import new_folder
 from data_collection.episode import EpisodeError
 from data_collection.export.episode_reader import EpisodeArrays, read_episode_arrays
 from data_collection.formats.hdf5 import naming
@@ -49,7 +49,7 @@ def export_shards(
     """
     if not paths:
         raise EpisodeError("expected at least one episode to export, got none")
-    with beside(out) as folder:
+    with new_folder(out) as folder:
         with closing(_Shards(folder, shard_bytes)) as shards:
             for number, path in enumerate(paths):
                 take = read_episode_arrays(path)

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from data_collection.atomic_io import commit
+from data_collection.atomic_io import write_new
 from data_collection.episode import Episode, EpisodeError, video_episode
 from data_collection.formats.gripper_convention import closes
 from data_collection.formats.hdf5 import naming, seal
@@ -90,7 +90,7 @@ def write_episode(episode: Episode, path: Path, spec: RobotSpec) -> None:
     if not {".hdf5", ASIDE} & {path.suffix}:
         raise EpisodeError(f"{path}: expected a name that ends in .hdf5, or RoboNet's reader does not see it")
     _check(episode, spec)
-    commit(path, _build(episode, spec), lambda part: _compare(episode, read_episode(part)))
+    write_new(path, _build(episode, spec), lambda part: _compare(episode, read_episode(part)))
 
 
 def _own_episode(trajectory: Trajectory, own: Mapping[str, NDArray[Any]], camera: int) -> Episode:

@@ -15,8 +15,8 @@ import yaml
 from pydantic import ValidationError
 
 from configs.interruption import check, sleep
-from configs.loader import Config, migrate, save
-from data_collection.atomic_io import PART, flush, make_folder, move
+from configs.loader import Config, migrate, to_yaml
+from data_collection.atomic_io import PART, make_folder, move, write_file
 from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import ASIDE
 from data_collection.storage.index import INDEX_NAME, DamagedError, Row, describe, episodes, write
@@ -125,15 +125,12 @@ class EpisodeFolder:
         Raises:
             EpisodeError: The episodes were made with another one, or it cannot be read or written.
         """
-        kept, new = self.path / CONFIG_NAME, self.path / f"{CONFIG_NAME}{PART}"
+        kept = self.path / CONFIG_NAME
         with _refused(self.path):
             if kept.exists() and any(self.path.glob("*_traj*.hdf5")):
                 _check_same(kept, config)
                 return
-            save(config, new)
-            flush(new)
-            new.rename(kept)
-            flush(self.path)
+            write_file(kept, to_yaml(config))
 
     def clean_up(self) -> list[Row]:
         """Set damaged episodes aside, remove unfinished ones, and make the index anew; with the exclusive lock held.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data_collection.atomic_io import replace
+from data_collection.atomic_io import write_file
 from data_collection.episode import EpisodeError
 from data_collection.formats.robonet_file import read_trajectory
 
@@ -85,7 +85,7 @@ def write(folder: Path, rows: Iterable[Row]) -> None:
         OSError: The disk is full or at fault; the index that was there still is.
     """
     lines = [row.line() for row in sorted(rows, key=lambda row: row.number)]
-    replace(folder / INDEX_NAME, "".join(lines).encode())
+    write_file(folder / INDEX_NAME, "".join(lines).encode())
 
 
 def append(folder: Path, row: Row) -> None:

@@ -19,16 +19,17 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from data_collection.atomic_io import replacing_file
 from data_collection.episode import Episode, EpisodeError
 from data_collection.formats.reader import Recording, read
 from data_collection.formats.video import VideoReading
@@ -171,7 +172,7 @@ def _make(task: _Task) -> int:
     refused: Counter[str] = Counter()
     crc = 0
     task.place.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(task.place.with_suffix(".frames")) as file:
+    with replacing_file(task.place.with_suffix(".frames")) as file:
         for number, recording in enumerate(task.recordings, start=task.first):
             try:
                 episode = _read(recording, task.reading)
@@ -187,7 +188,7 @@ def _make(task: _Task) -> int:
             actions.append(episode.actions)
     flat = np.concatenate([np.empty(0, np.float32), *(part.reshape(-1) for part in actions)])
     text = json.dumps({"facts": facts, "refused": refused, "crc": crc})
-    with _replacing(task.place.with_suffix(".index")) as file:
+    with replacing_file(task.place.with_suffix(".index")) as file:
         np.savez(file, actions=flat, text=np.frombuffer(text.encode(), np.uint8))
     return len(facts)
 
@@ -230,20 +231,6 @@ def _sweep(folder: Path) -> None:
         with suppress(FileNotFoundError):  # swept by another run
             if time.time() - part.stat().st_mtime > _ORPHAN_S:
                 part.unlink()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file that appears under its name whole, on disk, or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _open(task: _Task) -> _Shard | None:

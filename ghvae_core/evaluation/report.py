@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import rich.table
 from rich.console import Console
 
+from data_collection.atomic_io import write_folder
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SHUFFLED
 from ghvae_core.evaluation.figures import ERROR_GAIN, FILMSTRIP, GIF, SHEET, head
 from ghvae_core.evaluation.metrics import MetricError, MetricFailure
@@ -72,14 +72,9 @@ def write(folder: Path, evaluation: Evaluation, images: Mapping[str, bytes]) -> 
         JSON: evaluation.model_dump_json(indent=1).encode(),
     }
     target = folder.resolve()
+    check_folder(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".evaluation-") as beside:
-            report = Path(beside) / target.name
-            report.mkdir()
-            for name, content in files.items():
-                (report / name).write_bytes(content)
-            report.rename(target)
+        write_folder(target, files)
     except OSError as error:
         raise MetricFailure(f"{folder}: the report could not be written: {error}") from None
 

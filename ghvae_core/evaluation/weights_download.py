@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
+from data_collection.atomic_io import make_folder, replacing_file
 from ghvae_core.evaluation import fvd, lpips
 from ghvae_core.evaluation.metrics import MetricError, MetricFailure
 from ghvae_core.evaluation.weights import fingerprint
@@ -291,13 +292,8 @@ def _can_hold_files(folder: Path) -> bool:
 def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all: beside it, flushed to disk, then renamed."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".metric-") as folder:
-            beside = Path(folder) / path.name
-            with beside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
+        make_folder(path.parent)
+        with replacing_file(path) as file:
+            file.write(content)
     except OSError as error:
         raise MetricFailure(f"{path}: the weights could not be stored: {error}") from None

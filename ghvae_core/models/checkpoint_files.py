@@ -6,13 +6,8 @@ rename. Never pickle.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
-import os
-import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,11 +17,9 @@ import torch
 from torch import Tensor
 
 from configs.command import ReportedError
-from data_collection.atomic_io import flush
+from data_collection import atomic_io
 
 MANIFEST = "MANIFEST.json"
-
-_HERE, _SWAP = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 class CheckpointError(ReportedError):
@@ -55,17 +48,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, o
     manifest = {"version": 1, "files": {name: sha256(data) for name, data in files.items()}, **facts}
     text = json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            beside.chmod(0o755)  # mkdtemp makes it private
-            for name, data in {**files, MANIFEST: text}.items():
-                _write(beside / name, data)
-            flush(beside)
-            _replace(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        atomic_io.write_folder(folder, {**files, MANIFEST: text})
     except OSError as error:
         raise CheckpointWriteError(
             f"{folder}: could not be written ({error.strerror}); what was there is kept"
@@ -133,45 +116,6 @@ def unpack_tensors(data: bytes, name: str) -> dict[str, Tensor]:
 def sha256(data: bytes) -> str:
     """Return the sha256 of bytes in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what writers left beside a folder when they were killed; there is one writer at a time."""
-    left = re.compile(rf"\.{re.escape(folder.name)}\.\w{{8}}(\.old)?")
-    for path in folder.parent.iterdir() if folder.exists() else ():  # else one of them may be the only copy
-        if left.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _replace(beside: Path, folder: Path) -> None:
-    """Put `beside` in the place of `folder`; whoever looks, even after a kill, finds the one or the other."""
-    if folder.exists() and _exchange(beside, folder):
-        flush(folder.parent)
-        return  # what stood there is now beside it, where the caller removes it
-    old = beside.with_name(f"{beside.name}.old")
-    if folder.exists():  # a folder cannot be renamed over a full one, so the old one steps aside first
-        folder.rename(old)
-    try:
-        beside.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
-    flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two folders swap names in a single step; return whether this system and its disk can."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # Linux
-    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _SWAP) == 0
 
 
 CURRENT = 3

@@ -19,6 +19,7 @@ import zmq
 import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
 
+from data_collection.atomic_io import write_file
 from ghvae_core.predictor import PredictorError
 
 _DOMAIN = "ghvae"  # of ZAP, ZeroMQ RFC 27
@@ -143,9 +144,7 @@ def allow(folder: Path, public: Path) -> str:
     if to.exists() and _load(to)[0] != key:
         raise KeysError(f"{to}: expected no other key of that name; revoke it first")
     to.parent.mkdir(mode=0o700, exist_ok=True)
-    part = to.with_suffix(".part")
-    part.write_bytes(public.read_bytes())
-    part.rename(to)
+    write_file(to, public.read_bytes())
     return name
 
 

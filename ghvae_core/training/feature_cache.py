@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from configs.loader import Config
+from data_collection.atomic_io import flush, write_file
 from ghvae_core.data.windows import FrameArray
 from ghvae_core.models.checkpoint import module_sha256
 from ghvae_core.models.checkpoint_files import CheckpointWriteError
@@ -99,17 +100,11 @@ class FeatureFile:
 
     def sync(self) -> None:
         """Wait until what this process wrote is on the disk."""
-        descriptor = os.open(self.path, os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush(self.path)
 
     def seal(self) -> None:
         """Say that the features are whole."""
-        part = self._manifest.with_suffix(".part")
-        part.write_text(self._origin.model_dump_json(indent=2))
-        part.rename(self._manifest)
+        write_file(self._manifest, self._origin.model_dump_json(indent=2))
 
 
 _PROBE_BYTES, _PROBE_ROW = 32_000_000, 64_000  # of a file, and what is read of it at once; about a frame's features

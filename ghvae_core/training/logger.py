@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from data_collection.atomic_io import write_file
 from ghvae_core.models.checkpoint import CheckpointInfo, save
 from ghvae_core.training.stages import TrainingStage
 from ghvae_core.training.trainer import TrainingJob
@@ -101,7 +102,7 @@ class TrainingLog:
         image = picture(job.model, stage.k, job.validation, spread(job.validation, _PICTURED), job.n_context)
         pictures = self._folder / "pictures"
         pictures.mkdir(exist_ok=True)
-        (pictures / f"{stage.name}.png").write_bytes(image)
+        write_file(pictures / f"{stage.name}.png", image)
         save(self._folder / "stages" / stage.name, job.model, self.describe(stage, figures))
 
     def describe(self, stage: TrainingStage, figures: ValidationMetrics) -> CheckpointInfo:

@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from configs.loader import former_names, save
+from configs.loader import former_names, to_yaml
+from data_collection.atomic_io import write_file
 from ghvae_core.data.augmentation import augment
 from ghvae_core.data.dataset import DataConfig, Dataset, load_dataset
 from ghvae_core.models import checkpoint
@@ -158,7 +159,7 @@ def _train(request: TrainingRequest, config: TrainingRunConfig, init: Checkpoint
         trainer.resume()
     if group.is_first:  # nothing is refused below
         request.out.mkdir(parents=True, exist_ok=True)
-        save(config, request.out / "config.yaml")
+        write_file(request.out / "config.yaml", to_yaml(config))
     with log or nullcontext(), collected() as received:
         if log is not None and not request.resume:
             for line in [*start.report.lines(), *notes]:

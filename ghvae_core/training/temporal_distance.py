@@ -18,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.nn import functional
 
-from configs.loader import Config, load
-from configs.loader import save as save_config
+from configs.loader import Config, load, to_yaml
+from data_collection.atomic_io import write_file
 from ghvae_core.data.dataset import DataConfig, Dataset
 from ghvae_core.data.windows import Windows
 from ghvae_core.models import checkpoint
@@ -219,7 +219,7 @@ def train(request: TemporalDistanceRequest) -> int:
     figures = measure(distance, dataset.validation, check_rng)._asdict()
     facts: dict[str, str | int | float] = {"data_sha256": dataset.sha256, "seed": request.seed, "n_steps": n_done}
     facts["checkpoint"] = imagines.sha256 if imagines else ""
-    save_config(config, request.out / "config.yaml")
+    write_file(request.out / "config.yaml", to_yaml(config))
     save(request.out / "distance", distance, {**facts, **figures})
     told = {"distance": str(request.out / "distance"), "n_steps": n_done, **figures}
     print(json.dumps(told, allow_nan=False), flush=True)

@@ -17,10 +17,11 @@ from PIL import Image, ImageSequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from data_collection.atomic_io import write_file
 from data_collection.reports import html
 from data_collection.reports.images import enlarge, filmstrip, png_bytes
 from planner.trials.statistics import MEASURES, TrialGroup, as_json, by_task, notes, paired_table, rates_table
-from planner.trials.store import TrialsFolder, write_whole
+from planner.trials.store import TrialsFolder
 from planner.trials.trial import Trial
 from planner.trials.variant import Variant, VariantName
 
@@ -122,10 +123,10 @@ class TrialsReport:
             "tasks": told,
             "trials": [trial.model_dump() for trial in trials],
         }
-        write_whole(self._folder.path / "trials.json", json.dumps(record, indent=1, allow_nan=False))
+        write_file(self._folder.path / "trials.json", json.dumps(record, indent=1, allow_nan=False))
         if failed:
-            write_whole(self._folder.path / "failed.png", failed)
-        write_whole(page, trials_page(self._folder.path, groups, variants, self._seeds, failed))
+            write_file(self._folder.path / "failed.png", failed)
+        write_file(page, trials_page(self._folder.path, groups, variants, self._seeds, failed))
         if not self._quiet:
             self._show(groups)
             self.say(f"{page} shows the best and the worst of them")

@@ -12,7 +12,8 @@ from typing import ClassVar
 import yaml
 from pydantic import ValidationError
 
-from configs.loader import Config, save
+from configs.loader import Config, to_yaml
+from data_collection.atomic_io import make_folder, write_file
 from planner.config import TaskRunConfig
 from planner.plan import PlannerError
 from planner.trials.trial import Trial, TrialJob
@@ -97,9 +98,7 @@ class TrialsFolder:
         """
         kept = self.path / CONFIG
         if not kept.exists():
-            part = kept.with_name(f"{CONFIG}.part")
-            save(config, part)
-            part.replace(kept)
+            write_file(kept, to_yaml(config))
             return
         try:
             before = yaml.safe_load(kept.read_text(encoding="utf-8"))
@@ -129,7 +128,9 @@ class TrialsFolder:
 
     def keep(self, trial: Trial) -> None:
         """Record a trial that is over, whole or not at all."""
-        write_whole(self.path / trial.folder / _TRIAL, trial.model_dump_json(indent=1))
+        path = self.path / trial.folder / _TRIAL
+        make_folder(path.parent)
+        write_file(path, trial.model_dump_json(indent=1))
 
     def clear(self, job: TrialJob, *, log: bool = True) -> None:
         """Remove what a trial that was broken off has left; without `log`, not what it printed."""
@@ -137,14 +138,6 @@ class TrialsFolder:
             shutil.rmtree(job.out)
         if log:
             job.log.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, whole or not at all; text as UTF-8."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    part.replace(path)
 
 
 def _changes(before: object, now: object, name: str) -> Iterator[str]:

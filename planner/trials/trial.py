@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from configs.command import ReportedError
 from configs.loader import Config
+from data_collection.atomic_io import move
 from ghvae_core.predictor import NonFiniteError
 from planner.episode import run_episode
 from planner.goal import GoalError
@@ -115,7 +116,7 @@ def run_trial(job: TrialJob) -> TrialOutcome:
     except (ReportedError, OSError) as error:
         outcome = TrialOutcome("broken off", str(error))
     if job.out.is_dir():
-        job.log.replace(job.out / "log.txt")
+        move(job.log, job.out / "log.txt")
     return outcome
 
 

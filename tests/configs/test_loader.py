@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import Field, model_validator
 
-from configs.loader import FOLDER, Config, ConfigError, load, migrate, save
+from configs.loader import FOLDER, Config, ConfigError, load, migrate, to_yaml
 
 
 class Arm(Config):
@@ -108,8 +108,7 @@ def test_a_missing_file_names_the_nearest_shipped_one() -> None:
 
 def test_what_was_used_is_written_and_reads_back(tmp_path: Path) -> None:
     config = Whole(robot=Arm(step_limit_m=0.2, corner_m=(0.0, 3.0)))
-    save(config, tmp_path / "used.yaml")
-    saved = yaml.safe_load((tmp_path / "used.yaml").read_text(encoding="utf-8"))
+    saved = yaml.safe_load(to_yaml(config))
     assert load(Whole, {"robot": _write(tmp_path, yaml.safe_dump(saved["robot"]))}) == config
 
 

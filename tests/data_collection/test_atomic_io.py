@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 
 from data_collection import atomic_io
-from data_collection.atomic_io import ExportError, beside, make_folder, move, replace
+from data_collection.atomic_io import (
+    ExportError,
+    make_folder,
+    move,
+    new_folder,
+    replacing_file,
+    write_file,
+    write_folder,
+)
 from data_collection.episode import EpisodeError
 from tests.data_collection.export.conftest import names
 
@@ -22,7 +30,7 @@ WHOLE = b"a whole episode"
 
 @dataclass
 class Recorder:
-    """Stands in for `os` within `commit`: does what is asked, and writes it down."""
+    """Stands in for `os` within `write_new`: does what is asked, and writes it down."""
 
     skipped: str = ""  # which kind of flush is left out
     calls: list[tuple[str, ...]] = field(default_factory=list)
@@ -95,9 +103,9 @@ def commit_with(skipped: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Commit two files in turn; return all calls, and how many came before the first was told to be there."""
     recorder = Recorder(skipped)
     monkeypatch.setattr(atomic_io, "os", recorder)
-    atomic_io.commit(folder / "one.hdf5", WHOLE, lambda part: None)
+    atomic_io.write_new(folder / "one.hdf5", WHOLE, lambda part: None)
     told = len(recorder.calls)
-    atomic_io.commit(folder / "two.hdf5", WHOLE, lambda part: None)
+    atomic_io.write_new(folder / "two.hdf5", WHOLE, lambda part: None)
     return recorder.calls, told
 
 
@@ -130,9 +138,9 @@ def test_a_file_that_is_replaced_is_the_old_or_the_new_one(
 ) -> None:
     recorder = Recorder(skipped)
     monkeypatch.setattr(atomic_io, "os", recorder)
-    replace(tmp_path / "index", b"the old one")
+    write_file(tmp_path / "index", b"the old one")
     told = len(recorder.calls)
-    replace(tmp_path / "index", b"the new one")
+    write_file(tmp_path / "index", b"the new one")
     found = [
         held.get(str(tmp_path / "index"))
         for n in range(told, len(recorder.calls) + 1)
@@ -177,7 +185,7 @@ def fail(number: int) -> Callable[..., None]:
 
 def test_what_is_refused_when_read_back_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match="something else"):
-        atomic_io.commit(tmp_path / "one.hdf5", WHOLE, refuse)
+        atomic_io.write_new(tmp_path / "one.hdf5", WHOLE, refuse)
     assert not list(tmp_path.iterdir())
 
 
@@ -189,20 +197,20 @@ def test_a_disk_that_fails_leaves_nothing_and_says_so(
     monkeypatch.setattr(recorder, call, fail(errno.ENOSPC), raising=False)
     monkeypatch.setattr(atomic_io, "os", recorder)
     with pytest.raises(EpisodeError, match=r"one\.hdf5: could not be written: No space left"):
-        atomic_io.commit(tmp_path / "one.hdf5", WHOLE, lambda part: None)
+        atomic_io.write_new(tmp_path / "one.hdf5", WHOLE, lambda part: None)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_name_is_never_used_twice(tmp_path: Path) -> None:
-    atomic_io.commit(tmp_path / "one.hdf5", WHOLE, lambda part: None)
+    atomic_io.write_new(tmp_path / "one.hdf5", WHOLE, lambda part: None)
     with pytest.raises(EpisodeError, match="exists already"):
-        atomic_io.commit(tmp_path / "one.hdf5", b"other", lambda part: None)
+        atomic_io.write_new(tmp_path / "one.hdf5", b"other", lambda part: None)
     assert (tmp_path / "one.hdf5").read_bytes() == WHOLE
 
 
 def test_a_folder_appears_when_its_block_has_ended(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
-    with beside(out) as folder:
+    with new_folder(out) as folder:
         (folder / "a").mkdir()
         (folder / "a" / "b").write_text("x")
         assert not out.exists() and folder.name == "out.part"
@@ -211,7 +219,7 @@ def test_a_folder_appears_when_its_block_has_ended(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [EpisodeError("damaged"), KeyboardInterrupt(), ValueError("a bug")])
 def test_whatever_ends_the_block_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), beside(tmp_path / "out") as folder:
+    with pytest.raises(type(error)), new_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("x")
         raise error
     assert not list(tmp_path.iterdir())
@@ -219,7 +227,7 @@ def test_whatever_ends_the_block_leaves_nothing(tmp_path: Path, error: BaseExcep
 
 def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     message = r"out: could not be written: No space left on device$"
-    with pytest.raises(ExportError, match=message) as caught, beside(tmp_path / "out") as folder:
+    with pytest.raises(ExportError, match=message) as caught, new_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("x")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert caught.value.exit_code == 1 and not list(tmp_path.iterdir())
@@ -235,7 +243,7 @@ def test_everything_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
         real(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with beside(tmp_path / "out") as folder:
+    with new_folder(tmp_path / "out") as folder:
         (folder / "a").mkdir()
         (folder / "a" / "b").write_text("x")
     assert sorted(synced[:-1]) == ["a", "b", "out.part"] and synced[-1] == tmp_path.name
@@ -250,7 +258,7 @@ def test_what_exists_is_refused_and_left_alone(tmp_path: Path, kind: str) -> Non
         out.write_text("x")
     else:
         out.symlink_to("nowhere")
-    with pytest.raises(EpisodeError, match="out: exists already") as caught, beside(out):
+    with pytest.raises(EpisodeError, match="out: exists already") as caught, new_folder(out):
         raise AssertionError("the block must not begin")
     assert caught.value.exit_code == 2 and names(tmp_path) == ["out"]
 
@@ -258,7 +266,10 @@ def test_what_exists_is_refused_and_left_alone(tmp_path: Path, kind: str) -> Non
 def test_what_a_killed_export_left_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out.part").mkdir()
     (tmp_path / "out.part" / "a").write_text("x")
-    with pytest.raises(EpisodeError, match=r"out\.part: expected none, .*; remove it"), beside(tmp_path / "out"):
+    with (
+        pytest.raises(EpisodeError, match=r"out\.part: expected no such folder, .*; remove it"),
+        new_folder(tmp_path / "out"),
+    ):
         raise AssertionError("the block must not begin")
     assert (tmp_path / "out.part" / "a").read_text() == "x"
 
@@ -266,7 +277,42 @@ def test_what_a_killed_export_left_is_refused_and_left_alone(tmp_path: Path) -> 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with (
-        pytest.raises(EpisodeError, match=r"out\.part: could not be made: Not a directory"),
-        beside(tmp_path / "file" / "out"),
+        pytest.raises(EpisodeError, match=r"out\.part: could not be created: Not a directory"),
+        new_folder(tmp_path / "file" / "out"),
     ):
         raise AssertionError("the block must not begin")
+
+
+def test_a_stream_has_its_name_at_the_end_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    with replacing_file(path) as file:
+        file.write(b"ne")
+        assert path.read_bytes() == b"old"
+        file.write(b"w")
+    assert path.read_bytes() == b"new" and names(tmp_path) == ["a"]
+    with pytest.raises(ValueError, match="a bug"), replacing_file(path) as file:
+        file.write(b"half")
+        raise ValueError("a bug")
+    assert path.read_bytes() == b"new" and names(tmp_path) == ["a"]
+
+
+def test_text_is_written_as_utf_8(tmp_path: Path) -> None:
+    write_file(tmp_path / "a", "45°")
+    assert (tmp_path / "a").read_bytes() == b"45\xc2\xb0"
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_disk_that_fails_keeps_the_folder_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, exists: bool
+) -> None:
+    if exists:
+        write_folder(tmp_path / "out", {"a": b"old"})
+    recorder = Recorder()
+    monkeypatch.setattr(recorder, call, fail(errno.ENOSPC), raising=False)
+    monkeypatch.setattr(atomic_io, "os", recorder)
+    with pytest.raises(OSError, match="No space left"):
+        write_folder(tmp_path / "out", {"a": b"new", "b": b""})
+    assert names(tmp_path) == (["out"] if exists else [])
+    assert not exists or (tmp_path / "out" / "a").read_bytes() == b"old"

@@ -65,7 +65,7 @@ def _no_space(*_: object) -> None:
 
 
 def test_a_full_disk_is_told_before_anything_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_module, "save", _no_space)
+    monkeypatch.setattr(folder_module, "write_file", _no_space)
     with pytest.raises(RecordError, match=r"config\.yaml: No space left on device; nothing moved") as failure:
         RunFolder(tmp_path / "run").make(CONFIG, may_exist=True)
     assert failure.value.exit_code == 1

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from data_collection import atomic_io
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, EvaluatedModel
 from ghvae_core.evaluation.figures import draw_curves, pictures
 from ghvae_core.evaluation.metrics import MetricError, MetricFailure
@@ -232,17 +233,17 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, evaluation:
 def test_a_disk_that_fails_leaves_nothing_half_written(
     exists: bool, tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_bytes, folder = Path.write_bytes, tmp_path / "report"
+    write_bytes, folder = atomic_io._write, tmp_path / "report"
     if exists:
         folder.mkdir()
 
-    def fill_up(path: Path, content: bytes) -> int:
+    def fill_up(path: Path, content: bytes) -> None:
         if path.suffix == ".json":
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write_bytes(path, content)
+        write_bytes(path, content)
 
     with monkeypatch.context() as disk:
-        disk.setattr(Path, "write_bytes", fill_up)
+        disk.setattr(atomic_io, "_write", fill_up)
         with pytest.raises(MetricFailure, match="No space left on device"):
             write(folder, evaluation, {"picture.png": b"png"})
     assert list(tmp_path.rglob("*")) == [folder] * exists

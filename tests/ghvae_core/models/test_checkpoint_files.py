@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from copy import deepcopy
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from data_collection import atomic_io
 from ghvae_core.models import checkpoint_files
 from ghvae_core.models.checkpoint import CheckpointInfo
 from ghvae_core.models.checkpoint_files import (
@@ -67,7 +69,7 @@ def test_what_was_written_is_read_with_its_facts_and_a_name_for_its_content(fold
 @pytest.mark.parametrize("can_swap", [True, False])
 def test_a_folder_is_replaced_as_a_whole(folder: Path, can_swap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not can_swap:
-        monkeypatch.setattr(checkpoint_files, "_exchange", lambda one, other: False)
+        monkeypatch.setattr(atomic_io, "_exchange", lambda one, other: False)
     write_folder(folder, {"c.bin": b"third"}, {})
     assert read_manifest(folder)[0] == {"c.bin": b"third"}
     assert [path.name for path in folder.parent.iterdir()] == ["folder"]
@@ -77,9 +79,9 @@ def test_a_folder_is_replaced_as_a_whole(folder: Path, can_swap: bool, monkeypat
 def test_folders_swap_names_in_one_step(folder: Path) -> None:
     other = folder.with_name("other")
     write_folder(other, {"c.bin": b"third"}, {})
-    assert checkpoint_files._exchange(folder, other)
+    assert atomic_io._exchange(folder, other)
     assert (read_manifest(folder)[0], read_manifest(other)[0]) == ({"c.bin": b"third"}, FILES)
-    assert not checkpoint_files._exchange(folder, folder.with_name("nowhere"))
+    assert not atomic_io._exchange(folder, folder.with_name("nowhere"))
 
 
 def test_after_each_of_20_kills_a_whole_folder_stands_there(tmp_path: Path) -> None:
@@ -106,15 +108,15 @@ def test_the_only_copy_left_by_a_kill_is_not_swept(tmp_path: Path) -> None:
 
 
 def test_a_refused_rename_brings_the_old_folder_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rename = Path.rename
+    rename = os.rename
 
-    def refuse(self: Path, target: Path) -> Path:
-        if self.name.startswith(".folder.") and not self.name.endswith(".old"):
+    def refuse(path: Path, target: Path) -> None:
+        if path.name.startswith(".folder.") and not path.name.endswith(".old"):
             raise OSError(30, "Read-only file system")
-        return rename(self, target)
+        rename(path, target)
 
-    monkeypatch.setattr(checkpoint_files, "_exchange", lambda one, other: False)
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(atomic_io, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(CheckpointWriteError, match="Read-only file system"):
         write_folder(folder, {"c.bin": b"third"}, {})
     assert read_manifest(folder)[0] == FILES
