@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from data_collection.formats.robonet import read_episode
+from tests.patience import patience
 
 TINY = ["--set", "robot.renderer=ray", "--set", "collection.n_steps=2", "--set", "collection.steps_per_draw=[1,2]"]
 TINY += ["--set", "collection.free_disk_floor_gib=0"]
@@ -24,7 +25,7 @@ COMMAND = [sys.executable, "-m", "data_collection.run_collection"]
 
 def collect(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [*COMMAND, "--out", str(out), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=patience(120), check=False)
 
 
 def start(out: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -43,7 +44,7 @@ def closed(out: Path) -> dict[str, bytes]:
 
 
 def wait_for(out: Path, n_files: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patience(60)
     while len(list(out.glob("*.hdf5"))) < n_files:
         assert time.monotonic() < deadline, "no episode was closed"
         time.sleep(0.01)
@@ -152,7 +153,9 @@ def test_a_place_that_cannot_be_a_folder_is_refused_in_one_line(tmp_path: Path) 
 def test_a_renderer_that_does_not_work_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     environment = {**os.environ, "MUJOCO_GL": "disable"}
     command = [*COMMAND, "--out", str(tmp_path / "new"), "--episodes", "1", "--set", "robot.renderer=egl"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(120), check=False, env=environment
+    )
     assert result.returncode == 2 and "renderer egl" in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "new").exists()
 
@@ -160,7 +163,9 @@ def test_a_renderer_that_does_not_work_is_refused_before_anything_is_written(tmp
 def test_the_renderer_that_was_used_is_the_one_that_is_kept(tmp_path: Path) -> None:
     environment = {**os.environ, "MUJOCO_GL": "disable"}  # so that auto means ray
     command = [*COMMAND, "--out", str(tmp_path), "--episodes", "1", *TINY, "--set", "robot.renderer=auto"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(120), check=False, env=environment
+    )
     assert summary(result)["episodes"] == 1
     assert "renderer: ray" in (tmp_path / "collection.yaml").read_text()
     assert summary(collect(tmp_path, "--episodes", "1", "--resume", *TINY))["episodes"] == 0  # TINY asks for ray
@@ -185,7 +190,7 @@ def test_a_stop_drops_the_open_episode_and_nothing_else(tmp_path: Path, stop: si
     process = start(tmp_path, "--episodes", "10000", "--workers", workers)
     wait_for(tmp_path, 3)
     os.killpg(process.pid, stop) if stop == signal.SIGINT else process.send_signal(stop)  # a terminal tells all
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=patience(60))
     assert process.returncode == 130, err
     assert "Traceback" not in err
     told = json.loads(out.splitlines()[-1])
@@ -206,7 +211,7 @@ def test_a_stop_at_any_moment_is_quiet(tmp_path: Path, n_stops: int) -> None:
             _wait_until_stoppable(process)
         time.sleep(chance.uniform(0, 2.0))
         os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=patience(60))
         assert process.returncode == 130 and "Traceback" not in err and "Exception ignored" not in err, err
     assert not list(tmp_path.glob("*.part"))
     for path in tmp_path.glob("*.hdf5"):
@@ -218,7 +223,7 @@ def _wait_until_stoppable(process: subprocess.Popen[str]) -> None:
     status = Path(f"/proc/{process.pid}/status")
     if not status.exists():
         pytest.skip("needs /proc to find the handlers")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patience(60)
     while not int(re.findall(r"SigCgt:\s*(\w+)", status.read_text())[0], 16) >> (signal.SIGTERM - 1) & 1:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
@@ -226,12 +231,12 @@ def _wait_until_stoppable(process: subprocess.Popen[str]) -> None:
 
 def test_a_stop_while_workers_start_is_quiet(tmp_path: Path) -> None:
     process = start(tmp_path, "--episodes", "10000", "--workers", "2")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patience(60)
     while not (tmp_path / "collection.yaml").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=patience(60))
     assert process.returncode == 130 and "Traceback" not in err, err
 
 
@@ -245,7 +250,7 @@ def test_kill_9_at_any_moment_loses_no_closed_episode(tmp_path: Path, n_kills: i
         wait_for(tmp_path, len(seen) + 1)
         time.sleep(chance.uniform(0, 0.3))
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=patience(60))
         found = closed(tmp_path)
         assert {name: found[name] for name in seen} == seen
         seen = found
@@ -263,10 +268,10 @@ def test_a_lost_worker_is_replaced_and_told_of(tmp_path: Path) -> None:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=patience(60))
         pytest.skip("needs /proc to find the workers")
     os.kill(_workers(children)[-1], signal.SIGKILL)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=patience(120))
     told = json.loads(out.splitlines()[-1])
     assert process.returncode == 0 and "died (exit code -9); starting another process" in err, err
     assert told["episodes"] == 40 == len(closed(tmp_path)) and told["restarts"] == 1

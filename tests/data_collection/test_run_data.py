@@ -23,13 +23,14 @@ from data_collection.storage import index, journal
 from data_collection.storage.folder import EpisodeFolder
 from tests.data_collection.folders import episode_path, make_collection
 from tests.data_collection.test_run_collection import TINY, collect, start, summary, wait_for
+from tests.patience import patience
 
 N = 3
 
 
 def ask(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "data_collection.run_data", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, timeout=patience(120), check=False, cwd=cwd)
 
 
 def answer(*words: object, cwd: Path | None = None) -> str:
@@ -224,7 +225,7 @@ def test_a_run_that_was_killed_is_not_well(tmp_path: Path) -> None:
         assert told["ended"] is None and told["process"] == process.pid and told["runs"] == 1
     finally:
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=patience(60))
     last_s = json.loads((tmp_path / "run.json").read_text())["time_s"]
     time.sleep(max(0.0, last_s + 1.01 - time.time()))
     result = ask("status", tmp_path, "--max-age-s", 1)

@@ -11,6 +11,7 @@ import pytest
 
 from ghvae_core.models.temporal_distance import load
 from tests.ghvae_core.episodes import record
+from tests.patience import patience
 
 COMMAND = [sys.executable, "-m", "ghvae_core.run_distance"]
 SMALL = ["--set", "distance.channels=[8,8]", "--set", "distance.max_steps=4", "--set", "data.horizon=3"]
@@ -26,7 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*COMMAND, *arguments], check=False, capture_output=True, text=True, timeout=patience(120))
 
 
 def test_it_leaves_a_network_and_its_figures(data: Path, tmp_path: Path) -> None:
@@ -94,7 +95,7 @@ def test_what_was_learned_so_far_is_kept(data: Path, tmp_path: Path, number: sig
         if "steps, loss" in line:
             break
     os.kill(process.pid, number)
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=patience(60))
     assert process.returncode == 130, errors
     assert 0 < json.loads(out.splitlines()[-1])["n_steps"] < 1000000
     load(tmp_path / "out" / "distance")

@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.patience import patience
+
 
 def run_keys(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "ghvae_core.run_keys", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=patience(60), check=False)
 
 
 def test_keys_are_made_let_in_listed_and_shut_out(tmp_path: Path) -> None:

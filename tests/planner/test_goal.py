@@ -18,6 +18,7 @@ from configs.loader import FOLDER
 from planner.goal import GoalCapture, GoalError, capture_goal, check_goal, difference, load_goal, preview
 from robot_bridge.camera import Crop, model_image
 from robot_bridge.robot import CameraFault
+from tests.patience import patience
 from tests.planner.doubles import SPEC, picture
 
 ROOT = FOLDER.parent
@@ -105,7 +106,7 @@ def test_the_preview_shows_the_crop_and_what_the_model_sees() -> None:
 
 def run_goal(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "planner.run_goal", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(120), check=False)
 
 
 def test_the_simulated_goal_is_the_one_that_run_task_makes(tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_the_simulated_goal_is_the_one_that_run_task_makes(tmp_path: Path) -> No
     task = [sys.executable, "-m", "planner.run_task", "pick_wipe", "--predictor", "copy", "--steps", "1"]
     out = tmp_path / "run"
     small = ["--seed", "3", "--set", "robot.renderer=ray", "--set", "planner.n_candidates=4", "--out", str(out)]
-    subprocess.run([*task, *small], cwd=ROOT, check=True, capture_output=True, timeout=120)
+    subprocess.run([*task, *small], cwd=ROOT, check=True, capture_output=True, timeout=patience(120))
     assert (load_goal(out / "goal.png", SPEC.camera) == load_goal(goal, SPEC.camera)).all()
     again = run_goal(str(goal), *simulated)
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)

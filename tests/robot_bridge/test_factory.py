@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from configs.loader import FOLDER, Config, ConfigError, load, migrate
 from robot_bridge.factory import RobotConfig
 from robot_bridge.franka.config import FrankaRosConfig
+from tests.patience import patience
 from tests.robot_bridge.ros.configurations import config
 
 ROOT = FOLDER.parent
@@ -50,7 +51,7 @@ def test_missing_library_is_named_with_its_installation(missing: str, robot: str
         [sys.executable, "-m", "data_collection.run_collection", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patience(120),
         check=False,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
     )

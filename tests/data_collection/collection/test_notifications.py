@@ -30,6 +30,7 @@ from data_collection.storage import index
 from data_collection.storage.folder import CollectionError, EpisodeFolder
 from data_collection.storage.journal import Journal, Value, read, summarize
 from tests.data_collection.folders import row
+from tests.patience import patience, relaxed
 
 NEVER_S = 1e9
 
@@ -66,12 +67,13 @@ def test_a_change_is_told_once(told: Path) -> None:
 
 
 def test_a_command_is_waited_for_at_the_end_alone(told: Path) -> None:
-    alerts = Notifier(writing(told, "sleep 0.4"), NEVER_S)
+    lasts_s = relaxed(0.4)
+    alerts = Notifier(writing(told, f"sleep {lasts_s}"), NEVER_S)
     began_s = time.monotonic()
     assert alerts.change("waiting", "a") and alerts.change("dull", "b")
-    assert time.monotonic() - began_s < 0.4 and not lines(told)
+    assert time.monotonic() - began_s < lasts_s and not lines(told)
     alerts.close()
-    assert sorted(lines(told)) == ["a", "b"] and time.monotonic() - began_s >= 0.4
+    assert sorted(lines(told)) == ["a", "b"] and time.monotonic() - began_s >= lasts_s
 
 
 class Clock:
@@ -138,13 +140,13 @@ def _is_alive(pid: int) -> bool:
 def test_a_command_that_hangs_is_killed_with_what_it_has_started(
     told: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "_LIMIT_S", 0.5)
+    monkeypatch.setattr(module, "_LIMIT_S", relaxed(0.5))
     alerts = Notifier(("sh", "-c", 'sleep 300 & echo "$$ $!" >> "$0"; wait', str(told)), NEVER_S)
     alerts.change("waiting", "no light")
     alerts.close()
     (pids,) = lines(told)
     assert len(pids.split()) == 2
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + patience(10)
     while any(_is_alive(int(pid)) for pid in pids.split()):
         assert time.monotonic() < deadline, "a command that hung still runs"
         time.sleep(0.01)
@@ -152,7 +154,7 @@ def test_a_command_that_hangs_is_killed_with_what_it_has_started(
 
 
 def test_a_command_that_hangs_keeps_no_other_from_being_told(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LIMIT_S", 0.5)
+    monkeypatch.setattr(module, "_LIMIT_S", relaxed(0.5))
     alerts = Notifier(writing(told, '[ "$1" != first ] || sleep 300'), NEVER_S)
     alerts.change("waiting", "first")
     alerts.change("dull", "second")

@@ -19,6 +19,7 @@ from data_collection.collection.progress import CollectionProgress
 from data_collection.collection.status import StatusFile, read_status
 from data_collection.episode import EpisodeError
 from data_collection.storage.folder import STATUS_NAME
+from tests.patience import patience
 
 
 def account() -> CollectionProgress:
@@ -88,7 +89,7 @@ def test_whoever_reads_finds_a_whole_file_at_any_moment(tmp_path: Path, monkeypa
     writer.start()
     seen = set[int]()
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patience(60)
         while len(seen) < 30 and time.monotonic() < deadline:
             seen.add(read_status(tmp_path)["restarts"])
     finally:

@@ -25,6 +25,7 @@ from data_collection.collection.events import (
 from data_collection.collection.supervisor import EpisodeNumbers, Supervisor
 from data_collection.storage.folder import CollectionError
 from robot_bridge.franka.config import FrankaRosConfig
+from tests.patience import relaxed
 
 
 def test_gaps_are_filled_and_what_comes_back_goes_first() -> None:
@@ -122,7 +123,11 @@ def test_an_episode_whose_process_died_before_it_could_tell_is_not_made_again(tm
 
 
 def test_a_process_that_hangs_is_killed(tmp_path: Path) -> None:
-    changes = ["robot.fault_injection.hangs_per_reset=1", "supervision.hang_s=5", "supervision.restarts_per_hour=0"]
+    changes = [
+        "robot.fault_injection.hangs_per_reset=1",
+        f"supervision.hang_s={relaxed(5)}",
+        "supervision.restarts_per_hour=0",
+    ]
     run = Run(tmp_path, 3, changes)
     (loss,) = [event for event in run.events if isinstance(event, LostEvent)]
     assert loss.number == 0 and re.search(r"hung without a sign of life for \d+ s \(exit code -9\)", loss.reason)
@@ -172,7 +177,7 @@ def test_a_camera_that_freezes_is_waited_for_and_then_given_up(tmp_path: Path) -
         [
             "robot.fault_injection.freezes_per_reset=1",
             "collection.episode_filter.frozen_frames=1",
-            "supervision.give_up_s=8",
+            f"supervision.give_up_s={relaxed(8)}",
         ],
     )
     waits = [event for event in run.events if isinstance(event, WaitingEvent)]

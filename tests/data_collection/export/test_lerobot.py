@@ -24,6 +24,7 @@ from data_collection.formats.video import VideoConfig
 from tests.data_collection.episodes import GENUINE, SPEC, make_episode, make_frames
 from tests.data_collection.export.conftest import LENGTHS, names
 from tests.data_collection.formats.test_robonet_file import write_foreign
+from tests.patience import patience
 
 READER = Path(__file__).with_name("lerobot_reader.py")
 CAMERA = "observation.images.cam0"
@@ -277,7 +278,7 @@ def _read(dataset: Path, expected: Path, limit: int) -> dict[str, Any]:
     command = [_lerobot_python(), str(READER), str(dataset), str(expected), str(limit)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(expected.parent / "cache")}
     environment.pop("PYTHONPATH", None)
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=280)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=patience(280))
     assert run.returncode == 0, run.stderr[-2000:]
     found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     return found

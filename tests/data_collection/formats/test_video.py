@@ -16,6 +16,7 @@ from data_collection.episode import EpisodeError
 from data_collection.formats import video
 from data_collection.formats.video import VideoConfig, VideoReading, decode_video, encode_video, read_video
 from tests.data_collection.episodes import RED, make_frames
+from tests.patience import patience
 
 CODECS = {".mp4": "libx264", ".mkv": "libx264", ".mov": "libx264", ".avi": "mpeg4", ".webm": "libvpx", ".gif": "gif"}
 
@@ -114,7 +115,9 @@ def test_equal_frames_give_equal_bytes_in_every_process(data: bytes) -> None:
         "from data_collection.formats.video import VideoConfig, encode_video;"
         f"print(hashlib.sha256(encode_video(make_frames({SHAPE[0]}), VideoConfig())).hexdigest())"
     )
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=patience(60)
+    )
     assert other.stdout.strip() == hashlib.sha256(data).hexdigest()
 
 

@@ -12,6 +12,7 @@ from data_collection.formats.robonet import write_episode
 from data_collection.storage import index, journal
 from data_collection.storage.folder import CollectionError, EpisodeFolder, set_aside
 from tests.data_collection.episodes import GENUINE, SPEC, make_episode
+from tests.patience import patience
 
 STEM = "lab_franka_play"
 
@@ -190,7 +191,7 @@ def test_a_configuration_without_episodes_binds_nobody(tmp_path: Path) -> None:
 def _hold(path: Path, ready: "multiprocessing.synchronize.Event", done: "multiprocessing.synchronize.Event") -> None:
     with EpisodeFolder(path, STEM).lock(exclusive=False):
         ready.set()
-        done.wait(30)
+        done.wait(patience(30))
 
 
 def test_a_folder_is_tidied_only_when_nobody_writes(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_a_folder_is_tidied_only_when_nobody_writes(tmp_path: Path) -> None:
     writer = context.Process(target=_hold, args=(tmp_path, ready, done))
     writer.start()
     try:
-        assert ready.wait(30)
+        assert ready.wait(patience(30))
         with EpisodeFolder(tmp_path, STEM).lock(exclusive=False):
             pass
         with (

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_collection.storage.journal import DONE, JOURNAL_NAME, STOPPED, Journal, Value, read, summarize
+from tests.patience import patience
 
 _DAY_S = 86400.0
 
@@ -82,7 +83,7 @@ for i in range(60):
 
 def test_several_may_write_at_once(tmp_path: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path), name]) for name in "abc"]
-    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert [writer.wait(patience(60)) for writer in writers] == [0, 0, 0]
     events = read(tmp_path)
     for name in "abc":
         mine = [event for event in events if event["event"] == name]

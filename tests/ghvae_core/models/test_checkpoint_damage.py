@@ -17,6 +17,7 @@ import torch
 from ghvae_core.models.checkpoint import CheckpointError, CheckpointInfo, build, load, save
 from ghvae_core.models.checkpoint_files import MANIFEST, pack_tensors, sha256
 from tests.ghvae_core.small import small_config, small_model
+from tests.patience import patience
 
 N_DAMAGED = 200
 N_KILLS = 20
@@ -200,6 +201,6 @@ print(cut)
 
 def test_a_kill_in_the_middle_of_a_save_leaves_the_newest_whole(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _KILLS, str(tmp_path), str(N_KILLS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(240), check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == N_KILLS, "hardly a kill came in the middle of a save"

@@ -25,6 +25,7 @@ from ghvae_core.models.checkpoint_files import (
     unpack_tensors,
     write_folder,
 )
+from tests.patience import patience
 
 FILES = {"a.bin": b"first", "b.bin": b""}
 
@@ -86,7 +87,7 @@ def test_folders_swap_names_in_one_step(folder: Path) -> None:
 
 def test_after_each_of_20_kills_a_whole_folder_stands_there(tmp_path: Path) -> None:
     script = [sys.executable, "-c", _KILLS, str(tmp_path / "folder")]
-    done = subprocess.run(script, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(script, capture_output=True, text=True, timeout=patience(100), check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 1  # the children did write
     write_folder(tmp_path / "folder", FILES, {})

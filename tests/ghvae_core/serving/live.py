@@ -24,13 +24,14 @@ from ghvae_core.serving.protocol import (
 )
 from ghvae_core.serving.server import PredictionServer, ServingConfig
 from tests.ghvae_core.serving.example import SPEC, request
+from tests.patience import patience
 
-PATIENCE_MS = 20_000  # a hung test fails instead of waiting
+PATIENCE_S = 20.0  # a hung test fails instead of waiting
 
 
 def until(holds: Callable[[], object], what: str) -> None:
     """Wait until something holds."""
-    end_s = time.monotonic() + PATIENCE_MS / 1000
+    end_s = time.monotonic() + patience(PATIENCE_S)
     while not holds():
         assert time.monotonic() < end_s, f"it never came: {what}"
         time.sleep(0.005)
@@ -96,11 +97,11 @@ def running(
         it = Running(server, folder)
         it.thread.start()
         try:
-            assert not waits or it.ready.wait(PATIENCE_MS / 1000)
+            assert not waits or it.ready.wait(patience(PATIENCE_S))
             yield it
         finally:
             server.drain()
-            it.thread.join(PATIENCE_MS / 1000)
+            it.thread.join(patience(PATIENCE_S))
             server.close()
             assert not it.thread.is_alive()
 
@@ -117,9 +118,9 @@ class Peer:
     def send(self, parts: Sequence[bytes]) -> None:
         self._socket.send_multipart(parts)
 
-    def receive(self, patience_ms: int = PATIENCE_MS) -> Welcome | PredictionReply | Refusal | None:
+    def receive(self, patience_ms: int | None = None) -> Welcome | PredictionReply | Refusal | None:
         """Return the next reply, or None when there is none."""
-        if not self._socket.poll(patience_ms):
+        if not self._socket.poll(round(1000 * patience(PATIENCE_S)) if patience_ms is None else patience_ms):
             return None
         return decode_reply(self._socket.recv_multipart())
 
@@ -145,7 +146,7 @@ def hello() -> list[bytes]:
     return encode_request(Hello(uuid4().bytes))
 
 
-def predict(deadline_s: float = 20.0, request_id: bytes = b"id-1", checkpoint: str = SPEC.checkpoint) -> list[bytes]:
+def predict(deadline_s: float = 60.0, request_id: bytes = b"id-1", checkpoint: str = SPEC.checkpoint) -> list[bytes]:
     return encode_request(Predict(request_id, request(), checkpoint, deadline_s))
 
 

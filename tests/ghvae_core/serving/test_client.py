@@ -32,6 +32,7 @@ from ghvae_core.serving.protocol import (
 from ghvae_core.serving.wire import ServerLimits
 from tests.ghvae_core.serving.example import SPEC, prediction, request
 from tests.ghvae_core.serving.live import running
+from tests.patience import patience
 
 ASKED = request()
 WELCOME = Welcome(b"", SPEC, ServerLimits(max_waiting=1))
@@ -72,7 +73,7 @@ def _scripted(
         context.term()
 
 
-def _predict(address: str, timeout_s: float = 20.0) -> Prediction:
+def _predict(address: str, timeout_s: float = 60.0) -> Prediction:
     client = ServerClient(address, ASKED.cost, timeout_s)
     try:
         return client.predict(ASKED.context, ASKED.candidates, ASKED.goal, ASKED.n_videos)
@@ -182,7 +183,7 @@ def test_a_request_that_was_lost_with_its_connection_is_sent_again() -> None:
             target=lambda: got.append(client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 1))
         )
         asking.start()
-        assert taken.wait(60)
+        assert taken.wait(patience(60))
     with running(address=address):
         asking.join()
     client.close()

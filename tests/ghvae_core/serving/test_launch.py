@@ -18,6 +18,7 @@ from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.launch import PrivateServer, private_server
 from ghvae_core.serving.local import InProcessPredictor
 from tests.ghvae_core.serving.small_model import small_checkpoint, small_request
+from tests.patience import patience
 
 ASKED = small_request()
 
@@ -117,8 +118,8 @@ def test_the_server_does_not_outlive_a_killed_parent(checkpoint: Path) -> None:
 
 
 def _wait_for_the_end(pid: int) -> None:
-    end_s = time.monotonic() + 60
-    while psutil.pid_exists(pid) and psutil.ModelProcess(pid).status() != psutil.STATUS_ZOMBIE:
+    end_s = time.monotonic() + patience(60)
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < end_s, "the server is still there"
         time.sleep(0.05)
 

@@ -9,6 +9,7 @@ import pytest
 from ghvae_core.serving.metrics import HealthError, ServerMetrics, serve_metrics
 from tests.ghvae_core.serving.example import prediction, request
 from tests.ghvae_core.serving.live import peer, predict, running, status, until
+from tests.patience import patience
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def port(metrics: ServerMetrics) -> Iterator[int]:
 
 
 def _get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
-    connection = http.client.HTTPConnection(host, port, timeout=20)
+    connection = http.client.HTTPConnection(host, port, timeout=patience(20))
     try:
         connection.request("GET", path)
         response = connection.getresponse()

@@ -17,11 +17,11 @@ import pytest
 from ghvae_core.run_server import OPENMP_SPIN, main
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.protocol import Welcome
-from tests.ghvae_core.serving.live import PATIENCE_MS, hello, peer, running, status
+from tests.ghvae_core.serving.live import PATIENCE_S, hello, peer, running, status
 from tests.ghvae_core.serving.small_model import small_checkpoint, small_request
+from tests.patience import patience
 
 ASKED = small_request()
-PATIENCE_S = PATIENCE_MS / 1000
 OPTIONS = ("--device", "cpu", "--threads", "1")
 
 Command = Callable[..., int]
@@ -74,7 +74,7 @@ def test_overrides_reach_the_server_and_sigterm_ends_it_in_order(checkpoint: Pat
         client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 1)
         client.close()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE_S) == 0
+        assert process.wait(patience(PATIENCE_S)) == 0
         assert process.stderr is not None
         log = process.stderr.read()
     assert "stopped; answered:" in log and "'prediction': 1" in log

@@ -11,7 +11,8 @@ from ghvae_core.serving.protocol import Predict, encode_request
 from ghvae_core.serving.worker import BEGIN, READY, STATE, WORK, end
 from ghvae_core.serving.worker_main import Work
 from tests.ghvae_core.serving.example import SPEC, request
-from tests.ghvae_core.serving.live import PATIENCE_MS
+from tests.ghvae_core.serving.live import PATIENCE_S
+from tests.patience import patience
 
 
 def test_a_front_that_dies_ends_the_wait_and_the_work(tmp_path: Path) -> None:
@@ -36,15 +37,15 @@ def test_a_front_that_dies_ends_the_wait_and_the_work(tmp_path: Path) -> None:
         ours, fronts = os.pipe()
         thread = threading.Thread(target=process, args=(address, ours, ended))
         thread.start()
-        assert server.poll(PATIENCE_MS) and server.recv_multipart() == [STATE, b"starting"]
+        assert server.poll(round(1000 * patience(PATIENCE_S))) and server.recv_multipart() == [STATE, b"starting"]
         if is_at_work:
             server.send_multipart([BEGIN])
-            assert server.poll(PATIENCE_MS) and server.recv_multipart()[0] == READY
+            assert server.poll(round(1000 * patience(PATIENCE_S))) and server.recv_multipart()[0] == READY
             message = Predict(b"id", request(), SPEC.checkpoint, 60.0)
             server.send_multipart([WORK, *encode_request(message)])
-            assert begun.wait(PATIENCE_MS / 1000)
+            assert begun.wait(patience(PATIENCE_S))
         os.close(fronts)
-        thread.join(PATIENCE_MS / 1000)
+        thread.join(patience(PATIENCE_S))
         assert ended == [True]
         server.close()
         context.term()

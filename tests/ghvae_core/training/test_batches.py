@@ -15,6 +15,7 @@ from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.feature_cache import FeatureCache, FeatureSource
 from ghvae_core.training.stages import TrainingConfig
 from tests.ghvae_core.small import small_model, small_windows
+from tests.patience import patience
 
 WINDOWS = small_windows()
 
@@ -96,7 +97,7 @@ def test_the_next_batch_is_prepared_while_the_present_one_is_used(tmp_path: Path
     with closing(_loader(tmp_path, augment=augment)) as loader:
         parts = loader.parts(0, 0, 2)
         next(parts)
-        assert twice.wait(60)  # the next step's, before anyone asked for it
+        assert twice.wait(patience(60))  # the next step's, before anyone asked for it
 
 
 def test_a_failure_of_the_thread_is_that_of_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from tests.ghvae_core.episodes import record as record_episode
 from tests.ghvae_core.runs import make_trainer, never
 from tests.ghvae_core.small import MODEL
 from tests.ghvae_core.together import CONFIG, SHARDED
+from tests.patience import patience
 
 ROOT = Path(__file__).resolve().parents[3]
 LAUNCH_S = 140  # a launch that takes longer hangs, and so does one that says so itself
@@ -35,7 +36,7 @@ def _launch(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as launched:
         try:
-            output, errors = launched.communicate(timeout=LAUNCH_S)
+            output, errors = launched.communicate(timeout=patience(LAUNCH_S))
         finally:
             launched.terminate()  # takes both with it, which a kill would leave behind
     return subprocess.CompletedProcess(command, launched.returncode, output, errors)

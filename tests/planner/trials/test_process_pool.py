@@ -14,6 +14,7 @@ import pytest
 
 from configs.loader import FOLDER
 from planner.trials.process_pool import ProcessFailure, run_in_processes
+from tests.patience import patience
 
 
 class _Answer(NamedTuple):
@@ -46,7 +47,7 @@ def _tell_and_wait_or_die(job: str) -> None:
 
 
 def _pid_in(path: Path) -> int:
-    end_s = time.monotonic() + 60
+    end_s = time.monotonic() + patience(60)
     while not (path.exists() and path.read_text()):
         assert time.monotonic() < end_s, "the process did not begin"
         time.sleep(0.02)
@@ -54,7 +55,7 @@ def _pid_in(path: Path) -> int:
 
 
 def _wait_for_the_end_of(pid: int) -> None:
-    end_s = time.monotonic() + 60
+    end_s = time.monotonic() + patience(60)
     while Path(f"/proc/{pid}").exists():
         assert time.monotonic() < end_s, "it outlived its parent"
         time.sleep(0.02)

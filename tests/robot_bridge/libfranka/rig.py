@@ -12,6 +12,7 @@ from typing import Any
 
 from configs.loader import Config, load
 from robot_bridge.franka.config import FrankaDirectConfig
+from tests.patience import patience, relaxed
 
 ROOT = Path(__file__).resolve().parents[3]
 INTERPRETER = "FRANKY_SIM_PYTHON"
@@ -25,7 +26,7 @@ _QUICK = (
     "robot.enforces_realtime=false",
     "robot.step_s=1.0",
     "robot.motion.speed_fraction=0.4",
-    "robot.recovery.patience_s=2.0",
+    f"robot.recovery.patience_s={relaxed(2.0)}",
     "robot.recovery.back_off_s=0.2",
 )
 
@@ -45,7 +46,7 @@ class Rig:
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
             )
-        deadline_s = time.monotonic() + _START_S
+        deadline_s = time.monotonic() + patience(_START_S)
         while "is ready" not in self.errors():
             assert time.monotonic() < deadline_s and self.process.poll() is None, self.errors()
             time.sleep(0.05)
@@ -72,7 +73,7 @@ class Rig:
         """End the arm; return its summary, or nothing if it was killed."""
         self.process.terminate()
         try:
-            output, _ = self.process.communicate(timeout=_STOP_S)
+            output, _ = self.process.communicate(timeout=patience(_STOP_S))
         except subprocess.TimeoutExpired:
             self.process.kill()
             output, _ = self.process.communicate()

@@ -15,6 +15,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.patience import patience
+
 ROOT = Path(__file__).resolve().parents[3]
 _UP_S = 60.0  # for a process to be ready on a busy machine
 _DOWN_S = 15.0
@@ -49,7 +51,7 @@ class Rig:
         """Start the master."""
         command = ["/usr/bin/rosmaster", "--core", "-p", str(self._port)]
         self.master = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        deadline_s = time.monotonic() + _UP_S
+        deadline_s = time.monotonic() + patience(_UP_S)
         while not self._answers():
             assert time.monotonic() < deadline_s and self.master.poll() is None, "the ROS master did not start"
             time.sleep(0.05)
@@ -67,7 +69,7 @@ class Rig:
         errors = (self.folder / "driver.txt").open("w", encoding="utf-8")
         with errors:
             self._driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
-        deadline_s = time.monotonic() + _UP_S
+        deadline_s = time.monotonic() + patience(_UP_S)
         while "is ready" not in self.said():
             assert time.monotonic() < deadline_s and self.driver.poll() is None, self.said()
             time.sleep(0.05)
@@ -82,7 +84,7 @@ class Rig:
             return {}
         self._driver.terminate()
         try:
-            output, _ = self._driver.communicate(timeout=_DOWN_S)
+            output, _ = self._driver.communicate(timeout=patience(_DOWN_S))
         except subprocess.TimeoutExpired:
             self._driver.kill()
             output, _ = self._driver.communicate()

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros installs it")
 
 from robot_bridge.ros import names
+from tests.patience import patience
 from tests.planner.test_run_doctor import ROOT, run_checks
 from tests.robot_bridge.ros.rig import Rig
 
@@ -96,7 +97,7 @@ def test_simulated_driver_needs_a_master() -> None:
     command = [sys.executable, "-m", "robot_bridge.ros.simulator.node"]
     environment = {"ROS_MASTER_URI": "http://127.0.0.1:1", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(  # noqa: PLW1510 - the exit code is tested
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=patience(60)
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: http://127.0.0.1:1: expected a ROS master") and done.stderr.count("\n") == 1

@@ -19,6 +19,7 @@ from configs.loader import FOLDER
 from data_collection.formats.robonet import read_episode
 from planner.goal import load_goal
 from tests.benchmarks.ros_faults import FAULTS
+from tests.patience import patience
 from tests.planner.doubles import SPEC
 from tests.robot_bridge.ros.configurations import QUICK
 from tests.robot_bridge.ros.rig import Rig
@@ -101,7 +102,7 @@ def test_driver_ends_with_a_summary(master: Rig) -> None:
     assert set(summary) == {"events", "largest", "hand_low_m", "hand_high_m", "task_success"}
     master.start_driver()
     master.driver.send_signal(signal.SIGINT)
-    master.driver.wait(15)
+    master.driver.wait(patience(15))
     assert master.driver.returncode == 130
     time.sleep(0.1)
     assert master.is_down()

@@ -14,6 +14,7 @@ pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros in
 from configs.loader import FOLDER
 from robot_bridge.ros import driver as module
 from robot_bridge.ros.driver import Master, MasterError
+from tests.patience import patience
 from tests.robot_bridge.ros.rig import Rig
 
 pytestmark = pytest.mark.ros
@@ -34,7 +35,13 @@ os._exit(0)
 def test_ros_listens_on_loopback_and_keeps_log_handlers(master: Rig) -> None:
     places = {name: value for name, value in os.environ.items() if name not in {"ROS_IP", "ROS_HOSTNAME"}}
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM], cwd=ROOT, env=places, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", _PROGRAM],
+        cwd=ROOT,
+        env=places,
+        capture_output=True,
+        text=True,
+        timeout=patience(60),
+        check=True,
     )
     assert done.stdout == "{'127.0.0.1'}\n"
     assert done.stderr == "shown\n"

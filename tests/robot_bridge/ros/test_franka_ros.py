@@ -22,13 +22,18 @@ from robot_bridge.robot import CLOSE, OPEN, CameraFault, Robot, RobotFault
 from robot_bridge.ros import names
 from robot_bridge.ros.driver import DriverError
 from robot_bridge.ros.messages import load
+from tests.patience import relaxed
 from tests.robot_bridge.robot_contract import act
 from tests.robot_bridge.ros.configurations import config
 from tests.robot_bridge.ros.rig import Rig
 
 pytestmark = pytest.mark.ros
 
-SETTINGS = ("robot.gripper.homes=false", "robot.gripper.timeout_s=2.0", "robot.images.timeout_s=1.0")
+SETTINGS = (
+    "robot.gripper.homes=false",
+    f"robot.gripper.timeout_s={relaxed(2.0, 30.0)}",
+    f"robot.images.timeout_s={relaxed(1.0, 30.0)}",
+)
 
 
 @pytest.fixture
@@ -106,7 +111,7 @@ def test_user_stop_is_final(rig: Rig, robot: Robot) -> None:
 def test_without_a_state_nothing_moves(rig: Rig, robot: Robot, fault: str) -> None:
     rig.fault(fault)
     n = len(rig.events("command"))
-    with pytest.raises(RobotFault, match=r"expected a (state of the last 0\.2 s|finite state)"):
+    with pytest.raises(RobotFault, match=r"expected a (state of the last .* s|finite state)"):
         robot.step(act(0.02, 0, 0))
     assert len(rig.events("command")) == n
     rig.fault("clear")
@@ -160,7 +165,7 @@ def test_blocked_fingers_are_opened_after_raising(rig: Rig, robot: Robot) -> Non
 
 def test_hanging_gripper_times_out(rig: Rig, robot: Robot) -> None:
     rig.fault("gripper_hangs")
-    with pytest.raises(RobotFault, match="franka_gripper/grasp: expected a result within 2 s, got none"):
+    with pytest.raises(RobotFault, match=r"franka_gripper/grasp: expected a result within .* s, got none"):
         robot.step(act(0, 0, 0, CLOSE))
     rig.fault("clear")
     robot.recover()

@@ -23,6 +23,7 @@ from robot_bridge.ros import names
 from robot_bridge.ros.driver import Master
 from robot_bridge.ros.joint_commands import JointCommandPublisher
 from robot_bridge.ros.messages import load
+from tests.patience import patience
 from tests.robot_bridge.ros.configurations import config
 from tests.robot_bridge.ros.rig import Rig
 
@@ -65,7 +66,7 @@ def stream(sent: list[NDArray[np.float64]]) -> Iterator[JointCommandPublisher]:
 def test_limited_command_is_sent(stream: JointCommandPublisher, sent: list[NDArray[np.float64]]) -> None:
     stream.send(START + BOUND * 0.9, state())
     stream.send(stream.limit_step(START + 0.05), state())
-    deadline_s = time.monotonic() + 5
+    deadline_s = time.monotonic() + patience(5)
     while len(sent) < 2 and time.monotonic() < deadline_s:
         time.sleep(0.01)
     np.testing.assert_allclose(sent[0], START + BOUND * 0.9)

@@ -21,12 +21,13 @@ from robot_bridge.franka.config import RosImageConfig
 from robot_bridge.robot import CameraFault
 from robot_bridge.ros.driver import Master
 from robot_bridge.ros.subscribers import RosImageSubscriber
+from tests.patience import relaxed
 from tests.robot_bridge.ros.configurations import config
 from tests.robot_bridge.ros.rig import Rig
 
 pytestmark = pytest.mark.ros
 
-IMAGES = RosImageConfig(topic="/test/images", timeout_s=1.0)
+IMAGES = RosImageConfig(topic="/test/images", timeout_s=relaxed(1.0, 30.0))
 CAMERA = config().camera
 Change = Callable[[Any], None]
 

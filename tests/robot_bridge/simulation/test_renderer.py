@@ -17,6 +17,7 @@ from robot_bridge.simulation import renderer as render
 from robot_bridge.simulation.config import RendererName
 from robot_bridge.simulation.mujoco_import import mujoco
 from robot_bridge.simulation.scene import build
+from tests.patience import patience
 from tests.robot_bridge.simulated import config, franka
 
 CAMERA = config().camera
@@ -87,7 +88,9 @@ def test_without_opengl_ray_casting_is_used_with_one_warning(changes: dict[str, 
         "for _ in range(2): print(franka(renderer='auto').reset(np.random.default_rng(0)).image.shape)\n"
     )
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=os.environ | changes, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=os.environ | changes, capture_output=True, text=True, timeout=patience(60), check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["(240, 320, 3)"] * 2
     assert done.stderr.count("WARNING") == 1
