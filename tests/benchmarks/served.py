@@ -57,11 +57,11 @@ class Served:
 
     def rss_mib(self) -> float:
         """Return the memory of the front."""
-        return float(psutil.ModelProcess(self.process.pid).memory_info().rss / 2**20)
+        return float(psutil.Process(self.process.pid).memory_info().rss / 2**20)
 
     def n_files(self) -> int:
         """Return how many descriptors the front has open."""
-        return int(psutil.ModelProcess(self.process.pid).num_fds())
+        return int(psutil.Process(self.process.pid).num_fds())
 
 
 @contextmanager
