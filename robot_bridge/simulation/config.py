@@ -19,16 +19,18 @@ RendererName = Literal["auto", "egl", "osmesa", "ray"]
 class FaultInjectionConfig(Config):
     """Rates of random faults for tests of long runs. No fault changes what is recorded."""
 
+    renamed_keys: ClassVar[Mapping[str, str]] = {"deaths_per_reset": "kills_per_reset"}
+
     reflexes_per_reset: float = Field(default=0.0, ge=0, le=1)  # a later step ends in a reflex; ours
     freezes_per_reset: float = Field(default=0.0, ge=0, le=1)  # the camera repeats one image from then on; ours
-    deaths_per_reset: float = Field(default=0.0, ge=0, le=1)  # the process is killed in a later step; ours
+    kills_per_reset: float = Field(default=0.0, ge=0, le=1)  # the process is killed in a later step; ours
     hangs_per_reset: float = Field(default=0.0, ge=0, le=1)  # a later step never returns; ours
     log: str = ""  # file to which the name of every injected fault is appended; empty: none
 
     @property
     def any(self) -> bool:
         """Whether any fault can occur."""
-        rates = (self.reflexes_per_reset, self.freezes_per_reset, self.deaths_per_reset, self.hangs_per_reset)
+        rates = (self.reflexes_per_reset, self.freezes_per_reset, self.kills_per_reset, self.hangs_per_reset)
         return max(rates) > 0
 
 

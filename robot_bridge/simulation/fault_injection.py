@@ -58,7 +58,7 @@ class FaultInjectingFranka(SimulatedFranka):
         rates = {
             "reflex": self._rates.reflexes_per_reset,
             "freeze": self._rates.freezes_per_reset,
-            "death": self._rates.deaths_per_reset,
+            "kill": self._rates.kills_per_reset,
             "hang": self._rates.hangs_per_reset,
         }
         for fault, rate in rates.items():
@@ -71,7 +71,7 @@ class FaultInjectingFranka(SimulatedFranka):
         inject: dict[str, Callable[[], None]] = {
             "reflex": self._reflex,
             "freeze": self._freeze,
-            "death": lambda: os.kill(os.getpid(), signal.SIGKILL),
+            "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
             "hang": _hang,
         }
         for fault in list(self._due):

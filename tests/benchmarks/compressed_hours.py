@@ -62,7 +62,7 @@ def _command(out: Path, log: Path, episodes: int, workers: int, steps: int) -> l
     settings = {
         "robot.fault_injection.reflexes_per_reset": REFLEXES,
         "robot.fault_injection.freezes_per_reset": FREEZES,
-        "robot.fault_injection.deaths_per_reset": DEATHS,
+        "robot.fault_injection.kills_per_reset": DEATHS,
         "robot.fault_injection.log": log,
         "collection.n_steps": steps,
         "collection.episode_filter.frozen_frames": 1,
@@ -104,7 +104,7 @@ def _result(out: Path, told: dict[str, Any], happened: Counter[str], episodes: i
         "hash_clean": verdict.is_clean and not verdict.not_indexed,
         "attempts_add_up": begun == told["attempts"],
         "reflexes_add_up": told["dropped"].get("RobotFault", 0) == happened["reflex"],
-        "deaths_add_up": told["lost"] == told["restarts"] == history.lost == happened["death"],
+        "deaths_add_up": told["lost"] == told["restarts"] == history.lost == happened["kill"],
         "freezes_seen": told["quarantined"].get("frozen_camera", 0),
         "journal_agrees": dict(history.dropped) == told["dropped"] and dict(history.quarantined) == told["quarantined"],
     }

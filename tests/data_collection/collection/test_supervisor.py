@@ -106,7 +106,7 @@ class Run:
 
 
 def test_a_process_that_dies_costs_its_episode_and_nothing_else(tmp_path: Path) -> None:
-    run = Run(tmp_path, 4, ["robot.fault_injection.deaths_per_reset=0.5", "supervision.restarts_per_hour=1000"])
+    run = Run(tmp_path, 4, ["robot.fault_injection.kills_per_reset=0.5", "supervision.restarts_per_hour=1000"])
     losses = [event for event in run.events if isinstance(event, LostEvent)]
     assert run.error is None and losses and all("died" in loss.reason for loss in losses)
     assert len(run.closed()) == len(set(run.closed())) == 4
@@ -116,7 +116,7 @@ def test_a_process_that_dies_costs_its_episode_and_nothing_else(tmp_path: Path) 
 def test_an_episode_whose_process_died_before_it_could_tell_is_not_made_again(tmp_path: Path) -> None:
     Run(tmp_path, 1, [])
     before = (tmp_path / "lab_franka_play_traj0.hdf5").read_bytes()
-    run = Run(tmp_path, 1, ["robot.fault_injection.deaths_per_reset=1"])
+    run = Run(tmp_path, 1, ["robot.fault_injection.kills_per_reset=1"])
     (loss,) = run.of(LostEvent)
     assert run.error is None and run.closed() == [0] and loss.number is None and "died" in loss.reason
     assert (tmp_path / "lab_franka_play_traj0.hdf5").read_bytes() == before
@@ -142,7 +142,7 @@ def test_only_a_real_arm_may_not_stop_itself_as_often_as_it_likes() -> None:
 
 def test_an_episode_that_kills_every_process_is_given_up_for_another(tmp_path: Path) -> None:
     changes = [
-        "robot.fault_injection.deaths_per_reset=1",
+        "robot.fault_injection.kills_per_reset=1",
         "supervision.losses_per_episode=2",
         "supervision.restarts_per_hour=4",
     ]

@@ -92,8 +92,8 @@ def test_faults_occur_at_the_configured_rate() -> None:
     robot.close()
 
 
-def _run_death() -> None:
-    robot = faulty(deaths_per_reset=1.0)
+def _run_kill() -> None:
+    robot = faulty(kills_per_reset=1.0)
     robot.reset(np.random.default_rng(0))
     for _ in range(5):
         robot.step(UP)
@@ -108,7 +108,7 @@ def _run_hang() -> None:
 
 def test_process_is_killed_or_hangs() -> None:
     context = multiprocessing.get_context("spawn")
-    dying, hanging = context.Process(target=_run_death), context.Process(target=_run_hang)
+    dying, hanging = context.Process(target=_run_kill), context.Process(target=_run_hang)
     dying.start()
     hanging.start()
     dying.join(60)
