@@ -35,14 +35,8 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
     return extra and f"{error.name} is not installed; run: pip install 'ghvae-foresight[{extra}]'"
 
 
-def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: str | None = None) -> NoReturn:
-    """Run `function` as a command: its signature is the command line, its docstring the help.
-
-    Several are words that follow the command, by name, and `about` is what they have in common.
-
-    Exits with 0 when it returns, 2 on refused input or a missing extra of setup.py, 1 on a failure on the way, 130
-    after Ctrl-C.
-    """
+def application(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: str | None) -> typer.Typer:
+    """Return the command line of a command, as `run` takes it."""
     words = {None: function} if callable(function) else function
     app = typer.Typer(
         add_completion=False,
@@ -53,8 +47,19 @@ def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: 
     )
     for word, each in words.items():
         app.command(word)(each)
+    return app
+
+
+def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: str | None = None) -> NoReturn:
+    """Run `function` as a command: its signature is the command line, its docstring the help.
+
+    Several are words that follow the command, by name, and `about` is what they have in common.
+
+    Exits with 0 when it returns, 2 on refused input or a missing extra of setup.py, 1 on a failure on the way, 130
+    after Ctrl-C.
+    """
     try:
-        app()
+        application(function, about)()
     except ModuleNotFoundError as error:
         message = missing_extra(error)
         if message is None:
