@@ -1,42 +1,41 @@
-"""`run_data`: what a collection holds, whether it is sound, and the ways out of it."""
+"""`run_data`: list, show, verify, quarantine, export and report the episodes of a collection."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from configs.command import run
+from configs.progress import ProgressBar
 from data_collection.atomic_io import write_new
 from data_collection.episode import EpisodeError
 
 if TYPE_CHECKING:
     from data_collection.storage.journal import Value
 
-Folder = Annotated[Path, typer.Argument(help="Folder of a collection.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(help="Collection folder.", show_default=False)]
 
 
-class UnsoundError(EpisodeError):
-    """Something is not as it was written. Nothing was changed."""
+class VerificationError(EpisodeError):
+    """A file or a run is not in the expected state. Nothing was changed."""
 
     exit_code = 1
 
 
 def list_episodes(
     folder: Folder,
-    last: Annotated[int, typer.Option(min=0, help="Only so many, the newest; 0: all.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, as in index.jsonl.")] = False,
+    last: Annotated[int, typer.Option(min=0, help="Show only the newest N episodes; 0: all.")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, as in index.jsonl.")] = False,
 ) -> None:
-    """List the closed episodes."""
+    """List the episodes of a collection."""
     from data_collection.storage import index  # noqa: PLC0415 - HDF5 would make --help slow
 
     rows = index.read(_folder(folder))
@@ -61,11 +60,11 @@ def list_episodes(
 
 def show(
     folder: Folder,
-    number: Annotated[int, typer.Argument(min=0, help="Of the episode.")],
-    out: Annotated[Path | None, typer.Option(help="A new file: .png, or .gif for all frames.")] = None,
-    frames: Annotated[int, typer.Option(min=1, help="How many frames a picture shows.")] = 12,
+    number: Annotated[int, typer.Argument(min=0, help="Episode number.")],
+    out: Annotated[Path | None, typer.Option(help="New file: .png (contact sheet) or .gif (all frames).")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Number of frames on a contact sheet.")] = 12,
 ) -> None:
-    """Draw an episode: frames with what was measured and done, as a sheet (.png) or an animation (.gif)."""
+    """Draw an episode with its states and actions, as a contact sheet (.png) or an animation (.gif)."""
     from data_collection.formats.robonet import read_episode  # noqa: PLC0415
     from data_collection.reports import contact_sheet  # noqa: PLC0415
     from data_collection.storage import index  # noqa: PLC0415
@@ -76,40 +75,40 @@ def show(
     _check_free(target)
     names = [path for path in index.episodes(_folder(folder)) if path.name.endswith(f"_traj{number}.hdf5")]
     if not names:
-        raise EpisodeError(f"{folder}: expected an episode of number {number}, got none; see run_data list")
+        raise EpisodeError(f"{folder}: no episode has number {number}; see run_data list")
     episode = read_episode(names[0])
-    picture = (
+    image = (
         contact_sheet.animation(episode) if target.suffix == ".gif" else contact_sheet.contact_sheet(episode, frames)
     )
-    _write_new(target, picture)
+    _write_new(target, image)
 
 
 def verify(
     folder: Folder,
-    quick: Annotated[bool, typer.Option("--quick", help="Hash every byte, but decode no video.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Check the hashes only; decode no video.")] = False,
 ) -> None:
-    """Hash and read every episode. Exits with 1 where one is damaged; the last line is a JSON summary."""
+    """Check every episode: hash, then decode every frame. Exits with 1 if one is damaged; prints a JSON summary."""
     from data_collection.storage import index  # noqa: PLC0415
     from data_collection.storage import verify as verification  # noqa: PLC0415
 
-    verdict = verification.VerificationResult()
-    with _progress("verifying", len(index.episodes(_folder(folder)))) as steps:
-        for _ in verification.verify(folder, not quick, verdict):
-            next(steps)
-    print(json.dumps(asdict(verdict)))
-    if not verdict.is_clean:
-        names = ", ".join([*verdict.damaged, *(f"number {number} twice" for number in verdict.twice)][:5])
-        raise UnsoundError(
-            f"{folder}: not sound: {names}; run_data quarantine sets files aside, their numbers are free"
+    result = verification.VerificationResult()
+    with ProgressBar("episodes verified", len(index.episodes(_folder(folder))), transient=True) as bar:
+        for _ in verification.verify(folder, not quick, result):
+            bar.advance()
+    print(json.dumps(asdict(result)))
+    if not result.is_clean:
+        names = ", ".join([*result.damaged, *(f"number {number} twice" for number in result.twice)][:5])
+        raise VerificationError(
+            f"{folder}: failed verification: {names}; move files aside with run_data quarantine to free their numbers"
         )
 
 
 def quarantine(
     folder: Folder,
-    numbers: Annotated[list[int], typer.Argument(min=0, help="Of the episodes to set aside.")],
-    reason: Annotated[str, typer.Option(help="In a word: letters, digits and _.")] = "by_hand",
+    numbers: Annotated[list[int], typer.Argument(min=0, help="Numbers of the episodes.")],
+    reason: Annotated[str, typer.Option(help="Name of the quarantine folder: letters, digits and _.")] = "by_hand",
 ) -> None:
-    """Set episodes aside: training no longer sees them, and `run_collection --resume` makes others in their place."""
+    """Move episodes to quarantine: training skips them, and `run_collection --resume` collects replacements."""
     from data_collection.storage import index  # noqa: PLC0415
     from data_collection.storage.folder import set_aside  # noqa: PLC0415
     from data_collection.storage.journal import Journal  # noqa: PLC0415
@@ -121,63 +120,65 @@ def quarantine(
         paths[int(path.stem.rpartition("_traj")[2])] = path
     missing = [number for number in numbers if number not in paths]
     if missing:
-        raise EpisodeError(f"{folder}: expected episodes of these numbers, got none of {missing}; nothing was moved")
+        raise EpisodeError(f"{folder}: no episodes have the numbers {missing}; nothing was moved")
     for number in sorted(set(numbers)):
         to = set_aside(paths[number], reason)
-        told: dict[str, Value] = {"number": number, "kind": reason, "reason": "set aside by a person"}
-        Journal(folder).note("quarantined", {**told, "file": str(to.relative_to(folder))})
+        details: dict[str, Value] = {"number": number, "kind": reason, "reason": "moved by run_data quarantine"}
+        Journal(folder).note("quarantined", {**details, "file": str(to.relative_to(folder))})
         print(to)
 
 
 def reindex(folder: Folder) -> None:
-    """Make the index anew from the files, which are the truth. Exits with 1 where one is damaged."""
+    """Rebuild the index from the episode files. Exits with 1 if one is damaged."""
     from data_collection.storage import index  # noqa: PLC0415
     from data_collection.storage import verify as verification  # noqa: PLC0415
     from data_collection.storage.folder import EpisodeFolder  # noqa: PLC0415
 
     if not index.episodes(_folder(folder)):
-        raise EpisodeError(f"{folder}: expected a folder of closed episodes, got none")
+        raise EpisodeError(f"{folder}: expected a folder of episodes, got none")
     with EpisodeFolder(folder, "").lock(exclusive=True, timeout_s=1.0):
-        verdict = verification.VerificationResult()
-        with _progress("reading", len(index.episodes(folder))) as steps:
-            for _ in verification.verify(folder, False, verdict):
-                next(steps)
-        sound = [path for path in index.episodes(folder) if path.name not in verdict.damaged]
-        index.write(folder, map(index.describe, sound))
-    print(json.dumps({"folder": str(folder), "episodes": len(sound), "damaged": verdict.damaged}))
-    if verdict.damaged:
-        raise UnsoundError(f"{folder}: damaged and not indexed: {', '.join([*verdict.damaged][:5])}")
+        result = verification.VerificationResult()
+        with ProgressBar("episodes read", len(index.episodes(folder)), transient=True) as bar:
+            for _ in verification.verify(folder, False, result):
+                bar.advance()
+        intact = [path for path in index.episodes(folder) if path.name not in result.damaged]
+        index.write(folder, map(index.describe, intact))
+    print(json.dumps({"folder": str(folder), "episodes": len(intact), "damaged": result.damaged}))
+    if result.damaged:
+        raise VerificationError(f"{folder}: damaged and not indexed: {', '.join([*result.damaged][:5])}")
 
 
 def export(
     folder: Folder,
-    out: Annotated[Path, typer.Option(help="A new folder.", show_default=False)],
-    to: Annotated[Literal["lerobot", "webdataset"], typer.Option(help="LeRobotDataset v3.0, or tar shards.")],
-    task: Annotated[str, typer.Option(help="What LeRobot is told that the arm does.")] = "play",
+    out: Annotated[Path, typer.Option(help="New folder.", show_default=False)],
+    to: Annotated[Literal["lerobot", "webdataset"], typer.Option(help="LeRobotDataset v3.0 or WebDataset shards.")],
+    task: Annotated[str, typer.Option(help="Task description in the LeRobot dataset.")] = "play",
 ) -> None:
-    """Write the episodes as a dataset of another library. The folder appears when it is whole."""
-    from data_collection.export.lerobot import export_lerobot  # noqa: PLC0415
-    from data_collection.export.webdataset import export_shards  # noqa: PLC0415
+    """Export the episodes as a dataset for another library. The folder appears once it is complete."""
     from data_collection.storage import index  # noqa: PLC0415
 
     by_number = sorted(index.read(_folder(folder)), key=lambda row: row.number)
     paths = [folder / row.file for row in by_number]
-    with _progress("exporting", len(paths)) as steps:
+    with ProgressBar("episodes exported", len(paths), transient=True) as bar:
         if to == "lerobot":
-            n = export_lerobot(paths, out, task=task, on_episode=lambda: next(steps))
+            from data_collection.export.lerobot import export_lerobot  # noqa: PLC0415 - needs pyarrow
+
+            n = export_lerobot(paths, out, task=task, on_episode=bar.advance)
         else:
-            n = export_shards(paths, out, on_episode=lambda: next(steps))
+            from data_collection.export.webdataset import export_shards  # noqa: PLC0415
+
+            n = export_shards(paths, out, on_episode=bar.advance)
     n_bytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(json.dumps({"folder": str(out), "episodes": n, "bytes": n_bytes}))
 
 
 def page(
     folder: Folder,
-    out: Annotated[Path | None, typer.Option(help="A new file; in the folder's parent by default.")] = None,
-    shown: Annotated[int, typer.Option(min=0, help="How many episodes are shown, drawn by chance.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Of that chance.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="New file; default: next to the folder.")] = None,
+    shown: Annotated[int, typer.Option(min=0, help="Number of randomly drawn episodes to show.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice.")] = 0,
 ) -> None:
-    """Write one HTML page: what the collection holds, how it came about, and episodes to look at."""
+    """Write an HTML report: statistics, progress, motion, and example episodes."""
     from data_collection.reports.collection_report import collection_report  # noqa: PLC0415
 
     target = out or folder.resolve().with_name(f"{folder.resolve().name}.html")
@@ -188,15 +189,15 @@ def page(
 
 def status(
     folder: Folder,
-    max_age_s: Annotated[float, typer.Option(min=1, help="A run that has said nothing for longer is not well.")] = 60.0,
+    max_age_s: Annotated[float, typer.Option(min=1, help="Maximum age of the status of a healthy run.")] = 60.0,
 ) -> None:
-    """Print what the run in a folder last said of itself. Exits with 1 where it goes on no more, but should."""
+    """Print the last status of the run in a folder. Exits with 1 if the run stopped before its target."""
     from data_collection.collection.status import read_status  # noqa: PLC0415
     from data_collection.storage.journal import DONE, read, summarize  # noqa: PLC0415
 
-    told = read_status(_folder(folder))
+    last = read_status(_folder(folder))
     history = summarize(read(folder))
-    age_s = time.time() - told["time_s"]
+    age_s = time.time() - last["time_s"]
     more = {
         "age_s": round(age_s, 1),
         "runs": history.runs,
@@ -205,45 +206,31 @@ def status(
         "quarantined_in_all_runs": dict(history.quarantined),
         "lost_in_all_runs": history.lost,
     }
-    print(json.dumps({**told, **more}, indent=1))
-    if told.get("ended") is None and age_s > max_age_s:
-        raise UnsoundError(f"{folder}: the run has said nothing for {age_s:.0f} s; go on with run_collection --resume")
-    if told.get("ended") not in {None, DONE}:
-        raise UnsoundError(f"{folder}: the run has ended: {told['ended']}")
+    print(json.dumps({**last, **more}, indent=1))
+    if last.get("ended") is None and age_s > max_age_s:
+        raise VerificationError(
+            f"{folder}: no status from the run for {age_s:.0f} s; continue it with run_collection --resume"
+        )
+    if last.get("ended") not in {None, DONE}:
+        raise VerificationError(f"{folder}: the run ended before its target: {last['ended']}")
 
 
 def _folder(folder: Path) -> Path:
     if not folder.is_dir():
-        raise EpisodeError(f"{folder}: expected the folder of a collection, got none")
+        raise EpisodeError(f"{folder}: expected a collection folder, got none")
     return folder
 
 
 def _check_free(path: Path) -> None:
     if path.exists():
-        raise EpisodeError(f"{path}: exists already; name another with --out")
+        raise EpisodeError(f"{path}: exists already; choose another with --out")
     if not path.parent.is_dir():
-        raise EpisodeError(f"{path}: expected a name in a folder that exists; name another with --out")
+        raise EpisodeError(f"{path}: its folder does not exist; choose another with --out")
 
 
 def _write_new(path: Path, data: bytes) -> None:
     write_new(path, data)
     print(path)
-
-
-@contextmanager
-def _progress(what: str, n: int) -> Iterator[Iterator[None]]:
-    """Show progress with the time left on stderr; each `next` of what is given is a step."""
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=n)
-
-        def steps() -> Iterator[None]:
-            while True:
-                bar.advance(task)
-                yield
-
-        yield steps()
 
 
 WORDS: Final[Mapping[str, Callable[..., Any]]] = {
@@ -260,7 +247,7 @@ WORDS: Final[Mapping[str, Callable[..., Any]]] = {
 
 def main() -> None:
     """Run the command."""
-    run(WORDS, "Look into a collection: what it holds, whether it is sound, and the ways out of it.")
+    run(WORDS, "List, verify, export and report the episodes of a collection.")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def verify(folder: Path, reads: bool, verdict: VerificationResult) -> Iterator[P
     """
     paths = index.episodes(folder)
     if not paths:
-        raise EpisodeError(f"{folder}: expected a folder of closed episodes, got none")
+        raise EpisodeError(f"{folder}: expected a folder of episodes, got none")
     known = {row.file: row for row in index.listed(folder)}
     numbers = set[int]()
     for path in paths:

@@ -118,7 +118,7 @@ def test_a_sound_collection_is_verified(real: Path, words: list[str]) -> None:
 def test_one_bit_that_has_changed_is_found_by_name(spoilt: Path, words: list[str]) -> None:
     before = contents(spoilt)
     result = ask("verify", spoilt, *words)
-    assert "not sound: lab_franka_play_traj1.hdf5; run_data quarantine" in refusal(result, code=1)
+    assert "failed verification: lab_franka_play_traj1.hdf5; move files aside with run_data quarantine" in refusal(result, code=1)
     told = json.loads(result.stdout.splitlines()[-1])
     assert list(told["damaged"]) == ["lab_franka_play_traj1.hdf5"] and told["n_sound"] == N - 1
     assert contents(spoilt) == before
@@ -148,7 +148,7 @@ def test_what_is_set_aside_is_made_anew(real: Path, spoilt: Path) -> None:
 def test_several_are_set_aside_at_once_or_none(tmp_path: Path) -> None:
     folder = make_collection(tmp_path / "play", 4)
     before = contents(folder)
-    assert "got none of [4, 9]; nothing was moved" in refusal(ask("quarantine", folder, 0, 4, 9))
+    assert "no episodes have the numbers [4, 9]; nothing was moved" in refusal(ask("quarantine", folder, 0, 4, 9))
     assert contents(folder) == before
     assert len(answer("quarantine", folder, 3, 0, 3).splitlines()) == 2
     assert [path.name[-6] for path in sorted(folder.glob("*.hdf5"))] == ["1", "2"]
@@ -229,7 +229,7 @@ def test_a_run_that_was_killed_is_not_well(tmp_path: Path) -> None:
     last_s = json.loads((tmp_path / "run.json").read_text())["time_s"]
     time.sleep(max(0.0, last_s + 1.01 - time.time()))
     result = ask("status", tmp_path, "--max-age-s", 1)
-    assert "the run has said nothing for" in refusal(result, code=1) and "--resume" in result.stderr
+    assert "no status from the run for" in refusal(result, code=1) and "--resume" in result.stderr
     assert json.loads(result.stdout)["ended"] is None
 
 
@@ -237,10 +237,10 @@ def test_a_run_that_was_stopped_is_told_of_and_one_that_was_done_is_well(real: P
     told = json.loads(answer("status", real, "--max-age-s", 1))
     assert (told["ended"], told["episodes"], told["interventions_per_day"]) == ("done", N, 0.0)
     StatusFile(tmp_path, CollectionProgress(0, 0.0, 10, None)).beat("stopped")
-    assert "the run has ended: stopped" in refusal(ask("status", tmp_path), code=1)
+    assert "the run ended before its target: stopped" in refusal(ask("status", tmp_path), code=1)
 
 
-NO_FOLDER = "nowhere: expected the folder of a collection, got none"
+NO_FOLDER = "nowhere: expected a collection folder, got none"
 REFUSED = [
     ("list nowhere", NO_FOLDER),
     ("show nowhere 0", NO_FOLDER),
@@ -250,20 +250,20 @@ REFUSED = [
     ("export nowhere --to webdataset --out new", NO_FOLDER),
     ("page nowhere", NO_FOLDER),
     ("status nowhere", NO_FOLDER),
-    ("list file", "file: expected the folder of a collection, got none"),
+    ("list file", "file: expected a collection folder, got none"),
     ("verify empty", "empty: expected a folder of closed episodes, got none"),
-    ("reindex empty", "empty: expected a folder of closed episodes, got none"),
+    ("reindex empty", "empty: expected a folder of episodes, got none"),
     ("export empty --to webdataset --out new", "expected at least one episode to export, got none"),
     ("page empty", "empty: expected closed episodes, got none"),
     ("status empty", "empty/run.json: expected what a run says of itself, got: "),
-    ("show play 7", "play: expected an episode of number 7, got none; see run_data list"),
+    ("show play 7", "play: no episode has number 7; see run_data list"),
     ("show play 0 --out picture.jpg", "--out: expected a name that ends in .png or .gif, got picture.jpg"),
-    ("show play 0 --out nowhere/0.png", "nowhere/0.png: expected a name in a folder that exists"),
-    ("page play --out nowhere/0.html", "nowhere/0.html: expected a name in a folder that exists"),
+    ("show play 0 --out nowhere/0.png", "nowhere/0.png: its folder does not exist"),
+    ("page play --out nowhere/0.html", "nowhere/0.html: its folder does not exist"),
     ("quarantine play 0 --reason ../up", "--reason: expected letters, digits and _, got '../up'"),
     ("quarantine play 0 --reason=", "--reason: expected letters, digits and _, got ''"),
-    ("page play --out file", "file: exists already; name another with --out"),
-    ("export play --to webdataset --out file", "file: exists already; an export goes into a new folder"),
+    ("page play --out file", "file: exists already; choose another with --out"),
+    ("export play --to webdataset --out file", "file: exists already; an export needs a new folder"),
 ]
 
 

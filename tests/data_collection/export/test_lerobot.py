@@ -16,9 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from data_collection.episode import EpisodeError
-from data_collection.export.dataset import FileSizes, LeRobotWriter
 from data_collection.export.episode_reader import EpisodeArrays, read_episode_arrays
-from data_collection.export.lerobot import export_lerobot
+from data_collection.export.lerobot import FileSizes, LeRobotWriter, export_lerobot
 from data_collection.formats.robonet import write_episode
 from data_collection.formats.video import VideoConfig
 from tests.data_collection.episodes import GENUINE, SPEC, make_episode, make_frames
@@ -234,14 +233,13 @@ def test_what_cannot_be_exported_is_refused(recorded: list[Path], exported: Path
     assert _files(exported) == before and not list(tmp_path.iterdir())
 
 
-def test_without_pyarrow_one_line_says_how_to_get_it(
-    recorded: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("dataset", "lerobot_files"):
-        monkeypatch.delitem(sys.modules, f"data_collection.export.{name}")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(EpisodeError, match=r"expected pyarrow .*: pip install 'ghvae-foresight\[lerobot\]'"):
-        export_lerobot(recorded, tmp_path / "out", task="play", on_episode=_nothing)
+def test_without_pyarrow_one_line_says_how_to_get_it(recorded: list[Path], tmp_path: Path) -> None:
+    code = "import sys; sys.modules['pyarrow'] = None; from data_collection import run_data\nrun_data.main()"
+    arguments = ["export", str(recorded[0].parent), "--out", str(tmp_path / "out"), "--to", "lerobot"]
+    command = [sys.executable, "-c", code, *arguments]
+    run = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert run.returncode == 2 and run.stderr.count("\n") == 1, run.stderr
+    assert "pyarrow" in run.stderr and "pip install 'ghvae-foresight[lerobot]'" in run.stderr
     assert not list(tmp_path.iterdir())
 
 
