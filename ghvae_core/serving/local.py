@@ -120,7 +120,7 @@ class InProcessPredictor:
                     self._halve(len(chunk))
                     continue
                 first += len(chunk)
-        timing_s = {"prepare": prepared_s - start_s, "imagine": time.monotonic() - prepared_s}
+        timing_s = {"prepare": prepared_s - start_s, "rollout": time.monotonic() - prepared_s}
         return replace(merge(parts, request.n_videos), timing_s=timing_s)
 
     def warm_up(self, horizon: int = _WARM_STEPS) -> float:

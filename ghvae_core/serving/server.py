@@ -1,12 +1,10 @@
-"""The front of the server: one thread that reads and answers messages, and never waits for the model nor for a client.
+"""The prediction server: one thread that reads and answers messages and never blocks on the model or on a client.
 
-The model works in processes of its own, without which this one goes on: a hello, a refusal or a shutdown is answered
-within milliseconds while hundreds of candidates are being imagined, and a process that crashes or hangs costs the
-request that it had in hand. What waits is bounded, a client's newest request takes the place of its older one, and
-every request has a deadline after which it is not computed any more.
+The model runs in worker processes, so that handshakes, refusals and shutdown take milliseconds while candidates are
+computed, and a worker that crashes or hangs fails only the current request. The request queue is bounded, a client's
+newest request replaces its older one, and no request is computed after its deadline.
 
-Without keys local peers only: an address that another machine could reach is refused. With keys, a message of a machine
-that is not let in, or no longer, is never looked at.
+Without keys only local addresses are served. With keys, messages of machines that are not allowed are dropped unread.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import zmq
@@ -28,40 +25,92 @@ from ghvae_core.predictor import PredictorError, PredictorSpec
 from ghvae_core.serving import protocol
 from ghvae_core.serving.auth import Authenticator
 from ghvae_core.serving.metrics import ServerMetrics
-from ghvae_core.serving.protocol import Hello, Predict, PredictionReply, Refusal, Welcome
+from ghvae_core.serving.protocol import Hello, Predict, Refusal, Welcome
 from ghvae_core.serving.sockets import bind
-from ghvae_core.serving.wire import MAX_PARTS, ProtocolError, ServerLimits, Status
-from ghvae_core.serving.worker import ServerState
+from ghvae_core.serving.wire import MAX_PARTS, ProtocolError, ServerLimits
+from ghvae_core.serving.worker import ServerState, WorkerReply
 from ghvae_core.serving.worker_pool import WorkerPool, WorkerPoolConfig
 
-_TICK_MS = 100  # how soon a signal, or the end of a process, is seen
-_BURST = 8  # messages read before finished work is looked at; keeps a flood from starving answers
-_LOADING_S = 0.1  # told to a client that comes before the model is ready
+_POLL_MS = 100  # longest delay until the exit of a worker is noticed
+_BURST = 8  # messages read before the workers are polled; a flood of messages must not delay replies
+_LOADING_RETRY_S = 0.1  # after which a client retries while the model is being loaded
 
 _log = logging.getLogger(__name__)
 
 
 class ServingConfig(WorkerPoolConfig):
-    """How requests are taken in, and when a process is given up."""
+    """How requests are accepted, and when worker processes are replaced."""
 
-    max_waiting: int = Field(default=32, ge=1, le=1024)  # clients with a request, but for the one in work; ours
-    retry_after_s: float = Field(default=0.05, gt=0, le=60)  # told to a client that is turned away; ours
+    max_waiting: int = Field(default=32, ge=1, le=1024)  # clients in the queue, without the current one; ours
+    retry_after_s: float = Field(default=0.05, gt=0, le=60)  # after which a refused client retries; ours
     drain_s: float = Field(default=5.0, ge=0, le=60)  # from SIGTERM to the end of the last request; ours
 
 
-class PredictionServer:
-    """Answers hello and predict messages until it is told to drain. Binds, and starts the crew, in the constructor.
+@dataclass(frozen=True)
+class QueuedRequest:
+    """A request and its client."""
+
+    client: bytes  # empty: nobody receives the reply
+    message: Predict
+    parts: Sequence[bytes]  # the message as it came; it is forwarded to the workers
+    received_s: float  # monotonic
+
+    @property
+    def waited_s(self) -> float:
+        """Time since the request was received."""
+        return time.monotonic() - self.received_s
+
+    @property
+    def left_s(self) -> float:
+        """Time to the deadline; negative after it."""
+        return self.message.deadline_s - self.waited_s
+
+
+class RequestQueue:
+    """A bounded queue that holds at most one request of each client.
 
     Args:
-        address: Where it listens.
-        config: How requests are taken in.
-        commands: One for each process with the model.
-        keys: Folder of the server's keys; without it the address must be local.
-        vitals: Where it writes how it is; its own without.
+        size: Largest number of requests.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._requests: dict[bytes, QueuedRequest] = {}  # by client, the oldest first
+
+    def __len__(self) -> int:
+        """Return the number of requests."""
+        return len(self._requests)
+
+    def remove(self, client: bytes) -> QueuedRequest | None:
+        """Remove and return the request of a client, if there is one."""
+        return self._requests.pop(client, None)
+
+    def add(self, request: QueuedRequest) -> bool:
+        """Append a request of a client that has none in the queue; return False if the queue is full."""
+        if len(self._requests) >= self._size:
+            return False
+        self._requests[request.client] = request
+        return True
+
+    def next(self) -> QueuedRequest | None:
+        """Remove and return the oldest request, if there is one."""
+        return self._requests.pop(next(iter(self._requests)), None) if self._requests else None
+
+
+class PredictionServer:
+    """Answers hello and predict messages until `drain`. The constructor binds the address and starts the workers.
+
+    Args:
+        address: Address to listen on.
+        config: How requests are accepted.
+        commands: Command line of each worker process.
+        keys: Folder of the server's keys; None: the address must be local.
+        metrics: Metrics to update; None: new ones.
 
     Raises:
         AddressError: From the constructor: the address is not local, not valid, or in use.
-        KeysError: From the constructor: the folder does not hold a server's keys.
+        KeysError: From the constructor: the folder does not hold the keys of a server.
+        ModelProcessError: From the constructor: a worker process could not be started.
     """
 
     def __init__(
@@ -73,8 +122,8 @@ class PredictionServer:
         metrics: ServerMetrics | None = None,
     ) -> None:
         self._config = config
-        self._waiting = RequestQueue(config.max_waiting)
-        self._in_work: QueuedRequest | None = None
+        self._queue = RequestQueue(config.max_waiting)
+        self._current: QueuedRequest | None = None
         self._drain_end_s: float | None = None
         self.metrics = metrics or ServerMetrics()
         self._context = zmq.Context()
@@ -85,93 +134,91 @@ class PredictionServer:
                 opened.callback(self._authenticator.close)
             self._socket = bind(self._context, address, self._authenticator)
             opened.callback(self._socket.close)
-            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="ghvae_crew_")))  # mode 0700
+            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="ghvae_workers_")))  # mode 0700
             self._pool = WorkerPool(self._context, commands, folder, config)
             opened.callback(self._pool.stop)
             self._opened = opened.pop_all()
 
     @property
     def address(self) -> str:
-        """Where it listens; the real port where 0 was asked for."""
+        """The address it listens on, with the actual port where port 0 was given."""
         return str(self._socket.get_string(zmq.LAST_ENDPOINT))
 
     @property
     def state(self) -> ServerState:
-        """How far it is."""
+        """State of the server."""
         return "draining" if self._drain_end_s is not None else self._pool.state
 
     @property
     def pids(self) -> list[int]:
-        """Of the processes with the model."""
+        """Process ids of the workers."""
         return self._pool.pids
 
     def drain(self) -> None:
-        """Take no more requests, finish those taken within `drain_s`, then let `serve` return. For signal handlers."""
+        """Accept no more requests; `serve` returns when the accepted ones are done, at most `drain_s` later."""
         if self._drain_end_s is None:
             self._drain_end_s = time.monotonic() + self._config.drain_s
 
     def serve(self, on_ready: Callable[[WorkerPool], None] = lambda _: None, parent: int | None = None) -> None:
-        """Answer messages; return after `drain`, at most `drain_s` later.
+        """Answer messages until `drain` is called or, within `configs.interruption.interruption`, a signal arrives.
 
         Args:
-            on_ready: Called once, when the whole crew is ready for the first time.
-            parent: File descriptor that reaches its end when the process that started this one has died; then drain.
+            on_ready: Called once, when all workers are ready for the first time.
+            parent: File descriptor that reaches its end when the parent process exits, which drains the server.
 
         Raises:
-            MismatchError: The processes cannot start with what they were given.
-            PredictorError: They were lost too often.
+            MismatchError: The workers cannot start with their input.
+            PredictorError: Workers were lost too often.
         """
         was_ready = False
         while not self._is_drained():
-            ready = self._poll(parent)
-            deferred = current()
-            if deferred is not None and deferred.take() is not None:
-                self.drain()
+            ready = self._wait(parent)
             if parent in ready:
                 self.drain()
                 parent = None
+            deferred = current()
+            if deferred is not None and deferred.take() is not None:
+                self.drain()
             for _ in range(_BURST if self._socket in ready else 0):
                 received = self._receive()
                 if received is None:
                     break
                 sender, parts = received
                 if self._authenticator is None or self._authenticator.admits(sender):
-                    client = sender.bytes
-                    self._respond(client, b"", partial(self._handle, client, parts))
+                    self._answer(sender.bytes, parts)
             self._poll_pool()
             if not was_ready and self._pool.is_complete:
                 was_ready = True
                 on_ready(self._pool)
-        for asked in self._unanswered():
-            self._send(asked.client, Refusal(asked.message.id, "draining", "the server is stopping"))
-        _log.info("stopped; answered: %s", self.metrics.answered or "nothing")
+        for request in self._unanswered():
+            self._refuse(request.client, Refusal(request.message.id, "draining", "the server is stopping"))
+        _log.info("stopped; replies: %s", self.metrics.n_replies or "none")
 
     def close(self) -> None:
-        """End the crew and let go of the socket, giving the last answers half a second to leave. Safe to call twice."""
+        """Stop the workers and close the socket; unsent replies have half a second. Safe to call twice."""
         if not self._socket.closed:
             self._socket.close(linger=500)
         self._opened.close()
 
-    def _poll(self, parent: int | None) -> dict[object, int]:
-        """Wait a moment for a message, or a word of the crew."""
+    def _wait(self, parent: int | None) -> dict[object, int]:
+        """Block until a client, a worker, the parent or a signal needs attention, at most `_POLL_MS`."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         self._pool.register(poller)
-        if parent is not None:
-            poller.register(parent, zmq.POLLIN)
         deferred = current()
-        if deferred is not None:
-            poller.register(deferred.fileno(), zmq.POLLIN)
-        return dict(poller.poll(_TICK_MS))
+        for file in (parent, deferred and deferred.fileno()):
+            if file is not None:
+                poller.register(file, zmq.POLLIN)
+        return dict(poller.poll(_POLL_MS))
 
     def _is_drained(self) -> bool:
         if self._drain_end_s is None:
             return False
-        is_idle = self._in_work is None and not self._waiting
+        is_idle = self._current is None and not self._queue
         return is_idle or self._pool.state != "ready" or time.monotonic() >= self._drain_end_s
 
     def _receive(self) -> tuple[zmq.Frame, list[bytes]] | None:
-        """Return the next message and its sender; of too many parts, only as many as show that."""
+        """Return the next message and its sender; parts beyond the limit are dropped, except one that shows them."""
         try:
             sender = self._socket.recv(zmq.NOBLOCK, copy=False)
         except zmq.Again:
@@ -183,98 +230,99 @@ class PredictionServer:
                 parts.append(part)
         return sender, parts
 
+    def _answer(self, client: bytes, parts: Sequence[bytes]) -> None:
+        """Answer a message; an exception becomes a refusal, without its traceback, and does not stop the server."""
+        try:
+            reply = self._handle(client, parts)
+        except ProtocolError as error:
+            reply = Refusal(error.request_id, "bad", str(error))
+        except Exception:  # noqa: BLE001 - the one broad except: a fault in one request must not stop the server
+            _log.exception("an internal error")
+            reply = Refusal(b"", "failed", "an internal error; see the server's log")
+        if isinstance(reply, Refusal):
+            self._refuse(client, reply)
+        elif reply is not None:
+            self._send(client, protocol.encode_reply(reply), "welcome")
+
     def _handle(self, client: bytes, parts: Sequence[bytes]) -> Welcome | Refusal | None:
-        """Answer a message, or take the request in and return None."""
+        """Return the answer to a message, or accept the request and return None."""
         message = protocol.decode_request(parts)
         if self._drain_end_s is not None:
             return Refusal(message.id, "draining", "the server is stopping")
         spec = self._pool.spec
         if spec is None or self._pool.state != "ready":
             why = f"the model is not ready yet: {self._pool.state}"
-            return Refusal(message.id, "unavailable", why, _LOADING_S)
+            return Refusal(message.id, "unavailable", why, _LOADING_RETRY_S)
         if isinstance(message, Hello):
             return Welcome(message.id, spec, ServerLimits(max_waiting=self._config.max_waiting))
-        why = _why_not(message, spec)
-        return Refusal(message.id, "bad", why) if why else self._take(QueuedRequest(client, message, time.monotonic()))
+        why = _mismatch(message, spec)
+        if why:
+            return Refusal(message.id, "bad", why)
+        return self._accept(QueuedRequest(client, message, parts, time.monotonic()))
 
-    def _take(self, asked: QueuedRequest) -> Refusal | None:
-        """Let a request wait, in place of an older one of the same client."""
-        older = self._waiting.leave(asked.client)
-        if self._in_work is not None and self._in_work.client == asked.client:
-            older, self._in_work = self._in_work, replace(self._in_work, client=b"")  # nobody waits for it
-            self._pool.give_up()
+    def _accept(self, request: QueuedRequest) -> Refusal | None:
+        """Add a request to the queue, in place of an older one of the same client."""
+        older = self._queue.remove(request.client)
+        if self._current is not None and self._current.client == request.client:
+            older, self._current = self._current, replace(self._current, client=b"")
+            self._pool.cancel()
         if older is not None:
-            self._send(asked.client, Refusal(older.message.id, "superseded", "a newer request of this client came"))
-        if self._waiting.join(asked):
+            why = "the same client sent a newer request"
+            self._refuse(request.client, Refusal(older.message.id, "superseded", why))
+        if self._queue.add(request):
             return None
-        why = f"{len(self._waiting)} requests of others are waiting"
-        return Refusal(asked.message.id, "busy", why, self._config.retry_after_s)
+        why = f"{len(self._queue)} requests of other clients are waiting"
+        return Refusal(request.message.id, "busy", why, self._config.retry_after_s)
 
     def _poll_pool(self) -> None:
-        """Answer what the crew has finished, and give it what comes next."""
+        """Forward the reply of the workers and start the next request."""
         reply = self._pool.poll()
-        if reply is not None and self._in_work is not None:
-            asked, self._in_work = self._in_work, None
-            self._respond(asked.client, asked.message.id, partial(self._conclude, asked, reply))
-        while self._pool.is_free and (asked_next := self._waiting.next()) is not None:
-            if asked_next.left_s <= 0:
+        if reply is not None and self._current is not None:
+            client, self._current = self._current.client, None
+            if client:
+                self._forward(client, reply)
+        while self._pool.is_free and (request := self._queue.next()) is not None:
+            if request.left_s <= 0:
                 why = "the deadline passed while the request was waiting"
-                self._send(asked_next.client, Refusal(asked_next.message.id, "expired", why))
+                self._refuse(request.client, Refusal(request.message.id, "expired", why))
             else:
-                self._in_work = replace(asked_next, started_s=time.monotonic())
-                self._pool.begin(replace(asked_next.message, deadline_s=asked_next.left_s))
-        self.metrics.note(self.state, len(self._waiting), self._pool.n_restarts)
-
-    def _conclude(self, asked: QueuedRequest, reply: PredictionReply | Refusal) -> PredictionReply | Refusal | None:
-        """Return what a client is told of its work; None where it has asked anew and heard so."""
-        if not asked.client:
-            return None
-        if isinstance(reply, Refusal):
-            return reply
-        work_s = time.monotonic() - asked.started_s
-        timing_s = {**reply.prediction.timing_s, "queue": asked.started_s - asked.received_s, "work": work_s}
-        prediction = replace(reply.prediction, timing_s=timing_s)
-        self.metrics.predicted(prediction)
-        return PredictionReply(reply.id, prediction)
+                self._current = request
+                message = replace(request.message, deadline_s=request.left_s)
+                self._pool.begin(message, request.parts, request.waited_s)
+        self.metrics.update(self.state, len(self._queue), self._pool.n_restarts)
 
     def _unanswered(self) -> list[QueuedRequest]:
         """Return the requests that will not be computed any more."""
-        asked = [self._in_work] if self._in_work is not None and self._in_work.client else []
-        while (waiting := self._waiting.next()) is not None:
-            asked.append(waiting)
-        return asked
+        requests = [self._current] if self._current is not None and self._current.client else []
+        while (request := self._queue.next()) is not None:
+            requests.append(request)
+        return requests
 
-    def _respond(
-        self, client: bytes, request_id: bytes, work: Callable[[], Welcome | PredictionReply | Refusal | None]
-    ) -> None:
-        """Send what `work` returns; whatever it raises becomes a refusal, never a traceback and never the end."""
-        try:
-            reply = work()
-            if reply is not None:
-                self._send(client, reply)
-        except ProtocolError as error:
-            self._send(client, Refusal(error.request_id, "bad", str(error)))
-        except Exception:  # noqa: BLE001 - the one broad except: a fault in one request must not end the service
-            _log.exception("an internal error")
-            self._send(client, Refusal(request_id, "failed", "an internal error; the server's log tells more"))
+    def _forward(self, client: bytes, reply: WorkerReply) -> None:
+        """Send the reply of the workers as it came."""
+        envelope = reply.envelope
+        if envelope.status == "ok":
+            self.metrics.add_prediction(envelope.n_candidates, envelope.n_nonfinite, envelope.timing_s)
+        self._send(client, reply.parts, "prediction" if envelope.status == "ok" else envelope.status)
 
-    def _send(self, client: bytes, reply: Welcome | PredictionReply | Refusal) -> None:
-        """Send without waiting; a client that has gone or does not read loses its answer."""
-        kind = "prediction" if isinstance(reply, PredictionReply) else "welcome"
-        status: Status | str = reply.status if isinstance(reply, Refusal) else kind
-        self.metrics.count(status)
-        # Reading the state lets ZeroMQ take note of what the client has already read; without it, a client that asks
-        # quickly looks like one that does not read.
+    def _refuse(self, client: bytes, refusal: Refusal) -> None:
+        self._send(client, protocol.encode_reply(refusal), refusal.status)
+
+    def _send(self, client: bytes, parts: Sequence[bytes], status: str) -> None:
+        """Send without blocking; the reply to a client that is gone or does not read is dropped."""
+        self.metrics.count_reply(status)
+        # Reading the state lets ZeroMQ process what the client has read; without it a client that sends quickly appears
+        # not to read.
         self._socket.getsockopt(zmq.EVENTS)
         try:
-            self._socket.send_multipart([client, *protocol.encode_reply(reply)], zmq.NOBLOCK)
+            self._socket.send_multipart([client, *parts], zmq.NOBLOCK)
         except zmq.ZMQError as error:
-            self.metrics.count("dropped")
-            _log.debug("an answer was dropped: %s", error)
+            self.metrics.count_reply("dropped")
+            _log.debug("a reply was dropped: %s", error)
 
 
-def _why_not(message: Predict, spec: PredictorSpec) -> str:
-    """Return why a request cannot be answered; nothing where it can."""
+def _mismatch(message: Predict, spec: PredictorSpec) -> str:
+    """Return why a request cannot be computed; empty if it can."""
     if message.checkpoint != spec.checkpoint:
         return (
             f"expected a request for checkpoint {spec.checkpoint[:12]}, got one for {message.checkpoint[:12]}; "
@@ -285,54 +333,3 @@ def _why_not(message: Predict, spec: PredictorSpec) -> str:
     except PredictorError as error:
         return str(error)
     return ""
-
-
-@dataclass(frozen=True)
-class QueuedRequest:
-    """A request, and who asked."""
-
-    client: bytes
-    message: Predict
-    received_s: float  # monotonic
-    started_s: float = 0.0  # monotonic, of the work; 0 while it waits
-
-    @property
-    def waited_s(self) -> float:
-        """How long ago it came."""
-        return time.monotonic() - self.received_s
-
-    @property
-    def left_s(self) -> float:
-        """How long until its deadline; negative after it."""
-        return self.message.deadline_s - self.waited_s
-
-
-class RequestQueue:
-    """A bounded line in which a client stands at most once.
-
-    Args:
-        size: How many may stand in it.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._line: dict[bytes, QueuedRequest] = {}  # by client, the oldest first
-
-    def __len__(self) -> int:
-        """Return how many stand in it."""
-        return len(self._line)
-
-    def leave(self, client: bytes) -> QueuedRequest | None:
-        """Take a client's request out, if it has one."""
-        return self._line.pop(client, None)
-
-    def join(self, asked: QueuedRequest) -> bool:
-        """Put a request at the end; its client has none in the line. Return whether there was room."""
-        if len(self._line) >= self._size:
-            return False
-        self._line[asked.client] = asked
-        return True
-
-    def next(self) -> QueuedRequest | None:
-        """Take the oldest out."""
-        return self._line.pop(next(iter(self._line)), None) if self._line else None

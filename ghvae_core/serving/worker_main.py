@@ -1,4 +1,4 @@
-"""The process's end of the line: takes one work after the other from the front, until the front is gone."""
+"""The worker process: it loads the model, then computes one request after the other until the server exits."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import numpy as np
 import typer
 import zmq
 
@@ -21,34 +23,48 @@ from ghvae_core.serving import protocol
 from ghvae_core.serving.config import load_run_server
 from ghvae_core.serving.protocol import Predict, PredictionReply, Refusal, Welcome
 from ghvae_core.serving.wire import ServerLimits
-from ghvae_core.serving.worker import DONE, FAILED, GIVE_UP, READY, STATE, ServerState, end
+from ghvae_core.serving.worker import (
+    CANCEL,
+    DONE,
+    FAILED,
+    READY,
+    STATE,
+    ReplyEnvelope,
+    ServerState,
+    WorkEnvelope,
+    open_channel,
+)
+
+Evaluate = Callable[[PredictionRequest, Callable[[], bool]], Prediction]  # the request; whether to stop
+
+_log = logging.getLogger(__name__)
 
 
 def model_process(
-    line: Annotated[str, typer.Option(help="Address of the front's end of the line.")],
+    channel: Annotated[str, typer.Option(help="Address of the server's end of the worker channel.")],
     checkpoint: Annotated[Path, typer.Option(help="Folder of the model.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads (default: all cores).")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="predictor.KEY=VALUE")] = None,
 ) -> None:
-    """Wait for the word of the front, load, prove itself, warm up, and compute, until the front is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front decides
+    """Wait for the start signal of the server, load the model, run its self-test, warm up, and compute requests."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server decides when to stop
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with closing(Work(line, sys.stdin.fileno())) as work:
-        from ghvae_core.serving.local import open_predictor  # noqa: PLC0415 - seconds, spent in reserve
+    with closing(WorkerLoop(channel, sys.stdin.fileno())) as loop:
+        from ghvae_core.serving.local import open_predictor  # noqa: PLC0415 - takes seconds, spent on standby
 
-        if not work.begins():
+        if not loop.wait_for_start():
             return
         try:
-            work.tell("loading")
+            loop.report_state("loading")
             predictor = open_predictor(checkpoint, device, threads, load_run_server(set_ or []).predictor)
-            work.tell("warming")
+            loop.report_state("warming")
             predictor.self_test()
             warm_up_s = predictor.warm_up()
         except ReportedError as error:
-            work.fail(error)
+            loop.report_failure(error)
             return
-        work.serve(predictor.spec, warm_up_s, predictor.evaluate, predictor.self_test)
+        loop.serve(predictor.spec, warm_up_s, predictor.evaluate, predictor.self_test)
 
 
 def main() -> NoReturn:
@@ -56,93 +72,100 @@ def main() -> NoReturn:
     run(model_process)
 
 
-Evaluate = Callable[[PredictionRequest, Callable[[], bool]], Prediction]  # the request, and whether it is over
-
-_log = logging.getLogger(__name__)
-
-
-class Work:
-    """One thread that computes, and between its steps looks whether it still should.
+class WorkerLoop:
+    """The worker's end of the channel. One thread computes, and checks between steps whether to stop.
 
     Args:
-        address: Of the front's end.
-        parent: File descriptor that reaches its end when the front has died.
+        address: Address of the server's end of the channel.
+        parent: File descriptor that reaches its end when the server exits.
     """
 
     def __init__(self, address: str, parent: int) -> None:
         self._context = zmq.Context()
-        self._socket = end(self._context, address, binds=False)
+        self._socket = open_channel(self._context, address, binds=False)
         self._parent = parent
 
-    def begins(self) -> bool:
-        """Wait until the front wants this process to load its model; say no when the front is gone."""
-        self.tell("starting")
+    def wait_for_start(self) -> bool:
+        """Block until the server sends START; return False when the server has exited."""
+        self.report_state("starting")
         return self._receive() is not None
 
-    def tell(self, state: ServerState) -> None:
-        """Tell the front how far the start is."""
+    def report_state(self, state: ServerState) -> None:
+        """Send the state of the start."""
         self._socket.send_multipart([STATE, state.encode()])
 
-    def fail(self, error: ReportedError) -> None:
-        """Tell the front why there is no start, and that another process could not start either."""
+    def report_failure(self, error: ReportedError) -> None:
+        """Send the reason why this process, and any other with the same input, cannot start."""
         self._socket.send_multipart([FAILED, str(error.exit_code).encode(), str(error).encode()])
 
-    def serve(self, spec: PredictorSpec, warm_up_s: float, evaluate: Evaluate, proves: Callable[[], object]) -> None:
-        """Answer until the front is gone.
+    def serve(self, spec: PredictorSpec, warm_up_s: float, evaluate: Evaluate, self_test: Callable[[], object]) -> None:
+        """Compute requests until the server exits.
 
         Args:
-            spec: What `evaluate` can do.
-            warm_up_s: For the front to tell.
-            evaluate: Computes; asks between its steps whether to give up.
-            proves: Called after an error in `evaluate`; raises where nothing can be computed any more, which ends this
-                process, and the front starts another.
+            spec: Capabilities of `evaluate`.
+            warm_up_s: Reported to the server.
+            evaluate: Computes a prediction; calls its second argument between steps and stops when it returns True.
+            self_test: Called after an error in `evaluate`; raises if the device no longer computes correctly, which
+                ends this process, and the server replaces it.
         """
         welcome = Welcome(b"ready", spec, ServerLimits(max_waiting=1))
         self._socket.send_multipart([READY, repr(warm_up_s).encode(), *protocol.encode_reply(welcome)])
-        while (message := self._next()) is not None:
-            reply = self._answer(message, evaluate, proves)
-            self._socket.send_multipart([DONE, *protocol.encode_reply(reply)])
+        while (received := self._next()) is not None:
+            work_id, packed, *parts = received
+            envelope, reply = self._compute(work_id, WorkEnvelope.unpack(packed), parts, evaluate)
+            if envelope.status == "failed":
+                self_test()
+            self._socket.send_multipart([DONE, work_id, envelope.pack(), *protocol.encode_reply(reply)])
 
     def close(self) -> None:
-        """Let the last word leave, and let go of the line."""
+        """Close the channel; up to one second is spent on messages that are not yet sent."""
         self._socket.close(linger=1000)
         self._context.term()
 
-    def _next(self) -> Predict | None:
-        """Return the next work; None when the front is gone."""
+    def _next(self) -> list[bytes] | None:
+        """Return the next work message without its kind; None when the server has exited."""
         while (received := self._receive()) is not None:
-            verb, *parts = received
-            if verb != GIVE_UP:  # which comes too late for a work that is done
-                message = protocol.decode_request(parts)
-                assert isinstance(message, Predict)  # noqa: S101 - the front sends nothing else
-                return message
+            kind, *parts = received
+            if kind != CANCEL:  # it arrived after its work was done
+                return parts
         return None
 
     def _receive(self) -> list[bytes] | None:
-        """Return the next message; None when the front is gone."""
+        """Return the next message; None when the server has exited."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._parent, zmq.POLLIN)
-        is_gone = self._parent in dict(poller.poll())
-        return None if is_gone else self._socket.recv_multipart()
+        has_exited = self._parent in dict(poller.poll())
+        return None if has_exited else self._socket.recv_multipart()
 
-    def _answer(self, message: Predict, evaluate: Evaluate, proves: Callable[[], object]) -> PredictionReply | Refusal:
-        end_s = time.monotonic() + message.deadline_s
+    def _compute(
+        self, work_id: bytes, envelope: WorkEnvelope, parts: Sequence[bytes], evaluate: Evaluate
+    ) -> tuple[ReplyEnvelope, PredictionReply | Refusal]:
+        """Return the reply to a request, and its envelope."""
+        started_s = time.monotonic()
+        message = protocol.decode_request(parts)
+        assert isinstance(message, Predict)  # noqa: S101 - the server sends no other message
+        candidates = message.request.candidates[envelope.first : envelope.end]
+        n_videos = min(message.request.n_videos, len(candidates))
+        request = replace(message.request, candidates=candidates, n_videos=n_videos)
         try:
-            return PredictionReply(message.id, evaluate(message.request, lambda: self._is_over(message.id, end_s)))
+            prediction = evaluate(request, lambda: self._must_stop(work_id, started_s + envelope.deadline_s))
         except DeadlineError as error:
-            return Refusal(message.id, "expired", str(error))
-        except (PredictorError, RuntimeError):  # RuntimeError: what torch raises
+            return ReplyEnvelope("expired"), Refusal(message.id, "expired", str(error))
+        except (PredictorError, RuntimeError):  # torch raises RuntimeError
             _log.exception("an internal error")
-            proves()
-            return Refusal(message.id, "failed", "an internal error; the server's log tells more")
+            return ReplyEnvelope("failed"), Refusal(message.id, "failed", "an internal error; see the server's log")
+        timing_s = {**prediction.timing_s, "queue": envelope.queue_s, "work": time.monotonic() - started_s}
+        n_nonfinite = int(np.count_nonzero(~np.isfinite(prediction.costs)))
+        reply = PredictionReply(message.id, replace(prediction, timing_s=timing_s))
+        return ReplyEnvelope("ok", len(candidates), n_nonfinite, timing_s), reply
 
-    def _is_over(self, id_: bytes, end_s: float) -> bool:
-        """Tell whether a work is not wanted any more: its time is up, the front gave it up, or is gone."""
+    def _must_stop(self, work_id: bytes, end_s: float) -> bool:
+        """Return whether the deadline has passed, the server cancelled the work, or the server has exited."""
         if time.monotonic() >= end_s or select.select([self._parent], [], [], 0)[0]:
             return True
         while self._socket.poll(0):
-            if self._socket.recv_multipart() == [GIVE_UP, id_]:
+            if self._socket.recv_multipart() == [CANCEL, work_id]:
                 return True
         return False
 

@@ -1,4 +1,4 @@
-"""All processes with the model, each on a device of its own: they share the candidates of one request at a time."""
+"""The worker processes, one for each device: they share the candidates of one request at a time."""
 
 from __future__ import annotations
 
@@ -6,47 +6,55 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import zmq
 from pydantic import Field
 
 from configs.loader import Config
-from ghvae_core.predictor import MismatchError, PredictionRequest, PredictorError, PredictorSpec, merge
+from ghvae_core.predictor import MismatchError, PredictorError, PredictorSpec, merge
+from ghvae_core.serving import protocol
 from ghvae_core.serving.protocol import Predict, PredictionReply, Refusal
-from ghvae_core.serving.worker import SERVER_STATES, ModelProcessError, ServerState, Worker
+from ghvae_core.serving.worker import (
+    SERVER_STATES,
+    ModelProcessError,
+    ReplyEnvelope,
+    ServerState,
+    WorkEnvelope,
+    Worker,
+    WorkerReply,
+)
 
-_WINDOW_S = 600.0
-_GRAVITY = ("expired", "failed", "unavailable")  # where some lost their part, others were told to let go of theirs
+_WINDOW_S = 600.0  # of `WorkerPoolConfig.restarts`
+_SEVERITY = ("expired", "failed", "unavailable")  # when one worker fails, the work of the others is cancelled
 
 _log = logging.getLogger(__name__)
 
 
 class WorkerPoolConfig(Config):
-    """When a worker process is replaced."""
+    """When worker processes are replaced."""
 
     renamed_keys: ClassVar[Mapping[str, str]] = {"reserve_after_s": "standby_after_s"}
 
-    hang_s: float = Field(default=5.0, gt=0, le=600)  # after a deadline without an answer it is killed; ours
-    restarts: int = Field(default=5, ge=0)  # within 10 minutes; more, and the server ends; ours
-    # After so long at work, each has another beside it that has torch imported and can take its place; None: never.
-    standby_after_s: float | None = Field(default=3.0, ge=0)  # ours
+    hang_s: float = Field(default=5.0, gt=0, le=600)  # so long after a deadline a silent process is killed; ours
+    restarts: int = Field(default=5, ge=0)  # within 10 minutes; after more the server exits; ours
+    # From ready to the start of a standby process, which has imported torch and replaces a lost one (300 MB a device).
+    standby_after_s: float | None = Field(default=3.0, ge=0)  # None: no standby process; ours
 
 
 class WorkerPool:
-    """Starts processes, shares work out among those that are ready, and starts others in place of those that are lost.
+    """Starts the workers, splits requests among those that are ready, and replaces those that are lost.
 
     Args:
-        context: Of the front's sockets.
-        commands: One for each process.
-        folder: Private, for their sockets.
-        config: When one is given up.
+        context: The context of the server's sockets.
+        commands: Command line of each worker.
+        folder: Private folder for the sockets of the workers.
+        config: When workers are replaced.
 
     Raises:
-        ProcessError: From the constructor: the machine does not start that many; those that it did are ended.
+        ModelProcessError: From the constructor: a process could not be started; the others have been stopped.
     """
 
     def __init__(
@@ -64,96 +72,102 @@ class WorkerPool:
         except ModelProcessError:
             self.stop()
             raise
-        self._shares: list[Worker] = []  # who has a part of the work in hand, in the order of its candidates
-        self._replies: dict[Worker, PredictionReply | Refusal] = {}
-        self._given: Predict | None = None
-        self._restarts: deque[float] = deque()
+        self._busy: list[Worker] = []  # those that compute the current request, in the order of its candidates
+        self._replies: dict[Worker, WorkerReply] = {}
+        self._current: Predict | None = None
+        self._restarts: deque[float] = deque()  # monotonic times
         self.n_restarts = 0
 
     @property
     def state(self) -> ServerState:
-        """Ready as soon as one of them is; before that, the state of the one that is least far."""
+        """Ready as soon as one worker is; before that, the state of the worker that has come least far."""
         if any(worker.is_ready for worker in self._workers):
             return "ready"
         return min((worker.state for worker in self._workers), key=SERVER_STATES.index)
 
     @property
     def is_complete(self) -> bool:
-        """Whether all of them are ready."""
+        """Whether all workers are ready."""
         return all(worker.is_ready for worker in self._workers)
 
     @property
     def is_free(self) -> bool:
         """Whether `begin` may be called."""
-        return self._given is None and self.state == "ready"
+        return self._current is None and self.state == "ready"
 
     @property
     def spec(self) -> PredictorSpec | None:
-        """What they can do; None until one was ready."""
+        """Capabilities of the model; None until one worker has been ready."""
         return next((worker.spec for worker in self._workers if worker.spec is not None), None)
 
     @property
     def warm_up_s(self) -> float:
-        """How long the slowest took to warm up."""
+        """Longest time of a warm-up."""
         return max(worker.warm_up_s for worker in self._workers)
 
     @property
     def pids(self) -> list[int]:
-        """Of the processes."""
+        """Process ids of the workers."""
         return [worker.pid for worker in self._workers]
 
     def register(self, poller: zmq.Poller) -> None:
-        """Have a poller wait for what they tell."""
+        """Register the channels of all workers with a poller."""
         for worker in self._workers:
             poller.register(worker.socket, zmq.POLLIN)
 
-    def begin(self, message: Predict) -> None:
-        """Share a request out."""
+    def begin(self, message: Predict, parts: Sequence[bytes], queue_s: float) -> None:
+        """Send a request to the workers; each computes a part of the candidates.
+
+        Args:
+            message: The checked request; its deadline counts from now.
+            parts: The request as the client sent it.
+            queue_s: How long it waited.
+        """
         ready = [worker for worker in self._workers if worker.is_ready]
-        requests = split(message.request, len(ready))
-        self._given, self._replies, self._shares = message, {}, ready[: len(requests)]
-        for worker, request in zip(self._shares, requests, strict=True):
-            worker.give(replace(message, request=request))
+        ranges = split(len(message.request.candidates), len(ready))
+        self._current, self._replies, self._busy = message, {}, ready[: len(ranges)]
+        for worker, (first, end) in zip(self._busy, ranges, strict=True):
+            worker.send(WorkEnvelope(message.deadline_s, queue_s, first, end), parts)
 
-    def give_up(self) -> None:
-        """Let go of the work in hand; `tend` still tells when it has ended."""
-        for worker in self._shares:
-            worker.give_up()
+    def cancel(self) -> None:
+        """Cancel the current request; `poll` still returns a reply."""
+        for worker in self._busy:
+            worker.cancel()
 
-    def poll(self) -> PredictionReply | Refusal | None:
-        """Listen to all, replace the lost; return the reply to the work in hand when all its parts are there.
+    def poll(self) -> WorkerReply | None:
+        """Read messages and replace lost workers; return the reply to the current request when it is complete.
 
         Raises:
-            MismatchError: No process can start with what it was given, or they hold different models.
-            PredictorError: They are lost more often than a run of bad luck explains.
+            MismatchError: No worker can start with its input, or they hold different models.
+            PredictorError: Workers are lost more often than `WorkerPoolConfig.restarts`.
         """
         for worker in self._workers:
-            reply = worker.read()
+            reply = worker.receive()
             if reply is not None:
                 self._replies[worker] = reply
             if worker.is_lost():
                 self._replace(worker)
             worker.poll_standby()
         if len({worker.spec for worker in self._workers} - {None}) > 1:
-            raise MismatchError("the processes hold different models; the checkpoint was changed while they started")
-        if self._given is None or not all(worker in self._replies for worker in self._shares):
+            raise MismatchError("the workers hold different models; the checkpoint was changed while they started")
+        if self._current is None or not all(worker in self._replies for worker in self._busy):
             return None
-        given, self._given = self._given, None
-        return self._merge(given, [self._replies[worker] for worker in self._shares])
+        message, self._current = self._current, None
+        return combine(message, [self._replies[worker] for worker in self._busy])
 
     def stop(self) -> None:
-        """End all processes at once."""
+        """Kill all processes."""
         for worker in self._workers:
             worker.stop()
 
     def _replace(self, worker: Worker) -> None:
-        """Start another process in place of one that is lost; the work in hand is lost with it."""
-        pid, state, fate = worker.pid, worker.state, worker.end()
-        _log.error("the model's process %d is lost while %s: %s", pid, state, fate)
-        if self._given is not None and worker in self._shares and worker not in self._replies:
+        """Start another process in place of a lost one, which fails the current request."""
+        pid, state, fate = worker.pid, worker.state, worker.kill()
+        _log.error("worker process %d was lost while %s: %s", pid, state, fate)
+        if self._current is not None and worker in self._busy and worker not in self._replies:
             why = f"the model's process was lost: {fate}; another one is starting"
-            self._replies[worker] = Refusal(self._given.id, "unavailable", why)
-            self.give_up()
+            self._replies[worker] = refusal(Refusal(self._current.id, "unavailable", why))
+            self.cancel()
         now_s = time.monotonic()
         self._restarts.append(now_s)
         while self._restarts[0] < now_s - _WINDOW_S:
@@ -161,28 +175,44 @@ class WorkerPool:
         if len(self._restarts) > self._config.restarts:
             raise PredictorError(
                 f"the model's process was lost {len(self._restarts)} times within {_WINDOW_S / 60:g} minutes, the last "
-                f"time while {state}: {fate}; look at this log, then start the server again"
+                f"time while {state}: {fate}; see the log above, then restart the server"
             )
         self.n_restarts += 1
         worker.start()
 
-    @staticmethod
-    def _merge(given: Predict, replies: Sequence[PredictionReply | Refusal]) -> PredictionReply | Refusal:
-        refusals = [reply for reply in replies if isinstance(reply, Refusal)]
-        if refusals:
-            return replace(max(refusals, key=lambda it: _GRAVITY.index(it.status)), id=given.id)
-        predictions = [reply.prediction for reply in replies if isinstance(reply, PredictionReply)]
-        whole = merge(predictions, given.request.n_videos)
-        if not np.isfinite(whole.costs).any():
-            why = f"not one of {len(whole.costs)} candidates has a finite cost; the checkpoint is not usable"
-            return Refusal(given.id, "nonfinite", why)
-        return PredictionReply(given.id, whole)
+
+def refusal(message: Refusal) -> WorkerReply:
+    """Return a refusal as a reply."""
+    return WorkerReply(ReplyEnvelope(message.status), protocol.encode_reply(message))
 
 
-def split(request: PredictionRequest, n: int) -> list[PredictionRequest]:
-    """Return at most n requests of almost the same number of candidates, in their order, none of them empty."""
-    shards = np.array_split(request.candidates, min(n, len(request.candidates)))
-    return [
-        replace(request, candidates=candidates, n_videos=min(request.n_videos, len(candidates)))
-        for candidates in shards
-    ]
+def split(n_candidates: int, n: int) -> list[tuple[int, int]]:
+    """Return at most n ranges (first, end) of almost the same length that cover all candidates in order."""
+    n = min(n, n_candidates)
+    size, n_larger = divmod(n_candidates, n)
+    firsts = [i * size + min(i, n_larger) for i in range(n + 1)]
+    return list(pairwise(firsts))
+
+
+def combine(message: Predict, replies: Sequence[WorkerReply]) -> WorkerReply:
+    """Return the reply to a request; the reply of a single worker is forwarded as it came.
+
+    Args:
+        message: The request.
+        replies: The reply of each worker, in the order of the candidates.
+    """
+    refused = [reply for reply in replies if reply.envelope.status != "ok"]
+    if refused:
+        return max(refused, key=lambda reply: _SEVERITY.index(reply.envelope.status))
+    n_candidates, n_nonfinite = (
+        sum(getattr(reply.envelope, name) for reply in replies) for name in ("n_candidates", "n_nonfinite")
+    )
+    if n_nonfinite == n_candidates:
+        why = f"none of {n_candidates} candidates has a finite cost; the checkpoint is not usable"
+        return refusal(Refusal(message.id, "nonfinite", why))
+    if len(replies) == 1:
+        return replies[0]
+    decoded = [protocol.decode_reply(reply.parts) for reply in replies]
+    merged = merge([each.prediction for each in decoded if isinstance(each, PredictionReply)], message.request.n_videos)
+    envelope = ReplyEnvelope("ok", n_candidates, n_nonfinite, merged.timing_s)
+    return WorkerReply(envelope, protocol.encode_reply(PredictionReply(message.id, merged)))

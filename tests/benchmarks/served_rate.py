@@ -55,7 +55,7 @@ def _print(told: list[list[Prediction]], n: int) -> None:
     print("| processes | rollouts/s | reply ms | model ms | overhead | times one process |\n|---|---|---|---|---|---|")
     replies_s = [median(each.timing_s["round_trip"] for each in answers[1:]) for answers in told]
     for answers, processes, reply_s in zip(told, (1, n), replies_s, strict=True):
-        works_s = [each.timing_s["prepare"] + each.timing_s["imagine"] for each in answers[1:]]
+        works_s = [each.timing_s["prepare"] + each.timing_s["rollout"] for each in answers[1:]]
         shares = [work_s / each.timing_s["round_trip"] for work_s, each in zip(works_s, answers[1:], strict=True)]
         print(
             f"| {processes} | {len(answers[0].costs) / reply_s:.0f} | {1000 * reply_s:.0f} | "

@@ -62,7 +62,7 @@ def test_plan_latency(predictor: str) -> None:
     assert result.exit_code == 0, result.output
     rows = [line.rsplit(maxsplit=3) for line in result.stdout.splitlines() if line.endswith("%")]
     took = {stage.strip(): float(stage_ms) for stage, stage_ms, _, _ in rows}
-    assert took["predict"] > took["imagine" if predictor == "in_process" else "rollouts"] > 0
+    assert took["predict"] > took["rollout" if predictor == "in_process" else "rollouts"] > 0
     assert ("of a plain product" in result.stdout) == (predictor == "in_process")
 
 

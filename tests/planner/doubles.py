@@ -100,7 +100,7 @@ class StubPredictor:
         costs = self._costs(candidates).astype(np.float32)
         best = np.argsort(np.where(np.isfinite(costs), costs, np.inf), kind="stable")[:n_videos]
         videos = np.broadcast_to(context.frames[-1], (len(best), candidates.shape[1], 64, 64, 3)).copy()
-        return Prediction(costs, best, videos, {"imagine": 0.001})
+        return Prediction(costs, best, videos, {"rollout": 0.001})
 
     def close(self) -> None:
         pass

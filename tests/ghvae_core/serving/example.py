@@ -50,7 +50,7 @@ def prediction(asked: PredictionRequest) -> Prediction:
     best = np.argsort(costs, kind="stable")[: asked.n_videos]
     shape = (asked.n_videos, asked.candidates.shape[1], *asked.goal.shape)
     videos = np.broadcast_to(best[:, None, None, None, None], shape).astype(np.uint8)
-    return Prediction(costs, best, videos, {"imagine": 0.25})
+    return Prediction(costs, best, videos, {"rollout": 0.25})
 
 
 def with_candidates(asked: PredictionRequest, value: float) -> PredictionRequest:

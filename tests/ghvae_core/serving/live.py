@@ -1,4 +1,4 @@
-"""A front in a thread of the test, with real processes behind it, and a peer that can send it anything."""
+"""A server in a thread of the test with real worker processes, and a client that can send any message."""
 
 import sys
 import tempfile
@@ -33,17 +33,17 @@ def until(holds: Callable[[], object], what: str) -> None:
     """Wait until something holds."""
     end_s = time.monotonic() + patience(PATIENCE_S)
     while not holds():
-        assert time.monotonic() < end_s, f"it never came: {what}"
+        assert time.monotonic() < end_s, f"it did not happen in time: {what}"
         time.sleep(0.005)
 
 
 def commands(script: str, folder: Path, *more: str, n: int = 1) -> list[list[str]]:
-    """Return what starts n processes that follow a script of `scripted`."""
+    """Return the command lines of n worker processes that follow a script of `scripted`."""
     return [[sys.executable, "-m", "tests.ghvae_core.serving.scripted", script, str(folder), *more]] * n
 
 
 class Running:
-    """A front, the folder that its processes look into, and what it raised."""
+    """A server, the folder of its workers, and the error it raised."""
 
     def __init__(self, server: PredictionServer, folder: Path) -> None:
         self.server, self.folder = server, folder
@@ -57,19 +57,19 @@ class Running:
 
     @property
     def n_begun(self) -> int:
-        """How many works the gate's process has begun."""
+        """Number of requests that the worker with the script `gate` has begun."""
         return len(list(self.folder.glob("entered_*")))
 
     def processes(self) -> set[int]:
-        """Return the pids of all that were started for this front and are alive."""
+        """Return the ids of all running processes that were started for this server."""
         with_command = ((it.pid, it.info["cmdline"] or []) for it in psutil.process_iter(["cmdline"]))  # none: a zombie
         return {pid for pid, command in with_command if str(self.folder) in command}
 
     def wait_until_begun(self, n: int = 1) -> None:
-        until(lambda: self.n_begun >= n, f"work {n}")
+        until(lambda: self.n_begun >= n, f"request {n}")
 
     def open(self) -> None:
-        """Let the gate's process go on."""
+        """Let the worker with the script `gate` continue."""
         (self.folder / "open").touch()
 
     def _serve(self) -> None:
@@ -82,7 +82,7 @@ class Running:
 
 @contextmanager
 def running(
-    script: str = "answer",
+    script: str = "predict",
     config: ServingConfig | None = None,
     *more: str,
     n: int = 1,
@@ -90,7 +90,7 @@ def running(
     address: str = "tcp://127.0.0.1:0",
     keys: Path | None = None,
 ) -> Iterator[Running]:
-    """Serve by n processes that follow a script until the end of the block."""
+    """Serve with n workers that follow a script until the end of the block."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = PredictionServer(address, config or ServingConfig(), commands(script, folder, *more, n=n), keys)
@@ -107,7 +107,7 @@ def running(
 
 
 class Peer:
-    """A bare socket."""
+    """A client without checks."""
 
     def __init__(self, address: str) -> None:
         self._context = zmq.Context()
@@ -151,7 +151,7 @@ def predict(deadline_s: float = 60.0, request_id: bytes = b"id-1", checkpoint: s
 
 
 def status(reply: Welcome | PredictionReply | Refusal | None) -> str:
-    """Return "ok", the status of a refusal, or "silence"."""
+    """Return "ok", the status of a refusal, or "none"."""
     if reply is None:
-        return "silence"
+        return "none"
     return reply.status if isinstance(reply, Refusal) else "ok"

@@ -44,7 +44,7 @@ def test_the_server_answers_as_the_model_in_this_process_does(server: PrivateSer
     np.testing.assert_allclose(there.costs, here.costs, rtol=1e-4)
     np.testing.assert_array_equal(there.best, here.best)
     assert np.abs(there.videos.astype(int) - here.videos).max() <= 1
-    assert {"prepare", "imagine", "queue", "round_trip"} <= set(there.timing_s)
+    assert {"prepare", "rollout", "queue", "round_trip"} <= set(there.timing_s)
 
 
 def test_many_clients_get_their_own_answers(server: PrivateServer) -> None:

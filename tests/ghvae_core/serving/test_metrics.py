@@ -3,11 +3,9 @@ import socket
 import time
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
 from ghvae_core.serving.metrics import HealthError, ServerMetrics, serve_metrics
-from tests.ghvae_core.serving.example import prediction, request
 from tests.ghvae_core.serving.live import peer, predict, running, status, until
 from tests.patience import patience
 
@@ -33,29 +31,27 @@ def _get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, str]:
         connection.close()
 
 
-def test_it_is_ready_only_when_it_says_so(port: int, metrics: ServerMetrics) -> None:
+def test_readyz_reports_ready_in_the_ready_state_alone(port: int, metrics: ServerMetrics) -> None:
     for state, code in (("loading", 503), ("warming", 503), ("ready", 200), ("draining", 503)):
-        metrics.note(state, 0, 0)  # type: ignore[arg-type]
+        metrics.update(state, 0, 0)  # type: ignore[arg-type]
         assert _get(port, "/readyz") == (code, f"{state}\n")
         assert _get(port, "/livez") == (200, f"{state}\n")
 
 
-def test_a_front_that_is_silent_is_not_alive(
+def test_a_server_that_stops_updating_is_reported_as_hung(
     port: int, metrics: ServerMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metrics.note("ready", 0, 0)
+    metrics.update("ready", 0, 0)
     later_s = time.monotonic() + 6
     monkeypatch.setattr("ghvae_core.serving.metrics.time.monotonic", lambda: later_s)
     assert _get(port, "/livez") == (503, "hung\n")
     assert _get(port, "/readyz") == (503, "hung\n")
 
 
-def test_the_figures_are_told(port: int, metrics: ServerMetrics) -> None:
-    metrics.note("ready", 3, 1)
-    metrics.count("busy")
-    answered = prediction(request())
-    answered.costs[0] = np.nan
-    metrics.predicted(answered)
+def test_metrics_are_reported(port: int, metrics: ServerMetrics) -> None:
+    metrics.update("ready", 3, 1)
+    metrics.count_reply("busy")
+    metrics.add_prediction(5, 1, {"rollout": 0.25})
     code, text = _get(port, "/metrics")
     assert code == 200
     lines = text.splitlines()
@@ -63,17 +59,17 @@ def test_the_figures_are_told(port: int, metrics: ServerMetrics) -> None:
         'ghvae_replies_total{status="busy"} 1.0',
         "ghvae_candidates_total 5.0",
         "ghvae_nonfinite_costs_total 1.0",
-        "ghvae_waiting 3.0",
-        "ghvae_model_restarts 1.0",
-        'ghvae_state{state="ready"} 1.0',
-        'ghvae_state{state="draining"} 0.0',
-        'ghvae_stage_seconds_count{stage="imagine"} 1.0',
+        "ghvae_queue_length 3.0",
+        "ghvae_worker_restarts 1.0",
+        'ghvae_server_state{state="ready"} 1.0',
+        'ghvae_server_state{state="draining"} 0.0',
+        'ghvae_stage_seconds_count{stage="rollout"} 1.0',
     ):
         assert line in lines
 
 
 @pytest.mark.parametrize("path", ["/", "/../../etc/passwd", "/metrics/x", "/livez?x"])
-def test_nothing_else_is_there(port: int, path: str) -> None:
+def test_other_paths_are_not_found(port: int, path: str) -> None:
     assert _get(port, path)[0] == 404
 
 
@@ -93,14 +89,17 @@ def test_a_port_in_use_is_refused(port: int, metrics: ServerMetrics) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_a_client_that_says_nothing_holds_nobody_up(port: int, metrics: ServerMetrics) -> None:
-    metrics.note("ready", 0, 0)
+def test_a_silent_client_does_not_block_others(port: int, metrics: ServerMetrics) -> None:
+    metrics.update("ready", 0, 0)
     with socket.create_connection(("127.0.0.1", port)):
         assert _get(port, "/livez")[0] == 200
 
 
-def test_the_front_tells_its_vitals() -> None:
+def test_the_server_updates_its_metrics() -> None:
     with running() as server, peer(server.address) as client, serve_metrics(0, server.server.metrics) as port:
         assert status(client.ask(predict())) == "ok"
-        until(lambda: 'ghvae_replies_total{status="prediction"} 1.0' in _get(port, "/metrics")[1], "the answer's count")
+        until(
+            lambda: 'ghvae_replies_total{status="prediction"} 1.0' in _get(port, "/metrics")[1],
+            "the count of predictions",
+        )
         assert _get(port, "/readyz") == (200, "ready\n")

@@ -63,7 +63,7 @@ def test_replies_arrive_as_they_were_sent() -> None:
     np.testing.assert_array_equal(answer.prediction.costs, sent.costs)
     np.testing.assert_array_equal(answer.prediction.best, sent.best)
     np.testing.assert_array_equal(answer.prediction.videos, sent.videos)
-    assert answer.prediction.timing_s == {"imagine": 0.25}
+    assert answer.prediction.timing_s == {"rollout": 0.25}
 
 
 def test_costs_that_are_not_finite_reach_the_planner() -> None:

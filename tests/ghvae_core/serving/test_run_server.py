@@ -1,4 +1,4 @@
-"""The command: one real process, and in this process what needs none."""
+"""The command, in a process of its own and in this process."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
-    """Options in, the exit code out; the signal handlers are put back afterwards."""
+    """Run the command with options and return its exit code; the signal handlers are restored afterwards."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def run(*options: object) -> int:
@@ -63,7 +63,7 @@ def _started(*options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.kill()
 
 
-def test_overrides_reach_the_server_and_sigterm_ends_it_in_order(checkpoint: Path) -> None:
+def test_overrides_reach_the_server_and_sigterm_drains_it(checkpoint: Path) -> None:
     overrides = ("--set", "serving.max_waiting=1", "--set", "predictor.max_candidates=8")
     with _started("--checkpoint", checkpoint, "--address", "tcp://127.0.0.1:0", *overrides) as (process, address):
         with peer(address) as bare:
@@ -77,11 +77,11 @@ def test_overrides_reach_the_server_and_sigterm_ends_it_in_order(checkpoint: Pat
         assert process.wait(patience(PATIENCE_S)) == 0
         assert process.stderr is not None
         log = process.stderr.read()
-    assert "stopped; answered:" in log and "'prediction': 1" in log
+    assert "stopped; replies:" in log and "'prediction': 1" in log
     assert "Traceback" not in log
 
 
-def test_ctrl_c_ends_it_in_order(
+def test_ctrl_c_drains_it(
     command: Command, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address, heard = f"ipc://{tmp_path}/s", []
@@ -91,7 +91,7 @@ def test_ctrl_c_ends_it_in_order(
             while (told := status(client.ask(hello()))) == "unavailable":
                 time.sleep(0.05)
         heard.append(told)
-        if heard == ["ok"]:  # it serves, so it has its signal handlers, and pytest is not what stops
+        if heard == ["ok"]:  # it serves, so its signal handlers are set and pytest is not stopped
             os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -102,11 +102,11 @@ def test_ctrl_c_ends_it_in_order(
     assert json.loads(capsys.readouterr().out)["ready"] == address
 
 
-def test_what_is_refused_exits_with_2_and_one_line(
+def test_refused_input_exits_with_2_and_one_line(
     command: Command, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "notes"
-    file.write_text("of a year")
+    file.write_text("notes")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -122,10 +122,10 @@ def test_what_is_refused_exits_with_2_and_one_line(
             assert printed.out == ""
             (line,) = (line for line in printed.err.splitlines() if line.startswith("error: "))
             assert line.startswith(f"error: {said}")
-    assert file.read_text() == "of a year"
+    assert file.read_text() == "notes"
 
 
-def test_a_health_port_that_is_taken_is_refused_before_anything_is_begun(
+def test_a_health_port_in_use_is_refused_before_a_worker_is_started(
     command: Command,
     checkpoint: Path,
     tmp_path: Path,
@@ -153,7 +153,7 @@ def test_check_times_a_chunk_and_binds_nothing(
     assert told["rollouts_per_s"] == pytest.approx(3 / told["chunk_s"], rel=0.2)
 
 
-def test_threads_of_the_model_soon_sleep_while_they_wait_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openmp_threads_sleep_soon_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ghvae_core.run_server.run", lambda _: None)
     for given, expected in ((None, OPENMP_SPIN[1]), ("7", "7")):
         monkeypatch.setenv(*OPENMP_SPIN)  # so that what `main` sets does not stay
@@ -164,17 +164,17 @@ def test_threads_of_the_model_soon_sleep_while_they_wait_unless_told_otherwise(m
         assert os.environ[OPENMP_SPIN[0]] == expected
 
 
-def test_the_front_needs_no_torch() -> None:
+def test_the_server_needs_no_torch() -> None:
     code = "import ghvae_core.run_server, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_device_that_is_none_is_refused(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_device_is_refused(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--device", "tpu") == 2
     assert "--device tpu: expected auto, cpu, cuda or cuda:N" in capsys.readouterr().err
 
 
-def test_help_explains(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_options_and_signals(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--help") == 0
     text = capsys.readouterr().out
     assert "SIGTERM" in text and "--checkpoint" in text

@@ -1,4 +1,4 @@
-""""""
+"""The server with real worker processes: protocol, queue, deadlines, lost workers, draining, addresses."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from ghvae_core.predictor import MismatchError, PredictorError
-from ghvae_core.serving.protocol import Predict, PredictionReply, Refusal, Welcome, encode_request
+from ghvae_core.serving import protocol
+from ghvae_core.serving.protocol import Hello, Predict, PredictionReply, Refusal, Welcome, encode_request
 from ghvae_core.serving.server import PredictionServer, QueuedRequest, RequestQueue, ServingConfig
 from ghvae_core.serving.sockets import AddressError
 from ghvae_core.serving.wire import MAX_PART_BYTES
@@ -36,7 +37,7 @@ def test_hello_is_answered_with_the_spec_and_the_limits() -> None:
 
 @pytest.fixture(scope="module")
 def abused() -> Iterator[Running]:
-    """One server for all the garbage, which it must survive."""
+    """One server for all invalid messages."""
     with running() as server:
         yield server
 
@@ -47,7 +48,27 @@ def test_a_request_is_answered() -> None:
     assert isinstance(reply, PredictionReply)
     assert reply.id == b"id-1"
     np.testing.assert_array_equal(reply.prediction.costs, prediction(request()).costs)
-    assert set(reply.prediction.timing_s) == {"imagine", "queue", "work"}
+    assert set(reply.prediction.timing_s) == {"rollout", "queue", "work"}
+
+
+def test_a_request_and_its_reply_are_forwarded_without_being_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = predict()
+    decode, decoded = protocol.decode_request, []
+
+    def count(message: Sequence[bytes]) -> Hello | Predict:
+        decoded.append(message)
+        return decode(message)
+
+    def refuse(_message: object) -> list[bytes]:
+        raise AssertionError("encoded again")
+
+    with running() as server, peer(server.address) as client:
+        monkeypatch.setattr(protocol, "decode_request", count)
+        monkeypatch.setattr(protocol, "encode_request", refuse)
+        monkeypatch.setattr(protocol, "encode_reply", refuse)
+        assert status(client.ask(parts)) == "ok"
+        monkeypatch.undo()
+    assert decoded == [parts]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +84,7 @@ def test_a_request_is_answered() -> None:
         [msgpack.packb({})],
     ],
 )
-def test_garbage_is_refused_and_the_service_goes_on(parts: list[bytes], abused: Running) -> None:
+def test_an_invalid_message_is_refused_and_the_server_continues(parts: list[bytes], abused: Running) -> None:
     with peer(abused.address) as client:
         reply = client.ask(parts)
         assert isinstance(reply, Refusal)
@@ -73,7 +94,7 @@ def test_garbage_is_refused_and_the_service_goes_on(parts: list[bytes], abused: 
 
 
 @pytest.mark.parametrize("n_messages", [500, pytest.param(2000, marks=pytest.mark.slow)])
-def test_a_flood_of_random_messages_leaves_the_service_well(n_messages: int, abused: Running) -> None:
+def test_a_flood_of_random_messages_does_not_stop_the_server(n_messages: int, abused: Running) -> None:
     rng = random.Random(0)
     with peer(abused.address) as vandal, peer(abused.address) as client:
         for _ in range(n_messages):
@@ -82,7 +103,7 @@ def test_a_flood_of_random_messages_leaves_the_service_well(n_messages: int, abu
 
 
 @pytest.mark.parametrize("n_messages", [1000, pytest.param(5000, marks=pytest.mark.slow)])
-def test_no_answer_to_a_quick_client_is_lost(n_messages: int, abused: Running) -> None:
+def test_no_reply_to_a_fast_client_is_dropped(n_messages: int, abused: Running) -> None:
     with peer(abused.address) as client:
         assert all(status(client.ask(hello())) == "ok" for _ in range(n_messages))
 
@@ -102,7 +123,7 @@ def test_an_oversize_part_cuts_its_sender_off(abused: Running) -> None:
         assert large.receive(200) is None
 
 
-def test_another_version_is_told_ours() -> None:
+def test_another_version_is_refused_by_name() -> None:
     header = msgpack.unpackb(hello()[0])
     header["version"] = 6
     with running() as server, peer(server.address) as client:
@@ -126,7 +147,7 @@ def test_a_request_that_does_not_fit_is_refused_by_name() -> None:
     assert reply.status == "bad" and reply.why == "number of candidates: expected 1 to 20, got 21"
 
 
-def test_hello_is_answered_while_the_model_works() -> None:
+def test_hello_is_answered_while_the_model_computes() -> None:
     with running("gate") as server, peer(server.address) as client:
         client.send(predict())
         server.wait_until_begun()
@@ -135,12 +156,12 @@ def test_hello_is_answered_while_the_model_works() -> None:
         assert status(client.receive()) == "ok"
 
 
-def test_the_newest_request_of_a_client_wins() -> None:
+def test_the_newest_request_of_a_client_replaces_older_ones() -> None:
     with running("gate") as server, peer(server.address) as eager, peer(server.address) as patient:
         eager.send(predict(request_id=b"in work"))
         server.wait_until_begun()
         patient.send(predict(request_id=b"other"))
-        assert status(patient.ask(hello())) == "ok"  # taken in by now
+        assert status(patient.ask(hello())) == "ok"  # accepted by now
         told = [eager.ask(predict(request_id=b"waiting")), eager.ask(predict(request_id=b"newest"))]
         assert [(reply.id, reply.status) for reply in told if isinstance(reply, Refusal)] == [
             (b"in work", "superseded"),
@@ -154,7 +175,7 @@ def test_the_newest_request_of_a_client_wins() -> None:
     assert isinstance(last, PredictionReply) and last.id == b"newest"
 
 
-def test_all_clients_together_may_have_so_many_requests() -> None:
+def test_the_queue_is_bounded_over_all_clients() -> None:
     with (
         running("gate", ServingConfig(max_waiting=1)) as server,
         peer(server.address) as first,
@@ -177,7 +198,7 @@ def test_a_request_that_expired_while_waiting_is_not_computed() -> None:
         client.send(predict(request_id=b"slow"))
         server.wait_until_begun()
         other.send(predict(0.001, b"late"))
-        assert status(other.ask(hello())) == "ok"  # the late one has been taken in by now
+        assert status(other.ask(hello())) == "ok"  # the late one has been accepted by now
         time.sleep(0.01)
         server.open()
         first, late = client.receive(), other.receive()
@@ -186,70 +207,70 @@ def test_a_request_that_expired_while_waiting_is_not_computed() -> None:
     assert isinstance(late, Refusal) and (late.id, late.status) == (b"late", "expired")
 
 
-def test_work_ends_at_its_deadline() -> None:
-    with running("until over") as server, peer(server.address) as client:
+def test_a_computation_stops_at_its_deadline() -> None:
+    with running("until stopped") as server, peer(server.address) as client:
         assert status(client.ask(predict(0.05))) == "expired"
 
 
-def test_what_the_model_raises_is_told_to_the_log_alone(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_exception_of_the_model_is_written_to_the_log_alone(capfd: pytest.CaptureFixture[str]) -> None:
     with running("raise") as server, peer(server.address) as client:
-        for _ in range(2):  # it goes on
+        for _ in range(2):  # the server continues
             reply = client.ask(predict())
             assert isinstance(reply, Refusal)
             assert (reply.id, reply.status) == (b"id-1", "failed")
             assert "secret" not in reply.why
-        assert server.server.metrics.answered == {"failed": 2}
+        assert server.server.metrics.n_replies == {"failed": 2}
     assert "CUDA error at /secret/path.cu:7" in capfd.readouterr().err
 
 
-def test_no_finite_cost_is_told() -> None:
+def test_a_prediction_without_a_finite_cost_is_refused() -> None:
     with running("nan") as server, peer(server.address) as client:
         assert status(client.ask(predict())) == "nonfinite"
 
 
-def test_processes_share_the_candidates() -> None:
+def test_workers_share_the_candidates() -> None:
     with running("half nan", n=2) as server, peer(server.address) as client:
         reply = client.ask(predict())
     assert isinstance(reply, PredictionReply)
     whole = prediction(request())
-    assert np.isnan(reply.prediction.costs[:3]).all(), "NaN of one process does not hide what the other found"
+    assert np.isnan(reply.prediction.costs[:3]).all(), "NaN of one worker does not affect the other"
     np.testing.assert_array_equal(reply.prediction.costs[3:], whole.costs[3:])
     assert {*reply.prediction.best} == {3, 4}
     assert (reply.prediction.videos[:, 0, 0, 0, 0] == reply.prediction.best - 3).all()
 
 
 @pytest.mark.parametrize(("script", "n"), [("die once", 1), ("die once", 2), ("hang once", 1), ("hang once", 2)])
-def test_a_lost_process_costs_one_request(script: str, n: int) -> None:
+def test_a_lost_worker_fails_one_request(script: str, n: int) -> None:
     with running(script, ServingConfig(hang_s=relaxed(0.2)), n=n) as server, peer(server.address) as client:
         lost = client.ask(predict(relaxed(1.0, 60.0)))
         assert isinstance(lost, Refusal) and (lost.status, lost.retry_after_s) == ("unavailable", 0.0)
         while status(reply := client.ask(predict())) == "unavailable":
-            assert isinstance(reply, Refusal) and reply.retry_after_s > 0, "it is told when to come back"
+            assert isinstance(reply, Refusal) and reply.retry_after_s > 0, "the refusal says when to retry"
             time.sleep(0.05)
         assert isinstance(reply, PredictionReply)
         np.testing.assert_array_equal(reply.prediction.costs, prediction(request()).costs)
         until(lambda: server.server.metrics.state == "ready", "ready again")
 
 
-def test_the_process_in_reserve_takes_the_place_of_a_lost_one() -> None:
+def test_the_standby_process_replaces_a_lost_one() -> None:
     with running("die once", ServingConfig(standby_after_s=0)) as server, peer(server.address) as client:
-        until(lambda: len(server.processes()) == 2, "a reserve")
+        until(lambda: len(server.processes()) == 2, "a standby process")
         (pid,) = server.server.pids
-        (reserve,) = server.processes() - {pid}
+        (standby,) = server.processes() - {pid}
         assert status(client.ask(predict())) == "unavailable"
         while status(client.ask(predict())) == "unavailable":
             time.sleep(0.05)
-        assert server.server.pids == [reserve]
-        until(lambda: len(server.processes()) == 2, "another reserve")
-        (reserve,) = server.processes() - {reserve}
-        os.kill(reserve, signal.SIGKILL)
-        until(lambda: len(server.processes() - {reserve}) == 2, "another in place of a reserve that died")
+        assert server.server.pids == [standby]
+        until(lambda: len(server.processes()) == 2, "another standby process")
+        (standby,) = server.processes() - {standby}
+        os.kill(standby, signal.SIGKILL)
+        until(lambda: len(server.processes() - {standby}) == 2, "another in place of a lost standby process")
         assert status(client.ask(predict())) == "ok"
         left = server.processes()
     assert not any(psutil.pid_exists(pid) for pid in left)
 
 
-def test_a_reserve_that_cannot_be_started_is_done_without(
+def test_a_standby_process_that_cannot_be_started_is_not_needed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_arguments: object, **_options: object) -> None:
@@ -258,12 +279,12 @@ def test_a_reserve_that_cannot_be_started_is_done_without(
     with running(config=ServingConfig(standby_after_s=0.3)) as server, peer(server.address) as client:
         with monkeypatch.context() as patched:
             patched.setattr("ghvae_core.serving.worker.subprocess.Popen", refuse)
-            until(lambda: "there is none in reserve: no process for the model could" in caplog.text, "a warning")
+            until(lambda: "no standby process: no process for the model could" in caplog.text, "a warning")
         assert status(client.ask(predict())) == "ok"
         assert server.processes() == {*server.server.pids}
 
 
-def test_a_second_process_that_cannot_be_started_ends_the_first_and_is_told(
+def test_a_second_worker_that_cannot_be_started_stops_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[subprocess.Popen[bytes]] = []
@@ -277,17 +298,17 @@ def test_a_second_process_that_cannot_be_started_ends_the_first_and_is_told(
 
     monkeypatch.setattr("ghvae_core.serving.worker.subprocess.Popen", one_alone)
     with pytest.raises(PredictorError, match="could be started: Cannot allocate memory"):
-        PredictionServer(f"ipc://{tmp_path}/s", ServingConfig(), commands("answer", tmp_path, n=2))
+        PredictionServer(f"ipc://{tmp_path}/s", ServingConfig(), commands("predict", tmp_path, n=2))
     assert started[0].poll() is not None
 
 
-def test_without_a_reserve_there_is_none() -> None:
+def test_the_standby_process_can_be_turned_off() -> None:
     with running(config=ServingConfig(standby_after_s=None)) as server, peer(server.address) as client:
         assert status(client.ask(predict())) == "ok"
         assert server.processes() == {*server.server.pids}
 
 
-def test_after_an_error_a_process_that_cannot_prove_itself_is_replaced() -> None:
+def test_a_worker_that_fails_its_self_test_after_an_error_is_replaced() -> None:
     with running("raise once", None, "broken") as server, peer(server.address) as client:
         assert status(client.ask(predict())) == "unavailable"
         while status(reply := client.ask(predict())) == "unavailable":
@@ -295,7 +316,7 @@ def test_after_an_error_a_process_that_cannot_prove_itself_is_replaced() -> None
         assert isinstance(reply, PredictionReply)
 
 
-def test_too_many_losses_end_the_service() -> None:
+def test_too_many_lost_workers_stop_the_server() -> None:
     with running("die", ServingConfig(restarts=1)) as server, peer(server.address) as client:
         assert status(client.ask(predict())) == "unavailable"
         server.ready.clear()
@@ -312,24 +333,24 @@ def test_too_many_losses_end_the_service() -> None:
         (
             "dead at start",
             PredictorError,
-            "lost 2 times within 10 minutes, the last time while starting: it ended with 3",
+            "lost 2 times within 10 minutes, the last time while starting: it exited with 3",
         ),
     ],
 )
-def test_what_cannot_start_ends_the_service(script: str, kind: type[Exception], said: str) -> None:
+def test_workers_that_cannot_start_stop_the_server(script: str, kind: type[Exception], said: str) -> None:
     with running(script, ServingConfig(restarts=1)) as server:
         pass
     assert type(server.error) is kind and said in str(server.error)
 
 
-def test_a_checkpoint_that_has_changed_is_not_served_on() -> None:
+def test_a_changed_checkpoint_stops_the_server() -> None:
     with running("changes") as server, peer(server.address) as client:
         assert status(client.ask(predict())) == "unavailable"
         until(lambda: server.error, "an error")
     assert "the checkpoint has changed since this server was started" in str(server.error)
 
 
-def test_before_it_is_ready_it_says_how_far_it_is() -> None:
+def test_until_it_is_ready_it_reports_its_state() -> None:
     with running("slow start", waits=False) as server, peer(server.address) as client:
         until(lambda: server.server.state == "loading", "loading")
         for parts in (hello(), predict()):
@@ -341,7 +362,7 @@ def test_before_it_is_ready_it_says_how_far_it_is() -> None:
         assert status(client.ask(predict())) == "ok"
 
 
-def test_draining_finishes_what_was_taken_and_refuses_the_rest() -> None:
+def test_draining_finishes_accepted_requests_and_refuses_new_ones() -> None:
     with running("gate", ServingConfig(drain_s=60)) as server, peer(server.address) as client:
         client.send(predict())
         server.wait_until_begun()
@@ -352,36 +373,36 @@ def test_draining_finishes_what_was_taken_and_refuses_the_rest() -> None:
         assert status(client.receive()) == "ok"
 
 
-def test_draining_gives_up_what_takes_too_long() -> None:
+def test_draining_stops_after_its_time_limit() -> None:
     with (
-        running("until over", ServingConfig(drain_s=0.05)) as server,
+        running("until stopped", ServingConfig(drain_s=0.05)) as server,
         peer(server.address) as client,
         peer(server.address) as other,
     ):
         client.send(predict(60))
         other.send(predict(60))
-        assert [status(each.ask(hello())) for each in (client, other)] == ["ok", "ok"]  # both are taken in by now
+        assert [status(each.ask(hello())) for each in (client, other)] == ["ok", "ok"]  # both are accepted by now
         server.server.drain()
         assert [status(each.receive()) for each in (client, other)] == ["draining", "draining"]
 
 
-def test_the_end_of_the_parent_is_the_end_of_the_service(tmp_path: Path) -> None:
+def test_the_exit_of_the_parent_stops_the_server(tmp_path: Path) -> None:
     ours, parents = os.pipe()
-    server = PredictionServer("tcp://127.0.0.1:0", ServingConfig(), commands("answer", tmp_path))
-    server.serve(lambda _: os.close(parents), ours)  # comes back, although nothing here drains it
+    server = PredictionServer("tcp://127.0.0.1:0", ServingConfig(), commands("predict", tmp_path))
+    server.serve(lambda _: os.close(parents), ours)  # returns although `drain` is not called
     assert server.state == "draining"
     server.close()
     os.close(ours)
 
 
-def test_no_process_outlives_the_front(tmp_path: Path) -> None:
+def test_no_worker_outlives_the_server(tmp_path: Path) -> None:
     with running() as server:
         (pid,) = server.server.pids
         assert psutil.pid_exists(pid)
     assert not psutil.pid_exists(pid)
 
 
-def test_a_client_that_has_gone_is_no_trouble() -> None:
+def test_a_client_that_disconnects_does_not_affect_others() -> None:
     with running("gate") as server, peer(server.address) as client:
         with peer(server.address) as leaver:
             leaver.send(predict())
@@ -410,7 +431,7 @@ def test_a_client_that_has_gone_is_no_trouble() -> None:
         "",
     ],
 )
-def test_what_another_machine_could_reach_is_refused(address: str) -> None:
+def test_an_address_that_another_machine_could_reach_is_refused(address: str) -> None:
     with pytest.raises(AddressError, match="with keys only") as caught:
         PredictionServer(address, ServingConfig(), [])
     assert caught.value.exit_code == 2
@@ -428,9 +449,9 @@ def test_an_address_in_use_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "link to a file", "dangling link", "folder", "pipe"])
-def test_a_path_of_anything_but_a_socket_is_refused_and_kept(kind: str, tmp_path: Path) -> None:
+def test_the_path_of_another_file_is_refused_and_kept(kind: str, tmp_path: Path) -> None:
     path, notes = tmp_path / "path", tmp_path / "notes"
-    notes.write_text("of a year")
+    notes.write_text("notes")
     make: dict[str, Callable[[], object]] = {
         "file": lambda: notes.rename(path),
         "link to a file": lambda: path.symlink_to(notes),
@@ -444,10 +465,10 @@ def test_a_path_of_anything_but_a_socket_is_refused_and_kept(kind: str, tmp_path
         PredictionServer(f"ipc://{path}", ServingConfig(), [])
     assert caught.value.exit_code == 2
     assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
-    assert (path if kind == "file" else notes).read_text() == "of a year"
+    assert (path if kind == "file" else notes).read_text() == "notes"
 
 
-def test_a_socket_file_is_private_and_a_dead_one_is_taken_over(tmp_path: Path) -> None:
+def test_a_socket_file_is_private_and_a_stale_one_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -459,27 +480,27 @@ def test_a_socket_file_is_private_and_a_dead_one_is_taken_over(tmp_path: Path) -
         PredictionServer(f"ipc://{tmp_path}/no/such/folder/s", ServingConfig(), [])
 
 
-def _asked(client: bytes, name: bytes = b"x") -> QueuedRequest:
-    return QueuedRequest(client, Predict(name, request(), SPEC.checkpoint, 1.0), 0.0)
+def _queued(client: bytes, name: bytes = b"x") -> QueuedRequest:
+    return QueuedRequest(client, Predict(name, request(), SPEC.checkpoint, 1.0), [], 0.0)
 
 
-def test_first_come_first_served_and_a_bound() -> None:
-    line = RequestQueue(2)
-    assert line.next() is None
-    assert line.join(_asked(b"a")) and line.join(_asked(b"b")) and not line.join(_asked(b"c"))
-    assert len(line) == 2
-    first = line.next()
+def test_the_queue_is_first_in_first_out_and_bounded() -> None:
+    queue = RequestQueue(2)
+    assert queue.next() is None
+    assert queue.add(_queued(b"a")) and queue.add(_queued(b"b")) and not queue.add(_queued(b"c"))
+    assert len(queue) == 2
+    first = queue.next()
     assert first is not None and first.client == b"a"
-    assert line.join(_asked(b"c"))
-    assert [asked.client for asked in iter(line.next, None)] == [b"b", b"c"]
+    assert queue.add(_queued(b"c"))
+    assert [each.client for each in iter(queue.next, None)] == [b"b", b"c"]
 
 
-def test_who_leaves_and_joins_again_stands_at_the_end() -> None:
-    line = RequestQueue(3)
-    line.join(_asked(b"a", b"older"))
-    line.join(_asked(b"b"))
-    older = line.leave(b"a")
+def test_a_request_that_is_removed_and_added_again_is_the_last() -> None:
+    queue = RequestQueue(3)
+    queue.add(_queued(b"a", b"older"))
+    queue.add(_queued(b"b"))
+    older = queue.remove(b"a")
     assert older is not None and older.message.id == b"older"
-    assert line.leave(b"nobody") is None
-    line.join(_asked(b"a", b"newer"))
-    assert [asked.message.id for asked in iter(line.next, None)] == [b"x", b"newer"]
+    assert queue.remove(b"c") is None
+    queue.add(_queued(b"a", b"newer"))
+    assert [each.message.id for each in iter(queue.next, None)] == [b"x", b"newer"]
