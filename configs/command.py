@@ -76,3 +76,18 @@ def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: 
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def renamed_option(former: str, present: str) -> Any:
+    """Return a hidden option, for the annotation of a parameter, that is refused under its former name.
+
+    Args:
+        former: The option, with its dashes.
+        present: Its present name.
+    """
+
+    def refuse(value: object) -> None:
+        if value:
+            raise ReportedError(f"{former} is now {present}")
+
+    return typer.Option(former, hidden=True, callback=refuse)

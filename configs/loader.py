@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar, get_args
+from typing import Any, ClassVar, NamedTuple, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -114,10 +114,7 @@ def migrate(schema: type[BaseModel], tree: Any) -> Any:
         if isinstance(value, str):
             value = values.get(key, {}).get(value, value)  # noqa: PLW2901
         field = schema.model_fields.get(key)
-        inner = _model(field, value) if field else None
-        if inner is not None:
-            value = [migrate(inner, item) for item in value] if isinstance(value, list) else migrate(inner, value)  # noqa: PLW2901
-        migrated[key] = value
+        migrated[key] = _migrate_field(field, value) if field else value
     return migrated
 
 
@@ -248,8 +245,20 @@ def _renames(schema: type[BaseModel] | None) -> tuple[Mapping[str, str], Mapping
     return schema.renamed_keys, schema.renamed_values
 
 
+def _migrate_field(field: FieldInfo, value: Any) -> Any:
+    """Return the stored value of a field under present names: a model, a list or a mapping of models, or a value."""
+    inner = _model(field, value)
+    if inner is None:
+        return value
+    if isinstance(value, list):
+        return [migrate(inner, item) for item in value]
+    if get_origin(field.annotation) is dict and isinstance(value, Mapping):
+        return {key: migrate(inner, item) for key, item in value.items()}
+    return migrate(inner, value)
+
+
 def _model(field: FieldInfo, value: object) -> type[BaseModel] | None:
-    """Return the model that a stored value, or each item of a stored list, follows; None for plain values."""
+    """Return the model that a stored value, or each item of a list or mapping, follows; None for plain values."""
     models = _models_in(field.annotation)
     if isinstance(field.discriminator, str) and isinstance(value, Mapping):
         name = field.discriminator

@@ -1,4 +1,4 @@
-"""The configuration of one run, a section for each part."""
+"""Configuration of one task run: one section for each component."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from robot_bridge.factory import CONFIG_FILES, RobotConfig, RobotName
 
 
 class TaskRunConfig(Config):
-    """All sections that `--set` knows."""
+    """All sections that `--set` accepts."""
 
     robot: RobotConfig
     task: TaskConfig
@@ -24,18 +24,23 @@ class TaskRunConfig(Config):
     policy: PolicyConfig
 
 
-class _TaskAlone(Config):
+class _TaskSection(Config):
     task: TaskConfig
 
 
 def load_run(task_file: str, overrides: Sequence[str], robot: RobotName = "simulation") -> TaskRunConfig:
-    """Read the files of a run; the task decides what the simulation sets up, the overrides decide all.
+    """Read the configuration files of a run. The task sets the scene of the simulation; overrides take precedence.
+
+    Args:
+        task_file: YAML file of the task.
+        overrides: `section.key=value`, as after `--set`.
+        robot: The robot.
 
     Raises:
         ConfigError: As `configs.loader.load`.
     """
-    about_task = [override for override in overrides if override.startswith("task.")]
-    task = load(_TaskAlone, {"task": task_file}, about_task).task
+    task_overrides = [override for override in overrides if override.startswith("task.")]
+    task = load(_TaskSection, {"task": task_file}, task_overrides).task
     files = {
         "robot": CONFIG_FILES[robot],
         "task": task_file,

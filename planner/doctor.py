@@ -1,4 +1,4 @@
-"""Is everything ready to collect or to do a task? Asked of the arm, the disk and the predictor; nothing moves."""
+"""Checks whether robot, disk and predictor are ready to collect data or to run a task. Nothing moves."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from robot_bridge.factory import resolve_renderer, run_checks
 from robot_bridge.franka.checks import CheckResult, run_check
 from robot_bridge.robot import RobotSpec
 
-_FREE_GIB = 2.0  # below, a collection stops between two episodes; collection.free_disk_floor_gib
+_MIN_FREE_GIB = 2.0  # as supervision.free_disk_floor_gib: with less, a collection stops
 
 
 @dataclass(frozen=True)
 class CheckSelection:
-    """What is to be looked at beside the arm."""
+    """The checks in addition to those of the robot."""
 
-    server: str | None  # its address; None: a private one would be started
+    server: str | None  # address; None: check the checkpoint of a private server
     checkpoint: Path
-    out: Path  # where episodes or reports would go
+    out: Path  # output folder; need not exist
 
 
 def check_system(selection: CheckSelection, config: TaskRunConfig) -> Iterator[CheckResult]:
-    """Yield a finding on each part."""
+    """Yield one result for each check, as it completes."""
     if config.robot.kind == "simulation":
         yield run_check("renderer", lambda: _renderer(config))
     yield from run_checks(config.robot)
@@ -44,15 +44,18 @@ def check_system(selection: CheckSelection, config: TaskRunConfig) -> Iterator[C
 
 def _renderer(config: TaskRunConfig) -> str:
     robot = resolve_renderer(config.robot)
-    return f"MuJoCo draws through {robot.renderer}" if robot.kind == "simulation" else ""
+    return f"MuJoCo renders with {robot.renderer}" if robot.kind == "simulation" else ""
 
 
 def _disk(out: Path) -> str:
-    there = next(each for each in (out.absolute(), *out.absolute().parents) if each.is_dir())
-    free_gib = shutil.disk_usage(there).free / 2**30
-    if free_gib < _FREE_GIB:
-        raise PlannerError(f"{there}: expected {_FREE_GIB:g} GiB free, got {free_gib:.1f}; make room, or name --out")
-    return f"{free_gib:.0f} GiB free at {there}"
+    folder = next(each for each in (out.absolute(), *out.absolute().parents) if each.is_dir())
+    free_gib = shutil.disk_usage(folder).free / 2**30
+    if free_gib < _MIN_FREE_GIB:
+        raise PlannerError(
+            f"{folder}: expected {_MIN_FREE_GIB:g} GiB free, got {free_gib:.1f}; "
+            "free some space, or choose another folder with --out"
+        )
+    return f"{free_gib:.0f} GiB free at {folder}"
 
 
 def _server(address: str, config: TaskRunConfig) -> str:
@@ -63,13 +66,13 @@ def _server(address: str, config: TaskRunConfig) -> str:
 
 
 def _describe(spec: PredictorSpec) -> str:
-    return f"{spec.name} fits this arm: {spec.n_context} frames of context, up to {spec.max_candidates} candidates"
+    return f"{spec.name} is compatible: {spec.n_context} frames of context, up to {spec.max_candidates} candidates"
 
 
 def _checkpoint(folder: Path) -> str:
     try:
-        from ghvae_core.models.checkpoint_files import read_manifest  # noqa: PLC0415 - torch, where no server is named
+        from ghvae_core.models.checkpoint_files import read_manifest  # noqa: PLC0415 - torch, which a server does without
     except ModuleNotFoundError as error:
-        raise PlannerError(f"{missing_extra(error) or error}, or name a server with --server") from error
+        raise PlannerError(f"{missing_extra(error) or error}, or give a server with --server") from error
     read_manifest(folder)
-    return f"{folder} is whole; a private server would load it (name one with --server)"
+    return f"{folder} is complete; it is loaded by a private server where --server is not given"

@@ -1,4 +1,4 @@
-"""One attempt at a task: the parts are built here from the configuration, handed to each other, and let go of."""
+"""Runs one episode of a task: builds robot, predictor and planner, runs the control loop, and writes the record."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from configs.progress import ProgressBar
 from planner.config import load_run
 from planner.goal import GoalError, load_goal, scripted_goal
+from planner.options import PredictorChoice, task_file, task_name
 from planner.output_folder import RecordError, RunFolder
-from planner.predictors import EpisodeRequest, check_checkpoint, open_predictor
+from planner.predictors import check_checkpoint, open_predictor
 from planner.proposals import Proposals
 from planner.record import EpisodeDescription, EpisodeHistory
 from planner.solver import Solver
 from planner.task import TaskController
 from robot_bridge.camera import model_image
-from robot_bridge.factory import open_robot
+from robot_bridge.factory import RobotName, open_robot
 from robot_bridge.robot import Robot
 
 if TYPE_CHECKING:
@@ -30,22 +31,43 @@ if TYPE_CHECKING:
     from robot_bridge.simulation.success import TaskSuccess
 
 
+@dataclass(frozen=True)
+class EpisodeRequest:
+    """One episode, as the command line describes it."""
+
+    task: str  # name, or YAML file
+    robot: RobotName
+    predictor: PredictorChoice
+    seed: int  # of the scene and the candidates
+    goal: Path | None = None  # goal image; None: the scripted policy makes it, in simulation
+    out: Path | None = None  # folder of the record; None: a new one in runs/
+
+    @property
+    def task_name(self) -> str:
+        """Name of the task."""
+        return task_name(self.task)
+
+
 def run_episode(request: EpisodeRequest, overrides: Sequence[str]) -> None:
-    """Do a task once, print the result, and leave its folder.
+    """Run one episode, print its result, and write its folder.
+
+    Args:
+        request: The episode.
+        overrides: Of the configuration, as after `--set`.
 
     Raises:
-        ReportedError: The input was refused and nothing was written, or a part failed on the way, after which the arm
-            was held and the folder written.
+        ReportedError: The input was refused and nothing was written; or a component failed later, after which the arm
+            holds and the folder is written.
     """
     if request.goal is None and request.robot != "simulation":
-        raise GoalError("--goal: expected a goal picture, as no scripted arm can make one here; take one with run_goal")
-    config = load_run(request.task_file, overrides, request.robot)
+        raise GoalError("--goal: expected a goal image, which only the simulation can do without; make one by run_goal")
+    config = load_run(task_file(request.task), overrides, request.robot)
     goal = load_goal(request.goal, config.robot.camera) if request.goal else None
-    check_checkpoint(request)
-    folder = RunFolder(request.out or _own_folder(request))
+    check_checkpoint(request.predictor)
+    folder = RunFolder(request.out or _default_folder(request))
     with ExitStack() as stack:
         robot = stack.enter_context(closing(open_robot(config.robot)))
-        predictor = stack.enter_context(open_predictor(request, config, robot))
+        predictor = stack.enter_context(open_predictor(request.predictor, config, robot, request.seed))
         proposals = Proposals(config.policy, config.difference, robot.spec)
         task = TaskController(config.task, robot, predictor, Solver(config.planner, proposals))
         scene_rng, plan_rng = np.random.default_rng(request.seed).spawn(2)
@@ -54,49 +76,40 @@ def run_episode(request: EpisodeRequest, overrides: Sequence[str]) -> None:
             goal = model_image(scripted_goal(_simulated(robot), request.seed), robot.spec.camera.crop)
         task.begin(observation, goal, plan_rng)
         task.history.outcome = _outcome(request, robot)  # known even if the first plan fails
-        folder.make(config, may_exist=request.out is not None)
+        folder.create(config, may_exist=request.out is not None)
         description = EpisodeDescription.of(request.task_name, request.robot, predictor.spec, request.seed)
         try:
             with task:
-                _drive(task, lambda: _outcome(request, robot), config.task.n_steps)
+                _run_loop(task, lambda: _outcome(request, robot), config.task.n_steps)
         finally:
-            lost = folder.leave(task.history, description, robot.spec)
-            if lost and task.history.error:  # which is what ended the run, and stays the error that is reported
+            lost = folder.write_record(task.history, description, robot.spec)
+            if lost and task.history.error:  # the error that ended the episode is the one that is raised
                 print(lost, file=sys.stderr)
         if lost:
             raise RecordError(lost)
 
 
-def _own_folder(request: EpisodeRequest) -> Path:
-    """Return the folder of a run that begins now, where none was named."""
-    began = time.strftime("%Y%m%d_%H%M%S")
-    return Path("runs") / f"{request.task_name}_{request.predictor}_{began}_seed{request.seed}"
+def _default_folder(request: EpisodeRequest) -> Path:
+    """Return a folder in runs/, named after task, predictor, time and seed."""
+    started = time.strftime("%Y%m%d_%H%M%S")
+    return Path("runs") / f"{request.task_name}_{request.predictor.name}_{started}_seed{request.seed}"
 
 
 def _simulated(robot: Robot) -> SimulatedFranka:
     from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415 - MuJoCo, which a real arm does without
 
-    assert isinstance(robot, SimulatedFranka)  # noqa: S101 - asked where `--robot simulation` was chosen
+    assert isinstance(robot, SimulatedFranka)  # noqa: S101 - called with `--robot simulation` only
     return robot
 
 
 def _outcome(request: EpisodeRequest, robot: Robot) -> TaskSuccess | None:
-    """Return what the simulation says of the task; None where there is none to ask."""
+    """Return the result of the simulation's success test; None for a real robot."""
     return _simulated(robot).task_success() if request.robot == "simulation" else None
 
 
-def _drive(task: TaskController, outcome_now: Callable[[], TaskSuccess | None], n_steps: int) -> None:
-    """Advance until the run is over, showing on standard error how it goes."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[distance]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task("acting", total=n_steps, distance="")
+def _run_loop(task: TaskController, outcome_now: Callable[[], TaskSuccess | None], n_steps: int) -> None:
+    """Execute actions until the episode ends; show the progress on standard error."""
+    with ProgressBar("actions", n_steps) as progress:
         n_plans = 0
         while not task.ended:
             task.advance()
@@ -106,11 +119,12 @@ def _drive(task: TaskController, outcome_now: Callable[[], TaskSuccess | None], 
             history = task.history
             if len(history.plans) > n_plans:
                 n_plans = len(history.plans)
-                progress.console.print(_describe(history), highlight=False)
-            progress.update(bar, advance=1, distance=f"goal {history.steps[-1].after.distance:.1f} of 255 away")
+                progress.say(_describe_plan(history))
+            progress.advance(detail=f"goal distance {history.steps[-1].after.goal_distance:.1f} of 255")
 
 
-def _describe(history: EpisodeHistory) -> str:
+def _describe_plan(history: EpisodeHistory) -> str:
+    """Return one line on the last plan."""
     record = history.plans[-1]
-    plan, seconds = record.plan, sum(record.latency_s.values())
-    return f"step {record.step}: {plan.family}, cost {plan.cost:.5f}, the best of {len(plan.costs)} in {seconds:.2f} s"
+    plan, plan_s = record.plan, sum(record.latency_s.values())
+    return f"step {record.step}: {plan.family}, cost {plan.cost:.5f}, the best of {len(plan.costs)} in {plan_s:.2f} s"

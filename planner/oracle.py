@@ -1,4 +1,4 @@
-"""A predictor that is never wrong: the simulator itself, so that a failed task is the planner's fault alone."""
+"""Ground-truth predictor: rolls candidates out in the simulator, so that a failed task is due to planning alone."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from robot_bridge.simulation.scene import Scene
 if TYPE_CHECKING:
     from ghvae_core.goal_cost import GoalCostEvaluator
 
-_MOST = 100_000  # candidates and actions of one request; a bound that nothing reaches
+_UNLIMITED = 100_000  # candidates and actions of one request, without a limit of its own
 
 
 class OraclePredictor:
-    """Tries every candidate on copies of the simulated robot, which itself is left as it is.
+    """Executes every candidate on copies of the simulated robot; the robot itself is not changed.
 
-    A candidate on which the arm would stop itself costs infinitely much.
+    A candidate on which the arm would fault has an infinite cost.
 
     Args:
-        robot: The robot.
-        cost: How the end is weighed.
-        n_twins: Copies that work at a time.
-        evaluator: Of terms other than pixels; None: pixels alone.
+        robot: The simulated robot.
+        cost: Goal cost of the last frames.
+        n_twins: Number of copies, which work in parallel.
+        evaluator: Evaluates a cost that uses networks; None: pixels alone.
     """
 
     def __init__(
@@ -42,82 +42,85 @@ class OraclePredictor:
         self._evaluator = evaluator
         self._cost = cost
         self._n_twins = n_twins
-        self._lanes: list[_Lane] = []
-        self._scene: Scene | None = None  # of the lanes
+        self._twins: list[_Twin] = []
+        self._scene: Scene | None = None  # of the twins
         self._spec = PredictorSpec(
             name="oracle",
             image_px=MODEL_IMAGE_PX,
             action_dim=ACTION_DIM,
             step_limit_m=robot.spec.limits.step_limit_m,
             step_s=robot.spec.step_s,
-            n_context=2,  # as the model has; the simulator needs none
-            max_horizon=_MOST,
-            max_candidates=_MOST,
-            checkpoint="" if evaluator is None else evaluator.checkpoint_sha256,  # whose features count
+            n_context=2,  # as for the model; the simulator needs none
+            max_horizon=_UNLIMITED,
+            max_candidates=_UNLIMITED,
+            checkpoint=""
+            if evaluator is None
+            else evaluator.checkpoint_sha256,  # of the network whose features the cost uses
             terms=("pixel",) if evaluator is None else evaluator.terms,
             distance="" if evaluator is None else evaluator.distance_sha256,
         )
 
     @property
     def spec(self) -> PredictorSpec:
-        """What this predictor can do; the context is not looked at."""
+        """Specification of this predictor. The context of a request is not used."""
         return self._spec
 
     def predict(
         self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
     ) -> Prediction:
-        """Execute every candidate on a twin and weigh what its camera sees against the goal."""
+        """Execute every candidate on a twin and return the goal costs of its images; see `Predictor.predict`."""
         PredictionRequest(context, candidates, goal, n_videos, self._cost).check(self._spec)
         started_s = time.monotonic()
         snapshot = self._robot.snapshot()
-        self._follow(snapshot)
+        self._match_scene(snapshot)
         ends = self._rollouts(snapshot, candidates, self._cost.final_frames)
-        costs = np.array([self._weigh(end, goal) for end in ends], np.float32)
-        tried_s = time.monotonic()
+        costs = np.array([self._cost_of(end, goal) for end in ends], np.float32)
+        rolled_out_s = time.monotonic()
         best = np.argsort(costs, kind="stable")[:n_videos]
         best = best[np.isfinite(costs[best])]
         horizon = candidates.shape[1]
         videos = [video for video in self._rollouts(snapshot, candidates[best], horizon) if video is not None]
-        filmed_s = time.monotonic()
+        rendered_s = time.monotonic()
         return Prediction(
             costs=costs,
             best=best,
             videos=np.array(videos, np.uint8).reshape(len(best), horizon, *goal.shape),
-            timing_s={"rollouts": tried_s - started_s, "videos": filmed_s - tried_s},
+            timing_s={"rollouts": rolled_out_s - started_s, "videos": rendered_s - rolled_out_s},
         )
 
     def close(self) -> None:
-        """Stop trying; what is under way ends with its present candidate."""
-        for lane in self._lanes:
-            lane.close()
-        self._lanes = []
+        """Close the twins, after the candidates in execution."""
+        for twin in self._twins:
+            twin.close()
+        self._twins = []
 
-    def _follow(self, snapshot: Snapshot) -> None:
-        """Make new twins when the robot has been reset into a new scene."""
-        if self._lanes and self._scene is snapshot.scene:
+    def _match_scene(self, snapshot: Snapshot) -> None:
+        """Make new twins where the robot has been reset to a new scene."""
+        if self._twins and self._scene is snapshot.scene:
             return
         self.close()
         self._scene = snapshot.scene
-        self._lanes = [_Lane(self._robot) for _ in range(self._n_twins)]
+        self._twins = [_Twin(self._robot) for _ in range(self._n_twins)]
 
     def _rollouts(
         self, snapshot: Snapshot, candidates: NDArray[np.float32], n_frames: int
     ) -> list[NDArray[np.uint8] | None]:
         """Return the last `n_frames` model images of each candidate, (n_frames, 64, 64, 3), or None for a fault."""
-        turns = [
-            self._lanes[i % self._n_twins].submit(snapshot, candidates[i], n_frames) for i in range(len(candidates))
+        futures = [
+            self._twins[i % self._n_twins].submit(snapshot, candidates[i], n_frames) for i in range(len(candidates))
         ]
         try:
             ends = []
-            for turn in turns:
+            for future in futures:
                 check()
-                ends.append(turn.result())
+                ends.append(future.result())
             return ends
         finally:
-            for turn in turns:  # after Ctrl-C, nobody waits for the rest
-                turn.cancel()
+            for future in futures:  # after an interrupt, the rest is not needed
+                future.cancel()
 
-    def _weigh(self, end: NDArray[np.uint8] | None, goal: NDArray[np.uint8]) -> float:
+    def _cost_of(self, end: NDArray[np.uint8] | None, goal: NDArray[np.uint8]) -> float:
+        """Return the cost of the last frames (n, 64, 64, 3) of one candidate; infinity after a fault."""
         if end is None:
             return float("inf")
         if self._evaluator is None:
@@ -125,36 +128,36 @@ class OraclePredictor:
         return float(self._evaluator.costs_of_images(end[None], goal, self._cost)[0])
 
 
-class _Lane:
-    """A twin of the robot and the only thread that touches it: a renderer belongs to the thread that made it."""
+class _Twin:
+    """A copy of the robot and the one thread that uses it: a renderer is bound to the thread that created it."""
 
     def __init__(self, robot: SimulatedFranka) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._robot = robot
         self._crop = robot.spec.camera.crop
-        self._twin = self._thread.submit(robot.twin).result()
+        self._robot_copy = self._thread.submit(robot.twin).result()
 
     def submit(
         self, snapshot: Snapshot, actions: NDArray[np.float32], n_frames: int
     ) -> Future[NDArray[np.uint8] | None]:
-        """Try a candidate when those before it are done."""
+        """Queue the rollout of one candidate."""
         return self._thread.submit(self._rollout, snapshot, actions, n_frames)
 
     def close(self) -> None:
-        """Close the twin where it was made."""
-        self._thread.submit(self._twin.close).result()
+        """Close the copy in its own thread."""
+        self._thread.submit(self._robot_copy.close).result()
         self._thread.shutdown()
 
     def _rollout(self, snapshot: Snapshot, actions: NDArray[np.float32], n_frames: int) -> NDArray[np.uint8] | None:
-        self._twin.restore(snapshot)
+        self._robot_copy.restore(snapshot)
         frames = []
         for t, action in enumerate(actions):
             try:
-                self._twin.advance(action)
+                self._robot_copy.advance(action)
             except RobotFault:
-                self._twin.close()
-                self._twin = self._robot.twin()  # a fault leaves its marks in the physics
+                self._robot_copy.close()
+                self._robot_copy = self._robot.twin()  # a fault leaves a state that cannot be restored
                 return None
             if t >= len(actions) - n_frames:
-                frames.append(model_image(self._twin.render(), self._crop))
+                frames.append(model_image(self._robot_copy.render(), self._crop))
         return np.stack(frames)

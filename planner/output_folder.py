@@ -1,4 +1,4 @@
-"""The folder of one run: taken before anything moves, filled when the run is over, whatever ended it."""
+"""The folder of one episode: created before anything moves, filled when the episode ends, for whatever reason."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ _CONFIG = "config.yaml"
 
 
 class RecordError(PlannerError):
-    """A part of the record of a run could not be written. The arm holds; the other parts were written."""
+    """A part of the record could not be written. The arm holds; the other parts were written."""
 
     exit_code: ClassVar[int] = 1
 
 
 class RunFolder:
-    """Where one run is recorded.
+    """The output folder of one episode.
 
     Raises:
-        PlannerError: From the constructor, when something stands in the folder already.
+        PlannerError: From the constructor, where the folder is not empty.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._refuse_taken()
+        self._check_empty()
 
-    def make(self, config: Config, *, may_exist: bool) -> None:
-        """Make the folder and write the configuration into it.
+    def create(self, config: Config, *, may_exist: bool) -> None:
+        """Create the folder and write the configuration into it.
 
         Args:
-            config: All that the run uses.
-            may_exist: Whether an empty folder is taken too. A name that says when the run began is its own alone: the
-                folder can only be that of another run.
+            config: The complete configuration of the run.
+            may_exist: Whether an existing empty folder is accepted. A default folder is named after the time, so an
+                existing one belongs to another run.
 
         Raises:
-            PlannerError: By now the folder is taken, or it cannot be made. Nothing was written.
+            PlannerError: The folder is used by another run, or cannot be created. Nothing was written.
             RecordError: The configuration could not be written. Nothing moved.
         """
-        self._refuse_taken()
+        self._check_empty()
         try:
             self.path.mkdir(parents=True, exist_ok=may_exist)
-            (self.path / _CONFIG).touch(exist_ok=False)  # of two runs that take an empty folder only one succeeds
+            (self.path / _CONFIG).touch(exist_ok=False)  # of two runs with one empty folder, only one succeeds
         except OSError as error:
             raise PlannerError(f"{self.path}: {error.strerror}; choose another folder with --out") from None
         try:
@@ -58,11 +58,11 @@ class RunFolder:
         except OSError as error:
             raise RecordError(f"{self.path / _CONFIG}: {error.strerror}; nothing moved") from None
 
-    def leave(self, history: EpisodeHistory, description: EpisodeDescription, spec: RobotSpec) -> str:
-        """Print the result, then write it, the episode and the report: each of them whatever becomes of the others.
+    def write_record(self, history: EpisodeHistory, description: EpisodeDescription, spec: RobotSpec) -> str:
+        """Print the result, then write result, episode and report; a failure of one does not prevent the others.
 
         Returns:
-            One line that says what could not be written; empty when all was.
+            One line on the parts that could not be written; empty where all were.
         """
         result = summarize(description, history, str(self.path / "report.html"))
         parts: tuple[Callable[[], object], ...] = (
@@ -71,7 +71,7 @@ class RunFolder:
             lambda: self._write_episode(history, description, spec),
             lambda: write_report(self.path, history, result, (self.path / _CONFIG).read_text(encoding="utf-8")),
         )
-        lost = [fault for part in parts if (fault := _fault(part))]
+        lost = [reason for part in parts if (reason := _attempt(part))]
         return f"not all was recorded: {'; '.join(lost)}" if lost else ""
 
     def _write_episode(self, history: EpisodeHistory, description: EpisodeDescription, spec: RobotSpec) -> None:
@@ -89,13 +89,13 @@ class RunFolder:
                 episode, self.path / f"planner_{spec.name}_{description.task}_traj{description.seed}.hdf5", spec
             )
 
-    def _refuse_taken(self) -> None:
+    def _check_empty(self) -> None:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise PlannerError(f"{self.path}: expected a new or empty folder for the report; choose another with --out")
 
 
-def _fault(part: Callable[[], object]) -> str:
-    """Write one part of the record; return why that failed, or nothing."""
+def _attempt(part: Callable[[], object]) -> str:
+    """Write one part of the record; return the reason of a failure, empty without one."""
     try:
         part()
     except (OSError, ReportedError) as error:

@@ -1,4 +1,4 @@
-"""What is decided from, what is decided, and the planner's errors."""
+"""The input and the output of planning, and the planner's errors."""
 
 from __future__ import annotations
 
@@ -13,57 +13,57 @@ from configs.command import ReportedError
 from ghvae_core.predictor import Context
 from robot_bridge.robot import Observation
 
-HOLD, PREVIOUS = "hold", "previous"  # the families of candidates beside those of the policy
+HOLD, PREVIOUS = "hold", "previous"  # candidate families that the planner adds to those of the policy
 
 
 class PlannerError(ReportedError):
-    """The base of the planner's errors. The arm holds its pose."""
+    """Base of the planner's errors. The arm holds its pose."""
 
 
 class PlanError(PlannerError):
-    """No candidate can be trusted. Nothing of this plan was executed."""
+    """No candidate has a usable cost. Nothing of this plan was executed."""
 
     exit_code: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)
 class PlanningState:
-    """All that a plan is made from."""
+    """The input of one plan."""
 
     observation: Observation  # the present
-    context: Context  # what was seen last; its last frame is the present
+    context: Context  # the last frames and actions; its last frame shows the present
     goal: NDArray[np.uint8]  # (64, 64, 3) RGB
-    gripper: float  # the command that the gripper follows now: +1 closes, -1 opens
-    rest: NDArray[np.float32]  # (k, 4) what the previous plan left undone; k may be 0
+    gripper: float  # the gripper command in effect: +1 closes, -1 opens
+    rest: NDArray[np.float32]  # (k, 4) actions of the previous plan that were not executed; k may be 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The candidate that costs least, and what it was chosen from."""
+    """The candidate of least cost, and all candidates that it was chosen from."""
 
-    actions: NDArray[np.float32]  # (horizon, 4) as they would be applied
+    actions: NDArray[np.float32]  # (horizon, 4) after the safety limits
     cost: float
     index: int  # of the chosen candidate
-    families: list[str]  # (N,) where each candidate comes from
-    costs: NDArray[np.float32]  # (N,) as the predictor gave them, NaN and infinity included
+    families: list[str]  # (N,) source of each candidate
+    costs: NDArray[np.float32]  # (N,) from the predictor; may hold NaN and infinity
     best: list[int]  # the candidates of `videos`, best first, all of finite cost
-    videos: NDArray[np.uint8]  # (k, horizon, 64, 64, 3) RGB, imagined
+    videos: NDArray[np.uint8]  # (k, horizon, 64, 64, 3) RGB, predicted
     timing_s: Mapping[str, float]  # "propose" and "predict"
-    predictor_timing_s: Mapping[str, float]  # the stages inside "predict", as the predictor names them
+    predictor_timing_s: Mapping[str, float]  # the stages within "predict", named by the predictor
 
     @property
     def family(self) -> str:
-        """Where the chosen candidate comes from."""
+        """Source of the chosen candidate."""
         return self.families[self.index]
 
     @property
     def n_non_finite(self) -> int:
-        """How many candidates had no usable cost and could not be chosen."""
+        """Number of candidates without a finite cost."""
         return int(np.count_nonzero(~np.isfinite(self.costs)))
 
     @property
     def predicted_frames(self) -> NDArray[np.uint8]:
-        """What the chosen candidate is imagined to look like, (horizon, 64, 64, 3); empty if no video of it came."""
+        """Predicted frames of the chosen candidate, (horizon, 64, 64, 3); (0, 64, 64, 3) without a video of it."""
         if self.index not in self.best:
             return self.videos[:0].reshape(0, *self.videos.shape[2:])
         video: NDArray[np.uint8] = self.videos[self.best.index(self.index)]

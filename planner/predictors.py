@@ -1,11 +1,10 @@
-"""Who imagines: the predictor that was asked for on the command line, opened and closed."""
+"""Predictor backends: opens the one that the command line selects, and defines the two baselines."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,23 +16,87 @@ from ghvae_core.predictor import Context, Prediction, PredictionRequest, Predict
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.launch import private_server
 from planner.config import TaskRunConfig
+from planner.options import MODEL_PREDICTORS, PredictorChoice
 from planner.plan import PlannerError
 from planner.solver import SolverConfig
-from planner.trials.variant import MODELS
 from robot_bridge.camera import MODEL_IMAGE_PX
-from robot_bridge.factory import RobotName
 from robot_bridge.robot import ACTION_DIM, Robot, RobotSpec
 
 if TYPE_CHECKING:
     from ghvae_core.goal_cost import GoalCostEvaluator
     from planner.oracle import OraclePredictor
 
+UNLIMITED = 100_000  # candidates and actions of one request, for predictors without a limit of their own
 
-_MOST = 100_000  # candidates and actions of one request; a bound that nothing reaches
+
+@contextmanager
+def open_predictor(choice: PredictorChoice, config: TaskRunConfig, robot: Robot, seed: int) -> Iterator[Predictor]:
+    """Open the selected predictor, and close it at the end of the block.
+
+    Args:
+        choice: The backend.
+        config: Configuration of the run.
+        robot: The opened robot; the oracle rolls candidates out on copies of it.
+        seed: Seed of the random baseline.
+
+    Raises:
+        PlannerError: The oracle was selected without a simulated robot, or the server lacks a requested network.
+        PredictorError: The server does not reply.
+        CheckpointError: The checkpoint is damaged.
+    """
+    cost = config.planner.cost
+    with ExitStack() as stack:
+        if choice.name == "oracle":
+            yield stack.enter_context(closing(_oracle(choice, config, robot)))
+        elif choice.name == "copy":
+            yield CopyPredictor(robot.spec, cost)
+        elif choice.name == "random":
+            yield RandomPredictor(robot.spec, cost, np.random.default_rng(seed))
+        elif choice.name == "in_process":
+            from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which only this backend needs
+            from ghvae_core.serving.config import InProcessConfig  # noqa: PLC0415
+            from ghvae_core.serving.local import InProcessPredictor  # noqa: PLC0415
+
+            settings = InProcessConfig(**required_networks(config).model_dump())
+            local = InProcessPredictor(load(choice.checkpoint), cost, settings)
+            yield stack.enter_context(closing(local))
+        else:
+            address = choice.server
+            if not address:
+                networks = required_networks(config)
+                address = stack.enter_context(private_server(choice.checkpoint, networks=networks)).address
+            client = stack.enter_context(closing(connect(address, config.planner)))
+            _check_networks(config.predictor, client.spec, address)
+            yield client
+
+
+def check_checkpoint(choice: PredictorChoice) -> None:
+    """Refuse a missing checkpoint where the predictor needs one.
+
+    Raises:
+        PlannerError: The checkpoint is not a folder.
+    """
+    if choice.name in MODEL_PREDICTORS and not choice.server and not choice.checkpoint.is_dir():
+        raise PlannerError(f"{choice.checkpoint}: expected a checkpoint folder; choose another with --checkpoint")
+
+
+def connect(address: str, config: SolverConfig) -> ServerClient:
+    """Return a client of the server at an address. Keys are used for tcp:// addresses only.
+
+    Raises:
+        PredictorError: As `ServerClient`.
+    """
+    keys = Path(config.keys) if config.keys and address.startswith("tcp:") else None
+    return ServerClient(address, config.cost, config.predict_timeout_s, keys)
+
+
+def required_networks(config: TaskRunConfig) -> CostNetworks:
+    """Return the networks that the predictor must load: the configured ones, and LPIPS where the cost uses it."""
+    return config.predictor.completed_for(config.planner.cost)
 
 
 class CopyPredictor:
-    """Imagines that the last frame stays, whatever is done: all candidates cost the same, and the arm holds still."""
+    """Baseline: predicts that the last frame never changes. All candidates cost the same, so the arm holds still."""
 
     name = "copy"
 
@@ -46,8 +109,8 @@ class CopyPredictor:
             step_limit_m=robot.limits.step_limit_m,
             step_s=robot.step_s,
             n_context=1,
-            max_horizon=_MOST,
-            max_candidates=_MOST,
+            max_horizon=UNLIMITED,
+            max_candidates=UNLIMITED,
             checkpoint="",
             terms=TERMS,
         )
@@ -55,26 +118,27 @@ class CopyPredictor:
     def predict(
         self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
     ) -> Prediction:
-        """Repeat the last frame for every candidate, and weigh that."""
+        """Repeat the last frame for every candidate and return its goal cost; see `Predictor.predict`."""
         PredictionRequest(context, candidates, goal, n_videos, self._cost).check(self.spec)
         started_s = time.monotonic()
         n, horizon = candidates.shape[:2]
-        last, aim = (image / np.float32(255) for image in (context.frames[-1], goal))
-        (cost,) = pixel_cost(last[None, None], aim, GoalCost(brightness=self._cost.brightness))
+        last, target = (image / np.float32(255) for image in (context.frames[-1], goal))
+        (cost,) = pixel_cost(last[None, None], target, GoalCost(brightness=self._cost.brightness))
         costs = self._costs(float(cost), n)
         best = np.argsort(costs, kind="stable")[:n_videos]
         videos = np.broadcast_to(context.frames[-1], (len(best), horizon, *goal.shape)).copy()
         return Prediction(costs, best, videos, {"copy": time.monotonic() - started_s})
 
     def close(self) -> None:
-        """Do nothing; there is nothing to let go of."""
+        """Do nothing: this predictor holds no resources."""
 
     def _costs(self, cost: float, n: int) -> NDArray[np.float32]:
+        """Return the costs (n,) of all candidates, from the cost of the last frame."""
         return np.full(n, cost, np.float32)
 
 
 class RandomPredictor(CopyPredictor):
-    """Imagines as little, and prefers at random: what is executed is a proposal like any other."""
+    """Baseline: as `CopyPredictor`, with random costs, so that an arbitrary proposal is executed."""
 
     name = "random"
 
@@ -86,125 +150,44 @@ class RandomPredictor(CopyPredictor):
         return np.asarray(cost * self._rng.random(n), np.float32)
 
 
-@dataclass(frozen=True)
-class EpisodeRequest:
-    """What was asked for on the command line."""
-
-    task: str
-    robot: RobotName
-    predictor: str
-    server: str | None
-    checkpoint: Path
-    seed: int
-    goal: Path | None
-    out: Path | None
-
-    @property
-    def task_name(self) -> str:
-        """The task without folder and suffix."""
-        return Path(self.task).stem
-
-    @property
-    def task_file(self) -> str:
-        """The YAML file of the task, as `configs.loader` finds it."""
-        return self.task if self.task.endswith(".yaml") else f"tasks/{self.task}.yaml"
-
-
-def check_checkpoint(request: EpisodeRequest) -> None:
-    """Refuse a checkpoint that is needed and not there.
-
-    Raises:
-        PlannerError: It is no folder.
-    """
-    if request.predictor in MODELS and not request.server and not request.checkpoint.is_dir():
-        raise PlannerError(f"{request.checkpoint}: expected the folder of a checkpoint; name another with --checkpoint")
-
-
-@contextmanager
-def open_predictor(request: EpisodeRequest, config: TaskRunConfig, robot: Robot) -> Iterator[Predictor]:
-    """Provide the predictor that was asked for, and close it.
-
-    Raises:
-        PlannerError: It needs a simulated robot.
-    """
-    cost = config.planner.cost
-    with ExitStack() as stack:
-        if request.predictor == "oracle":
-            yield stack.enter_context(closing(_oracle(request, config, robot)))
-        elif request.predictor == "copy":
-            yield CopyPredictor(robot.spec, cost)
-        elif request.predictor == "random":
-            yield RandomPredictor(robot.spec, cost, np.random.default_rng(request.seed))
-        elif request.predictor == "in_process":
-            from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which only this way needs
-            from ghvae_core.serving.config import InProcessConfig  # noqa: PLC0415
-            from ghvae_core.serving.local import InProcessPredictor  # noqa: PLC0415
-
-            settings = InProcessConfig(**networks(config).model_dump())
-            here = InProcessPredictor(load(request.checkpoint), cost, settings)
-            yield stack.enter_context(closing(here))
-        else:
-            address = request.server
-            if not address:
-                address = stack.enter_context(private_server(request.checkpoint, networks=networks(config))).address
-            client = stack.enter_context(closing(connect(address, config.planner)))
-            _check_held(config.predictor, client.spec, address)
-            yield client
-
-
-def connect(address: str, config: SolverConfig) -> ServerClient:
-    """Return a client of the server at an address; keys are for those at tcp://, a private one needs none.
-
-    Raises:
-        PredictorError: As `ServerClient`.
-    """
-    keys = Path(config.keys) if config.keys and address.startswith("tcp:") else None
-    return ServerClient(address, config.cost, config.predict_timeout_s, keys)
-
-
-def _oracle(request: EpisodeRequest, config: TaskRunConfig, robot: Robot) -> OraclePredictor:
-    from planner.oracle import OraclePredictor  # noqa: PLC0415 - MuJoCo, which only this way needs
+def _oracle(choice: PredictorChoice, config: TaskRunConfig, robot: Robot) -> OraclePredictor:
+    from planner.oracle import OraclePredictor  # noqa: PLC0415 - MuJoCo, which only this backend needs
     from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415
 
     if not isinstance(robot, SimulatedFranka):
         raise PlannerError(
-            f"--predictor oracle: expected --robot simulation, got {request.robot}; take another predictor"
+            f"--predictor oracle: expected --robot simulation, got {config.robot.kind}; choose another predictor"
         )
-    return OraclePredictor(robot, config.planner.cost, evaluator=_evaluator(request, config))
+    return OraclePredictor(robot, config.planner.cost, evaluator=_evaluator(choice, config))
 
 
-def networks(config: TaskRunConfig) -> CostNetworks:
-    """Return what the predictor must hold: what was told, and what the cost needs and can be had without being told."""
-    return config.predictor.completed_for(config.planner.cost)
-
-
-def _check_held(wanted: CostNetworks, spec: PredictorSpec, address: str) -> None:
-    """Refuse a server without the networks that were asked for, which it alone can load.
-
-    Raises:
-        PlannerError: It lacks one, or has another one.
-        CheckpointError: The folder that was named holds none.
-    """
-    for field, term in wanted.missing_from(spec.terms):
-        raise PlannerError(
-            f"predictor.{field}: the server at {address} does not have the cost term {term}; start that server with "
-            "it, or leave --server out"
-        )
-    if wanted.distance is None:
-        return
-    from ghvae_core.models.checkpoint_files import read_manifest  # noqa: PLC0415 - torch, which only this way needs
-
-    if read_manifest(Path(wanted.distance))[2] != spec.distance:
-        raise PlannerError(
-            f"predictor.distance: {address} holds another network than {wanted.distance}; start that server with it, "
-            "or leave --server out"
-        )
-
-
-def _evaluator(request: EpisodeRequest, config: TaskRunConfig) -> GoalCostEvaluator | None:
-    """Return what weighs more than pixels, by the networks of the checkpoint; None where pixels are all that counts."""
+def _evaluator(choice: PredictorChoice, config: TaskRunConfig) -> GoalCostEvaluator | None:
+    """Return the evaluator of a goal cost that uses networks; None for a cost of pixels alone."""
     if config.planner.cost.is_pixel_only:
         return None
     from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which pixels do without
 
-    return load_evaluator(load(request.checkpoint), networks(config))
+    return load_evaluator(load(choice.checkpoint), required_networks(config))
+
+
+def _check_networks(requested: CostNetworks, spec: PredictorSpec, address: str) -> None:
+    """Refuse a server that lacks a requested network: only its own command line can load one.
+
+    Raises:
+        PlannerError: The server lacks a network, or has loaded a different one.
+        CheckpointError: The folder of the requested network holds none.
+    """
+    for field, term in requested.missing_from(spec.terms):
+        raise PlannerError(
+            f"predictor.{field}: the server at {address} does not have the cost term {term}; start that server with "
+            "it, or omit --server"
+        )
+    if requested.distance is None:
+        return
+    from ghvae_core.models.checkpoint_files import read_manifest  # noqa: PLC0415 - torch, which only this check needs
+
+    if read_manifest(Path(requested.distance))[2] != spec.distance:
+        raise PlannerError(
+            f"predictor.distance: the server at {address} has loaded a network other than {requested.distance}; "
+            "start the server with it, or omit --server"
+        )

@@ -1,4 +1,4 @@
-"""The page of one run, and the pictures beside it: made from the record when the run is over."""
+"""HTML report of one episode, with its images as separate files too. Written when the episode ends."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from data_collection.reports.images import enlarge, filmstrip, gif_bytes, png_by
 from planner.plan import HOLD
 from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, EpisodeHistory, EpisodeResult
 
-_FRAME_S = 0.25  # each frame of a GIF stands for this long
-_STRIP_FRAMES = 10  # in one row of the filmstrip
+_FRAME_S = 0.25  # duration of one frame of a GIF
+_STRIP_FRAMES = 10  # frames in one row of the filmstrip
 _TEMPLATE = "report.html.j2"
 
 
 class _Video(NamedTuple):
-    """One imagined video on the page."""
+    """One predicted video on the page."""
 
     source: str  # data URI
     cost: str
@@ -38,19 +38,19 @@ class _PlanView:
     step: int
     family: str
     is_early: bool
-    quotas: str  # how many candidates each family had
+    families: str  # number of candidates of each family
     cost: str
     seconds: str
     non_finite: int
     videos: list[_Video]
-    strip: str  # data URI; empty when nothing of the plan was executed
-    surprise: str
+    strip: str  # data URI; empty where no action of the plan was executed
+    prediction_error: str  # RMS of 255; empty where no action of the plan was executed
 
 
 def write_report(folder: Path, history: EpisodeHistory, result: EpisodeResult, config_yaml: str) -> None:
-    """Write `report.html` and its pictures, also as files of their own, into an existing folder.
+    """Write `report.html` into an existing folder, and its images as separate files.
 
-    The page holds everything that it shows; it needs no other file and no network.
+    The page embeds everything that it shows; it needs no other file and no network.
     """
     write_file(folder / "goal.png", png_bytes(history.goal))
     write_file(folder / "start.png", png_bytes(history.observed[0].observation.image))
@@ -70,8 +70,8 @@ def _page(history: EpisodeHistory, result: EpisodeResult, config_yaml: str) -> s
         "goal": _png(history.goal),
         "start": _png(history.frames[0]),
         "end": _png(history.frames[-1]),
-        "seen": _gif(np.stack(history.frames)),
-        "strip": _seen_strip(history.frames),
+        "observed": _gif(np.stack(history.frames)),
+        "strip": _observed_strip(history.frames),
         "distance_chart": chart.lines(_distance_lines(history), "actions executed"),
         "cost_chart": chart.lines(_cost_lines(history), "actions executed before the plan"),
         "latency_chart": chart.bars(_latency_bars(history), "s"),
@@ -82,47 +82,49 @@ def _page(history: EpisodeHistory, result: EpisodeResult, config_yaml: str) -> s
 
 
 def _verdict(result: EpisodeResult) -> tuple[str, str]:
-    """Return the headline and its tone."""
+    """Return the headline and its style class."""
     headlines = {
         SUCCESS: ("Success", "good"),
-        GOAL_SEEN: ("The camera sees the goal", "good" if result.success is not False else "fair"),
-        STEPS_USED: ("Not done within the steps", "fair"),
+        GOAL_SEEN: ("The camera image matches the goal", "good" if result.success is not False else "fair"),
+        STEPS_USED: ("Not done within the step limit", "fair"),
         FAILED: ("Stopped by a failure", "bad"),
-        INTERRUPTED: ("Stopped by hand", "bad"),
+        INTERRUPTED: ("Interrupted by the user", "bad"),
     }
     return headlines[result.ended]
 
 
 def _findings(history: EpisodeHistory, result: EpisodeResult) -> list[str]:
-    """Return what a person wants to know first, most telling first."""
+    """Return the main findings, the most important first."""
     findings = [f"{result.error.rstrip('.')}. The arm was held."] if result.error else []
     if result.success is None:
-        findings.append("Whether the task is done only a person can tell: this robot has no simulation to ask.")
+        findings.append("Success is unknown: only the simulation can measure it. Compare the last image with the goal.")
     else:
         findings.append("The tool was lifted." if result.picked else "The tool was never lifted.")
         findings.append("The tool touched an object." if result.touched else "The tool never touched an object.")
         away_cm = 100 * (result.away_m or 0)
-        missed = f"The objects did not come to where they belong; the worst ended {away_cm:.1f} cm away."
-        findings.append("The objects came to where they belong." if result.goal else missed)
+        missed = f"The objects are not in place; the largest distance of an object is {away_cm:.1f} cm."
+        findings.append("The objects are in place." if result.goal else missed)
     findings.append(
         f"The image differed from the goal by {result.distance_start:.1f} of 255 at the start "
-        f"and by {result.distance_end:.1f} at the end; at best by {min(history.distances):.1f}."
+        f"and by {result.distance_end:.1f} at the end; at best by {min(history.goal_distances):.1f}."
     )
     held = sum(record.plan.family == HOLD for record in history.plans)
     if held:
-        findings.append(f"In {held} of {result.plans} plans no candidate promised more than to hold still.")
-    if result.surprise is not None:
-        findings.append(f"What was seen differed from what was imagined by {result.surprise:.1f} of 255 on average.")
+        findings.append(f"In {held} of {result.plans} plans, holding still had the least cost.")
+    if result.prediction_error is not None:
+        findings.append(
+            f"Observed images differed from predicted ones by {result.prediction_error:.1f} of 255 on average."
+        )
     early = sum(record.is_early for record in history.plans)
     if early:
-        findings.append(f"{early} of {result.plans} plans were made early, as what was seen was not what was imagined.")
+        findings.append(f"{early} of {result.plans} plans were made early, because the prediction error was too large.")
     return findings
 
 
 def _distance_lines(history: EpisodeHistory) -> Mapping[str, list[tuple[float, float]]]:
-    seen = [(float(step), distance) for step, distance in enumerate(history.distances)]
-    surprises = [(step + 1.0, surprise) for step, surprise in enumerate(history.prediction_errors())]
-    return {"seen to goal": seen, "seen to imagined": surprises}
+    observed = [(float(step), distance) for step, distance in enumerate(history.goal_distances)]
+    errors = [(step + 1.0, error) for step, error in enumerate(history.prediction_errors())]
+    return {"observed to goal": observed, "observed to predicted": errors}
 
 
 def _cost_lines(history: EpisodeHistory) -> Mapping[str, list[tuple[float, float]]]:
@@ -138,7 +140,7 @@ def _cost_lines(history: EpisodeHistory) -> Mapping[str, list[tuple[float, float
 def _latency_bars(history: EpisodeHistory) -> list[tuple[str, dict[str, float]]]:
     rows = []
     for record, end in history.spans():
-        execute_s = sum(act.execute_s for act in history.steps[record.step : end])
+        execute_s = sum(step.execute_s for step in history.steps[record.step : end])
         rows.append((f"step {record.step}", {**record.latency_s, "execute": execute_s}))
     return rows
 
@@ -150,25 +152,25 @@ def _plan_view(history: EpisodeHistory, index: int) -> _PlanView:
         _Video(_gif(video), f"{plan.costs[best]:.5f}", plan.families[best], best == plan.index)
         for best, video in zip(plan.best, plan.videos, strict=True)
     ]
-    seen, imagined = history.seen_after(index), plan.predicted_frames
-    n = min(len(seen), len(imagined))
-    surprises = history.prediction_errors()[record.step : record.step + n]
+    observed, predicted = history.observed_after(index), plan.predicted_frames
+    n = min(len(observed), len(predicted))
+    errors = history.prediction_errors()[record.step : record.step + n]
     return _PlanView(
         step=record.step,
         family=plan.family,
         is_early=record.is_early,
-        quotas=", ".join(f"{count} {family}" for family, count in Counter(plan.families).most_common()),
+        families=", ".join(f"{count} {family}" for family, count in Counter(plan.families).most_common()),
         cost=f"{plan.cost:.5f}",
         seconds=f"{sum(plan.timing_s.values()):.2f}",
         non_finite=plan.n_non_finite,
         videos=videos,
-        strip=_png(filmstrip({"imagined": imagined[:n], "seen": seen[:n]})) if n else "",
-        surprise=f"{np.mean(surprises):.1f}" if n else "",
+        strip=_png(filmstrip({"predicted": predicted[:n], "observed": observed[:n]})) if n else "",
+        prediction_error=f"{np.mean(errors):.1f}" if n else "",
     )
 
 
-def _seen_strip(frames: list[NDArray[np.uint8]]) -> str:
-    """Return every frame that was seen as one picture; each row is labelled with the actions before its first frame."""
+def _observed_strip(frames: list[NDArray[np.uint8]]) -> str:
+    """Return all observed frames as one image; a row's label is the number of actions before its first frame."""
     starts = range(0, len(frames), _STRIP_FRAMES)
     return _png(filmstrip({f"{start:02d}": np.stack(frames[start : start + _STRIP_FRAMES]) for start in starts}))
 

@@ -1,4 +1,4 @@
-"""The command that says whether everything is ready, and what to do where it is not."""
+"""Command that checks whether robot, disk and predictor are ready, and reports how to fix what is not."""
 
 from __future__ import annotations
 
@@ -11,53 +11,52 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from configs.command import run
-from planner.trials.variant import SECTIONS, SHIPPED
+from planner.options import HELP_CHECKPOINT, HELP_SET, SHIPPED, task_file
 
 if TYPE_CHECKING:
     from robot_bridge.franka.checks import CheckResult
 
 
 def run_doctor(  # noqa: PLR0917 - typer calls it by name
-    robot: Annotated[
-        Literal["simulation", "franka_ros", "franka_direct"], typer.Option(help="which arm")
-    ] = "franka_ros",
-    task: Annotated[str, typer.Option(help="whose planning must fit the server")] = "pick_wipe",
-    server: Annotated[str | None, typer.Option(help="address of a server, to shake hands with")] = None,
-    checkpoint: Annotated[Path, typer.Option(help="folder of the model, where --server is not given")] = SHIPPED,
-    out: Annotated[Path, typer.Option(help="where episodes or reports would be written")] = Path(),
-    json_: Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")] = False,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help=SECTIONS)] = None,
+    robot: Annotated[Literal["simulation", "franka_ros", "franka_direct"], typer.Option(help="Robot.")] = "franka_ros",
+    task: Annotated[
+        str, typer.Option(help="Task whose configuration must be compatible with the server.")
+    ] = "pick_wipe",
+    server: Annotated[str | None, typer.Option(help="Address of a running server to check.")] = None,
+    checkpoint: Annotated[Path, typer.Option(help=HELP_CHECKPOINT)] = SHIPPED,
+    out: Annotated[Path, typer.Option(help="Output folder whose free disk space is checked.")] = Path(),
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object only.")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help=HELP_SET)] = None,
 ) -> None:
-    """Look at the arm, its driver, the camera, the clock, the disk and the server; nothing is commanded or moved.
+    """Check the robot, its driver, the camera, the clock, the disk and the server. Nothing is commanded or moved.
 
-    Of franka_ros: the ROS master, the driver's release by md5, its topics, services and controllers, rate and age of
-    state and pictures, the robot mode, the hand's frame and place, the fingers, and the clocks. Of franka_direct: the
-    arm's answer, rate of state and pictures, the robot mode, the hand's frame and place, and the fingers.
+    franka_ros: the ROS master, the release of the driver by md5, its topics, services and controllers, the rate and age
+    of states and images, the robot mode, the hand's frame and position, the gripper, and the clocks. franka_direct: the
+    connection, the rate of states and images, the robot mode, the hand's frame and position, and the gripper.
 
-    Exits with 0 where all is ready, 1 where something is not, 2 when the input was refused.
+    Exit codes: 0 when all checks passed, 1 when a check failed, 2 when the input was refused.
     """
     from planner.config import load_run  # noqa: PLC0415 - what --help need not load
     from planner.doctor import CheckSelection, check_system  # noqa: PLC0415
 
-    file = task if task.endswith(".yaml") else f"tasks/{task}.yaml"
-    config = load_run(file, set_ or (), robot)
+    config = load_run(task_file(task), set_ or (), robot)
     results: list[CheckResult] = []
     for result in check_system(CheckSelection(server, checkpoint, out), config):
         results.append(result)
         if not json_:
             _show(result)
-    n_wrong = sum(not result.passed for result in results)
+    n_failed = sum(not result.passed for result in results)
     if json_:
-        print(json.dumps({"is_ready": n_wrong == 0, "findings": [asdict(result) for result in results]}))
+        print(json.dumps({"is_ready": n_failed == 0, "checks": [asdict(result) for result in results]}))
     else:
-        print(f"{n_wrong} of {len(results)} are not as they must be" if n_wrong else f"all {len(results)} are well")
-    sys.exit(1 if n_wrong else 0)
+        print(f"{n_failed} of {len(results)} checks failed" if n_failed else f"all {len(results)} checks passed")
+    sys.exit(1 if n_failed else 0)
 
 
 def _show(result: CheckResult) -> None:
-    print(f"{'ok   ' if result.passed else 'WRONG'} {result.name:<10} {result.detail}", flush=True)
+    print(f"{'ok  ' if result.passed else 'FAIL'} {result.name:<10} {result.detail}", flush=True)
     if result.fix:
-        print(f"      {'':<10} -> {result.fix}", flush=True)
+        print(f"     {'':<10} -> {result.fix}", flush=True)
 
 
 def main() -> None:

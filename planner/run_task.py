@@ -1,4 +1,4 @@
-"""The command that does a task: look, plan towards a goal picture, act, and leave a report."""
+"""Command that runs one task: observe, plan towards a goal image, act, and write a report."""
 
 from __future__ import annotations
 
@@ -9,43 +9,55 @@ import typer
 
 from configs.command import run
 from configs.interruption import interruption
-from planner.trials.variant import SECTIONS, SHIPPED, PredictorName, SolverName, solver_override
+from planner.options import (
+    HELP_CHECKPOINT,
+    HELP_PREDICTOR,
+    HELP_SERVER,
+    HELP_SET,
+    HELP_SOLVER,
+    SHIPPED,
+    PredictorChoice,
+    PredictorName,
+    SolverName,
+    solver_override,
+)
 
 
 def run_task(  # noqa: PLR0917 - typer calls it by name
-    task: Annotated[str, typer.Argument(help="pick_wipe, pick_sweep, or a YAML file of a task")],
+    task: Annotated[str, typer.Argument(help="pick_wipe, pick_sweep, or a task's YAML file.")],
     goal: Annotated[
-        Path | None, typer.Option(help="goal picture, 64x64 or camera size; without one the scripted arm makes it")
+        Path | None,
+        typer.Option(
+            help="Goal image, 64x64 or of the camera's size. Default in simulation: made by the scripted policy."
+        ),
     ] = None,
-    robot: Annotated[
-        Literal["simulation", "franka_ros", "franka_direct"], typer.Option(help="which arm")
-    ] = "simulation",
-    predictor: Annotated[
-        PredictorName,
-        typer.Option(help="who imagines: a server, the model in this process, the simulator itself, or nobody"),
-    ] = "server",
-    solver: Annotated[SolverName | None, typer.Option(help="instead of that of configs/planning/solver.yaml")] = None,
-    server: Annotated[str | None, typer.Option(help="address of a server; without one a private one runs")] = None,
-    checkpoint: Annotated[Path, typer.Option(help="folder of the model, where --server is not given")] = SHIPPED,
-    seed: Annotated[int, typer.Option(min=0, help="draws the scene and the candidates")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="most actions; without it as many as the task says")] = None,
-    out: Annotated[Path | None, typer.Option(help="new folder of the report; without it one in runs/")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help=SECTIONS)] = None,
+    robot: Annotated[Literal["simulation", "franka_ros", "franka_direct"], typer.Option(help="Robot.")] = "simulation",
+    predictor: Annotated[PredictorName, typer.Option(help=HELP_PREDICTOR)] = "server",
+    solver: Annotated[SolverName | None, typer.Option(help=HELP_SOLVER)] = None,
+    server: Annotated[str | None, typer.Option(help=HELP_SERVER)] = None,
+    checkpoint: Annotated[Path, typer.Option(help=HELP_CHECKPOINT)] = SHIPPED,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scene and the candidates.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Maximum number of actions; overrides task.n_steps.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New or empty folder for the report. Default: a new one in runs/.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help=HELP_SET)] = None,
 ) -> None:
-    """Do a task from one goal picture, by planning on a model that imagines.
+    """Run a task from one goal image, by planning with a video prediction model.
 
-    Leaves a folder with report.html, the episode as a RoboNet file, the configuration and result.json; the last line on
+    Writes a folder with report.html, the episode as a RoboNet file, the configuration and result.json. The last line on
     standard output is the result as one JSON object.
 
-    Exits with 0 when the run came to its end, done or not; 1 when the robot or the predictor failed or not all could be
-    recorded; 2 when the input was refused; 130 after Ctrl-C. The arm is held in every case.
+    Exit codes: 0 when the episode ended regularly, whether or not the task succeeded; 1 when the robot or the predictor
+    failed, or a part of the record could not be written; 2 when the input was refused; 130 after Ctrl-C. The arm holds
+    its pose in every case.
     """
     overrides = [*solver_override(solver), *(set_ or []), *([f"task.n_steps={steps}"] if steps else [])]
     with interruption():
-        from planner.episode import run_episode  # noqa: PLC0415 - mujoco and the rest, which --help need not load
-        from planner.predictors import EpisodeRequest  # noqa: PLC0415
+        from planner.episode import EpisodeRequest, run_episode  # noqa: PLC0415 - MuJoCo would make --help slow
 
-        run_episode(EpisodeRequest(task, robot, predictor, server, checkpoint, seed, goal, out), overrides)
+        choice = PredictorChoice(predictor, checkpoint, server)
+        run_episode(EpisodeRequest(task, robot, choice, seed, goal, out), overrides)
 
 
 def main() -> None:

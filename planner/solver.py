@@ -1,9 +1,11 @@
-"""Random shooting, and solvers that refine it: imagine many candidates, execute the one that ends nearest the goal."""
+"""Solvers: random shooting, and CEM, iCEM and MPPI, which refine the candidates of random shooting in rounds."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +15,128 @@ from configs.loader import Config
 from data_collection.policies.waypoints import Sequences
 from ghvae_core.goal_cost import GoalCost
 from ghvae_core.predictor import NonFiniteError, Prediction, Predictor, PredictorError
+from planner.options import SolverName
 from planner.plan import Plan, PlanError, PlanningState
 from planner.proposals import Proposals
 from planner.refinement import Refinement, RefinementConfig, ScoredCandidates
-from planner.trials.variant import SolverName
 
 
-class CandidateSearch:
-    """Grows part by part; the predictor's answers are checked on the way in."""
+class SolverConfig(Config):
+    """Number, source and length of the candidates, and the cost that ranks them."""
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {"at_once": "batch_size"}
+
+    solver: SolverName = "shooting"  # paper E.1
+    n_candidates: int = Field(default=100, ge=4)  # ours, as in the measured trials; VP2 and Visual Foresight: 200
+    budget_s: float | None = Field(
+        default=None, gt=0
+    )  # time limit of a plan: as many candidates as fit, at least one batch; None: no limit; ours
+    batch_size: int = Field(default=50, ge=2)  # candidates of one request under a time limit; ours
+    horizon: int = Field(default=10, ge=1)  # actions of one candidate; paper E.1
+    replan_every: int = Field(default=5, ge=1)  # actions executed of each plan; ours
+    predict_timeout_s: float = Field(default=60.0, gt=0, le=60)  # of a server; ours: 5 s on two idle CPU cores
+    keys: str | None = None  # folder of this machine's keys (run_keys), for a tcp:// server with keys
+    n_videos: int = Field(default=4, ge=1)  # predicted videos of each plan in the report; ours
+    cost: GoalCost = GoalCost()  # sent to the predictor with each request
+    refinement: RefinementConfig = RefinementConfig()  # of all solvers but random shooting
+
+    @model_validator(mode="after")
+    def _check_horizon(self) -> SolverConfig:
+        for name, value in (("replan_every", self.replan_every), ("cost.final_frames", self.cost.final_frames)):
+            if value > self.horizon:
+                raise ValueError(f"{name} ({value}) must not be above horizon ({self.horizon})")
+        return self
+
+    def rounds(self) -> list[int]:
+        """Return the number of candidates of each round of a plan."""
+        if self.solver == "shooting":
+            return [self.n_candidates]
+        first = max(2, round(self.refinement.first_fraction * self.n_candidates))
+        ends = np.linspace(first, self.n_candidates, self.refinement.n_rounds + 1).round().astype(int)
+        return [first, *(size for size in np.diff(ends).tolist() if size)]
+
+    def largest_request(self) -> int:
+        """Return the largest number of candidates in one request."""
+        largest = max(self.rounds())
+        return largest if self.budget_s is None else min(largest, self.batch_size)
+
+
+class Solver:
+    """Chooses the candidate of least cost. Without a time limit, the same seed gives the same plan."""
+
+    def __init__(self, config: SolverConfig, proposals: Proposals) -> None:
+        self.config = config
+        self._proposals = proposals
+        method = None if config.solver == "shooting" else config.solver
+        self._refinement = Refinement(method, config.refinement, proposals.limits) if method else None
+
+    def plan(self, state: PlanningState, predictor: Predictor, rng: np.random.Generator) -> Plan:
+        """Propose candidates, predict, refine and predict again, and choose.
+
+        Of equal costs the first candidate wins, which holds still. Candidates without a finite cost are never chosen.
+
+        Raises:
+            PredictorError: No reply, or one of an invalid shape.
+            PlanError: No candidate has a finite cost.
+        """
+        search, started_s, target = _Search(), time.monotonic(), 0
+        for n_round, n in enumerate(self.config.rounds()):
+            left, target = n, target + n
+            while left > 0:
+                size = self._request_size(left, target, search, time.monotonic() - started_s)
+                if size < 1:
+                    break
+                left -= size
+                self._score(self._draw(state, search, size, n_round, rng), state, predictor, search)
+        return search.plan(self.config.n_videos)
+
+    def _request_size(self, left: int, target: int, search: _Search, elapsed_s: float) -> int:
+        """Return the number of candidates of the next request; 0 when the time for this round is used up.
+
+        Args:
+            left: Candidates that this round still lacks.
+            target: Candidates of this round and those before it.
+            search: The candidates scored so far.
+            elapsed_s: Time since the start of the plan.
+        """
+        if self.config.budget_s is None:
+            return left
+        size = min(left, self.config.batch_size)
+        if not search.n_scored:  # there is always a plan
+            return size
+        remaining_s = self.config.budget_s * target / self.config.n_candidates - elapsed_s
+        return max(0, min(size, int(remaining_s / max(search.candidate_s, 1e-9))))
+
+    def _draw(self, state: PlanningState, search: _Search, n: int, n_round: int, rng: np.random.Generator) -> Sequences:
+        """Return `n` new candidates: proposals in the first round, refined candidates afterwards."""
+        started_s = time.monotonic()
+        if self._refinement is None or n_round == 0:
+            is_first = not search.n_scored
+            drawn = self._proposals.draw(state, n, self.config.horizon, rng, is_first=is_first)
+        else:
+            hand_m = state.observation.state[:3]
+            refined = self._refinement.candidates(search.scored(), hand_m, n, n_round - 1, rng)
+            drawn = self._proposals.limited(state, refined)
+        search.add_propose_time(time.monotonic() - started_s)
+        return drawn
+
+    def _score(self, candidates: Sequences, state: PlanningState, predictor: Predictor, search: _Search) -> None:
+        """Predict candidates and add them with their costs to the search."""
+        if not candidates.families:
+            return
+        n_videos = min(self.config.n_videos, len(candidates.families))
+        started_s = time.monotonic()
+        try:
+            prediction = predictor.predict(state.context, candidates.actions, state.goal, n_videos)
+        except NonFiniteError:  # of this request; candidates of others may have finite costs
+            n, horizon = candidates.actions.shape[:2]
+            no_videos = np.empty((0, horizon, *state.goal.shape), np.uint8)
+            prediction = Prediction(np.full(n, np.inf, np.float32), np.empty(0, np.int64), no_videos, {})
+        search.add(candidates, prediction, time.monotonic() - started_s)
+
+
+class _Search:
+    """The scored candidates of one plan, request by request."""
 
     def __init__(self) -> None:
         self._actions: list[NDArray[np.float32]] = []
@@ -33,25 +149,25 @@ class CandidateSearch:
 
     @property
     def n_scored(self) -> int:
-        """How many candidates have been weighed."""
+        """Number of scored candidates."""
         return len(self._families)
 
     @property
     def candidate_s(self) -> float:
-        """Seconds that one candidate took on average, to come about and to be imagined; 0 before the first."""
+        """Mean time to propose and predict one candidate; 0 before the first."""
         return sum(self._timing_s.values()) / max(1, self.n_scored)
 
-    def proposed(self, duration_s: float) -> None:
-        """Note how long candidates took to come about."""
+    def add_propose_time(self, duration_s: float) -> None:
+        """Add the time that it took to draw candidates."""
         self._timing_s["propose"] += duration_s
 
     def add(self, candidates: Sequences, prediction: Prediction, duration_s: float) -> None:
-        """Take what the predictor says of some candidates.
+        """Add candidates with their prediction.
 
         Raises:
-            PredictorError: The answer does not fit them.
+            PredictorError: The shapes of the prediction do not match the candidates.
         """
-        _check(prediction, candidates.actions)
+        _check_prediction(prediction, candidates.actions)
         for best, video in zip(prediction.best.tolist(), prediction.videos, strict=True):
             if np.isfinite(prediction.costs[best]):
                 self._videos[self.n_scored + best] = video
@@ -64,17 +180,17 @@ class CandidateSearch:
             self._predictor_timing_s[stage] += stage_s
 
     def scored(self) -> ScoredCandidates:
-        """Return all candidates so far with their costs; at least one part has been added."""
+        """Return all candidates with their costs; needs at least one `add`."""
         return ScoredCandidates(Sequences(np.concatenate(self._actions), self._families), np.concatenate(self._costs))
 
     def plan(self, n_videos: int) -> Plan:
-        """Return the best candidate, and the videos of the best few.
+        """Return the candidate of least cost, and the videos of the best few.
 
         Raises:
             PlanError: No candidate has a finite cost.
         """
         candidates, costs = self.scored()
-        index = _least(costs)
+        index = _argmin_finite(costs)
         best = sorted(self._videos, key=lambda i: (float(costs[i]), i))[:n_videos]
         return Plan(
             actions=candidates.actions[index],
@@ -89,18 +205,19 @@ class CandidateSearch:
         )
 
 
-def _least(costs: NDArray[np.float32]) -> int:
-    """Return the index of the least finite cost; NaN would win a plain argmin."""
+def _argmin_finite(costs: NDArray[np.float32]) -> int:
+    """Return the index of the least finite cost (a plain argmin returns NaN first)."""
     finite = np.isfinite(costs)
     if not finite.any():
         raise PlanError(
             f"expected at least one finite cost, got NaN or infinity for all {len(costs)} candidates; "
-            "the checkpoint is broken or does not fit this scene"
+            "the checkpoint is damaged or was trained for other scenes"
         )
     return int(np.argmin(np.where(finite, costs, np.inf)))
 
 
-def _check(prediction: Prediction, candidates: NDArray[np.float32]) -> None:
+def _check_prediction(prediction: Prediction, candidates: NDArray[np.float32]) -> None:
+    """Refuse a prediction whose shapes do not match the candidates (N, T, 4)."""
     n, horizon = candidates.shape[:2]
     k = len(prediction.best)
     if prediction.costs.shape != (n,) or prediction.videos.shape[:2] != (k, horizon):
@@ -110,121 +227,3 @@ def _check(prediction: Prediction, candidates: NDArray[np.float32]) -> None:
         )
     if any(not 0 <= best < n for best in prediction.best.tolist()):
         raise PredictorError(f"expected the best of {n} candidates, got the indices {prediction.best.tolist()}")
-
-
-class SolverConfig(Config):
-    """How many candidates are compared, how they come about, and how far they reach."""
-
-    solver: SolverName = "shooting"  # paper E.1
-    n_candidates: int = Field(default=100, ge=4)  # ours; VP2 and Visual Foresight take 200, the paper does not say
-    budget_s: float | None = Field(
-        default=None, gt=0
-    )  # as many of n_candidates as fit, at least one round; None: all; ours
-    at_once: int = Field(default=50, ge=2)  # with a budget in seconds: between two looks at the clock; ours
-    horizon: int = Field(default=10, ge=1)  # actions of one candidate; paper E.1
-    replan_every: int = Field(default=5, ge=1)  # actions executed of each plan; ours
-    predict_timeout_s: float = Field(default=60.0, gt=0, le=60)  # longest wait for a server; ours
-    keys: str | None = None  # folder of this machine's keys (run_keys), for a server at tcp:// with keys
-    n_videos: int = Field(default=4, ge=1)  # imagined videos kept of each plan, for the report; ours
-    cost: GoalCost = GoalCost()  # how the end is weighed; handed to the predictor
-    refinement: RefinementConfig = RefinementConfig()  # of all solvers but random shooting
-
-    @model_validator(mode="after")
-    def _check_horizon(self) -> SolverConfig:
-        for name, value in (("replan_every", self.replan_every), ("cost.final_frames", self.cost.final_frames)):
-            if value > self.horizon:
-                raise ValueError(f"{name} ({value}) must not be above horizon ({self.horizon})")
-        return self
-
-    def rounds(self) -> list[int]:
-        """Return how many candidates each round of a plan has."""
-        if self.solver == "shooting":
-            return [self.n_candidates]
-        first = max(2, round(self.refinement.first_share * self.n_candidates))
-        ends = np.linspace(first, self.n_candidates, self.refinement.n_rounds + 1).round().astype(int)
-        return [first, *(size for size in np.diff(ends).tolist() if size)]
-
-    def largest_request(self) -> int:
-        """Return how many candidates are imagined at once."""
-        largest = max(self.rounds())
-        return largest if self.budget_s is None else min(largest, self.at_once)
-
-
-class Solver:
-    """Chooses the candidate of least cost. Without a budget in seconds, the same seed gives the same plan."""
-
-    def __init__(self, config: SolverConfig, proposals: Proposals) -> None:
-        self.config = config
-        self._proposals = proposals
-        refines = None if config.solver == "shooting" else config.solver
-        self._refinement = Refinement(refines, config.refinement, proposals.limits) if refines else None
-
-    def plan(self, state: PlanningState, predictor: Predictor, rng: np.random.Generator) -> Plan:
-        """Propose, imagine, refine and imagine again, and choose.
-
-        Of equal costs the first candidate wins, which is to hold still. Candidates without a finite cost are passed
-        over, be it some of a request or all.
-
-        Raises:
-            PredictorError: No answer came, or one of the wrong shape.
-            PlanError: No candidate has a finite cost.
-        """
-        search, started_s, ends = CandidateSearch(), time.monotonic(), 0
-        for n_round, n in enumerate(self.config.rounds()):
-            left, ends = n, ends + n
-            while left > 0:
-                size = self._size(left, ends, search, time.monotonic() - started_s)
-                if size < 1:
-                    break
-                left -= size
-                self._try(self._candidates(state, search, size, n_round, rng), state, predictor, search)
-        return search.plan(self.config.n_videos)
-
-    def _size(self, left: int, ends: int, search: CandidateSearch, elapsed_s: float) -> int:
-        """Return how many candidates to imagine next, of `left` in this round; 0 when its share of the time is over.
-
-        Args:
-            left: How many are wanted.
-            ends: How many candidates this round and those before it are to have.
-            search: What the plan has tried.
-            elapsed_s: Since the plan began.
-        """
-        if self.config.budget_s is None:
-            return left
-        size = min(left, self.config.at_once)
-        if not search.n_scored:  # there is always a plan
-            return size
-        remaining_s = self.config.budget_s * ends / self.config.n_candidates - elapsed_s
-        return max(0, min(size, int(remaining_s / max(search.candidate_s, 1e-9))))
-
-    def _candidates(
-        self, state: PlanningState, search: CandidateSearch, n: int, n_round: int, rng: np.random.Generator
-    ) -> Sequences:
-        started_s = time.monotonic()
-        if self._refinement is None or n_round == 0:
-            is_first = not search.n_scored
-            drawn = self._proposals.draw(state, n, self.config.horizon, rng, is_first=is_first)
-        else:
-            hand_m = state.observation.state[:3]
-            refined = self._refinement.candidates(search.scored(), hand_m, n, n_round - 1, rng)
-            drawn = self._proposals.limited(state, refined)
-        search.proposed(time.monotonic() - started_s)
-        return drawn
-
-    def _try(self, candidates: Sequences, state: PlanningState, predictor: Predictor, search: CandidateSearch) -> None:
-        """Let candidates be imagined and weighed."""
-        if not candidates.families:
-            return
-        n_videos = min(self.config.n_videos, len(candidates.families))
-        started_s = time.monotonic()
-        try:
-            prediction = predictor.predict(state.context, candidates.actions, state.goal, n_videos)
-        except NonFiniteError:  # of these; others may be better
-            prediction = _worthless(candidates, state)
-        search.add(candidates, prediction, time.monotonic() - started_s)
-
-
-def _worthless(candidates: Sequences, state: PlanningState) -> Prediction:
-    n, horizon = candidates.actions.shape[:2]
-    videos = np.empty((0, horizon, *state.goal.shape), np.uint8)
-    return Prediction(np.full(n, np.inf, np.float32), np.empty(0, np.int64), videos, {})

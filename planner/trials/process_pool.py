@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, so many at a time: none inherits from another, and none takes another with it."""
+"""Runs jobs in processes of their own, several at a time: a process that dies affects no other job."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from configs.interruption import ignore_sigint, started_without_sigint, wait
 _Job = TypeVar("_Job")
 _Answer = TypeVar("_Answer")
 _THREADS = "OMP_NUM_THREADS"
-_EXIT_S = 10.0  # from its answer to the end of a process; then it is killed; ours
+_EXIT_S = 10.0  # from the answer to the end of a process; then it is killed; ours
 
 
 class ProcessFailure(NamedTuple):
-    """A process that ended without an answer."""
+    """The end of a process that returned no answer."""
 
     reason: str
 
 
 def run_in_processes(
-    work: Callable[[_Job], _Answer], waiting: deque[_Job], n_workers: int
+    work: Callable[[_Job], _Answer], queue: deque[_Job], n_workers: int
 ) -> Generator[tuple[_Job, _Answer | ProcessFailure], None, None]:
-    """Yield each job with its answer as it is done, at most `n_workers` at a time, each in one thread of arithmetic.
+    """Yield each job with its answer as it completes. Each process computes with one thread.
 
-    Jobs and answers are pickled between processes of this program. When the caller stops early (closes the generator,
-    or an exception passes through it), the processes are ended; they end as well when this one dies in any way.
+    Jobs and answers are pickled between processes of this program. All processes are terminated when the generator is
+    closed, when an exception passes through it, and when this process dies.
 
     Args:
-        work: Of a module, so that it can be found by name.
-        waiting: Taken from the left; the caller may add and remove while it goes on.
-        n_workers: Processes at a time.
+        work: A function of a module, which a new process can import.
+        queue: Jobs, taken from the left; the caller may add and remove jobs meanwhile.
+        n_workers: Number of processes at a time.
     """
     context = multiprocessing.get_context("spawn")
     running: dict[Connection, tuple[_Job, SpawnProcess]] = {}
     try:
-        while waiting or running:
-            while waiting and len(running) < n_workers:
-                job = waiting.popleft()
+        while queue or running:
+            while queue and len(running) < n_workers:
+                job = queue.popleft()
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_work, args=(theirs, work, job), daemon=True)
                 with started_without_sigint(), _one_thread():
@@ -66,6 +66,7 @@ def run_in_processes(
 
 
 def _receive(connection: Connection, process: SpawnProcess) -> _Answer | ProcessFailure:
+    """Return the answer of a process, and wait for its end."""
     answer: _Answer | ProcessFailure
     try:
         answer = connection.recv()
@@ -73,13 +74,13 @@ def _receive(connection: Connection, process: SpawnProcess) -> _Answer | Process
         process.kill()
     except (EOFError, ConnectionError):
         process.join()
-        answer = ProcessFailure(_how(process.exitcode or 0))
+        answer = ProcessFailure(_exit_reason(process.exitcode or 0))
     process.join()
     connection.close()
     return answer
 
 
-def _how(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code >= 0:
         return f"its process ended with code {code}"
     with suppress(ValueError):
@@ -103,11 +104,11 @@ def _one_thread() -> Iterator[None]:
 
 def _work(connection: Connection, work: Callable[[_Job], _Answer], job: _Job) -> None:
     ignore_sigint()  # a terminal sends it to all processes; the parent decides
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     connection.send(work(job))
 
 
-def _die_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

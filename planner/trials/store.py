@@ -1,8 +1,9 @@
-"""The folder of a series of trials: what is over stays, what was broken off is done again."""
+"""The folder of a series of trials: finished trials are kept, unfinished ones are repeated."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import yaml
-from pydantic import ValidationError
 
-from configs.loader import Config, to_yaml
+from configs.loader import Config, migrate, to_yaml
 from data_collection.atomic_io import make_folder, write_file
 from planner.config import TaskRunConfig
 from planner.plan import PlannerError
@@ -22,61 +22,61 @@ from planner.trials.variant import VariantName
 CONFIG = "config.yaml"
 _LOCK = ".lock"
 _TRIAL = "trial.json"
-_FREE_KEYS = ("planner.predict_timeout_s", "planner.keys")  # change no plan, only how one is asked for
-_HARMLESS = {_LOCK, f"{CONFIG}.part"}  # what a first start that failed may leave
+_FREE_KEYS = ("planner.predict_timeout_s", "planner.keys")  # do not change any plan
+_IGNORED = {_LOCK, f"{CONFIG}.part"}  # files that a failed first start may leave
 
 
 class TrialsError(PlannerError):
-    """The series did not come to its end. Every trial that is over stands."""
+    """The series did not finish. All finished trials are kept."""
 
     exit_code: ClassVar[int] = 1
 
 
 class VariantConfig(Config):
-    """All that decides what one variant does."""
+    """Everything that determines the trials of one variant."""
 
     predictor: str
-    checkpoint: str  # sha256 of its manifest; empty for the simulator
-    distance: str  # sha256 of the manifest of the network that tells steps to go; empty: there is none
+    checkpoint: str  # sha256 of its manifest; empty without a checkpoint
+    distance: str  # sha256 of the manifest of the temporal distance network; empty without one
     tasks: dict[str, TaskRunConfig]
 
 
 class TrialsConfig(Config):
-    """All that decides what the trials of a folder are."""
+    """Everything that determines the trials of a folder."""
 
     variants: dict[VariantName, VariantConfig]
 
 
 class TrialsFolder:
-    """`TASK/VARIANT/seedN` for each trial, with the record of it when it is over, and the report of all."""
+    """Holds `TASK/VARIANT/seedN` for each trial, with its record when it is finished, and the report."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def check(self, resume: bool) -> None:
-        """Refuse a folder that holds something else than what is asked for: nothing, or trials to go on with.
+        """Refuse a folder that is neither empty nor, with `resume`, one of trials.
 
         Raises:
-            PlannerError: It does. Nothing was changed.
+            PlannerError: It is refused. Nothing was changed.
         """
         if not self.path.exists():
             return
         if not self.path.is_dir():
             raise PlannerError(f"{self.path}: expected a folder, got a file")
-        names = {item.name for item in self.path.iterdir()} - _HARMLESS
+        names = {item.name for item in self.path.iterdir()} - _IGNORED
         if names and not resume:
-            raise PlannerError(f"{self.path}: expected a new or empty folder; go on in this one with --resume")
+            raise PlannerError(f"{self.path}: expected a new or empty folder; resume this one with --resume")
         if names and CONFIG not in names:
             raise PlannerError(
-                f"{self.path}: expected trials to go on with, got a folder without {CONFIG}; choose another with --out"
+                f"{self.path}: expected trials to resume, got a folder without {CONFIG}; choose another with --out"
             )
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Make the folder and keep others out of it.
+    def locked(self) -> Iterator[None]:
+        """Create the folder and lock it against other commands.
 
         Raises:
-            PlannerError: Another command is at work in it, or it cannot be written.
+            PlannerError: Another command has locked it, or it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -87,53 +87,58 @@ class TrialsFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise PlannerError(f"{self.path}: another run_trials is at work here; stop it") from None
+                raise PlannerError(
+                    f"{self.path}: the folder is locked by another run_trials; stop it or choose another --out"
+                ) from None
             yield
 
-    def keep_config(self, config: TrialsConfig) -> None:
-        """Write the configuration; where there is one, check that it is the same.
+    def store_config(self, config: TrialsConfig) -> None:
+        """Write the configuration, or check that it equals the stored one.
 
         Raises:
-            PlannerError: The trials that are here are of another configuration; the message names what differs.
+            PlannerError: The stored trials have another configuration; the message names the differences.
         """
-        kept = self.path / CONFIG
-        if not kept.exists():
-            write_file(kept, to_yaml(config))
+        stored = self.path / CONFIG
+        if not stored.exists():
+            write_file(stored, to_yaml(config))
             return
         try:
-            before = yaml.safe_load(kept.read_text(encoding="utf-8"))
+            before = migrate(TrialsConfig, yaml.safe_load(stored.read_text(encoding="utf-8")))
         except (ValueError, yaml.YAMLError) as error:
-            raise PlannerError(f"{kept}: expected YAML, got: {' '.join(str(error).split())}") from None
+            raise PlannerError(f"{stored}: expected YAML, got: {' '.join(str(error).split())}") from None
         changes = list(_changes(before, config.model_dump(mode="json"), ""))
         if changes:
             raise PlannerError(
-                f"{kept}: expected the configuration of the trials that are here, got another "
+                f"{stored}: expected the configuration of the stored trials, got another "
                 f"({'; '.join(changes[:3])}); choose another folder with --out"
             )
 
-    def place(self, task: str, variant: VariantName, seed: int) -> Path:
-        """Return the folder of one trial's run."""
+    def trial_folder(self, task: str, variant: VariantName, seed: int) -> Path:
+        """Return the folder of one trial."""
         return self.path / task / variant / f"seed{seed:04d}"
 
-    def kept(self, job: TrialJob) -> Trial | None:
-        """Return the record of a trial if it is over."""
+    def finished(self, job: TrialJob) -> Trial | None:
+        """Return the record of a trial; None where it is not finished.
+
+        Raises:
+            PlannerError: The record is invalid.
+        """
         path = job.out / _TRIAL
         if not path.exists():
             return None
         try:
-            trial = Trial.model_validate_json(path.read_bytes())
-        except ValidationError:
-            raise PlannerError(f"{path}: expected the record of a trial; remove {job.out} to do it again") from None
-        return trial
+            return Trial.model_validate_json(json.dumps(migrate(Trial, json.loads(path.read_bytes()))))
+        except ValueError:  # not JSON, or not a valid record
+            raise PlannerError(f"{path}: expected the record of a trial; remove {job.out} to repeat it") from None
 
-    def keep(self, trial: Trial) -> None:
-        """Record a trial that is over, whole or not at all."""
+    def store(self, trial: Trial) -> None:
+        """Write the record of a finished trial."""
         path = self.path / trial.folder / _TRIAL
         make_folder(path.parent)
         write_file(path, trial.model_dump_json(indent=1))
 
-    def clear(self, job: TrialJob, *, log: bool = True) -> None:
-        """Remove what a trial that was broken off has left; without `log`, not what it printed."""
+    def remove(self, job: TrialJob, *, log: bool = True) -> None:
+        """Remove the files of an unfinished trial; without `log`, keep its output."""
         if job.out.exists():
             shutil.rmtree(job.out)
         if log:
@@ -141,7 +146,7 @@ class TrialsFolder:
 
 
 def _changes(before: object, now: object, name: str) -> Iterator[str]:
-    """Yield what differs between two trees of mappings, by dotted keys."""
+    """Yield the differences of two trees of mappings, by dotted keys."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in {**before, **now}:
             yield from _changes(before.get(key), now.get(key), f"{name}.{key}".strip("."))

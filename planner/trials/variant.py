@@ -1,4 +1,4 @@
-"""Who does the trials: a way to imagine and a set of overrides; two of them are compared on the same scenes."""
+"""A variant: one predictor and one set of overrides. Two variants are compared on the same scenes."""
 
 from __future__ import annotations
 
@@ -9,66 +9,59 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from configs.loader import ConfigError
+from planner.options import MODEL_PREDICTORS, PredictorChoice, PredictorName
 
-PredictorName = Literal["server", "in_process", "oracle", "copy", "random"]
-MODELS = ("server", "in_process")  # the predictors that need a checkpoint
-SolverName = Literal["shooting", "cem", "icem", "mppi"]
-SHIPPED = Path(__file__).resolve().parents[2] / "ghvae_core" / "checkpoints" / "tiny"  # the model to begin with
-SECTIONS = "robot, task, planner, predictor, difference or policy"  # of a run's configuration, for --help
 VariantName = Literal["A", "B"]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """All that tells one side of a comparison from the other."""
+    """One side of a comparison."""
 
     name: VariantName
-    predictor: PredictorName
-    checkpoint: Path
-    server: str | None
-    overrides: tuple[str, ...]
+    predictor: PredictorChoice
+    overrides: tuple[str, ...]  # of the configuration, as after `--set`
 
     def changed(self, texts: Sequence[str]) -> Variant:
-        """Return B: this variant with changes, each text holding one or more separated by spaces.
+        """Return variant B: this variant with changes.
 
-        A change is an override of the configuration, or one of `predictor=`, `checkpoint=` and `server=`. Another
-        predictor or checkpoint leaves the server of this variant aside.
+        A change is a configuration override, or one of `predictor=`, `checkpoint=` and `server=`. A change of the
+        predictor or the checkpoint drops the server of this variant.
+
+        Args:
+            texts: Each holds one or more changes, separated by spaces.
 
         Raises:
-            ConfigError: A change cannot be read.
+            ConfigError: A change cannot be parsed.
         """
-        other = replace(self, name="B")
+        predictor, overrides = self.predictor, self.overrides
         for change in _split(texts):
             key, _, value = change.partition("=")
             if key == "predictor":
-                other = replace(other, predictor=_predictor(value), server=None)
+                predictor = replace(predictor, name=_predictor_name(value), server=None)
             elif key == "checkpoint":
-                other = replace(other, checkpoint=Path(value), server=None)
+                predictor = replace(predictor, checkpoint=Path(value), server=None)
             elif key == "server":
-                other = replace(other, server=value)
+                predictor = replace(predictor, server=value)
             else:
-                other = replace(other, overrides=(*other.overrides, change))
-        return other
+                overrides = (*overrides, change)
+        return Variant("B", predictor, overrides)
 
     def __str__(self) -> str:
-        who = self.server or str(self.checkpoint) if self.predictor in MODELS else ""
-        return " ".join(part for part in (self.predictor, who, *self.overrides) if part)
-
-
-def solver_override(solver: SolverName | None) -> tuple[str, ...]:
-    """Return the override that chooses a solver, or none."""
-    return () if solver is None else (f"planner.solver={solver}",)
+        chosen = self.predictor
+        source = chosen.server or str(chosen.checkpoint) if chosen.name in MODEL_PREDICTORS else ""
+        return " ".join(part for part in (chosen.name, source, *self.overrides) if part)
 
 
 def _split(texts: Sequence[str]) -> list[str]:
     try:
         return [change for text in texts for change in shlex.split(text)]
     except ValueError as error:
-        raise ConfigError(f"--against: expected changes separated by spaces, got: {error}") from None
+        raise ConfigError(f"--compare: expected changes separated by spaces, got: {error}") from None
 
 
-def _predictor(name: str) -> PredictorName:
+def _predictor_name(text: str) -> PredictorName:
     for known in get_args(PredictorName):
-        if name == known:
-            return name  # type: ignore[return-value]
-    raise ConfigError(f"--against predictor={name}: expected one of {', '.join(get_args(PredictorName))}")
+        if text == known:
+            return text  # type: ignore[return-value]
+    raise ConfigError(f"--compare predictor={text}: expected one of {', '.join(get_args(PredictorName))}")

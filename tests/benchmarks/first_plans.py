@@ -27,8 +27,9 @@ from ghvae_core.models.checkpoint import load as load_checkpoint
 from ghvae_core.serving.config import InProcessConfig
 from ghvae_core.serving.local import InProcessPredictor
 from planner.config import load_run
+from planner.options import PredictorChoice, PredictorName
 from planner.plan import PlanError
-from planner.predictors import EpisodeRequest, open_predictor
+from planner.predictors import open_predictor
 from planner.solver import Solver
 from planner.trials.process_pool import ProcessFailure, run_in_processes
 from tests.benchmarks.pool import PROPOSALS, Scene, SceneJob, Tried, context, fill
@@ -173,7 +174,7 @@ class SolverJob(NamedTuple):
 
     task: str
     seed: int
-    predictor: str
+    predictor: PredictorName
     checkpoint: Path
     checkpoint_sha: str
     n_candidates: int
@@ -193,9 +194,9 @@ def solve(job: SolverJob) -> str:
     for solver in _SOLVERS:
         told = (f"planner.solver={solver}", f"planner.n_candidates={job.n_candidates}")
         scene = Scene.open(job.task, job.seed, told)
-        request = EpisodeRequest(job.task, "simulation", job.predictor, None, job.checkpoint, job.seed, None, None)
+        choice = PredictorChoice(job.predictor, job.checkpoint)
         planner = Solver(scene.config.planner, scene.proposals())
-        with closing(scene.robot), open_predictor(request, scene.config, scene.robot) as predictor:
+        with closing(scene.robot), open_predictor(choice, scene.config, scene.robot, job.seed) as predictor:
             plans = [planner.plan(scene.state, predictor, scene.plan_rng(i)) for i in range(job.n_plans)]
             shares[solver] = float(scene.execute(np.stack([plan.actions for plan in plans])).results[:, 0].mean())
     unfinished = job.file.with_suffix(".part")

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs.command import run
 from ghvae_core.predictor import Predictor
-from planner.predictors import EpisodeRequest, open_predictor
+from planner.options import PredictorChoice, SolverName
+from planner.predictors import open_predictor
 from planner.solver import Solver
-from planner.trials.variant import SolverName
 from robot_bridge.camera import model_image
 from tests.benchmarks.pool import Scene
 from tests.benchmarks.subject import machine
@@ -35,9 +35,9 @@ def plan_latency(
     """Plan again and again from the first image of a scene, a plain matrix product in between."""
     told = (f"planner.n_candidates={candidates}", f"planner.solver={solver}")
     scene = Scene.open("pick_wipe", 0, told)
-    request = EpisodeRequest("pick_wipe", "simulation", predictor, None, checkpoint, 0, None, None)
+    choice = PredictorChoice(predictor, checkpoint)
     planner = Solver(scene.config.planner, scene.proposals())
-    with closing(scene.robot), open_predictor(request, scene.config, scene.robot) as imagining:
+    with closing(scene.robot), open_predictor(choice, scene.config, scene.robot, seed=0) as imagining:
         flop = _flop(scene, planner, imagining) if predictor == "in_process" else 0
         planner.plan(scene.state, imagining, scene.plan_rng())  # warms up
         took = [_stages(scene, planner, imagining) for _ in range(repeats)]

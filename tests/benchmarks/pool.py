@@ -24,8 +24,8 @@ from robot_bridge.simulation.scripted_policy import make_goal
 _OPENED = -1.0  # the gripper's command before the first plan
 PROPOSALS: Mapping[str, tuple[str, ...]] = {  # where candidates come from, and how a run says so
     "directed": (),
-    "policy": ("difference.share=0",),
-    "blind": ("difference.share=0", "policy.noise_fraction=1"),
+    "policy": ("difference.fraction=0",),
+    "blind": ("difference.fraction=0", "policy.noise_fraction=1"),
 }
 _RESULTS = ("strict", "goal", "picked")  # of an executed candidate
 

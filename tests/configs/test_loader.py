@@ -134,6 +134,7 @@ class Gripper(Config):
 class Hand(Config):
     gripper: Gripper
     others: tuple[Gripper, ...] = ()
+    named: dict[str, Gripper] = {}  # noqa: RUF012 - pydantic copies it
 
 
 def test_a_former_key_or_value_is_refused_with_the_present_one(tmp_path: Path) -> None:
@@ -146,7 +147,17 @@ def test_a_former_key_or_value_is_refused_with_the_present_one(tmp_path: Path) -
 
 
 def test_a_stored_configuration_of_before_is_migrated() -> None:
-    stored = {"gripper": {"force": 3.0, "split": "unseen"}, "others": [{"force": 4.0}], "unknown": 1}
+    stored = {
+        "gripper": {"force": 3.0, "split": "unseen"},
+        "others": [{"force": 4.0}],
+        "named": {"x": {"force": 1.0}},
+        "unknown": 1,
+    }
     migrated = migrate(Hand, stored)
-    assert migrated == {"gripper": {"force_n": 3.0, "split": "test"}, "others": [{"force_n": 4.0}], "unknown": 1}
+    assert migrated == {
+        "gripper": {"force_n": 3.0, "split": "test"},
+        "others": [{"force_n": 4.0}],
+        "named": {"x": {"force_n": 1.0}},
+        "unknown": 1,
+    }
     assert migrate(Hand, migrated) == migrated

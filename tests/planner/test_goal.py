@@ -1,4 +1,4 @@
-"""What a goal picture may be, and what is refused."""
+"""Reading, checking and capturing goal images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.loader import FOLDER
-from planner.goal import GoalCapture, GoalError, capture_goal, check_goal, difference, load_goal, preview
+from planner.goal import GoalCapture, GoalError, capture_goal, check_goal, image_distance, load_goal, preview
 from robot_bridge.camera import Crop, model_image
 from robot_bridge.robot import CameraFault
 from tests.patience import patience
@@ -26,7 +26,7 @@ CAMERA = SPEC.camera.model_copy(update={"crop": Crop(top_px=0, left_px=40, heigh
 
 
 def scene(seed: int = 0) -> NDArray[np.uint8]:
-    """Return coarse coloured squares, which are as different from those of another seed as two scenes."""
+    """Return coarse coloured squares, as different for each seed as two scenes."""
     coarse = np.random.default_rng(seed).integers(40, 220, (12, 16, 3)).astype(np.uint8)
     return coarse.repeat(20, axis=0).repeat(20, axis=1)
 
@@ -41,17 +41,17 @@ def seeing(pictures: Iterator[NDArray[np.uint8]]) -> Callable[[], NDArray[np.uin
     return lambda: next(pictures)
 
 
-def test_a_scene_that_rests_for_a_second_is_taken() -> None:
+def test_a_scene_at_rest_for_a_second_is_captured() -> None:
     capture = GoalCapture(CAMERA, None)
     said = [capture.check(next(noisy(i)), 10 + i / 15) for i in range(17)]
-    assert all(why == "something moves; take your hands out of the picture" for why in said[:15])
+    assert all(why == "the scene moves; keep hands out of the image" for why in said[:15])
     assert said[15:] == ["", ""]
 
 
-def test_slow_motion_is_motion() -> None:
+def test_slow_motion_is_detected() -> None:
     capture = GoalCapture(CAMERA, None)
     for i in range(60):
-        shifted = np.roll(scene(), i // 4, axis=1)  # a pixel in a quarter of a second
+        shifted = np.roll(scene(), i // 4, axis=1)  # one pixel every 0.27 s
         assert "moves" in capture.check(shifted, 10 + i / 15)
 
 
@@ -62,22 +62,22 @@ def test_slow_motion_is_motion() -> None:
         (cv2.GaussianBlur(scene(), (0, 0), 15).astype(np.uint8), "blurred"),
     ],
 )
-def test_what_shows_nothing_is_not_taken(picture: NDArray[np.uint8], told: str) -> None:
+def test_an_image_without_content_is_not_captured(picture: NDArray[np.uint8], told: str) -> None:
     capture = GoalCapture(CAMERA, None)
     for i in range(40):
         assert told in capture.check(picture, 10 + i / 15)
 
 
-def test_the_start_is_no_goal() -> None:
+def test_an_unchanged_scene_is_not_captured() -> None:
     start = model_image(scene(), CAMERA.crop)
     capture = GoalCapture(CAMERA, start)
     for i in range(40):
-        assert "the scene is still as at the start" in capture.check(next(noisy(i)), 10 + i / 15)
+        assert "the scene is unchanged from the start" in capture.check(next(noisy(i)), 10 + i / 15)
     said = [capture.check(scene(1), 20 + i / 15) for i in range(20)]
     assert said[-1] == ""
 
 
-def test_a_camera_that_fails_for_a_while_is_waited_for_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_camera_is_waited_for_and_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("planner.goal._STILL_S", 0.0)
     calls = chain(repeat(CameraFault("/camera: dark; look at the camera"), 3), repeat(None))
     told: list[str] = []
@@ -91,13 +91,13 @@ def test_a_camera_that_fails_for_a_while_is_waited_for_and_told_once(monkeypatch
     assert told == ["/camera: dark; look at the camera"]
 
 
-def test_patience_ends() -> None:
+def test_the_wait_is_limited() -> None:
     pictures = (scene(i) for i in range(10**6))
-    with pytest.raises(GoalError, match=r"within 0\.2 s, got none: something moves"):
+    with pytest.raises(GoalError, match=r"within 0\.2 s, got none: the scene moves"):
         capture_goal(seeing(pictures), GoalCapture(CAMERA, None), 0.2, lambda _: None)
 
 
-def test_the_preview_shows_the_crop_and_what_the_model_sees() -> None:
+def test_the_preview_shows_the_crop_and_the_model_image() -> None:
     shown = cv2.imdecode(np.frombuffer(preview(scene(), CAMERA), np.uint8), cv2.IMREAD_COLOR)
     assert shown is not None
     assert shown.shape[0] >= 2 * CAMERA.height_px
@@ -109,7 +109,7 @@ def run_goal(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(120), check=False)
 
 
-def test_the_simulated_goal_is_the_one_that_run_task_makes(tmp_path: Path) -> None:
+def test_the_simulated_goal_equals_that_of_run_task(tmp_path: Path) -> None:
     goal = tmp_path / "goal.png"
     simulated = ("--robot", "simulation", "--seed", "3", "--set", "robot.renderer=ray")
     done = run_goal(str(goal), *simulated)
@@ -127,10 +127,10 @@ def test_the_simulated_goal_is_the_one_that_run_task_makes(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["goal.jpg", "not/there/goal.png"])
-def test_a_file_that_cannot_be_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_invalid_file_name_is_refused(tmp_path: Path, name: str) -> None:
     done = run_goal(str(tmp_path / name), "--robot", "simulation")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "expected a new PNG in a folder that exists" in done.stderr
+    assert "expected a new PNG in an existing folder" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -143,12 +143,12 @@ def _noise(height: int, width: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
-def test_a_picture_of_model_size_is_kept_bit_for_bit_in_rgb(tmp_path: Path) -> None:
+def test_an_image_of_model_size_is_read_unchanged(tmp_path: Path) -> None:
     goal = _noise(64, 64)
     np.testing.assert_array_equal(load_goal(_write(tmp_path / "goal.png", goal), SPEC.camera), goal)
 
 
-def test_a_camera_picture_becomes_what_the_model_sees_of_it(tmp_path: Path) -> None:
+def test_an_image_of_camera_size_becomes_a_model_image(tmp_path: Path) -> None:
     image = _noise(240, 320)
     crop = Crop(top_px=10, left_px=40, height_px=200, width_px=200)
     camera = SPEC.camera.model_copy(update={"crop": crop})
@@ -163,23 +163,23 @@ def test_a_jpeg_is_read_in_rgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 65), (65, 64), (320, 240), (480, 640), (128, 128), (32, 32)])
-def test_another_size_is_refused_and_named(tmp_path: Path, height: int, width: int) -> None:
+def test_an_image_of_another_size_is_refused(tmp_path: Path, height: int, width: int) -> None:
     path = _write(tmp_path / "goal.png", _noise(height, width))
     with pytest.raises(GoalError, match=rf"goal\.png: expected 64x64 or 240x320 .* got {height}x{width}"):
         load_goal(path, SPEC.camera)
 
 
-@pytest.mark.parametrize("data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
+def test_a_file_that_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "goal.png"
     path.write_bytes(data)
-    with pytest.raises(GoalError, match=r"goal\.png: expected a goal picture, PNG or JPEG"):
+    with pytest.raises(GoalError, match=r"goal\.png: expected a goal image, PNG or JPEG"):
         load_goal(path, SPEC.camera)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.png", tmp_path):
-        with pytest.raises(GoalError, match="expected a goal picture"):
+        with pytest.raises(GoalError, match="expected a goal image"):
             load_goal(path, SPEC.camera)
 
 
@@ -187,12 +187,12 @@ def test_a_refused_goal_exits_with_2() -> None:
     assert GoalError.exit_code == 2
 
 
-def test_difference_is_the_root_mean_square() -> None:
+def test_image_distance_is_the_root_mean_square() -> None:
     black = np.zeros((64, 64, 3), np.uint8)
     half = black.copy()
     half[:32] = 10
-    assert difference(black, half) == pytest.approx(10 / np.sqrt(2))
-    assert difference(half, black) == difference(black, half)  # no wrap-around of unsigned numbers
+    assert image_distance(black, half) == pytest.approx(10 / np.sqrt(2))
+    assert image_distance(half, black) == image_distance(black, half)  # no wrap-around of unsigned numbers
 
 
 def test_a_goal_that_shows_the_present_is_refused_despite_camera_noise() -> None:
@@ -203,7 +203,7 @@ def test_a_goal_that_shows_the_present_is_refused_despite_camera_noise() -> None
         check_goal(again, present, 2.0)
 
 
-def test_a_goal_with_one_thing_elsewhere_is_taken() -> None:
+def test_a_goal_with_one_moved_object_is_accepted() -> None:
     present = model_image(picture(np.array([0.45, -0.1, 0.15])))
     check_goal(model_image(picture(np.array([0.5, -0.1, 0.15]))), present, 2.0)
 

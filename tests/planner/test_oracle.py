@@ -1,4 +1,4 @@
-"""The oracle: the simulator's own future, and the robot left as it is."""
+"""The oracle predicts what the simulator does, and does not change the robot."""
 
 from collections.abc import Iterator
 
@@ -46,7 +46,7 @@ def _candidates(n: int) -> NDArray[np.float32]:
     return actions
 
 
-def test_the_robot_is_left_bit_for_bit_as_it_was(robot: SimulatedFranka, oracle: OraclePredictor) -> None:
+def test_the_robot_is_not_changed(robot: SimulatedFranka, oracle: OraclePredictor) -> None:
     before, simulated_s = robot.snapshot(), robot.simulated_s
     oracle.predict(_context(robot), _candidates(4), GOAL, 2)
     after = robot.snapshot()
@@ -54,32 +54,32 @@ def test_the_robot_is_left_bit_for_bit_as_it_was(robot: SimulatedFranka, oracle:
     assert after.progress == before.progress and robot.simulated_s == simulated_s
 
 
-def test_what_it_imagines_is_what_happens(robot: SimulatedFranka, oracle: OraclePredictor) -> None:
+def test_its_predictions_are_exact(robot: SimulatedFranka, oracle: OraclePredictor) -> None:
     candidates = _candidates(3)
     prediction = oracle.predict(_context(robot), candidates, GOAL, 1)
     best = int(prediction.best[0])
     assert prediction.costs[best] == prediction.costs.min() and prediction.videos.shape == (1, HORIZON, 64, 64, 3)
-    for action, imagined in zip(candidates[best], prediction.videos[0], strict=True):
+    for action, predicted in zip(candidates[best], prediction.videos[0], strict=True):
         seen = model_image(robot.step(action).observation.image, robot.spec.camera.crop)
-        np.testing.assert_array_equal(seen, imagined)
+        np.testing.assert_array_equal(seen, predicted)
     assert prediction.costs[best] == pytest.approx(np.mean(((seen - 100.0) / 255) ** 2), rel=1e-4)
 
 
-def test_asked_twice_it_says_the_same(robot: SimulatedFranka, oracle: OraclePredictor) -> None:
+def test_equal_requests_have_equal_costs(robot: SimulatedFranka, oracle: OraclePredictor) -> None:
     first, second = (oracle.predict(_context(robot), _candidates(4), GOAL, 1).costs for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
-def test_it_follows_the_robot_into_a_new_scene(robot: SimulatedFranka, oracle: OraclePredictor) -> None:
+def test_after_a_reset_it_uses_the_new_scene(robot: SimulatedFranka, oracle: OraclePredictor) -> None:
     oracle.predict(_context(robot), _candidates(2), GOAL, 1)
     robot.reset(np.random.default_rng(5))
     candidates = _candidates(2)[:1]
-    imagined = oracle.predict(_context(robot), candidates, GOAL, 1).videos[0, 0]
+    predicted = oracle.predict(_context(robot), candidates, GOAL, 1).videos[0, 0]
     seen = model_image(robot.step(candidates[0, 0]).observation.image, robot.spec.camera.crop)
-    np.testing.assert_array_equal(seen, imagined)
+    np.testing.assert_array_equal(seen, predicted)
 
 
-def test_a_candidate_on_which_the_arm_would_stop_itself_is_never_best(
+def test_a_candidate_with_a_fault_is_never_best(
     robot: SimulatedFranka, oracle: OraclePredictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     advance = SimulatedFranka.advance
@@ -97,12 +97,12 @@ def test_a_candidate_on_which_the_arm_would_stop_itself_is_never_best(
     assert sorted(prediction.best.tolist()) == [0, 3] and prediction.videos.shape == (2, HORIZON, 64, 64, 3)
 
 
-def test_a_request_that_does_not_fit_is_refused(robot: SimulatedFranka, oracle: OraclePredictor) -> None:
+def test_an_invalid_request_is_refused(robot: SimulatedFranka, oracle: OraclePredictor) -> None:
     with pytest.raises(MismatchError, match="goal"):
         oracle.predict(_context(robot), _candidates(2), np.zeros((32, 32, 3), np.uint8), 1)
 
 
-def test_closing_twice_does_no_harm(robot: SimulatedFranka, oracle: OraclePredictor) -> None:
+def test_closing_twice_is_harmless(robot: SimulatedFranka, oracle: OraclePredictor) -> None:
     oracle.predict(_context(robot), _candidates(2), GOAL, 1)
     oracle.close()
     oracle.close()

@@ -1,4 +1,4 @@
-"""The folder of a run: nobody else's, and never half unknown."""
+"""The folder of an episode: used by one run only, and complete."""
 
 import errno
 import json
@@ -16,37 +16,37 @@ from tests.planner.doubles import GOAL, SPEC, PaperRobot
 CONFIG = TaskConfig(scene="pick_wipe")
 
 
-def test_it_is_made_only_when_told_to_and_holds_the_configuration(tmp_path: Path) -> None:
+def test_create_makes_the_folder_with_the_configuration(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "runs" / "first")
     assert not list(tmp_path.iterdir())
-    folder.make(CONFIG, may_exist=False)
+    folder.create(CONFIG, may_exist=False)
     assert [path.name for path in folder.path.iterdir()] == ["config.yaml"]
 
 
 @pytest.mark.parametrize("may_exist", [True, False])
-def test_of_two_runs_that_want_it_the_second_is_refused(tmp_path: Path, may_exist: bool) -> None:
+def test_of_two_runs_with_one_folder_the_second_is_refused(tmp_path: Path, may_exist: bool) -> None:
     first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
-    first.make(CONFIG, may_exist=may_exist)
+    first.create(CONFIG, may_exist=may_exist)
     before = (tmp_path / "run" / "config.yaml").read_bytes()
     with pytest.raises(PlannerError, match="expected a new or empty folder") as refusal:
-        second.make(TaskConfig(scene="pick_sweep"), may_exist=may_exist)
+        second.create(TaskConfig(scene="pick_sweep"), may_exist=may_exist)
     assert refusal.value.exit_code == 2 and (tmp_path / "run" / "config.yaml").read_bytes() == before
 
 
-def test_an_empty_folder_is_taken_only_where_it_was_named(tmp_path: Path) -> None:
+def test_an_existing_empty_folder_is_used_only_where_it_was_given(tmp_path: Path) -> None:
     with pytest.raises(PlannerError, match="File exists; choose another folder with --out") as refusal:
-        RunFolder(tmp_path).make(CONFIG, may_exist=False)
+        RunFolder(tmp_path).create(CONFIG, may_exist=False)
     assert refusal.value.exit_code == 2 and not list(tmp_path.iterdir())
-    RunFolder(tmp_path).make(CONFIG, may_exist=True)
+    RunFolder(tmp_path).create(CONFIG, may_exist=True)
     assert (tmp_path / "config.yaml").exists()
 
 
-def test_of_two_runs_that_find_it_empty_at_once_one_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_runs_with_an_empty_folder_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(tmp_path)
-    RunFolder(tmp_path).make(CONFIG, may_exist=True)
-    monkeypatch.setattr(folder, "_refuse_taken", lambda: None)  # it looked before the other wrote
+    RunFolder(tmp_path).create(CONFIG, may_exist=True)
+    monkeypatch.setattr(folder, "_check_empty", lambda: None)  # both runs checked before either wrote
     with pytest.raises(PlannerError, match="File exists; choose another folder with --out"):
-        folder.make(TaskConfig(scene="pick_sweep"), may_exist=True)
+        folder.create(TaskConfig(scene="pick_sweep"), may_exist=True)
     assert "pick_wipe" in (tmp_path / "config.yaml").read_text()
 
 
@@ -56,7 +56,7 @@ def test_what_is_no_folder_or_cannot_become_one_is_refused(tmp_path: Path) -> No
     with pytest.raises(PlannerError, match="expected a new or empty folder"):
         RunFolder(file)
     with pytest.raises(PlannerError, match="Not a directory; choose another") as refusal:
-        RunFolder(file / "run").make(CONFIG, may_exist=True)
+        RunFolder(file / "run").create(CONFIG, may_exist=True)
     assert refusal.value.exit_code == 2 and file.read_text() == "mine"
 
 
@@ -67,7 +67,7 @@ def _no_space(*_: object) -> None:
 def test_a_full_disk_is_told_before_anything_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "write_file", _no_space)
     with pytest.raises(RecordError, match=r"config\.yaml: No space left on device; nothing moved") as failure:
-        RunFolder(tmp_path / "run").make(CONFIG, may_exist=True)
+        RunFolder(tmp_path / "run").create(CONFIG, may_exist=True)
     assert failure.value.exit_code == 1
 
 
@@ -76,7 +76,7 @@ def test_the_result_is_printed_though_nothing_can_be_written(
 ) -> None:
     history = EpisodeHistory(GOAL, None, PaperRobot().observe())
     history.ended = "steps used"
-    lost = RunFolder(tmp_path / "gone").leave(
+    lost = RunFolder(tmp_path / "gone").write_record(
         history, EpisodeDescription("pick_wipe", "simulation", "stub", "", "", 0), SPEC
     )
     assert json.loads(capsys.readouterr().out)["ended"] == "steps used"

@@ -1,4 +1,4 @@
-"""Predictors that know nothing behave like predictors and know nothing."""
+"""The baseline predictors."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def _candidates(n: int) -> NDArray[np.float32]:
     return np.random.default_rng(0).uniform(-0.1, 0.1, (n, 5, 4)).astype(np.float32)
 
 
-def test_a_copy_costs_the_same_whatever_is_done() -> None:
+def test_all_candidates_of_the_copy_baseline_cost_the_same() -> None:
     prediction = CopyPredictor(SPEC, GoalCost()).predict(_context(), _candidates(7), GOAL, 3)
     difference = (_context().frames[0] / np.float32(255) - GOAL / np.float32(255)) ** 2
     np.testing.assert_allclose(prediction.costs, [difference.mean()] * 7, rtol=1e-5)
@@ -27,14 +27,14 @@ def test_a_copy_costs_the_same_whatever_is_done() -> None:
     assert (prediction.videos == _context().frames[-1]).all()
 
 
-def test_with_copies_the_arm_holds_still() -> None:
+def test_with_the_copy_baseline_the_arm_holds_still() -> None:
     start = planning_state()
     start = type(start)(**{**vars(start), "context": _context()})
     plan = solver().plan(start, CopyPredictor(SPEC, GoalCost()), np.random.default_rng(0))
     assert plan.family == HOLD
 
 
-def test_a_random_preference_is_finite_repeatable_and_not_the_first() -> None:
+def test_random_costs_are_finite_and_reproducible() -> None:
     first, again = (RandomPredictor(SPEC, GoalCost(), np.random.default_rng(4)) for _ in range(2))
     predictions = [each.predict(_context(), _candidates(200), GOAL, 2) for each in (first, again)]
     np.testing.assert_array_equal(predictions[0].costs, predictions[1].costs)
@@ -45,6 +45,6 @@ def test_a_random_preference_is_finite_repeatable_and_not_the_first() -> None:
 
 
 @pytest.mark.parametrize("goal", [GOAL[:32], GOAL[None]])
-def test_what_does_not_fit_is_refused_as_by_every_predictor(goal: NDArray[np.uint8]) -> None:
+def test_an_invalid_request_is_refused(goal: NDArray[np.uint8]) -> None:
     with pytest.raises(MismatchError, match="goal"):
         CopyPredictor(SPEC, GoalCost()).predict(_context(), _candidates(3), goal, 1)

@@ -1,4 +1,4 @@
-"""The record of a run: what was seen against what was imagined, asked against done."""
+"""The record of an episode: prediction errors, deviations, and its conversion to an episode file."""
 
 import math
 from dataclasses import replace
@@ -26,7 +26,7 @@ def _plan(level: int, horizon: int = 3) -> Plan:
 
 
 def _history(levels: list[int]) -> EpisodeHistory:
-    """Return a run that began at grey 0 and saw the grey of each level after one action."""
+    """Return an episode that starts at grey 0 and observes one grey level after each action."""
     observation = PaperRobot().observe()
     history = EpisodeHistory(GOAL, None, replace(observation, image=np.zeros_like(observation.image)))
     for i, level in enumerate(levels):
@@ -36,31 +36,31 @@ def _history(levels: list[int]) -> EpisodeHistory:
     return history
 
 
-def test_surprise_compares_each_seen_frame_with_the_one_imagined_for_it() -> None:
+def test_the_prediction_error_compares_observed_and_predicted_frames() -> None:
     history = _history([10, 20, 30])
     history.plans += [PlanRecord(0, _plan(10), {}), PlanRecord(2, _plan(33), {})]
     assert history.prediction_errors() == [0.0, 10.0, 3.0]
-    assert history.seen_after(0)[:, 0, 0, 0].tolist() == [10, 20]
-    assert history.seen_after(1)[:, 0, 0, 0].tolist() == [30]
+    assert history.observed_after(0)[:, 0, 0, 0].tolist() == [10, 20]
+    assert history.observed_after(1)[:, 0, 0, 0].tolist() == [30]
 
 
-def test_steps_without_an_imagined_frame_have_no_surprise() -> None:
+def test_steps_without_a_prediction_have_no_prediction_error() -> None:
     history = _history([10, 20])
     history.plans.append(PlanRecord(0, replace(_plan(10), best=[], videos=np.zeros((0, 3, 64, 64, 3), np.uint8)), {}))
-    assert all(math.isnan(surprise) for surprise in history.prediction_errors())
+    assert all(math.isnan(error) for error in history.prediction_errors())
 
 
-def test_a_plan_of_which_nothing_was_executed_was_followed_by_nothing() -> None:
+def test_a_plan_without_executed_actions_has_no_frames() -> None:
     history = _history([10])
     history.plans += [PlanRecord(0, _plan(10), {}), PlanRecord(1, _plan(10), {})]
-    assert history.seen_after(1).shape == (0, 64, 64, 3) and len(history.prediction_errors()) == 1
+    assert history.observed_after(1).shape == (0, 64, 64, 3) and len(history.prediction_errors()) == 1
 
 
-def test_deviation_is_the_distance_between_asked_and_applied_translation() -> None:
+def test_the_deviation_is_the_distance_of_commanded_and_applied_translation() -> None:
     np.testing.assert_allclose(_history([1]).deviations_m(), [0.05], atol=1e-7)
 
 
-def test_the_episode_holds_one_frame_more_than_actions_and_both_kinds_of_action() -> None:
+def test_the_episode_has_one_frame_more_than_actions_and_both_kinds_of_action() -> None:
     episode = _history([1, 2]).episode({"task": "pick_wipe"})
     assert episode is not None
     assert episode.frames[:, 0, 0, 0].tolist() == [0, 1, 2] and episode.frames.shape[1:] == (240, 320, 3)

@@ -75,7 +75,7 @@ def test_a_step_that_the_limits_shorten_does_not_move_the_rest_of_the_path(metho
     """The way of candidate a is 30 cm, in steps of 5 cm that may be no longer than 7 cm."""
     box = MotionLimits(workspace_low_m=(0.3, -0.2, 0.0), workspace_high_m=(0.9, 0.2, 0.3), step_limit_m=0.07)
     scored = _scored([1.0, 1.0], ["a", "a"])
-    found = _refined(method, scored, 200, limits=box, sd_m=0.02, least_sd_m=0.02, colour=0.0)
+    found = _refined(method, scored, 200, limits=box, sd_m=0.02, min_sd_m=0.02, colour=0.0)
     np.testing.assert_allclose(limit_actions(found.actions, HAND_M, box), found.actions, atol=1e-6)
     ends = _paths(found)[:, -1]
     assert np.linalg.norm(found.actions[..., :3], axis=2).max() > 0.0699
@@ -84,11 +84,11 @@ def test_a_step_that_the_limits_shorten_does_not_move_the_rest_of_the_path(metho
 
 def test_the_mean_of_cem_is_that_of_the_elites_and_its_deviation_does_not_vanish() -> None:
     scored = _scored([1, 1.1, 9], ["a"] * 3, spread_m=0.05)
-    paths = _paths(_refined("cem", scored, 4000, n_elites=2, least_sd_m=0.002))
+    paths = _paths(_refined("cem", scored, 4000, n_elites=2, min_sd_m=0.002))
     elites = _paths(scored.candidates)[:2]
     np.testing.assert_allclose(paths.mean(0), elites.mean(0), atol=0.003)
     np.testing.assert_allclose(paths.std(0), np.maximum(elites.std(0), 0.002), rtol=0.1)
-    alone = _paths(_refined("cem", _scored([1], ["a"]), 4000, least_sd_m=0.002))
+    alone = _paths(_refined("cem", _scored([1], ["a"]), 4000, min_sd_m=0.002))
     np.testing.assert_allclose(alone.std(0), 0.002, rtol=0.1)
 
 

@@ -1,4 +1,4 @@
-"""The page holds everything that it shows, and says what happened."""
+"""The HTML report of an episode: self-contained, with its findings."""
 
 import json
 import re
@@ -22,7 +22,7 @@ FAILURE = TaskSuccess(goal=False, goal_now=False, picked=True, touched=False, st
 
 
 class _Page(HTMLParser):
-    """Collects tags, addresses and the text; complains of tags that are not closed in order."""
+    """Collects tags, addresses and the text; fails on tags that are not closed in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -66,14 +66,14 @@ def _write(
     return _Page((folder / "report.html").read_text(encoding="utf-8")), result
 
 
-def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+def test_the_page_is_self_contained(tmp_path: Path) -> None:
     page, _ = _write(tmp_path, _run())
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.images > 10 and all(address.startswith("data:image/") for address in page.addresses)
     assert "http" not in html and "<script" not in html and not re.search(r"@import|url\(", html)
 
 
-def test_pictures_stand_beside_the_page_as_files_of_their_own(tmp_path: Path) -> None:
+def test_images_are_written_as_separate_files_too(tmp_path: Path) -> None:
     _write(tmp_path, _run())
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"report.html", "goal.png", "start.png", "end.png", "seen.gif"} | {
@@ -95,22 +95,22 @@ def test_every_plan_shows_its_family_its_cost_and_its_videos(tmp_path: Path) -> 
     assert sum(address.startswith("data:image/gif") for address in page.addresses) == n_videos + 1
 
 
-def test_it_says_why_a_task_failed(tmp_path: Path) -> None:
+def test_it_names_the_cause_of_a_failed_task(tmp_path: Path) -> None:
     history = _run()
     history.outcome = FAILURE
     page, result = _write(tmp_path, history)
     text = " ".join(page.texts)
     assert "The tool was lifted." in text and "The tool never touched an object." in text
-    assert "the worst ended 5.3 cm away" in text and "Not done within the steps" in text
+    assert "the largest distance of an object is 5.3 cm" in text and "Not done within the step limit" in text
     assert (result.success, result.goal, result.picked, result.touched) == (False, False, True, False)
 
 
-def test_it_says_that_only_a_person_can_judge_a_real_robot(tmp_path: Path) -> None:
+def test_the_success_of_a_real_robot_is_unknown(tmp_path: Path) -> None:
     page, result = _write(tmp_path, _run())
-    assert result.success is None and "only a person can tell" in " ".join(page.texts)
+    assert result.success is None and "Success is unknown" in " ".join(page.texts)
 
 
-def test_a_run_that_failed_before_its_first_plan_has_a_page(tmp_path: Path) -> None:
+def test_an_episode_that_failed_before_its_first_plan_has_a_page(tmp_path: Path) -> None:
     robot = PaperRobot()
     task = TaskController(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
@@ -120,14 +120,14 @@ def test_a_run_that_failed_before_its_first_plan_has_a_page(tmp_path: Path) -> N
     page, result = _write(tmp_path, task.history)
     text = " ".join(page.texts)
     assert "Stopped by a failure" in text and "<the server> is gone. The arm was held." in text
-    assert "The tool was never lifted." in text and "only a person can tell" not in text and result.success is False
+    assert "The tool was never lifted." in text and "Success is unknown" not in text and result.success is False
     assert "ended before the first plan" in text and (result.steps, result.plans) == (0, 0)
-    assert result.cost is None and result.seconds_per_plan is None and result.surprise is None
-    assert result.distance_start == result.distance_end == round(task.history.start.distance, 2)
-    assert page.texts.count("Nothing to draw.") == 2 and "seen to imagined" not in text
+    assert result.cost is None and result.seconds_per_plan is None and result.prediction_error is None
+    assert result.distance_start == result.distance_end == round(task.history.start.goal_distance, 2)
+    assert page.texts.count("Nothing to draw.") == 2 and "observed to predicted" not in text
 
 
-def test_a_run_whose_first_action_failed_shows_its_plan_and_nothing_after_it(tmp_path: Path) -> None:
+def test_an_episode_whose_first_action_failed_shows_its_plan(tmp_path: Path) -> None:
     robot = PaperRobot(fault_at_step=0)
     task = TaskController(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
@@ -135,21 +135,21 @@ def test_a_run_whose_first_action_failed_shows_its_plan_and_nothing_after_it(tmp
         task.advance()
     page, result = _write(tmp_path, task.history)
     text = " ".join(page.texts)
-    assert "reflex. The arm was held." in text and "Plan at step 0" in text and "seen differs" not in text
-    assert (result.steps, result.plans, result.surprise) == (0, 1, None)
+    assert "reflex. The arm was held." in text and "Plan at step 0" in text and "prediction error" not in text
+    assert (result.steps, result.plans, result.prediction_error) == (0, 1, None)
 
 
-def test_costs_that_are_not_finite_are_counted_and_drawn_around(tmp_path: Path) -> None:
+def test_costs_that_are_not_finite_are_counted_and_not_drawn(tmp_path: Path) -> None:
     history = _run()
     first = history.plans[0]
     costs = first.plan.costs.copy()
-    costs[[0, 3]] = np.nan, np.inf  # candidate 0 is to hold still
+    costs[[0, 3]] = np.nan, np.inf  # candidate 0 holds still
     history.plans[0] = replace(first, plan=replace(first.plan, costs=costs))
     page, _ = _write(tmp_path, history)
     assert "2 candidates without a finite cost" in " ".join(" ".join(page.texts).split())
 
 
-def test_what_was_typed_is_escaped(tmp_path: Path) -> None:
+def test_the_configuration_is_escaped(tmp_path: Path) -> None:
     page, _ = _write(tmp_path, _run(), "note: <script>alert(1)</script> & <b>\n")
     assert "note: <script>alert(1)</script> & <b>" in " ".join(page.texts)
 

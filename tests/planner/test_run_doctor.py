@@ -14,7 +14,7 @@ from configs.loader import FOLDER
 from ghvae_core.serving.launch import private_server
 from planner.config import load_run
 from planner.doctor import CheckSelection, check_system
-from planner.trials.variant import SHIPPED
+from planner.options import SHIPPED
 from tests.patience import patience
 
 ROOT = FOLDER.parent
@@ -24,8 +24,8 @@ def run_checks(*arguments: str) -> tuple[int, dict[str, dict[str, Any]], str]:
     """Run the command; return its exit code, its findings by subject, and what it said on standard error."""
     command = [sys.executable, "-m", "planner.run_doctor", "--json", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(120), check=False)
-    found = json.loads(done.stdout) if done.stdout else {"findings": []}
-    return done.returncode, {each["name"]: each for each in found["findings"]}, done.stderr
+    found = json.loads(done.stdout) if done.stdout else {"checks": []}
+    return done.returncode, {each["name"]: each for each in found["checks"]}, done.stderr
 
 
 def test_the_simulation_is_ready() -> None:

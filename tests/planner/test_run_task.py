@@ -1,4 +1,4 @@
-"""The command: its output, its refusals, and what it leaves when something dies under it."""
+"""run_task: its output, its refusals, and its record after a failure."""
 
 import errno
 import json
@@ -25,10 +25,10 @@ from ghvae_core.predictor import Context, Prediction, PredictorError
 from ghvae_core.serving.launch import private_server
 from planner import output_folder as folder_module
 from planner.config import TaskRunConfig
-from planner.episode import run_episode
+from planner.episode import EpisodeRequest, run_episode
+from planner.options import PredictorChoice
 from planner.oracle import OraclePredictor
 from planner.output_folder import RecordError
-from planner.predictors import EpisodeRequest
 from robot_bridge.robot import RobotError
 from robot_bridge.simulation.config import SimulationConfig
 from robot_bridge.simulation.franka import SimulatedFranka
@@ -42,15 +42,16 @@ ROOT = FOLDER.parent
 def _request(folder: Path, **changes: Any) -> EpisodeRequest:
     values: dict[str, Any] = {
         "task": "pick_sweep",
-        "robot": "simulation",
         "predictor": "oracle",
-        "server": None,
         "checkpoint": folder / "none",
-        "seed": 0,
+        "server": None,
         "goal": None,
         "out": folder / "run",
+        "seed": 0,
+        **changes,
     }
-    return EpisodeRequest(**{**values, **changes})
+    choice = PredictorChoice(values["predictor"], values["checkpoint"], values["server"])
+    return EpisodeRequest(values["task"], "simulation", choice, values["seed"], values["goal"], values["out"])
 
 
 def _last_json(output: str) -> dict[str, Any]:
@@ -64,25 +65,25 @@ def _episode_actions(folder: Path) -> int:
 
 
 def _children(pid: int) -> list[int]:
-    """Return the processes that this one started and that still run."""
+    """Return the running child processes of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a run that came to its end."""
+    """Return the folder of a finished run."""
     folder = tmp_path_factory.mktemp("finished")
     run_episode(_request(folder), [*SMALL, "task.n_steps=2"])
     return folder / "run"
 
 
-def test_a_run_leaves_report_episode_configuration_and_result(finished: Path) -> None:
+def test_a_run_writes_report_episode_configuration_and_result(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert {"report.html", "result.json", "config.yaml", "goal.png", "planner_franka_pick_sweep_traj0.hdf5"} <= names
     result = _last_json((finished / "result.json").read_text())
     assert result["steps"] == _episode_actions(finished) == 2 and result["predictor"] == "oracle"
     assert result["ended"] == "steps used" and result["success"] is False and result["report"].endswith("report.html")
-    assert result["surprise"] == 0.0  # the oracle is never wrong
+    assert result["prediction_error"] == 0.0  # the oracle predicts exactly
 
 
 def test_the_configuration_that_was_used_can_be_read_back(finished: Path) -> None:
@@ -92,14 +93,14 @@ def test_the_configuration_that_was_used_can_be_read_back(finished: Path) -> Non
     assert config.planner.n_candidates == 4 and config.robot.scene == "pick_sweep" and config.robot.split == "test"
 
 
-def test_the_same_seed_does_the_same(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_equal_seeds_give_equal_results(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_episode(_request(tmp_path), [*SMALL, "task.n_steps=2"])
     first, second = (_last_json(text) for text in ((finished / "result.json").read_text(), capsys.readouterr().out))
     same = ("cost", "distance_start", "distance_end", "away_m", "steps", "plans")
     assert [first[name] for name in same] == [second[name] for name in same]
 
 
-def test_a_goal_that_is_given_leaves_the_scene_of_the_seed_as_it_is(
+def test_a_given_goal_does_not_change_the_scene_of_the_seed(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_episode(_request(tmp_path, goal=finished / "goal.png"), [*SMALL, "task.n_steps=1"])
@@ -115,14 +116,12 @@ def test_a_goal_that_shows_the_present_is_refused_before_anything_moves(finished
     assert refusal.value.exit_code == 2 and not list(tmp_path.iterdir())
 
 
-def test_a_scene_in_which_the_scripted_arm_fails_is_refused_not_skipped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scene_in_which_the_scripted_policy_fails_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(robot: SimulatedFranka) -> NDArray[np.uint8]:
         raise RobotError("dropped it")
 
     monkeypatch.setattr("robot_bridge.simulation.scripted_policy.make_goal", fail)
-    message = "the scripted arm does not succeed in the scene of seed 7; try another seed or give --goal"
+    message = "the scripted policy does not succeed in the scene of seed 7; choose another seed or give --goal"
     with pytest.raises(ReportedError, match=f"^{message}$") as refusal:
         run_episode(_request(tmp_path, seed=7), SMALL)
     assert refusal.value.exit_code == 2 and not list(tmp_path.iterdir())
@@ -134,9 +133,9 @@ def test_a_scene_in_which_the_scripted_arm_fails_is_refused_not_skipped(
         ({"task": "pick_wpie"}, [], "did you mean 'tasks/pick_wipe.yaml'"),
         ({}, ["planner.n_candidate=8"], "did you mean 'n_candidates'"),
         ({}, ["planner.replan_every=11"], "replan_every"),
-        ({"predictor": "server"}, [], "expected the folder of a checkpoint"),
+        ({"predictor": "server"}, [], "expected a checkpoint folder"),
         ({"predictor": "server", "server": "nonsense"}, [], "expected an address"),
-        ({"goal": Path(__file__)}, [], "expected a goal picture"),
+        ({"goal": Path(__file__)}, [], "expected a goal image"),
         ({}, ["task.min_goal_distance=200"], "single colour|differs from the present"),
     ],
 )
@@ -148,14 +147,14 @@ def test_refused_input_exits_with_2_and_writes_nothing(
     assert refusal.value.exit_code == 2 and not list(tmp_path.iterdir())
 
 
-def test_a_folder_in_which_something_stands_is_refused(finished: Path) -> None:
+def test_a_folder_with_files_is_refused(finished: Path) -> None:
     before = sorted(finished.iterdir())
     with pytest.raises(ReportedError, match="expected a new or empty folder"):
         run_episode(_request(finished.parent), SMALL)
     assert sorted(finished.iterdir()) == before
 
 
-def test_without_a_name_the_folder_is_called_after_task_predictor_time_and_seed_and_never_shared(
+def test_the_default_folder_is_named_after_task_predictor_time_and_seed_and_never_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -169,7 +168,7 @@ def test_without_a_name_the_folder_is_called_after_task_predictor_time_and_seed_
 
 
 def _fail_at(monkeypatch: pytest.MonkeyPatch, plan: int, error: BaseException) -> None:
-    """Let the oracle raise at one plan."""
+    """Make the oracle raise at one plan."""
 
     class Failing(OraclePredictor):
         n_asked = 0
@@ -186,7 +185,7 @@ def _fail_at(monkeypatch: pytest.MonkeyPatch, plan: int, error: BaseException) -
 
 
 @pytest.mark.parametrize("plan", [0, 2])
-def test_a_predictor_that_fails_on_the_way_leaves_everything_behind(
+def test_after_a_failure_of_the_predictor_everything_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], plan: int
 ) -> None:
     _fail_at(monkeypatch, plan, PredictorError("no answer in time"))
@@ -197,7 +196,7 @@ def test_a_predictor_that_fails_on_the_way_leaves_everything_behind(
     assert result["ended"] == "failed" and result["error"] == "no answer in time" and result["steps"] == plan
     assert result["success"] is False and result["picked"] is False and result["away_m"] > 0
     report = (tmp_path / "run" / "report.html").read_text()
-    assert "no answer in time. The arm was held." in report and "only a person can tell" not in report
+    assert "no answer in time. The arm was held." in report and "Success is unknown" not in report
     assert [_episode_actions(path.parent) for path in (tmp_path / "run").glob("*.hdf5")] == ([plan] if plan else [])
 
 
@@ -215,7 +214,7 @@ def _fail_to_write(monkeypatch: pytest.MonkeyPatch, part: str, fault: Exception)
 @pytest.mark.parametrize(
     ("part", "fault"), [("write_episode", NO_EPISODE), ("write_episode", NO_SPACE), ("write_report", NO_SPACE)]
 )
-def test_a_part_that_cannot_be_written_exits_with_1_and_hides_no_other(
+def test_a_failed_part_of_the_record_exits_with_1_and_the_others_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], part: str, fault: Exception
 ) -> None:
     _fail_to_write(monkeypatch, part, fault)
@@ -225,13 +224,13 @@ def test_a_part_that_cannot_be_written_exits_with_1_and_hides_no_other(
     assert failure.value.exit_code == 1
     output, errors = capsys.readouterr()
     assert _last_json((tmp_path / "run" / "result.json").read_text()) == _last_json(output)
-    assert str(fault) not in errors  # the command says it, once
+    assert str(fault) not in errors  # printed once, by the command
     written = {path.suffix for path in (tmp_path / "run").iterdir()}
     assert (".hdf5" in written) == (part != "write_episode") and (".html" in written) == (part != "write_report")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), PredictorError("no answer in time")], ids=repr)
-def test_what_cannot_be_written_does_not_hide_the_error_that_ended_the_run(
+def test_a_failed_part_of_the_record_does_not_hide_the_error_that_ended_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException
 ) -> None:
     _fail_at(monkeypatch, 1, error)
@@ -292,7 +291,7 @@ def test_told_to_stop_it_holds_reports_and_exits_with_130(
     result = _last_json(output)
     assert result["ended"] == "interrupted" and result["steps"] >= 2
     assert _episode_actions(tmp_path / "run") == result["steps"]
-    assert "Stopped by hand" in (tmp_path / "run" / "report.html").read_text()
+    assert "Interrupted by the user" in (tmp_path / "run" / "report.html").read_text()
     assert "Traceback" not in errors
 
 
@@ -339,7 +338,7 @@ def test_the_network_of_steps_to_go_is_named_by_its_hash(
         assert _last_json(capsys.readouterr().out)["distance"] == load(tmp_path / "distance").sha256 != "", name
 
 
-def test_a_server_without_the_network_that_was_asked_for_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_server_without_a_requested_network_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     with private_server(checkpoint) as server:
         request = _request(tmp_path, predictor="server", server=server.address)
         with pytest.raises(ReportedError, match=r"predictor\.distance: .* does not have the cost term steps") as no:
@@ -347,20 +346,20 @@ def test_a_server_without_the_network_that_was_asked_for_is_refused(tmp_path: Pa
     assert no.value.exit_code == 2 and not (tmp_path / "run").exists()
 
 
-def test_a_server_with_another_network_than_asked_for_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_server_with_another_network_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     from ghvae_core.models.temporal_distance import TemporalDistance, TemporalDistanceConfig, save
 
     for name in ("one", "other"):
         save(tmp_path / name, TemporalDistance(TemporalDistanceConfig(channels=(8, 8))), {"name": name})
     with private_server(checkpoint, networks=CostNetworks(distance=str(tmp_path / "one"))) as server:
         request = _request(tmp_path, predictor="server", server=server.address)
-        with pytest.raises(ReportedError, match=r"predictor\.distance: .* holds another network than .*other"):
+        with pytest.raises(ReportedError, match=r"predictor\.distance: .* has loaded a network other than .*other"):
             run_episode(request, [*SMALL, f"predictor.distance={tmp_path / 'other'}"])
         assert not (tmp_path / "run").exists()
         run_episode(request, [*SMALL, f"predictor.distance={tmp_path / 'one'}", "task.n_steps=1"])
 
 
-def test_the_model_in_this_process_plans_as_the_server_does(
+def test_the_local_model_plans_as_the_server_does(
     tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     costs = []
@@ -371,14 +370,14 @@ def test_the_model_in_this_process_plans_as_the_server_does(
     assert costs[0] == pytest.approx(costs[1], rel=1e-4)
 
 
-def test_a_robot_that_the_checkpoint_was_not_made_for_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_robot_unlike_that_of_the_checkpoint_is_refused(tmp_path: Path, checkpoint: Path) -> None:
     request = _request(tmp_path, predictor="in_process", checkpoint=checkpoint)
     with pytest.raises(ReportedError, match=r"step_limit_m: the robot has 0\.1, the predictor was trained with 0\.2"):
         run_episode(request, [*SMALL, "robot.limits.step_limit_m=0.1"])
     assert not (tmp_path / "run").exists()
 
 
-def test_a_server_that_is_killed_ends_the_task_in_order(
+def test_after_the_server_is_killed_the_episode_is_recorded(
     tmp_path: Path, checkpoint: Path, started: list[subprocess.Popen[str]]
 ) -> None:
     arguments = ["--checkpoint", str(checkpoint), "--steps", "5000"]
@@ -397,7 +396,7 @@ def test_a_server_that_is_killed_ends_the_task_in_order(
     assert "error: no answer" in errors and "Traceback" not in errors
 
 
-def test_importing_the_command_loads_nothing_heavy() -> None:
+def test_importing_the_command_loads_no_heavy_library() -> None:
     code = (
         "import sys, planner.run_task; print(sorted({'torch', 'mujoco', 'rospy', 'numpy', 'cv2'} & set(sys.modules)))"
     )

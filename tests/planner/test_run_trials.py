@@ -1,4 +1,4 @@
-"""The command as a person runs it: real trials, very small ones, and what happens when they are disturbed."""
+"""run_trials as a command: very small real trials, and the effect of killed processes and signals."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from configs.loader import FOLDER, ConfigError
+from planner.options import PredictorChoice
 from planner.run_trials import run_trials
 from planner.trials import runner as trials_module
 from planner.trials.runner import TrialSeries, run_series
@@ -55,9 +56,9 @@ def _last_json(output: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """Return a folder of trials that came to their end, two at a time, and what was told."""
+    """Return a folder of finished trials, run two at a time, and the output of the command."""
     out = tmp_path_factory.mktemp("done") / "trials"
-    told = _run(out, "--seeds", "0:2", "--workers", "2", "--against", "planner.n_candidates=5")
+    told = _run(out, "--seeds", "0:2", "--workers", "2", "--compare", "planner.n_candidates=5")
     assert told.returncode == 0, told.stderr
     return out, told
 
@@ -65,13 +66,13 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
 def test_trials_leave_pages_records_and_numbers(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     out, told = done
     numbers = _last_json(told.stdout)["pick_wipe"]
-    assert numbers["trials"] == numbers["against"]["trials"] == numbers["planned"] == 2 and numbers["steps"] == 2
+    assert numbers["trials"] == numbers["compare"]["trials"] == numbers["planned"] == 2 and numbers["steps"] == 2
     assert sum(numbers["paired"]["goal"][name] for name in ("both", "only_a", "only_b", "neither")) == 2
     for variant in ("A", "B"):
         for seed in ("seed0000", "seed0001"):
             names = {path.name for path in (out / "pick_wipe" / variant / seed).iterdir()}
             assert {"report.html", "result.json", "trial.json", "start.png", "goal.png", "log.txt"} <= names
-    with Image.open(out / "failed.png") as failed:  # two actions do nothing
+    with Image.open(out / "failed.png") as failed:  # no trial succeeds with two actions
         assert failed.height == 4 * 130 and failed.width > 9 * 128
     page = (out / "trials.html").read_text()
     links = set(re.findall(r'href="([^"]+)"', page))
@@ -98,12 +99,12 @@ def test_both_variants_see_the_same_scene_and_goal_as_run_task(
     assert {name: ours[name] for name in alike} == {name: theirs[name] for name in alike}
 
 
-def test_resuming_repeats_only_what_was_broken_off(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+def test_resuming_repeats_only_unfinished_trials(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
     out, first = done
     place = out / "pick_wipe" / "A"
     (place / "seed0001" / "trial.json").unlink()
     kept, repeated = ((place / seed / "result.json").stat().st_mtime_ns for seed in ("seed0000", "seed0001"))
-    options = ("--seeds", "0:2", "--against", "planner.n_candidates=5", "--out", str(out))
+    options = ("--seeds", "0:2", "--compare", "planner.n_candidates=5", "--out", str(out))
     told = _run(out, *options, "--resume", "--json")
     assert told.returncode == 0 and told.stderr == ""
     assert (place / "seed0000" / "result.json").stat().st_mtime_ns == kept
@@ -140,7 +141,7 @@ def _workers(pid: int) -> list[int]:
     return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def test_a_killed_worker_is_told_and_ctrl_c_leaves_what_is_over(
+def test_a_killed_worker_is_reported_and_ctrl_c_keeps_finished_trials(
     tmp_path: Path, started: list[subprocess.Popen[str]]
 ) -> None:
     out = tmp_path / "trials"
@@ -151,7 +152,7 @@ def test_a_killed_worker_is_told_and_ctrl_c_leaves_what_is_over(
     (worker,) = _workers(command.pid)
     os.kill(worker, signal.SIGKILL)
     assert command.stderr is not None
-    assert "seed 3: its process was ended by SIGKILL; it is done once more" in command.stderr.readline()
+    assert "seed 3: its process was ended by SIGKILL; it is repeated once" in command.stderr.readline()
     _wait_for(began)
     (worker,) = _workers(command.pid)
     os.killpg(command.pid, signal.SIGINT)  # as a terminal sends it, to all
@@ -172,11 +173,11 @@ def test_all_trials_share_one_server(
     addresses: list[str] = []
 
     def note(_work: object, waiting: deque[TrialJob], _n_workers: int) -> Iterator[tuple[TrialJob, TrialOutcome]]:
-        addresses.extend(str(job.request.server) for job in waiting)
+        addresses.extend(str(job.request.predictor.server) for job in waiting)
         yield from ()
 
     monkeypatch.setattr(trials_module, "run_in_processes", note)
-    a = Variant("A", "server", checkpoint, None, SMALL)
+    a = Variant("A", PredictorChoice("server", checkpoint), SMALL)
     run_series(
         TrialSeries(("pick_wipe",), (a, a.changed(["planner.horizon=3"])), range(2), tmp_path / "t", False, 2, True)
     )
@@ -187,7 +188,7 @@ def test_all_trials_share_one_server(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("predictor", ["server", "in_process"])
-def test_a_model_does_trials_two_at_a_time(tmp_path: Path, checkpoint: Path, predictor: str) -> None:  # noqa: F811
+def test_a_model_runs_trials_two_at_a_time(tmp_path: Path, checkpoint: Path, predictor: str) -> None:  # noqa: F811
     arguments = ["--seeds", "0:2", "--workers", "2", "--predictor", predictor, "--checkpoint", str(checkpoint)]
     told = _run(tmp_path / "trials", *arguments)
     assert told.returncode == 0, told.stderr
@@ -197,7 +198,7 @@ def test_a_model_does_trials_two_at_a_time(tmp_path: Path, checkpoint: Path, pre
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_counts_for_nothing(
+def test_trials_without_their_server_are_aborted(
     tmp_path: Path,
     checkpoint: Path,  # noqa: F811
     started: list[subprocess.Popen[str]],
@@ -213,8 +214,8 @@ def test_a_server_that_dies_counts_for_nothing(
     output, errors = command.communicate(timeout=patience(120))
     assert command.returncode == 1, errors
     numbers = _last_json(output)["pick_wipe"]
-    assert numbers["trials"] == 0 and numbers["broken_off"] == [0, 1, 2]
-    assert "3 trials were broken off by the machine" in errors and "Traceback" not in errors
+    assert numbers["trials"] == 0 and numbers["aborted"] == [0, 1, 2]
+    assert "3 trials were aborted" in errors and "Traceback" not in errors
 
 
 @pytest.mark.parametrize(
@@ -223,8 +224,8 @@ def test_a_server_that_dies_counts_for_nothing(
         ({"seeds": "5"}, "--seeds 5: expected A:B with A below B"),
         ({"seeds": "5:5"}, "expected A:B with A below B"),
         ({"seeds": "-1:5"}, "expected A:B with A below B"),
-        ({"seeds": "0:5", "trials": 4}, "--seeds 0:5 are 5 trials, --trials says 4"),
-        ({"against": ["predictor=orakel"]}, "expected one of server, in_process, oracle"),
+        ({"seeds": "0:5", "trials": 4}, "--seeds 0:5 gives 5 trials, --trials 4"),
+        ({"compare": ["predictor=orakel"]}, "expected one of server, in_process, oracle"),
         ({"resume": True}, "--resume: expected --out"),
     ],
     ids=str,
@@ -245,7 +246,7 @@ def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     ],
     ids=str,
 )
-def test_seeds_of_tuning_are_taken_only_when_asked_for(
+def test_tuning_seeds_are_used_only_on_request(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], seeds: range
 ) -> None:
     asked: list[TrialSeries] = []
@@ -260,10 +261,10 @@ def test_a_bad_option_exits_with_2_and_writes_nothing(tmp_path: Path) -> None:
     assert told.returncode == 2 and "expected A:B" in told.stderr and not told.stdout and not list(tmp_path.iterdir())
 
 
-def test_the_help_says_on_which_seeds_to_tune_and_loads_nothing_heavy() -> None:
+def test_the_help_names_the_tuning_seeds_and_loads_no_heavy_library() -> None:
     told = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
     assert "Tune settings on seeds below 1000 only" in " ".join(told.stdout.split())
-    for option in ("--trials", "--seeds", "--predictor", "--checkpoint", "--set", "--against", "--workers", "--resume"):
+    for option in ("--trials", "--seeds", "--predictor", "--checkpoint", "--set", "--compare", "--workers", "--resume"):
         assert option in told.stdout
     code = "import sys, planner.run_trials; print({'torch', 'mujoco', 'numpy', 'cv2', 'scipy'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -196,12 +196,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_budget_in_seconds_is_used_up_and_not_overrun(name: Any, clock: Clock) -> None:
-    plan = solver(400, solver=name, budget_s=0.45, at_once=20).plan(planning_state(), Slow(clock, 0.004), _rng())
+    plan = solver(400, solver=name, budget_s=0.45, batch_size=20).plan(planning_state(), Slow(clock, 0.004), _rng())
     assert clock.now_s <= 0.45 + 1e-9 and 105 <= len(plan.costs) <= 112
 
 
 def test_a_plan_in_parts_weighs_to_hold_still_once(clock: Clock) -> None:
-    plan = solver(400, budget_s=0.4, at_once=20).plan(planning_state(), Slow(clock, 0.004), _rng())
+    plan = solver(400, budget_s=0.4, batch_size=20).plan(planning_state(), Slow(clock, 0.004), _rng())
     assert plan.families.count(HOLD) == 1 and len(plan.costs) == 100
 
 
@@ -209,14 +209,14 @@ def test_a_plan_in_parts_weighs_to_hold_still_once(clock: Clock) -> None:
 def test_every_round_of_a_refinement_has_its_share_of_a_budget(name: Any, clock: Clock) -> None:
     """Half of 0.4 s is for proposals, the rest for three rounds."""
     predictor = Slow(clock, 0.004)
-    plan = solver(400, solver=name, budget_s=0.4, at_once=10).plan(planning_state(), predictor, _rng())
+    plan = solver(400, solver=name, budget_s=0.4, batch_size=10).plan(planning_state(), predictor, _rng())
     early, late = plan.costs[:50], plan.costs[50:]
     assert len(plan.costs) == 100 and late.mean() < 0.8 * early.mean()
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_there_is_a_plan_however_short_the_budget(name: Any, clock: Clock) -> None:
-    plan = solver(400, solver=name, budget_s=1e-6, at_once=10).plan(planning_state(), Slow(clock, 0.004), _rng())
+    plan = solver(400, solver=name, budget_s=1e-6, batch_size=10).plan(planning_state(), Slow(clock, 0.004), _rng())
     assert len(plan.costs) == 10
 
 
@@ -229,7 +229,7 @@ def test_a_request_without_any_finite_cost_leaves_the_others(name: Any, clock: C
                 raise NonFiniteError("not one of them")
             return prediction
 
-    plan = solver(60, solver=name, budget_s=9.0, at_once=20).plan(planning_state(), Broken(towards_goal), _rng())
+    plan = solver(60, solver=name, budget_s=9.0, batch_size=20).plan(planning_state(), Broken(towards_goal), _rng())
     assert len(plan.costs) == 60 and np.isfinite(plan.cost) and plan.n_non_finite in {10, 20}
     assert len(plan.videos) == len(plan.best) == 4
 

@@ -1,4 +1,4 @@
-"""The closed loop: what it sends, when it replans, how it ends, and that the arm is held when it fails."""
+"""The control loop: its requests, replanning, its end, and the held arm after a failure."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from tests.planner.doubles import GOAL, PREDICTOR_SPEC, PaperRobot, StubPredicto
 
 
 class _Failing(StubPredictor):
-    """Answers some requests, then raises."""
+    """Raises after some requests."""
 
     def __init__(self, error: BaseException, after: int) -> None:
         super().__init__(towards_goal)
@@ -45,7 +45,7 @@ def _finish(task: TaskController) -> None:
             task.advance()
 
 
-def test_it_replans_every_two_actions_and_stops_after_the_last_step() -> None:
+def test_it_replans_every_two_actions_and_ends_after_the_last_step() -> None:
     robot, predictor = PaperRobot(), StubPredictor(towards_goal)
     task = _task(robot, predictor, n_steps=5)
     _finish(task)
@@ -59,7 +59,7 @@ def test_it_replans_every_two_actions_and_stops_after_the_last_step() -> None:
         assert set(record.latency_s) == {"observe", "propose", "predict"}
 
 
-def test_the_first_context_is_the_start_at_rest_and_later_ones_are_what_was_seen() -> None:
+def test_the_first_context_is_the_start_at_rest_and_later_ones_are_observed() -> None:
     robot, predictor = PaperRobot(), StubPredictor(towards_goal)
     task = _task(robot, predictor)
     _finish(task)
@@ -72,7 +72,7 @@ def test_the_first_context_is_the_start_at_rest_and_later_ones_are_what_was_seen
 
 
 @pytest.mark.parametrize("n_context", [1, 3, 4])
-def test_the_context_has_the_length_that_the_predictor_wants(n_context: int) -> None:
+def test_the_context_has_the_length_of_the_predictor(n_context: int) -> None:
     robot = PaperRobot()
     predictor = StubPredictor(towards_goal, replace(PREDICTOR_SPEC, n_context=n_context))
     task = _task(robot, predictor, n_steps=3)
@@ -83,7 +83,7 @@ def test_the_context_has_the_length_that_the_predictor_wants(n_context: int) -> 
     np.testing.assert_array_equal(predictor.asked[1][0].frames[-1], task.history.frames[2])
 
 
-def test_the_rest_of_a_plan_is_a_candidate_of_the_next() -> None:
+def test_the_rest_of_a_plan_is_a_candidate_of_the_next_plan() -> None:
     robot, predictor = PaperRobot(), StubPredictor(towards_goal)
     task = _task(robot, predictor)
     _finish(task)
@@ -101,7 +101,7 @@ def test_candidates_keep_the_gripper_that_was_commanded_last() -> None:
     assert predictor.asked[0][1][0, 0, 3] == -1.0 and predictor.asked[1][1][0, 0, 3] == 1.0
 
 
-def test_it_ends_when_the_camera_sees_the_goal() -> None:
+def test_it_ends_when_the_image_matches_the_goal() -> None:
     rehearsal = _task(PaperRobot(), n_steps=3)
     _finish(rehearsal)
     robot = PaperRobot()
@@ -109,10 +109,10 @@ def test_it_ends_when_the_camera_sees_the_goal() -> None:
     task.begin(robot.observe(), rehearsal.history.frames[-1], np.random.default_rng(0))
     _finish(task)
     assert task.history.ended == GOAL_SEEN and len(task.history.steps) == 3
-    assert task.history.distances[-1] == 0 and min(task.history.distances[:-1]) > 2
+    assert task.history.goal_distances[-1] == 0 and min(task.history.goal_distances[:-1]) > 2
 
 
-def test_success_ends_it_and_goes_before_used_up_steps() -> None:
+def test_success_ends_it_and_replaces_the_step_limit() -> None:
     task = _task(PaperRobot(), n_steps=1)
     task.advance()
     assert task.history.ended == STEPS_USED
@@ -125,7 +125,7 @@ def test_success_ends_it_and_goes_before_used_up_steps() -> None:
 @pytest.mark.parametrize(
     ("error", "ended"),
     [
-        (PredictorError("the server is gone"), FAILED),
+        (PredictorError("the server does not reply"), FAILED),
         (PlanError("all NaN"), FAILED),
         (KeyboardInterrupt(), INTERRUPTED),
         (ZeroDivisionError("a bug"), FAILED),
@@ -151,7 +151,7 @@ def test_a_fault_of_the_arm_ends_it_with_what_was_executed_before() -> None:
     assert len(task.history.steps) == 3 and len(task.history.plans) == 2
 
 
-def test_nothing_is_executed_of_a_plan_without_finite_costs() -> None:
+def test_a_plan_without_finite_costs_is_not_executed() -> None:
     robot = PaperRobot()
     task = _task(robot, StubPredictor(lambda c: np.full(len(c), np.nan, np.float32)))
     with pytest.raises(PlanError):
@@ -172,11 +172,11 @@ def test_a_mismatch_and_a_goal_like_the_start_are_refused_before_anything_moves(
     assert not robot.steps
 
 
-ERRORS = (0.01, 0.02, 0.03, 0.04, 0.05)  # of five imagined steps
+ERRORS = (0.01, 0.02, 0.03, 0.04, 0.05)  # of five predicted steps
 
 
-class Errs(StubPredictor):
-    """Imagines that nothing moves, with so much error in every pixel, step by step."""
+class WithErrors(StubPredictor):
+    """Predicts that nothing moves, with a known error in every pixel of each step."""
 
     def predict(
         self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
@@ -186,12 +186,12 @@ class Errs(StubPredictor):
         return replace(prediction, videos=np.clip(prediction.videos + error, 0, 255).astype(np.uint8))
 
 
-def _surprised(factor: float | None, usual: tuple[float, ...], replan_every: int = 5) -> list[PlanRecord]:
+def _plans_with_ratio(ratio: float | None, usual: tuple[float, ...], replan_every: int = 5) -> list[PlanRecord]:
     """Return the plans of five actions that move nothing."""
     robot = PaperRobot()
     spec = replace(PREDICTOR_SPEC, val_rmse_p95=usual)
-    predictor = Errs(lambda candidates: np.abs(candidates[..., :3]).sum((1, 2)), spec)
-    config = TaskConfig(scene="pick_wipe", n_steps=5, surprise=factor)
+    predictor = WithErrors(lambda candidates: np.abs(candidates[..., :3]).sum((1, 2)), spec)
+    config = TaskConfig(scene="pick_wipe", n_steps=5, max_error_ratio=ratio)
     task = TaskController(config, robot, predictor, solver(replan_every=replan_every))
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     _finish(task)
@@ -199,32 +199,32 @@ def _surprised(factor: float | None, usual: tuple[float, ...], replan_every: int
 
 
 @pytest.mark.parametrize(("wrong_step", "replanned_at"), [(1, [0, 1, 2, 3, 4]), (2, [0, 2, 4]), (4, [0, 4])])
-def test_it_plans_again_at_once_when_what_is_seen_is_not_what_was_imagined(
-    wrong_step: int, replanned_at: list[int]
-) -> None:
-    """One step is usually imagined far better than this time."""
+def test_it_replans_at_once_after_a_large_prediction_error(wrong_step: int, replanned_at: list[int]) -> None:
+    """One step has a much smaller validation error than prediction error."""
     usual = tuple(0.001 if t == wrong_step else error for t, error in enumerate(ERRORS, 1))
-    plans = _surprised(1.5, usual)
+    plans = _plans_with_ratio(1.5, usual)
     assert [record.step for record in plans] == replanned_at
     assert [record.is_early for record in plans] == [False] + [True] * (len(plans) - 1)
     if replanned_at[1] < 4:
-        assert plans[1].plan.families[1] == PREVIOUS  # what the broken-off plan left undone is still a candidate
+        assert plans[1].plan.families[1] == PREVIOUS  # the rest of the interrupted plan is still a candidate
 
 
 @pytest.mark.parametrize(("replan_every", "wrong_step"), [(1, 1), (2, 2), (4, 4)])
-def test_a_plan_that_was_due_is_not_called_early(replan_every: int, wrong_step: int) -> None:
+def test_a_plan_that_was_due_is_not_early(replan_every: int, wrong_step: int) -> None:
     usual = tuple(0.001 if t == wrong_step else error for t, error in enumerate(ERRORS, 1))
-    assert not any(record.is_early for record in _surprised(1.5, usual, replan_every))
+    assert not any(record.is_early for record in _plans_with_ratio(1.5, usual, replan_every))
 
 
 @pytest.mark.parametrize(("factor", "usual"), [(None, (0.001,) * 5), (1.5, ERRORS), (1.0, ())])
-def test_it_goes_on_when_surprise_is_off_or_not_told_of_these_steps_or_small(
+def test_it_continues_when_the_ratio_is_off_or_unknown_or_not_exceeded(
     factor: float | None, usual: tuple[float, ...]
 ) -> None:
-    plans = _surprised(factor, usual)
+    plans = _plans_with_ratio(factor, usual)
     assert [record.step for record in plans] == [0] and not plans[0].is_early
 
 
-def test_surprise_needs_a_predictor_that_tells_how_far_it_errs() -> None:
-    with pytest.raises(MismatchError, match=r"task\.surprise: expected .* got 'stub'"):
-        TaskController(TaskConfig(scene="pick_wipe", surprise=1.0), PaperRobot(), StubPredictor(towards_goal), solver())
+def test_the_error_ratio_needs_a_predictor_with_a_validation_error() -> None:
+    with pytest.raises(MismatchError, match=r"task\.max_error_ratio: expected .* got 'stub'"):
+        TaskController(
+            TaskConfig(scene="pick_wipe", max_error_ratio=1.0), PaperRobot(), StubPredictor(towards_goal), solver()
+        )

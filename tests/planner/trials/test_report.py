@@ -1,4 +1,4 @@
-"""The picture of what failed: which trials are in it, and which of their frames."""
+"""The image of failed trials: which trials it shows, and which of their frames."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ N_FRAMES = 15
 
 
 def trial(root: Path, seed: int, *, seen: bool = True, **values: bool | str) -> Trial:
-    """Return a trial whose goal is a red picture and whose frames get lighter by 10 levels each."""
+    """Return a trial with a red goal, and frames that get brighter by 10 levels each."""
     told = {"task": "pick_wipe", "variant": "A", "status": "counted", "reason": "", **values}
     one = Trial.model_validate({**told, "seed": seed, "folder": f"pick_wipe/A/seed{seed:04d}"})
     if seen:
@@ -31,27 +31,27 @@ def trial(root: Path, seed: int, *, seen: bool = True, **values: bool | str) -> 
     return one
 
 
-def read(picture: bytes) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(picture)) as file:
+def read(image: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(image)) as file:
         return np.asarray(file)
 
 
 def test_a_failed_trial_is_a_row_from_its_goal_to_its_last_frame(tmp_path: Path) -> None:
-    picture = read(failures_image(tmp_path, [trial(tmp_path, 3)]))
-    middles = picture[64, -9 * 130 + 64 :: 130]
+    image = read(failures_image(tmp_path, [trial(tmp_path, 3)]))
+    middles = image[64, -9 * 130 + 64 :: 130]
     assert len(middles) == 9 and tuple(middles[0]) == (255, 0, 0)
     seen = middles[1:, 0].astype(int)
     assert seen[0] < 10 and seen[-1] > 130 and (np.diff(seen) >= 10).all()
 
 
-def test_only_what_failed_and_left_pictures_is_shown(tmp_path: Path) -> None:
+def test_only_failed_trials_with_images_are_shown(tmp_path: Path) -> None:
     done, unseen = trial(tmp_path, 0, success=True), trial(tmp_path, 1, seen=False)
-    left_out, failed = trial(tmp_path, 2, status="left out"), trial(tmp_path, 3)
-    assert failures_image(tmp_path, [done, unseen, left_out]) == b""
-    assert failures_image(tmp_path, [done, unseen, left_out, failed]) == failures_image(tmp_path, [failed])
+    excluded, failed = trial(tmp_path, 2, status="excluded"), trial(tmp_path, 3)
+    assert failures_image(tmp_path, [done, unseen, excluded]) == b""
+    assert failures_image(tmp_path, [done, unseen, excluded, failed]) == failures_image(tmp_path, [failed])
 
 
-def test_no_more_rows_than_one_can_look_at(tmp_path: Path) -> None:
+def test_at_most_twelve_rows_are_shown(tmp_path: Path) -> None:
     trials = [trial(tmp_path, seed) for seed in range(14)]
     assert failures_image(tmp_path, trials) == failures_image(tmp_path, trials[:12])
     assert read(failures_image(tmp_path, trials)).shape[0] == 12 * 130

@@ -1,4 +1,4 @@
-"""A series of trials without its processes: what is done, kept, done again, refused, and counted."""
+"""A series of trials without its processes: which trials run, are kept, repeated, refused and counted."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from configs.command import ReportedError
+from planner.options import PredictorChoice
 from planner.trials import runner as trials_module
 from planner.trials.process_pool import ProcessFailure
 from planner.trials.runner import TrialSeries, run_series
@@ -21,14 +22,14 @@ from planner.trials.variant import Variant
 SMALL = ("planner.n_candidates=4", "planner.horizon=2", "planner.replan_every=1", "robot.renderer=ray")
 DIED = ProcessFailure("its process was ended by SIGKILL")
 COUNTED = TrialOutcome("counted")
-BROKEN = TrialOutcome("broken off", "no server")
+BROKEN = TrialOutcome("aborted", "no server")
 
 Outcomes = Iterator[tuple[TrialJob, TrialOutcome | ProcessFailure]]
 Answers = Callable[[TrialJob], TrialOutcome | ProcessFailure]
 
 
 def _result(job: TrialJob, **achieved: bool) -> None:
-    """Leave what a run leaves."""
+    """Write the result of an episode."""
     none = dict.fromkeys(("success", "goal", "picked", "touched"), False)
     numbers = {"ended": "steps used", "away_m": 0.1, "steps": 5, "plans": 2, "seconds_per_plan": 0.5}
     job.out.mkdir(parents=True)
@@ -38,7 +39,7 @@ def _result(job: TrialJob, **achieved: bool) -> None:
 def _series(folder: Path, **changes: Any) -> TrialSeries:
     values: dict[str, Any] = {
         "tasks": ("pick_wipe",),
-        "variants": (Variant("A", "oracle", Path("none"), None, SMALL),),
+        "variants": (Variant("A", PredictorChoice("oracle", Path("none")), SMALL),),
         "seeds": range(0, 3),
         "out": folder / "trials",
         "resume": False,
@@ -50,7 +51,7 @@ def _series(folder: Path, **changes: Any) -> TrialSeries:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answers], list[TrialJob]]]:
-    """Provide a way to let a function stand for the processes; it returns the jobs that will have been asked."""
+    """Provide a way to replace the processes by a function; it returns the list of the jobs, filled later."""
 
     def let(answers: Answers) -> list[TrialJob]:
         jobs: list[TrialJob] = []
@@ -58,7 +59,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answers], list[
         def stand_in(_work: object, waiting: deque[TrialJob], _n_workers: int) -> Outcomes:
             while waiting:
                 job = waiting.popleft()
-                assert not job.out.exists(), "what is left of an earlier try was not removed"
+                assert not job.out.exists(), "files of an earlier run of this trial were not removed"
                 jobs.append(job)
                 yield job, answers(job)
 
@@ -87,7 +88,7 @@ def test_every_scene_is_done_by_a_then_by_b(
         return COUNTED
 
     jobs = asked(b_succeeds)
-    a = Variant("A", "oracle", Path("none"), None, SMALL)
+    a = Variant("A", PredictorChoice("oracle", Path("none")), SMALL)
     run_series(_series(tmp_path, tasks=("pick_wipe", "pick_sweep"), variants=(a, a.changed(["planner.horizon=3"]))))
     assert [str(job) for job in jobs[:5]] == [
         "pick_wipe, A, seed 0",
@@ -99,7 +100,7 @@ def test_every_scene_is_done_by_a_then_by_b(
     assert "planner.horizon=3" in jobs[1].overrides and "planner.horizon=3" not in jobs[0].overrides
     numbers, errors = _told(capsys)
     assert errors == "" and list(numbers) == ["pick_wipe", "pick_sweep"]
-    assert numbers["pick_wipe"]["success_rate"] == 0 and numbers["pick_wipe"]["against"]["success_rate"] == 1
+    assert numbers["pick_wipe"]["success_rate"] == 0 and numbers["pick_wipe"]["compare"]["success_rate"] == 1
     assert numbers["pick_wipe"]["paired"]["goal"] == {
         "both": 0,
         "only_a": 0,
@@ -113,14 +114,14 @@ def test_every_scene_is_done_by_a_then_by_b(
     assert (tmp_path / "trials" / "trials.html").exists()
 
 
-def test_what_is_over_is_kept_and_what_was_broken_off_is_done_again(
+def test_finished_trials_are_kept_and_unfinished_ones_repeated(
     tmp_path: Path, asked: Callable[[Answers], list[TrialJob]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stopped(job: TrialJob) -> TrialOutcome:
         if job.request.seed == 1:
-            return TrialOutcome("left out", "no goal")
+            return TrialOutcome("excluded", "no goal")
         if job.request.seed == 2:
-            _result(job, goal=True)  # written, but nobody heard that the run was over
+            _result(job, goal=True)  # the result is written, but the trial is not finished
             raise KeyboardInterrupt
         return _succeed(job)
 
@@ -132,17 +133,17 @@ def test_what_is_over_is_kept_and_what_was_broken_off_is_done_again(
     kept = tmp_path / "trials/pick_wipe/A/seed0000/result.json"
     before = kept.stat().st_mtime_ns
     jobs = asked(_succeed)
-    run_series(_series(tmp_path, resume=True, seeds=range(0, 4)))  # one more is wanted, too
+    run_series(_series(tmp_path, resume=True, seeds=range(0, 4)))  # with one more
     assert [job.request.seed for job in jobs] == [2, 3]
     assert kept.stat().st_mtime_ns == before
     numbers, _ = _told(capsys)
-    assert numbers["pick_wipe"]["trials"] == 3 and numbers["pick_wipe"]["left_out"] == [1]
+    assert numbers["pick_wipe"]["trials"] == 3 and numbers["pick_wipe"]["excluded"] == [1]
     jobs = asked(_succeed)
     run_series(_series(tmp_path, resume=True))
     assert jobs == [] and _told(capsys)[0]["pick_wipe"]["planned"] == 3
 
 
-def test_a_process_that_dies_is_told_and_its_trial_done_once_more(
+def test_the_trial_of_a_dead_process_is_repeated_once(
     tmp_path: Path, asked: Callable[[Answers], list[TrialJob]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     tries: list[int] = []
@@ -157,7 +158,7 @@ def test_a_process_that_dies_is_told_and_its_trial_done_once_more(
     run_series(_series(tmp_path))
     assert tries == [0, 0, 1, 1, 2]
     numbers, errors = _told(capsys)
-    assert "pick_wipe, A, seed 1: its process was ended by SIGKILL; it is done once more" in errors
+    assert "pick_wipe, A, seed 1: its process was ended by SIGKILL; it is repeated once" in errors
     assert "SIGKILL, a second time" in errors
     assert numbers["pick_wipe"]["trials"] == 3 and numbers["pick_wipe"]["success_rate"] == pytest.approx(
         2 / 3, abs=1e-3
@@ -168,7 +169,7 @@ def test_a_process_that_dies_is_told_and_its_trial_done_once_more(
     assert log.name in record["trials"][0]["reason"] and log.read_text() == "words 2"  # the last ones
 
 
-def test_what_the_machine_breaks_off_is_not_counted_and_exits_with_1(
+def test_aborted_trials_are_not_counted_and_exit_with_1(
     tmp_path: Path, asked: Callable[[Answers], list[TrialJob]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(job: TrialJob) -> TrialOutcome:
@@ -178,25 +179,25 @@ def test_what_the_machine_breaks_off_is_not_counted_and_exits_with_1(
         return _succeed(job)
 
     asked(broken)
-    with pytest.raises(TrialsError, match=r"1 trials were broken off by the machine.*no server.*--resume") as failure:
+    with pytest.raises(TrialsError, match=r"1 trials were aborted.*no server.*--resume") as failure:
         run_series(_series(tmp_path))
     assert failure.value.exit_code == 1
     numbers, _ = _told(capsys)
-    assert numbers["pick_wipe"]["trials"] == 2 and numbers["pick_wipe"]["broken_off"] == [1]
+    assert numbers["pick_wipe"]["trials"] == 2 and numbers["pick_wipe"]["aborted"] == [1]
     assert numbers["pick_wipe"]["success_rate"] == 1
     jobs = asked(_succeed)
     run_series(_series(tmp_path, resume=True))
     assert [job.request.seed for job in jobs] == [1] and _told(capsys)[0]["pick_wipe"]["trials"] == 3
 
 
-def test_a_machine_that_fails_again_and_again_is_left_alone(
+def test_no_more_trials_are_started_after_several_aborted_ones(
     tmp_path: Path, asked: Callable[[Answers], list[TrialJob]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = asked(lambda job: _succeed(job) if job.request.seed == 2 else BROKEN)
     with pytest.raises(TrialsError, match="5 trials"):
         run_series(_series(tmp_path, seeds=range(0, 20)))
     assert len(jobs) == 6  # two, one that went well, and three in a row
-    assert "3 trials in a row were broken off" in _told(capsys)[1]
+    assert "3 trials in a row were aborted" in _told(capsys)[1]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +217,7 @@ def test_another_configuration_is_refused_by_name(
     asked(_succeed)
     run_series(_series(tmp_path))
     before = {path: path.read_bytes() for path in (tmp_path / "trials").rglob("*") if path.is_file()}
-    a = Variant("A", "oracle", Path("none"), None, (*SMALL, *changes.get("overrides", ())))
+    a = Variant("A", PredictorChoice("oracle", Path("none")), (*SMALL, *changes.get("overrides", ())))
     variants = (a, a.changed(["planner.horizon=3"])) if changes.get("against") else (a,)
     other = _series(tmp_path, resume=True, variants=variants, tasks=changes.get("tasks", ("pick_wipe",)))
     with pytest.raises(ReportedError, match=message) as refusal:
@@ -230,14 +231,14 @@ def test_a_longer_wait_for_the_predictor_is_the_same_configuration(
 ) -> None:
     asked(_succeed)
     run_series(_series(tmp_path))
-    longer = Variant("A", "oracle", Path("none"), None, (*SMALL, "planner.predict_timeout_s=30.0"))
+    longer = Variant("A", PredictorChoice("oracle", Path("none")), (*SMALL, "planner.predict_timeout_s=30.0"))
     run_series(_series(tmp_path, resume=True, variants=(longer,)))
 
 
-def test_a_folder_of_others_is_refused_untouched(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused_unchanged(tmp_path: Path) -> None:
     (tmp_path / "trials").mkdir()
     (tmp_path / "trials" / "thesis.tex").touch()
-    for resume, message in ((False, "go on in this one with --resume"), (True, "a folder without config.yaml")):
+    for resume, message in ((False, "resume this one with --resume"), (True, "a folder without config.yaml")):
         with pytest.raises(ReportedError, match=message):
             run_series(_series(tmp_path, resume=resume))
     assert [path.name for path in (tmp_path / "trials").iterdir()] == ["thesis.tex"]
@@ -245,7 +246,7 @@ def test_a_folder_of_others_is_refused_untouched(tmp_path: Path) -> None:
 
 def test_a_locked_folder_is_refused(tmp_path: Path, asked: Callable[[Answers], list[TrialJob]]) -> None:
     jobs = asked(_succeed)
-    with TrialsFolder(tmp_path / "trials").held(), pytest.raises(ReportedError, match="another run_trials is at work"):
+    with TrialsFolder(tmp_path / "trials").locked(), pytest.raises(ReportedError, match="locked by another run_trials"):
         run_series(_series(tmp_path))
     assert not jobs
 
@@ -255,7 +256,7 @@ def test_an_invalid_record_is_refused_not_repeated(tmp_path: Path, asked: Callab
     run_series(_series(tmp_path))
     record = tmp_path / "trials/pick_wipe/A/seed0001/trial.json"
     record.write_text("{}")
-    with pytest.raises(ReportedError, match=r"expected the record of a trial; remove .*seed0001 to do it again"):
+    with pytest.raises(ReportedError, match=r"expected the record of a trial; remove .*seed0001 to repeat it"):
         run_series(_series(tmp_path, resume=True))
     assert record.read_text() == "{}"
 
@@ -263,11 +264,31 @@ def test_an_invalid_record_is_refused_not_repeated(tmp_path: Path, asked: Callab
 @pytest.mark.parametrize(
     ("variant", "tasks", "message"),
     [
-        (Variant("A", "oracle", Path("none"), None, ("planner.horzon=3",)), ("pick_wipe",), "did you mean 'horizon'"),
-        (Variant("A", "oracle", Path("none"), None, ()), ("pick_wpie",), "did you mean 'tasks/pick_wipe.yaml'"),
-        (Variant("A", "oracle", Path("none"), None, ()), ("pick_wipe", "pick_wipe"), "tasks of different names"),
-        (Variant("A", "server", Path("none"), None, SMALL), ("pick_wipe",), "expected the folder of a checkpoint"),
-        (Variant("A", "server", Path("none"), "nonsense", SMALL), ("pick_wipe",), "expected an address"),
+        (
+            Variant("A", PredictorChoice("oracle", Path("none")), ("planner.horzon=3",)),
+            ("pick_wipe",),
+            "did you mean 'horizon'",
+        ),
+        (
+            Variant("A", PredictorChoice("oracle", Path("none")), ()),
+            ("pick_wpie",),
+            "did you mean 'tasks/pick_wipe.yaml'",
+        ),
+        (
+            Variant("A", PredictorChoice("oracle", Path("none")), ()),
+            ("pick_wipe", "pick_wipe"),
+            "tasks of different names",
+        ),
+        (
+            Variant("A", PredictorChoice("server", Path("none")), SMALL),
+            ("pick_wipe",),
+            "expected a checkpoint folder",
+        ),
+        (
+            Variant("A", PredictorChoice("server", Path("none"), "nonsense"), SMALL),
+            ("pick_wipe",),
+            "expected an address",
+        ),
     ],
 )
 def test_refused_input_writes_nothing(tmp_path: Path, variant: Variant, tasks: tuple[str, ...], message: str) -> None:
