@@ -1,4 +1,4 @@
-"""Pages that hold everything that they show: templates filled, and pictures inside them."""
+"""Self-contained HTML pages: templates that extend `base.html.j2`, with images as data URIs."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any, Literal
 
 import jinja2
 
-_STYLE_PACKAGE = "data_collection.reports"  # where the style is that all pages share
+_BASE_PACKAGE = "data_collection.reports"  # of base.html.j2, the frame and style of all pages
 
 
 def render(package: str, template: str, view: Mapping[str, Any]) -> str:
-    """Return a page; what is not marked as safe is escaped, and what is missing is an error.
+    """Return a page. Values that are not marked as safe are escaped.
 
     Args:
-        package: Where the template is.
-        template: Its file name; it may include `style.html.j2`.
-        view: What it is filled with.
+        package: Package of the template.
+        template: File name; the template extends `base.html.j2`.
+        view: Values of the template.
 
     Raises:
-        jinja2.UndefinedError: The template asks for something that the view lacks.
+        jinja2.UndefinedError: The view lacks a value that the template uses.
         jinja2.TemplateNotFound: The package has no such template.
     """
-    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(name, "") for name in (package, _STYLE_PACKAGE)])
+    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(name, "") for name in (package, _BASE_PACKAGE)])
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.get_template(template).render(view)
 
 
 def data_uri(kind: Literal["png", "gif", "jpeg"], image: bytes) -> str:
-    """Return the bytes of an image file as an address that needs no other file."""
+    """Return the bytes of an image file as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"

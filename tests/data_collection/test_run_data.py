@@ -118,7 +118,9 @@ def test_a_sound_collection_is_verified(real: Path, words: list[str]) -> None:
 def test_one_bit_that_has_changed_is_found_by_name(spoilt: Path, words: list[str]) -> None:
     before = contents(spoilt)
     result = ask("verify", spoilt, *words)
-    assert "failed verification: lab_franka_play_traj1.hdf5; move files aside with run_data quarantine" in refusal(result, code=1)
+    assert "failed verification: lab_franka_play_traj1.hdf5; move files aside with run_data quarantine" in refusal(
+        result, code=1
+    )
     told = json.loads(result.stdout.splitlines()[-1])
     assert list(told["damaged"]) == ["lab_franka_play_traj1.hdf5"] and told["n_sound"] == N - 1
     assert contents(spoilt) == before
@@ -251,7 +253,7 @@ REFUSED = [
     ("page nowhere", NO_FOLDER),
     ("status nowhere", NO_FOLDER),
     ("list file", "file: expected a collection folder, got none"),
-    ("verify empty", "empty: expected a folder of closed episodes, got none"),
+    ("verify empty", "empty: expected a folder of episodes, got none"),
     ("reindex empty", "empty: expected a folder of episodes, got none"),
     ("export empty --to webdataset --out new", "expected at least one episode to export, got none"),
     ("page empty", "empty: expected closed episodes, got none"),

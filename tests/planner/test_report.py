@@ -124,7 +124,7 @@ def test_an_episode_that_failed_before_its_first_plan_has_a_page(tmp_path: Path)
     assert "ended before the first plan" in text and (result.steps, result.plans) == (0, 0)
     assert result.cost is None and result.seconds_per_plan is None and result.prediction_error is None
     assert result.distance_start == result.distance_end == round(task.history.start.goal_distance, 2)
-    assert page.texts.count("Nothing to draw.") == 2 and "observed to predicted" not in text
+    assert page.texts.count("No data.") == 2 and "observed to predicted" not in text
 
 
 def test_an_episode_whose_first_action_failed_shows_its_plan(tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from data_collection.atomic_io import make_folder
 from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import write_episode
+from data_collection.reports import chart
 from data_collection.reports import collection_report as module
 from data_collection.reports.collection_report import collection_report
 from data_collection.storage import index
@@ -142,26 +145,35 @@ def test_the_name_of_a_folder_is_escaped(tmp_path: Path) -> None:
     assert "<b>" not in html and "Collection &lt;b&gt;&amp;" in html
 
 
-def _chart(html: str, title: str) -> str:
-    """Return the chart below a title."""
-    found = re.search(rf"<h3>{title}</h3>(<svg.*?</svg>)", html)
-    assert found is not None
-    return found[1]
+def _charts(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> list[tuple[Any, ...]]:
+    """Return the arguments of the charts of one kind on a page."""
+    calls: list[tuple[Any, ...]] = []
+    real = getattr(chart, kind)
+
+    def draw(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(chart, kind, draw)
+    collection_report(folder, 0, 0)
+    return calls
 
 
-def test_the_episodes_of_each_minute_are_counted(tmp_path: Path) -> None:
-    html = collection_report(make_collection(tmp_path, 5, every_s=25.0), 0, 0)  # from 40 s after a full minute on
-    counts = re.findall(r"<title>\d\d:\d\d: (\d)</title>", _chart(html, "Episodes closed in each minute"))
-    assert counts == ["1", "3", "1"]
+def test_the_episodes_of_each_minute_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_collection(tmp_path, 5, every_s=25.0)  # from 40 s after a full minute on
+    counts = np.array(_charts(folder, monkeypatch, "columns")[0][0])
+    assert counts[:, 1].astype(float).tolist() == [1, 3, 1]
 
 
-def test_the_map_shows_what_is_left_of_the_arm_on_the_left_and_what_is_near_below(tmp_path: Path) -> None:
+def test_the_map_shows_what_is_left_of_the_arm_on_the_left_and_what_is_near_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     states = make_episode(3).states.copy()
     states[:, :2] = [[0.5, 0.0], [0.35, 0.15], [0.35, 0.15], [0.65, -0.15]]  # twice near and to the left, then far
     write_episode(make_episode(3, states=states), episode_path(tmp_path, 0), SPEC)
-    svg = _chart(collection_report(tmp_path, 0, 0), "Where the hand was")
-    cells = re.findall(r'<rect x="([\d.]+)" y="([\d.]+)"[^>]*fill-opacity="([\d.]+)"', svg)
-    places = {opacity: (float(x), float(y)) for x, y, opacity in cells}
-    assert set(places) == {"1.00", "0.71"}
-    (near_x, near_y), (far_x, far_y) = places["1.00"], places["0.71"]
-    assert near_x < far_x and near_y > far_y
+    ((counts, across, up, _),) = _charts(tmp_path, monkeypatch, "heat_map")
+    cells = np.argwhere(np.asarray(counts) > 0)
+    (near_x, near_y), (far_x, far_y) = sorted(cells.tolist(), key=lambda cell: -np.asarray(counts)[tuple(cell)])
+    assert np.asarray(counts)[near_x, near_y] == 2 and np.asarray(counts)[far_x, far_y] == 1
+    assert near_x < far_x and near_y < far_y  # cells from left to right, and from below
+    assert np.all(np.diff(np.asarray(across)) < 0) and np.all(np.diff(np.asarray(up)) > 0)

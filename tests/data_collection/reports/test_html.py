@@ -14,8 +14,9 @@ _REST = {"extremes": [], "failed": "", "measures": {}, "trials": []}
 
 def test_a_page_of_another_package_is_filled_escaped_and_in_the_style_of_all() -> None:
     html = page.render("planner.trials", "trials.html.j2", {**_VIEW, **_REST})
-    style = Path(page.__file__).with_name("style.html.j2").read_text(encoding="utf-8")
-    assert style.strip() in html
+    base = Path(page.__file__).with_name("base.html.j2").read_text(encoding="utf-8")
+    style = base[base.index("<style>") : base.index("</style>")]
+    assert style in html and html.startswith("<!DOCTYPE html>") and html.count("</main>") == 1
     assert "<b>" not in html and "Trials of &lt;b&gt;" in html and "x &amp; y" in html
 
 

@@ -127,7 +127,7 @@ def test_a_file_of_others_is_not_taken_for_sound(folder: Path) -> None:
 
 def test_a_folder_without_episodes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "lab_franka_play_traj0.hdf5.part").touch()
-    with pytest.raises(EpisodeError, match="expected a folder of closed episodes, got none"):
+    with pytest.raises(EpisodeError, match="expected a folder of episodes, got none"):
         next(verify(tmp_path, True, VerificationResult()))
     with pytest.raises(FileNotFoundError, match="gone"):
         next(verify(tmp_path / "gone", True, VerificationResult()))
