@@ -20,6 +20,7 @@ from robot_bridge.ros.simulator.arm import SimulatedArm
 from robot_bridge.ros.simulator.log import DriverLog
 
 _POLL_S = 0.01
+_FINGERS_EVERY = 3  # ticks between finger states: 30 times a second, as the real hand
 _EFFORTS_NM = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)  # Franka data sheet
 _ACCELERATIONS = (15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0)  # rad/s2; Franka data sheet
 _TYPES = {  # types of the controllers in the driver's configuration
@@ -28,6 +29,7 @@ _TYPES = {  # types of the controllers in the driver's configuration
     names.POSITION_CONTROLLER: "franka_ros_controllers/PositionJointPositionController",
 }
 _OTHER = "franka_ros_controllers/Controller"
+_IDENTITY: list[float] = np.eye(4).ravel().tolist()
 
 
 def set_parameters() -> None:
@@ -60,7 +62,7 @@ class SimulatedServices:
     """Serves the services and arm actions of the driver."""
 
     def __init__(self, arm: SimulatedArm, types: Types, log: DriverLog) -> None:
-        """Advertise the topics and services."""
+        """Advertise the services and actions."""
         self._arm, self._types, self._log = arm, types, log
         self.flange_to_tip: list[float] | None = None  # column-major; None: the Franka hand
         for name, type_, handler in (
@@ -178,15 +180,11 @@ class SimulatedServices:
         response.base_classes = ["controller_interface::ControllerBase"] * len(response.types)
 
 
-_FINGERS_EVERY = 3  # ticks between finger states: 30 times a second, as the real hand
-_EYE = np.eye(4)
-
-
 class StatePublisher:
     """Publishes the state of one arm."""
 
     def __init__(self, arm: SimulatedArm, types: Types) -> None:
-        """Advertise the topics and services."""
+        """Advertise the topics."""
         self._arm = arm
         self._robot_type, self._tip_type = types["franka_core_msgs/RobotState"], types["franka_core_msgs/EndPointState"]
         self._robot = rospy.Publisher(names.ROBOT_STATE, self._robot_type, queue_size=1, tcp_nodelay=True)
@@ -239,8 +237,8 @@ class StatePublisher:
             O_T_EE_d=_columns(simulation.pose()),
             F_T_EE=self.flange_to_tip or _columns(FLANGE_TO_TCP),
             F_T_NE=_columns(FLANGE_TO_TCP),
-            NE_T_EE=_columns(_EYE),
-            EE_T_K=_columns(_EYE),
+            NE_T_EE=_IDENTITY,
+            EE_T_K=_IDENTITY,
             cartesian_contact=(np.abs(arm.wrench) > arm.upper_forces / 2).astype(float).tolist(),
             cartesian_collision=(np.abs(arm.wrench) > arm.upper_forces).astype(float).tolist(),
             time=stamp.to_sec(),
