@@ -1,4 +1,4 @@
-"""What the package ships fits together: the demo's goal picture, the model, and the simulated robot."""
+"""What the package ships fits together: the demo's goal image, the model, and the simulated robot."""
 
 from pathlib import Path
 
@@ -43,10 +43,10 @@ def test_the_shipped_model_imagines_what_it_did_when_it_was_shipped() -> None:
     across, down = ramp.expand(64, 64), ramp[:, None].expand(64, 64)
     frame = torch.stack([down, across, down * across])
     actions = torch.linspace(-0.2, 0.2, 2 * 11 * 4).view(2, 11, 4)
-    imagined = model.rollout(torch.stack([frame, frame.flip(-1)])[None], actions)
+    predicted = model.rollout(torch.stack([frame, frame.flip(-1)])[None], actions)
     centre = torch.tensor([[0.29366, 0.35934, 0.30366], [0.37848, 0.37471, 0.35041]])
-    torch.testing.assert_close(imagined[:, -1, :, 32, 32], centre, atol=1e-3, rtol=0)
-    torch.testing.assert_close(imagined.mean((1, 2, 3, 4)), torch.tensor([0.38218, 0.51967]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(predicted[:, -1, :, 32, 32], centre, atol=1e-3, rtol=0)
+    torch.testing.assert_close(predicted.mean((1, 2, 3, 4)), torch.tensor([0.38218, 0.51967]), atol=1e-3, rtol=0)
 
 
 def test_the_shipped_model_passed_its_health_check() -> None:

@@ -1,7 +1,7 @@
 """How often a task is done by its first plan alone, by where candidates come from, cost, their number, and solver.
 
 Every candidate is executed in simulation once; plans of all settings are then chosen from the same candidates, by what
-the camera saw (the oracle) and by what the model imagined. Solvers go beyond them, so each of their plans is executed.
+the camera saw (the oracle) and by what the model predicted. Solvers go beyond them, so each of their plans is executed.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Comparison:
         self._weigher = held
         settings = InProcessConfig(max_candidates=max(len(pool.actions) for t in tried for pool in t.pools.values()))
         model = InProcessPredictor(loaded, _PIXELS, settings)
-        shown = track(tried, "imagining", console=Console(stderr=True))
+        shown = track(tried, "opened", console=Console(stderr=True))
         self._imagined = [_imagined(t, model, t.file.with_stem(f"{t.file.stem}_{loaded.sha256[:12]}")) for t in shown]
 
     def tables(self) -> dict[str, dict[str, _Row]]:
@@ -158,9 +158,9 @@ class Comparison:
         row: _Row = {}
         for who in ("oracle", "model"):
             shares = []
-            for t, imagined in zip(self._tried, self._imagined, strict=True):
+            for t, predicted in zip(self._tried, self._imagined, strict=True):
                 pool = t.pools[kind]
-                ends = pool.ends if who == "oracle" else imagined[kind]
+                ends = pool.ends if who == "oracle" else predicted[kind]
                 costs = self._weigher.costs_of_images(ends[:, None], t.goal, cost)
                 if who == "oracle":  # the simulator knows where the arm would stop itself
                     costs = np.where(pool.stopped, np.inf, costs)
@@ -192,8 +192,8 @@ def solve(job: SolverJob) -> str:
     """Plan with every solver, execute the plans, and keep each solver's share of successes."""
     shares = {}
     for solver in _SOLVERS:
-        told = (f"planner.solver={solver}", f"planner.n_candidates={job.n_candidates}")
-        scene = Scene.open(job.task, job.seed, told)
+        settings = (f"planner.solver={solver}", f"planner.n_candidates={job.n_candidates}")
+        scene = Scene.open(job.task, job.seed, settings)
         choice = PredictorChoice(job.predictor, job.checkpoint)
         planner = Solver(scene.config.planner, scene.proposals())
         with closing(scene.robot), open_predictor(choice, scene.config, scene.robot, job.seed) as predictor:
@@ -227,7 +227,7 @@ def _work(work: Callable[[Any], str], jobs: Sequence[Any], workers: int, what: s
 
 
 def _imagined(tried: Tried, model: InProcessPredictor, file: Path) -> Mapping[str, NDArray[np.uint8]]:
-    """Return the last imagined frame (N, 64, 64, 3) of every candidate, read from a file or kept there."""
+    """Return the last predicted frame (N, 64, 64, 3) of every candidate, read from a file or kept there."""
     if not file.is_file():
         ends = {}
         for kind, pool in tried.pools.items():

@@ -33,14 +33,14 @@ def plan_latency(
     repeats: Annotated[int, typer.Option(min=1, help="plans; medians are reported")] = 5,
 ) -> None:
     """Plan again and again from the first image of a scene, a plain matrix product in between."""
-    told = (f"planner.n_candidates={candidates}", f"planner.solver={solver}")
-    scene = Scene.open("pick_wipe", 0, told)
+    settings = (f"planner.n_candidates={candidates}", f"planner.solver={solver}")
+    scene = Scene.open("pick_wipe", 0, settings)
     choice = PredictorChoice(predictor, checkpoint)
     planner = Solver(scene.config.planner, scene.proposals())
-    with closing(scene.robot), open_predictor(choice, scene.config, scene.robot, seed=0) as imagining:
-        flop = _flop(scene, planner, imagining) if predictor == "in_process" else 0
-        planner.plan(scene.state, imagining, scene.plan_rng())  # warms up
-        took = [_stages(scene, planner, imagining) for _ in range(repeats)]
+    with closing(scene.robot), open_predictor(choice, scene.config, scene.robot, seed=0) as opened:
+        flop = _flop(scene, planner, opened) if predictor == "in_process" else 0
+        planner.plan(scene.state, opened, scene.plan_rng())  # warms up
+        took = [_stages(scene, planner, opened) for _ in range(repeats)]
     medians_s = {stage: median(each[stage] for each in took) for stage in took[0]}
     whole_s = sum(medians_s[stage] for stage in ("see", "propose", "predict"))
     device = "cuda" if predictor == "server" and torch.cuda.is_available() else "cpu"  # as the private server chooses
@@ -56,20 +56,20 @@ def plan_latency(
         print(f"{flop / 1e9:.0f} GFLOP at {rate / 1e9:.1f} GFLOP/s, {rate / plain:.1%} of a plain product (limit 100%)")
 
 
-def _stages(scene: Scene, planner: Solver, imagining: Predictor) -> dict[str, float]:
+def _stages(scene: Scene, planner: Solver, opened: Predictor) -> dict[str, float]:
     """Return the seconds of each stage of one plan; those that are indented are part of the one above them."""
     started_s = time.perf_counter()
     model_image(scene.robot.render(), scene.robot.spec.camera.crop)
     seen_s = time.perf_counter()
-    plan = planner.plan(scene.state, imagining, scene.plan_rng())
+    plan = planner.plan(scene.state, opened, scene.plan_rng())
     inner = {f"  {stage}": stage_s for stage, stage_s in plan.predictor_timing_s.items() if stage != "round_trip"}
     between = {"  in between": plan.timing_s["predict"] - sum(inner.values())}
     return {"see": seen_s - started_s, **plan.timing_s, **inner, **between, "product": _product_s()}
 
 
-def _flop(scene: Scene, planner: Solver, imagining: Predictor) -> int:
+def _flop(scene: Scene, planner: Solver, opened: Predictor) -> int:
     with FlopCounterMode(display=False) as counter:
-        planner.plan(scene.state, imagining, scene.plan_rng())
+        planner.plan(scene.state, opened, scene.plan_rng())
     return int(counter.get_total_flops())
 
 

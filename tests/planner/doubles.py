@@ -1,4 +1,4 @@
-"""A robot and a predictor of a few lines each, for what is not about physics or imagination."""
+"""Minimal robot and predictor, for tests that need neither physics nor a model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ GOAL_M = np.array([0.6, 0.15, 0.1])
 Costs = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-def picture(hand_m: NDArray[np.float64]) -> NDArray[np.uint8]:
+def camera_view(hand_m: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return a camera image (240, 320, 3): a bright square where the hand is, on grey."""
     image = np.full((240, 320, 3), 90, np.uint8)
     x, y = (int(v) for v in SPEC.camera.project(hand_m[None])[0])
@@ -49,11 +49,11 @@ def picture(hand_m: NDArray[np.float64]) -> NDArray[np.uint8]:
     return image
 
 
-GOAL = model_image(picture(GOAL_M))
+GOAL = model_image(camera_view(GOAL_M))
 
 
-class PaperRobot:
-    """A hand that goes exactly where it may, in an empty bin; it can be told to fault."""
+class FakeRobot:
+    """A hand that moves exactly within the limits, in an empty bin; faults at a given step."""
 
     def __init__(self, fault_at_step: int | None = None) -> None:
         self.spec = SPEC
@@ -66,10 +66,10 @@ class PaperRobot:
         return self.observe()
 
     def observe(self) -> Observation:
-        return Observation(picture(self._state[:3]), self._state.copy(), 0.6 * len(self.steps))
+        return Observation(camera_view(self._state[:3]), self._state.copy(), 0.6 * len(self.steps))
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        assert not self.closed, "moved after it was told to hold"
+        assert not self.closed, "moved after close"
         if len(self.steps) == self._fault_at_step:
             raise RobotFault("reflex")
         applied = limit_action(action, self._state[:3], self.spec.limits)
@@ -86,17 +86,17 @@ class PaperRobot:
 
 
 class StubPredictor:
-    """Costs by a function of the candidates; remembers what it was asked."""
+    """Costs from a function of the candidates; records its requests."""
 
     def __init__(self, costs: Costs, spec: PredictorSpec = PREDICTOR_SPEC) -> None:
         self.spec = spec
-        self.asked: list[tuple[Context, NDArray[np.float32]]] = []
+        self.requests: list[tuple[Context, NDArray[np.float32]]] = []
         self._costs = costs
 
     def predict(
         self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
     ) -> Prediction:
-        self.asked.append((context, candidates))
+        self.requests.append((context, candidates))
         costs = self._costs(candidates).astype(np.float32)
         best = np.argsort(np.where(np.isfinite(costs), costs, np.inf), kind="stable")[:n_videos]
         videos = np.broadcast_to(context.frames[-1], (len(best), candidates.shape[1], 64, 64, 3)).copy()
@@ -107,25 +107,25 @@ class StubPredictor:
 
 
 def towards_goal(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return how far each candidate's translation is from that to the goal, from the start."""
+    """Return the distance of each candidate's end to the goal, from the start."""
     missed = candidates[:, :, :3].sum(1) - (GOAL_M - [0.45, -0.1, 0.15])
     return np.asarray(np.linalg.norm(missed, axis=1), np.float32)
 
 
 def solver(n_candidates: int = 40, horizon: int = 5, replan_every: int = 2, **changes: object) -> Solver:
-    """Return a solver for the paper robot; random shooting unless it is told otherwise."""
-    told = {"n_candidates": n_candidates, "horizon": horizon, "replan_every": replan_every, **changes}
-    return Solver(SolverConfig.model_validate(told), Proposals(PolicyConfig(), DifferenceConfig(), SPEC))
+    """Return a solver for the fake robot; random shooting by default."""
+    settings = {"n_candidates": n_candidates, "horizon": horizon, "replan_every": replan_every, **changes}
+    return Solver(SolverConfig.model_validate(settings), Proposals(PolicyConfig(), DifferenceConfig(), SPEC))
 
 
 def planning_state() -> PlanningState:
-    """Return the paper robot's start, before anything was planned."""
-    observation = PaperRobot().observe()
+    """Return the start of the fake robot, before the first plan."""
+    observation = FakeRobot().observe()
     frame = model_image(observation.image)
     context = Context(np.stack([frame, frame]), np.array([[0, 0, 0, -1]], np.float32))
     return PlanningState(observation, context, GOAL, -1.0, np.empty((0, 4), np.float32))
 
 
 def with_rest(rest: NDArray[np.float32]) -> PlanningState:
-    """Return the start as if `rest` were left of an earlier plan."""
+    """Return the start, with `rest` of a previous plan."""
     return replace(planning_state(), rest=rest)

@@ -19,7 +19,7 @@ from planner.goal import GoalCapture, GoalError, capture_goal, check_goal, image
 from robot_bridge.camera import Crop, model_image
 from robot_bridge.robot import CameraFault
 from tests.patience import patience
-from tests.planner.doubles import SPEC, picture
+from tests.planner.doubles import SPEC, camera_view
 
 ROOT = FOLDER.parent
 CAMERA = SPEC.camera.model_copy(update={"crop": Crop(top_px=0, left_px=40, height_px=240, width_px=240)})
@@ -37,8 +37,8 @@ def noisy(seed: int = 0) -> Iterator[NDArray[np.uint8]]:
         yield np.clip(scene() + rng.normal(0, 1.5, (240, 320, 3)), 0, 255).astype(np.uint8)
 
 
-def seeing(pictures: Iterator[NDArray[np.uint8]]) -> Callable[[], NDArray[np.uint8]]:
-    return lambda: next(pictures)
+def seeing(images: Iterator[NDArray[np.uint8]]) -> Callable[[], NDArray[np.uint8]]:
+    return lambda: next(images)
 
 
 def test_a_scene_at_rest_for_a_second_is_captured() -> None:
@@ -56,16 +56,16 @@ def test_slow_motion_is_detected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "told"),
+    ("image", "reported"),
     [
         (np.full((240, 320, 3), 90, np.uint8), "a single colour"),
         (cv2.GaussianBlur(scene(), (0, 0), 15).astype(np.uint8), "blurred"),
     ],
 )
-def test_an_image_without_content_is_not_captured(picture: NDArray[np.uint8], told: str) -> None:
+def test_an_image_without_content_is_not_captured(image: NDArray[np.uint8], reported: str) -> None:
     capture = GoalCapture(CAMERA, None)
     for i in range(40):
-        assert told in capture.check(picture, 10 + i / 15)
+        assert reported in capture.check(image, 10 + i / 15)
 
 
 def test_an_unchanged_scene_is_not_captured() -> None:
@@ -80,21 +80,21 @@ def test_an_unchanged_scene_is_not_captured() -> None:
 def test_a_failing_camera_is_waited_for_and_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("planner.goal._STILL_S", 0.0)
     calls = chain(repeat(CameraFault("/camera: dark; look at the camera"), 3), repeat(None))
-    told: list[str] = []
+    reported: list[str] = []
 
     def see() -> NDArray[np.uint8]:
         if fault := next(calls):
             raise fault
         return scene()
 
-    np.testing.assert_array_equal(capture_goal(see, GoalCapture(CAMERA, None), 5.0, told.append), scene())
-    assert told == ["/camera: dark; look at the camera"]
+    np.testing.assert_array_equal(capture_goal(see, GoalCapture(CAMERA, None), 5.0, reported.append), scene())
+    assert reported == ["/camera: dark; look at the camera"]
 
 
 def test_the_wait_is_limited() -> None:
-    pictures = (scene(i) for i in range(10**6))
+    images = (scene(i) for i in range(10**6))
     with pytest.raises(GoalError, match=r"within 0\.2 s, got none: the scene moves"):
-        capture_goal(seeing(pictures), GoalCapture(CAMERA, None), 0.2, lambda _: None)
+        capture_goal(seeing(images), GoalCapture(CAMERA, None), 0.2, lambda _: None)
 
 
 def test_the_preview_shows_the_crop_and_the_model_image() -> None:
@@ -196,7 +196,7 @@ def test_image_distance_is_the_root_mean_square() -> None:
 
 
 def test_a_goal_that_shows_the_present_is_refused_despite_camera_noise() -> None:
-    present = model_image(picture(np.array([0.45, -0.1, 0.15])))
+    present = model_image(camera_view(np.array([0.45, -0.1, 0.15])))
     noise = np.random.default_rng(0).integers(-1, 2, present.shape)
     again = np.clip(present + noise, 0, 255).astype(np.uint8)
     with pytest.raises(GoalError, match="differs from the present scene"):
@@ -204,8 +204,8 @@ def test_a_goal_that_shows_the_present_is_refused_despite_camera_noise() -> None
 
 
 def test_a_goal_with_one_moved_object_is_accepted() -> None:
-    present = model_image(picture(np.array([0.45, -0.1, 0.15])))
-    check_goal(model_image(picture(np.array([0.5, -0.1, 0.15]))), present, 2.0)
+    present = model_image(camera_view(np.array([0.45, -0.1, 0.15])))
+    check_goal(model_image(camera_view(np.array([0.5, -0.1, 0.15]))), present, 2.0)
 
 
 @pytest.mark.parametrize("value", [0, 90, 255])

@@ -11,7 +11,7 @@ from planner.output_folder import RecordError, RunFolder
 from planner.plan import PlannerError
 from planner.record import EpisodeDescription, EpisodeHistory
 from planner.task import TaskConfig
-from tests.planner.doubles import GOAL, SPEC, PaperRobot
+from tests.planner.doubles import GOAL, SPEC, FakeRobot
 
 CONFIG = TaskConfig(scene="pick_wipe")
 
@@ -64,17 +64,17 @@ def _no_space(*_: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_full_disk_is_told_before_anything_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_anything_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "write_file", _no_space)
     with pytest.raises(RecordError, match=r"config\.yaml: No space left on device; nothing moved") as failure:
         RunFolder(tmp_path / "run").create(CONFIG, may_exist=True)
     assert failure.value.exit_code == 1
 
 
-def test_the_result_is_printed_though_nothing_can_be_written(
+def test_the_result_is_printed_even_if_no_file_can_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    history = EpisodeHistory(GOAL, None, PaperRobot().observe())
+    history = EpisodeHistory(GOAL, None, FakeRobot().observe())
     history.ended = "steps used"
     lost = RunFolder(tmp_path / "gone").write_record(
         history, EpisodeDescription("pick_wipe", "simulation", "stub", "", "", 0), SPEC

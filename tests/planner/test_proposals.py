@@ -1,4 +1,4 @@
-"""What is proposed is what would be executed."""
+"""Proposals: the difference to the goal, and candidates after the safety limits."""
 
 from dataclasses import replace
 
@@ -19,10 +19,10 @@ from tests.planner.doubles import SPEC, planning_state, with_rest
 from tests.robot_bridge.simulated import franka
 
 PURPLE, GREEN, ORANGE = (150, 0, 200), (60, 220, 20), (250, 150, 0)
-Disc = tuple[tuple[float, float], float, tuple[int, int, int]]  # place, radius in pixels, colour
+Disc = tuple[tuple[float, float], float, tuple[int, int, int]]  # position, radius in pixels, colour
 
 
-def _picture(*discs: Disc) -> NDArray[np.uint8]:
+def _image(*discs: Disc) -> NDArray[np.uint8]:
     image = np.full((240, 320, 3), 45, np.uint8)
     rows, columns = np.mgrid[:240, :320]
     for place, radius, colour in discs:
@@ -40,9 +40,9 @@ def _difference(
     )
 
 
-def test_what_moved_is_found_with_its_place_in_the_goal_and_what_stayed_is_not() -> None:
-    plate, thing, moved = ((0.5, 0.0), 30, PURPLE), ((0.5, 0.0), 8, GREEN), ((0.45, 0.15), 8, GREEN)
-    held, others = _difference(_picture(plate, thing), _picture(plate, moved))
+def test_a_moved_object_is_found_with_its_place_in_the_goal() -> None:
+    plate, start, moved = ((0.5, 0.0), 30, PURPLE), ((0.5, 0.0), 8, GREEN), ((0.45, 0.15), 8, GREEN)
+    held, others = _difference(_image(plate, start), _image(plate, moved))
     assert held is None and len(others) == 1
     assert others[0].goal_pixel is not None
     now, goal = SPEC.camera.project(np.array([[0.5, 0.0, 0.02], [0.45, 0.15, 0.02]]))
@@ -50,54 +50,54 @@ def test_what_moved_is_found_with_its_place_in_the_goal_and_what_stayed_is_not()
     np.testing.assert_allclose(others[0].goal_pixel, goal, atol=2.0)  # a model pixel is 5 x 4 of the camera's
 
 
-def test_what_the_goal_hides_has_no_place_there() -> None:
-    (hidden,) = _difference(_picture(((0.5, 0.0), 8, GREEN)), _picture()).others
+def test_an_object_hidden_in_the_goal_has_no_place_there() -> None:
+    (hidden,) = _difference(_image(((0.5, 0.0), 8, GREEN)), _image()).others
     assert hidden.goal_pixel is None
 
 
-def test_a_thing_that_is_covered_in_part_has_not_moved() -> None:
+def test_a_partly_covered_object_has_not_moved() -> None:
     plate, cover = ((0.5, 0.0), 30, PURPLE), ((0.5, 0.06), 20, (240, 240, 240))
-    assert _difference(_picture(plate), _picture(plate, cover)).others == []
+    assert _difference(_image(plate), _image(plate, cover)).others == []
 
 
-def test_what_stands_out_of_reach_or_outside_the_crop_is_left_out() -> None:
+def test_objects_out_of_reach_or_outside_the_crop_are_left_out() -> None:
     reach = ((0.5, 0.0), 8, GREEN)
     far = ((0.3, 0.2), 8, ORANGE)  # 4 cm outside the workspace
-    assert len(_difference(_picture(reach, far), _picture()).others) == 1
+    assert len(_difference(_image(reach, far), _image()).others) == 1
     column, row = SPEC.camera.project(np.array([[0.5, 0.0, 0.02]]))[0]
     around = Crop(top_px=int(row) - 40, left_px=int(column) - 40, height_px=80, width_px=80)
     right = Crop(top_px=0, left_px=int(column) + 9, height_px=240, width_px=320 - int(column) - 9)
     spec = replace(SPEC, camera=SPEC.camera.model_copy(update={"crop": right}))
-    same = _picture(reach)
+    same = _image(reach)
     assert _difference(same, same, spec=spec).others == []
     spec = replace(SPEC, camera=SPEC.camera.model_copy(update={"crop": around}))
-    assert len(_difference(same, _picture(), spec=spec).others) == 1
+    assert len(_difference(same, _image(), spec=spec).others) == 1
 
 
-def test_nothing_moved_is_nothing_to_do() -> None:
-    same = _picture(((0.5, 0.0), 20, PURPLE), ((0.4, 0.1), 8, ORANGE))
+def test_equal_images_have_no_difference() -> None:
+    same = _image(((0.5, 0.0), 20, PURPLE), ((0.4, 0.1), 8, ORANGE))
     assert _difference(same, same) == GoalDifference(None, [])
 
 
-def test_the_thing_at_the_fingertips_is_held_when_they_are_apart() -> None:
+def test_an_object_at_the_fingertips_is_held_when_they_are_apart() -> None:
     hand = ((0.5, -0.15), 8, ORANGE)
     at_hand = SPEC.camera.project(np.array([[0.5, -0.15, 0.1]]))[0]
-    now = _picture(((0.4, 0.1), 8, GREEN))
+    now = _image(((0.4, 0.1), 8, GREEN))
     rows, columns = np.mgrid[:240, :320]
     now[(columns - at_hand[0]) ** 2 + (rows - at_hand[1] - 8) ** 2 < 64] = ORANGE
-    goal = _picture(((0.6, 0.1), 8, GREEN), hand)
+    goal = _image(((0.6, 0.1), 8, GREEN), hand)
     closed = _difference(now, goal, opening=0.5)
     assert closed.held is not None and len(closed.others) == 1
     np.testing.assert_allclose(closed.held.pixel, at_hand + np.array([0, 8]), atol=1)
     assert _difference(now, goal, opening=1.0).held is None
-    far = _difference(_picture(((0.4, 0.1), 8, GREEN)), goal, opening=0.5)
-    assert far.held is not None and far.held.goal_pixel is None and len(far.others) == 1  # it holds what is not seen
+    far = _difference(_image(((0.4, 0.1), 8, GREEN)), goal, opening=0.5)
+    assert far.held is not None and far.held.goal_pixel is None and len(far.others) == 1  # it is not visible
 
 
-def test_what_is_held_where_the_goal_shows_it_is_still_held() -> None:
+def test_an_object_held_at_its_place_in_the_goal_is_still_held() -> None:
     at_hand = SPEC.camera.project(np.array([[0.5, -0.15, 0.1]]))[0]
     rows, columns = np.mgrid[:240, :320]
-    now = _picture(((0.4, 0.1), 8, GREEN))
+    now = _image(((0.4, 0.1), 8, GREEN))
     now[(columns - at_hand[0]) ** 2 + (rows - at_hand[1] - 8) ** 2 < 100] = ORANGE
     goal = now.copy()
     goal[(goal == GREEN).all(-1)] = 45
@@ -106,8 +106,8 @@ def test_what_is_held_where_the_goal_shows_it_is_still_held() -> None:
 
 
 @pytest.mark.parametrize("task", ["pick_wipe", "pick_sweep"])
-def test_in_the_task_scenes_it_is_the_tool_and_the_targets(task: str) -> None:
-    """Unseen tools and objects, the goal as 64x64 picture, the camera off its calibration by up to a centimetre."""
+def test_in_the_task_scenes_the_difference_is_the_tool_and_the_targets(task: str) -> None:
+    """Unseen tools and objects, the goal as 64x64 image, the camera off its calibration by up to a centimetre."""
     robot = franka(scene=task, split="test")
     found = []
     for seed in range(6):
@@ -119,7 +119,7 @@ def test_in_the_task_scenes_it_is_the_tool_and_the_targets(task: str) -> None:
         others = find_difference(observation, goal, robot.spec, ObjectDetectionConfig(), DifferenceConfig()).others
         assert robot.scene.task is not None
         names = [robot.scene.task.tool.name, *robot.scene.task.targets]
-        places = SPEC.camera.unproject(np.stack([thing.pixel for thing in others]), 0.02)[:, :2]
+        places = SPEC.camera.unproject(np.stack([each.pixel for each in others]), 0.02)[:, :2]
         near = [np.linalg.norm(places - robot.position(name)[:2], axis=1).min() < 0.03 for name in names]
         found.append(all(near) and len(others) == len(names))
     robot.close()

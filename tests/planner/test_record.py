@@ -8,7 +8,7 @@ import numpy as np
 from planner.plan import Plan
 from planner.record import EpisodeHistory, PlanRecord
 from robot_bridge.robot import Step
-from tests.planner.doubles import GOAL, PaperRobot
+from tests.planner.doubles import GOAL, FakeRobot
 
 
 def _plan(level: int, horizon: int = 3) -> Plan:
@@ -27,7 +27,7 @@ def _plan(level: int, horizon: int = 3) -> Plan:
 
 def _history(levels: list[int]) -> EpisodeHistory:
     """Return an episode that starts at grey 0 and observes one grey level after each action."""
-    observation = PaperRobot().observe()
+    observation = FakeRobot().observe()
     history = EpisodeHistory(GOAL, None, replace(observation, image=np.zeros_like(observation.image)))
     for i, level in enumerate(levels):
         seen = replace(observation, image=np.full_like(observation.image, level), time_s=i + 1.0)

@@ -118,6 +118,6 @@ def test_mppi_tries_its_mean_which_is_drawn_to_the_least_cost() -> None:
     np.testing.assert_allclose(flat, elites.mean(0), atol=1e-5)
 
 
-def test_equal_costs_weigh_the_same() -> None:
+def test_equal_costs_have_equal_weights() -> None:
     scored = _scored([2.0, 2.0], ["a", "a"], spread_m=0.05)
     np.testing.assert_allclose(_paths(_refined("mppi", scored, 1))[0], _paths(scored.candidates).mean(0), atol=1e-6)

@@ -15,7 +15,7 @@ from planner.report import write_report
 from planner.task import TaskConfig, TaskController
 from robot_bridge.robot import RobotFault
 from robot_bridge.simulation.success import TaskSuccess
-from tests.planner.doubles import GOAL, PaperRobot, StubPredictor, solver, towards_goal
+from tests.planner.doubles import GOAL, FakeRobot, StubPredictor, solver, towards_goal
 
 DESCRIPTION = EpisodeDescription("pick_wipe", "simulation", "stub", "0123456789abcdef", "", 7)
 FAILURE = TaskSuccess(goal=False, goal_now=False, picked=True, touched=False, strict=False, distance_m=0.053)
@@ -50,7 +50,7 @@ class _Page(HTMLParser):
 
 
 def _run(n_steps: int = 5) -> EpisodeHistory:
-    robot = PaperRobot()
+    robot = FakeRobot()
     task = TaskController(TaskConfig(scene="pick_wipe", n_steps=n_steps), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     while not task.ended:
@@ -111,7 +111,7 @@ def test_the_success_of_a_real_robot_is_unknown(tmp_path: Path) -> None:
 
 
 def test_an_episode_that_failed_before_its_first_plan_has_a_page(tmp_path: Path) -> None:
-    robot = PaperRobot()
+    robot = FakeRobot()
     task = TaskController(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     task.history.outcome = replace(FAILURE, picked=False)
@@ -128,7 +128,7 @@ def test_an_episode_that_failed_before_its_first_plan_has_a_page(tmp_path: Path)
 
 
 def test_an_episode_whose_first_action_failed_shows_its_plan(tmp_path: Path) -> None:
-    robot = PaperRobot(fault_at_step=0)
+    robot = FakeRobot(fault_at_step=0)
     task = TaskController(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
     with pytest.raises(RobotFault), task:

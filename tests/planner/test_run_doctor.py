@@ -1,4 +1,4 @@
-"""The examination: what it finds, what it says to do, and that nothing moves."""
+"""run_doctor: its checks and their fixes."""
 
 from __future__ import annotations
 

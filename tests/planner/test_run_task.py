@@ -279,7 +279,7 @@ def _wait_for_plan(process: subprocess.Popen[str], step: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_told_to_stop_it_holds_reports_and_exits_with_130(
+def test_a_signal_holds_the_arm_writes_the_record_and_exits_with_130(
     tmp_path: Path, started: list[subprocess.Popen[str]], number: signal.Signals
 ) -> None:
     process = _start(tmp_path, ["--predictor", "oracle", "--steps", "5000"])
@@ -332,9 +332,9 @@ def test_the_network_of_steps_to_go_is_named_by_its_hash(
     from ghvae_core.models.temporal_distance import TemporalDistance, TemporalDistanceConfig, load, save
 
     save(tmp_path / "distance", TemporalDistance(TemporalDistanceConfig(channels=(8, 8))), {})
-    told = (f"predictor.distance={tmp_path / 'distance'}", "planner.cost.steps=0.1", "task.n_steps=1")
+    settings = (f"predictor.distance={tmp_path / 'distance'}", "planner.cost.steps=0.1", "task.n_steps=1")
     for name in ("server", "in_process", "oracle"):
-        run_episode(_request(tmp_path, predictor=name, checkpoint=checkpoint, out=tmp_path / name), [*SMALL, *told])
+        run_episode(_request(tmp_path, predictor=name, checkpoint=checkpoint, out=tmp_path / name), [*SMALL, *settings])
         assert _last_json(capsys.readouterr().out)["distance"] == load(tmp_path / "distance").sha256 != "", name
 
 

@@ -58,14 +58,14 @@ def _last_json(output: str) -> dict[str, Any]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """Return a folder of finished trials, run two at a time, and the output of the command."""
     out = tmp_path_factory.mktemp("done") / "trials"
-    told = _run(out, "--seeds", "0:2", "--workers", "2", "--compare", "planner.n_candidates=5")
-    assert told.returncode == 0, told.stderr
-    return out, told
+    completed = _run(out, "--seeds", "0:2", "--workers", "2", "--compare", "planner.n_candidates=5")
+    assert completed.returncode == 0, completed.stderr
+    return out, completed
 
 
 def test_trials_leave_pages_records_and_numbers(done: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    out, told = done
-    numbers = _last_json(told.stdout)["pick_wipe"]
+    out, completed = done
+    numbers = _last_json(completed.stdout)["pick_wipe"]
     assert numbers["trials"] == numbers["compare"]["trials"] == numbers["planned"] == 2 and numbers["steps"] == 2
     assert sum(numbers["paired"]["goal"][name] for name in ("both", "only_a", "only_b", "neither")) == 2
     for variant in ("A", "B"):
@@ -79,8 +79,8 @@ def test_trials_leave_pages_records_and_numbers(done: tuple[Path, subprocess.Com
     assert len(links) == 4 and all((out / link).exists() for link in links)
     assert "data:image/png;base64," in page and "http" not in re.sub(r"<style>.*?</style>", "", page, flags=re.S)
     assert "n_candidates: 5" in (out / "config.yaml").read_text()
-    assert "95 % interval" in told.stderr and "McNemar" in told.stderr and "for tuning" in told.stderr
-    assert "4 of 4, about 0 s left" in told.stderr and "Traceback" not in told.stderr
+    assert "95 % interval" in completed.stderr and "McNemar" in completed.stderr and "for tuning" in completed.stderr
+    assert "4 of 4, about 0 s left" in completed.stderr and "Traceback" not in completed.stderr
 
 
 def test_both_variants_see_the_same_scene_and_goal_as_run_task(
@@ -105,11 +105,11 @@ def test_resuming_repeats_only_unfinished_trials(done: tuple[Path, subprocess.Co
     (place / "seed0001" / "trial.json").unlink()
     kept, repeated = ((place / seed / "result.json").stat().st_mtime_ns for seed in ("seed0000", "seed0001"))
     options = ("--seeds", "0:2", "--compare", "planner.n_candidates=5", "--out", str(out))
-    told = _run(out, *options, "--resume", "--json")
-    assert told.returncode == 0 and told.stderr == ""
+    completed = _run(out, *options, "--resume", "--json")
+    assert completed.returncode == 0 and completed.stderr == ""
     assert (place / "seed0000" / "result.json").stat().st_mtime_ns == kept
     assert (place / "seed0001" / "result.json").stat().st_mtime_ns > repeated
-    before, after = _last_json(first.stdout)["pick_wipe"], _last_json(told.stdout)["pick_wipe"]
+    before, after = _last_json(first.stdout)["pick_wipe"], _last_json(completed.stdout)["pick_wipe"]
     assert {**before, "seconds_per_plan": 0} == {**after, "seconds_per_plan": 0}
 
 
@@ -190,9 +190,9 @@ def test_all_trials_share_one_server(
 @pytest.mark.parametrize("predictor", ["server", "in_process"])
 def test_a_model_runs_trials_two_at_a_time(tmp_path: Path, checkpoint: Path, predictor: str) -> None:  # noqa: F811
     arguments = ["--seeds", "0:2", "--workers", "2", "--predictor", predictor, "--checkpoint", str(checkpoint)]
-    told = _run(tmp_path / "trials", *arguments)
-    assert told.returncode == 0, told.stderr
-    assert _last_json(told.stdout)["pick_wipe"]["trials"] == 2
+    completed = _run(tmp_path / "trials", *arguments)
+    assert completed.returncode == 0, completed.stderr
+    assert _last_json(completed.stdout)["pick_wipe"]["trials"] == 2
     result = _last_json((tmp_path / "trials/pick_wipe/A/seed0000/result.json").read_text())
     assert result["predictor"] == predictor and len(result["checkpoint"]) == 64
 
@@ -257,15 +257,20 @@ def test_tuning_seeds_are_used_only_on_request(
 
 
 def test_a_bad_option_exits_with_2_and_writes_nothing(tmp_path: Path) -> None:
-    told = _run(tmp_path / "trials", "--seeds", "5")
-    assert told.returncode == 2 and "expected A:B" in told.stderr and not told.stdout and not list(tmp_path.iterdir())
+    completed = _run(tmp_path / "trials", "--seeds", "5")
+    assert (
+        completed.returncode == 2
+        and "expected A:B" in completed.stderr
+        and not completed.stdout
+        and not list(tmp_path.iterdir())
+    )
 
 
 def test_the_help_names_the_tuning_seeds_and_loads_no_heavy_library() -> None:
-    told = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert "Tune settings on seeds below 1000 only" in " ".join(told.stdout.split())
+    completed = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "Tune settings on seeds below 1000 only" in " ".join(completed.stdout.split())
     for option in ("--trials", "--seeds", "--predictor", "--checkpoint", "--set", "--compare", "--workers", "--resume"):
-        assert option in told.stdout
+        assert option in completed.stdout
     code = "import sys, planner.run_trials; print({'torch', 'mujoco', 'numpy', 'cv2', 'scipy'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert loaded.stdout.strip() == "set()"

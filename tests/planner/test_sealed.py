@@ -1,4 +1,4 @@
-"""The planner knows of the world what the camera and the joints tell, and nothing else."""
+"""The planner uses nothing of a simulated robot but the interface of every robot."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _PUBLIC = {name for name in vars(Robot) if not name.startswith("_")}  # spec, re
 
 
 class _Sealed:
-    """A simulated arm of which only the interface of every arm can be touched."""
+    """A simulated robot that exposes the interface of every robot only."""
 
     def __init__(self, robot: SimulatedFranka) -> None:
         object.__setattr__(self, "_inside", robot)
 
     def __getattribute__(self, name: str) -> Any:
-        assert name in _PUBLIC, f"the planner reached for {name} of the robot"
+        assert name in _PUBLIC, f"the planner read {name} of the robot"
         return getattr(object.__getattribute__(self, "_inside"), name)
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -55,17 +55,17 @@ def _predictor(robot: SimulatedFranka, cost: GoalCost) -> InProcessPredictor:
         return InProcessPredictor(Checkpoint(build(config), info, "none"), cost)
 
 
-def test_the_seal_holds() -> None:
+def test_the_interface_hides_the_simulation() -> None:
     robot = _Sealed(SimulatedFranka(simulation()))
     for secret in ("scene", "outcome", "position", "snapshot", "twin", "_data", "__dict__"):
         try:
             getattr(robot, secret)
         except AssertionError:
             continue
-        raise RuntimeError(f"{secret} could be touched")
+        raise RuntimeError(f"{secret} could be read")
 
 
-def test_a_task_is_planned_and_done_through_the_interface_alone() -> None:
+def test_a_task_runs_through_the_interface_alone() -> None:
     settings = ["planner.n_candidates=12", "planner.solver=icem", "task.n_steps=6", "planner.replan_every=3"]
     config = load_run("tasks/pick_wipe.yaml", settings)
     inside = SimulatedFranka(simulation(scene="pick_wipe", split="test"))
@@ -80,5 +80,5 @@ def test_a_task_is_planned_and_done_through_the_interface_alone() -> None:
             task.advance()
     assert task.history.ended == STEPS_USED and len(task.history.steps) == 6
     families = set(task.history.plans[0].plan.families)
-    assert "use" in families  # what must move was found in the images; the random policy says "play"
+    assert "use" in families  # objects to move were found in the images; candidates of the random policy are "play"
     inside.close()

@@ -19,10 +19,10 @@ def _rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def test_the_least_cost_is_chosen_and_its_actions_are_those_that_were_scored() -> None:
+def test_the_candidate_of_least_cost_is_chosen_with_its_scored_actions() -> None:
     predictor = StubPredictor(towards_goal)
     plan = solver().plan(planning_state(), predictor, _rng())
-    ((_, candidates),) = predictor.asked
+    ((_, candidates),) = predictor.requests
     assert plan.cost == plan.costs.min() == plan.costs[plan.index]
     np.testing.assert_array_equal(plan.actions, candidates[plan.index])
     assert plan.family == plan.families[plan.index] and plan.best[0] == plan.index
@@ -30,7 +30,7 @@ def test_the_least_cost_is_chosen_and_its_actions_are_those_that_were_scored() -
     assert plan.n_non_finite == 0 and set(plan.timing_s) == {"propose", "predict"}
 
 
-def test_the_same_seed_gives_the_same_plan_and_another_does_not() -> None:
+def test_equal_seeds_give_equal_plans() -> None:
     plans = [solver().plan(planning_state(), StubPredictor(towards_goal), _rng(seed)) for seed in (3, 3, 4)]
     np.testing.assert_array_equal(plans[0].actions, plans[1].actions)
     assert plans[0].families == plans[1].families and plans[0].cost == plans[1].cost
@@ -95,18 +95,18 @@ class _Wrong(StubPredictor):
     ],
     ids=["too few costs", "costs 2-D", "videos too long", "too few videos", "index too high", "index below 0"],
 )
-def test_an_answer_of_the_wrong_shape_is_a_predictor_error(wrong: dict[str, object]) -> None:
+def test_a_prediction_of_invalid_shape_is_a_predictor_error(wrong: dict[str, object]) -> None:
     with pytest.raises(PredictorError, match="expected"):
         solver().plan(planning_state(), _Wrong(**wrong), _rng())
 
 
-def test_a_chosen_candidate_without_video_has_nothing_imagined() -> None:
+def test_a_chosen_candidate_without_video_has_no_predicted_frames() -> None:
     predictor = _Wrong(best=np.array([0]), videos=np.zeros((1, 5, 64, 64, 3), np.uint8))
     plan = solver().plan(planning_state(), predictor, _rng())
     assert plan.index != 0 and plan.predicted_frames.shape == (0, 64, 64, 3)
 
 
-def test_more_may_not_be_executed_or_weighed_than_is_planned() -> None:
+def test_no_more_steps_are_executed_or_scored_than_planned() -> None:
     with pytest.raises(ValidationError, match="replan_every"):
         SolverConfig(horizon=4, replan_every=5)
     with pytest.raises(ValidationError, match="final_frames"):
@@ -120,13 +120,13 @@ SOLVERS: list[Any] = ["shooting", "cem", "icem", "mppi"]
 def test_every_solver_keeps_to_its_candidates_and_to_the_limits(name: Any) -> None:
     predictor = StubPredictor(towards_goal)
     plan = solver(60, solver=name).plan(planning_state(), predictor, _rng())
-    assert sum(len(candidates) for _, candidates in predictor.asked) == len(plan.costs) == len(plan.families) == 60
-    assert len(predictor.asked) == (1 if name == "shooting" else 4)
+    assert sum(len(candidates) for _, candidates in predictor.requests) == len(plan.costs) == len(plan.families) == 60
+    assert len(predictor.requests) == (1 if name == "shooting" else 4)
     assert plan.cost == plan.costs.min() and plan.best[0] == plan.index and len(plan.videos) == len(plan.best) == 4
     hand_m = planning_state().observation.state[:3]
-    for _, candidates in predictor.asked:
+    for _, candidates in predictor.requests:
         np.testing.assert_allclose(limit_actions(candidates, hand_m, SPEC.limits), candidates, atol=1e-6)
-    chosen = np.concatenate([candidates for _, candidates in predictor.asked])[plan.index]
+    chosen = np.concatenate([candidates for _, candidates in predictor.requests])[plan.index]
     np.testing.assert_array_equal(plan.actions, chosen)
 
 
@@ -138,7 +138,7 @@ def test_the_fewest_candidates_are_enough(name: Any, rest: NDArray[np.float32]) 
 
 
 @pytest.mark.parametrize("name", SOLVERS[1:])
-def test_refining_ends_nearer_the_goal_than_shooting_as_often(name: Any) -> None:
+def test_refinement_ends_nearer_the_goal_than_shooting(name: Any) -> None:
     def mean(each: str) -> float:
         plans = [
             solver(80, solver=each).plan(planning_state(), StubPredictor(towards_goal), _rng(seed)) for seed in range(8)
@@ -149,7 +149,7 @@ def test_refining_ends_nearer_the_goal_than_shooting_as_often(name: Any) -> None
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_no_solver_is_led_by_costs_that_are_not_finite(name: Any) -> None:
+def test_no_solver_chooses_costs_that_are_not_finite(name: Any) -> None:
     def costs(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
         values = towards_goal(candidates)
         values[::3] = np.nan
@@ -165,7 +165,7 @@ def test_no_solver_is_led_by_costs_that_are_not_finite(name: Any) -> None:
 
 @dataclass
 class Clock:
-    """Time that only passes when something is said to take it."""
+    """A clock that advances on request only."""
 
     now_s: float = 0.0
 
@@ -174,7 +174,7 @@ class Clock:
 
 
 class Slow(StubPredictor):
-    """Takes as long for each candidate."""
+    """Takes a fixed time for each candidate."""
 
     def __init__(self, clock: Clock, candidate_s: float) -> None:
         super().__init__(towards_goal)
@@ -195,18 +195,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_a_budget_in_seconds_is_used_up_and_not_overrun(name: Any, clock: Clock) -> None:
+def test_a_time_limit_is_used_up_and_not_exceeded(name: Any, clock: Clock) -> None:
     plan = solver(400, solver=name, budget_s=0.45, batch_size=20).plan(planning_state(), Slow(clock, 0.004), _rng())
     assert clock.now_s <= 0.45 + 1e-9 and 105 <= len(plan.costs) <= 112
 
 
-def test_a_plan_in_parts_weighs_to_hold_still_once(clock: Clock) -> None:
+def test_a_plan_of_several_requests_holds_still_in_one_candidate(clock: Clock) -> None:
     plan = solver(400, budget_s=0.4, batch_size=20).plan(planning_state(), Slow(clock, 0.004), _rng())
     assert plan.families.count(HOLD) == 1 and len(plan.costs) == 100
 
 
 @pytest.mark.parametrize("name", SOLVERS[1:])
-def test_every_round_of_a_refinement_has_its_share_of_a_budget(name: Any, clock: Clock) -> None:
+def test_each_round_of_a_refinement_has_its_part_of_the_time_limit(name: Any, clock: Clock) -> None:
     """Half of 0.4 s is for proposals, the rest for three rounds."""
     predictor = Slow(clock, 0.004)
     plan = solver(400, solver=name, budget_s=0.4, batch_size=10).plan(planning_state(), predictor, _rng())
@@ -215,7 +215,7 @@ def test_every_round_of_a_refinement_has_its_share_of_a_budget(name: Any, clock:
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_there_is_a_plan_however_short_the_budget(name: Any, clock: Clock) -> None:
+def test_there_is_a_plan_under_any_time_limit(name: Any, clock: Clock) -> None:
     plan = solver(400, solver=name, budget_s=1e-6, batch_size=10).plan(planning_state(), Slow(clock, 0.004), _rng())
     assert len(plan.costs) == 10
 
@@ -225,7 +225,7 @@ def test_a_request_without_any_finite_cost_leaves_the_others(name: Any, clock: C
     class Broken(StubPredictor):
         def predict(self, *arguments: Any) -> Prediction:
             prediction = super().predict(*arguments)
-            if len(self.asked) == 2:
+            if len(self.requests) == 2:
                 raise NonFiniteError("not one of them")
             return prediction
 
@@ -234,7 +234,7 @@ def test_a_request_without_any_finite_cost_leaves_the_others(name: Any, clock: C
     assert len(plan.videos) == len(plan.best) == 4
 
 
-def test_what_a_server_must_take_at_once() -> None:
+def test_the_largest_request() -> None:
     assert SolverConfig(n_candidates=400).largest_request() == 400
     assert SolverConfig(n_candidates=400, budget_s=1).largest_request() == 50
     assert SolverConfig(n_candidates=400, solver="cem").largest_request() == 200

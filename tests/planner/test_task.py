@@ -14,7 +14,7 @@ from planner.task import TaskConfig, TaskController
 from robot_bridge.camera import model_image
 from robot_bridge.robot import RobotFault
 from robot_bridge.simulation.success import TaskSuccess
-from tests.planner.doubles import GOAL, PREDICTOR_SPEC, PaperRobot, StubPredictor, picture, solver, towards_goal
+from tests.planner.doubles import GOAL, PREDICTOR_SPEC, FakeRobot, StubPredictor, camera_view, solver, towards_goal
 
 
 class _Failing(StubPredictor):
@@ -27,12 +27,12 @@ class _Failing(StubPredictor):
     def predict(
         self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
     ) -> Prediction:
-        if len(self.asked) == self._after:
+        if len(self.requests) == self._after:
             raise self._error
         return super().predict(context, candidates, goal, n_videos)
 
 
-def _task(robot: PaperRobot, predictor: StubPredictor | None = None, n_steps: int = 6) -> TaskController:
+def _task(robot: FakeRobot, predictor: StubPredictor | None = None, n_steps: int = 6) -> TaskController:
     config = TaskConfig(scene="pick_wipe", n_steps=n_steps)
     task = TaskController(config, robot, predictor or StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), GOAL, np.random.default_rng(0))
@@ -46,7 +46,7 @@ def _finish(task: TaskController) -> None:
 
 
 def test_it_replans_every_two_actions_and_ends_after_the_last_step() -> None:
-    robot, predictor = PaperRobot(), StubPredictor(towards_goal)
+    robot, predictor = FakeRobot(), StubPredictor(towards_goal)
     task = _task(robot, predictor, n_steps=5)
     _finish(task)
     history = task.history
@@ -60,11 +60,11 @@ def test_it_replans_every_two_actions_and_ends_after_the_last_step() -> None:
 
 
 def test_the_first_context_is_the_start_at_rest_and_later_ones_are_observed() -> None:
-    robot, predictor = PaperRobot(), StubPredictor(towards_goal)
+    robot, predictor = FakeRobot(), StubPredictor(towards_goal)
     task = _task(robot, predictor)
     _finish(task)
     frames = task.history.frames
-    (first, _), (second, _), _ = predictor.asked
+    (first, _), (second, _), _ = predictor.requests
     np.testing.assert_array_equal(first.frames, [frames[0], frames[0]])
     np.testing.assert_array_equal(first.actions, [[0, 0, 0, -1]])
     np.testing.assert_array_equal(second.frames, frames[1:3])
@@ -73,23 +73,23 @@ def test_the_first_context_is_the_start_at_rest_and_later_ones_are_observed() ->
 
 @pytest.mark.parametrize("n_context", [1, 3, 4])
 def test_the_context_has_the_length_of_the_predictor(n_context: int) -> None:
-    robot = PaperRobot()
+    robot = FakeRobot()
     predictor = StubPredictor(towards_goal, replace(PREDICTOR_SPEC, n_context=n_context))
     task = _task(robot, predictor, n_steps=3)
     _finish(task)
-    for context, _ in predictor.asked:
+    for context, _ in predictor.requests:
         assert context.frames.shape == (n_context, 64, 64, 3) and context.frames.dtype == np.uint8
         assert context.actions.shape == (n_context - 1, 4) and context.actions.dtype == np.float32
-    np.testing.assert_array_equal(predictor.asked[1][0].frames[-1], task.history.frames[2])
+    np.testing.assert_array_equal(predictor.requests[1][0].frames[-1], task.history.frames[2])
 
 
 def test_the_rest_of_a_plan_is_a_candidate_of_the_next_plan() -> None:
-    robot, predictor = PaperRobot(), StubPredictor(towards_goal)
+    robot, predictor = FakeRobot(), StubPredictor(towards_goal)
     task = _task(robot, predictor)
     _finish(task)
     first, second, _ = task.history.plans
     assert second.plan.families[1] == PREVIOUS
-    np.testing.assert_allclose(predictor.asked[1][1][1, :3], first.plan.actions[2:], atol=1e-6)
+    np.testing.assert_allclose(predictor.requests[1][1][1, :3], first.plan.actions[2:], atol=1e-6)
 
 
 def test_candidates_keep_the_gripper_that_was_commanded_last() -> None:
@@ -97,14 +97,14 @@ def test_candidates_keep_the_gripper_that_was_commanded_last() -> None:
         return np.asarray(-candidates[:, :2, 3].sum(1), np.float32)
 
     predictor = StubPredictor(closing)
-    _finish(_task(PaperRobot(), predictor, n_steps=4))
-    assert predictor.asked[0][1][0, 0, 3] == -1.0 and predictor.asked[1][1][0, 0, 3] == 1.0
+    _finish(_task(FakeRobot(), predictor, n_steps=4))
+    assert predictor.requests[0][1][0, 0, 3] == -1.0 and predictor.requests[1][1][0, 0, 3] == 1.0
 
 
 def test_it_ends_when_the_image_matches_the_goal() -> None:
-    rehearsal = _task(PaperRobot(), n_steps=3)
+    rehearsal = _task(FakeRobot(), n_steps=3)
     _finish(rehearsal)
-    robot = PaperRobot()
+    robot = FakeRobot()
     task = TaskController(TaskConfig(scene="pick_wipe"), robot, StubPredictor(towards_goal), solver())
     task.begin(robot.observe(), rehearsal.history.frames[-1], np.random.default_rng(0))
     _finish(task)
@@ -113,7 +113,7 @@ def test_it_ends_when_the_image_matches_the_goal() -> None:
 
 
 def test_success_ends_it_and_replaces_the_step_limit() -> None:
-    task = _task(PaperRobot(), n_steps=1)
+    task = _task(FakeRobot(), n_steps=1)
     task.advance()
     assert task.history.ended == STEPS_USED
     task.add_outcome(TaskSuccess(goal=True, goal_now=True, picked=False, touched=True, strict=False, distance_m=0.0))
@@ -132,7 +132,7 @@ def test_success_ends_it_and_replaces_the_step_limit() -> None:
     ],
 )
 def test_a_failure_while_planning_holds_the_arm_and_keeps_the_record(error: BaseException, ended: str) -> None:
-    robot = PaperRobot()
+    robot = FakeRobot()
     task = _task(robot, _Failing(error, after=1))
     with pytest.raises(type(error)):
         _finish(task)
@@ -143,7 +143,7 @@ def test_a_failure_while_planning_holds_the_arm_and_keeps_the_record(error: Base
 
 
 def test_a_fault_of_the_arm_ends_it_with_what_was_executed_before() -> None:
-    robot = PaperRobot(fault_at_step=3)
+    robot = FakeRobot(fault_at_step=3)
     task = _task(robot)
     with pytest.raises(RobotFault, match="reflex"):
         _finish(task)
@@ -152,7 +152,7 @@ def test_a_fault_of_the_arm_ends_it_with_what_was_executed_before() -> None:
 
 
 def test_a_plan_without_finite_costs_is_not_executed() -> None:
-    robot = PaperRobot()
+    robot = FakeRobot()
     task = _task(robot, StubPredictor(lambda c: np.full(len(c), np.nan, np.float32)))
     with pytest.raises(PlanError):
         _finish(task)
@@ -160,13 +160,13 @@ def test_a_plan_without_finite_costs_is_not_executed() -> None:
 
 
 def test_a_mismatch_and_a_goal_like_the_start_are_refused_before_anything_moves() -> None:
-    robot = PaperRobot()
+    robot = FakeRobot()
     config = TaskConfig(scene="pick_wipe")
     wrong = StubPredictor(towards_goal, replace(PREDICTOR_SPEC, step_s=1.0))
     with pytest.raises(MismatchError, match="step_s"):
         TaskController(config, robot, wrong, solver())
     task = TaskController(config, robot, StubPredictor(towards_goal), solver())
-    present = model_image(picture(robot.observe().state[:3]))
+    present = model_image(camera_view(robot.observe().state[:3]))
     with pytest.raises(GoalError, match="differs from the present"):
         task.begin(robot.observe(), present, np.random.default_rng(0))
     assert not robot.steps
@@ -188,7 +188,7 @@ class WithErrors(StubPredictor):
 
 def _plans_with_ratio(ratio: float | None, usual: tuple[float, ...], replan_every: int = 5) -> list[PlanRecord]:
     """Return the plans of five actions that move nothing."""
-    robot = PaperRobot()
+    robot = FakeRobot()
     spec = replace(PREDICTOR_SPEC, val_rmse_p95=usual)
     predictor = WithErrors(lambda candidates: np.abs(candidates[..., :3]).sum((1, 2)), spec)
     config = TaskConfig(scene="pick_wipe", n_steps=5, max_error_ratio=ratio)
@@ -226,5 +226,5 @@ def test_it_continues_when_the_ratio_is_off_or_unknown_or_not_exceeded(
 def test_the_error_ratio_needs_a_predictor_with_a_validation_error() -> None:
     with pytest.raises(MismatchError, match=r"task\.max_error_ratio: expected .* got 'stub'"):
         TaskController(
-            TaskConfig(scene="pick_wipe", max_error_ratio=1.0), PaperRobot(), StubPredictor(towards_goal), solver()
+            TaskConfig(scene="pick_wipe", max_error_ratio=1.0), FakeRobot(), StubPredictor(towards_goal), solver()
         )

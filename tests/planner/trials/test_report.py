@@ -18,8 +18,8 @@ N_FRAMES = 15
 
 def trial(root: Path, seed: int, *, seen: bool = True, **values: bool | str) -> Trial:
     """Return a trial with a red goal, and frames that get brighter by 10 levels each."""
-    told = {"task": "pick_wipe", "variant": "A", "status": "counted", "reason": "", **values}
-    one = Trial.model_validate({**told, "seed": seed, "folder": f"pick_wipe/A/seed{seed:04d}"})
+    reported = {"task": "pick_wipe", "variant": "A", "status": "counted", "reason": "", **values}
+    one = Trial.model_validate({**reported, "seed": seed, "folder": f"pick_wipe/A/seed{seed:04d}"})
     if seen:
         run = root / one.folder
         run.mkdir(parents=True)
