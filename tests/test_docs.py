@@ -113,7 +113,7 @@ def _sources_of(words: list[str]) -> str:
 def _is_in(option: str, source: str) -> bool:
     """Return whether a program's text has an option, as such or as the parameter that typer makes it from."""
     parameter = option.removeprefix("--").removeprefix("no-").replace("-", "_")
-    return re.search(rf'"{option}\b|\b{parameter}\b', source) is not None
+    return re.search(rf'"{re.escape(option)}\b|\b{re.escape(parameter)}\b', source) is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)
