@@ -1,8 +1,7 @@
-"""Sequences that bring things to places: grasp what must vanish, and bring it to where it must appear.
+"""Motion primitives: pick up, set down and push; and sequences that move objects to goal positions with them.
 
-A thing may be a tool: it is grasped, set down behind the other things that must move, drawn over them towards where
-they must be, and lifted to where it must end. Or a thing is carried to its place, or pushed. The random policy makes up
-what must move; the planner reads it from the goal. What of it makes sense is not decided here.
+An object is used as a tool on other objects, carried to its goal, or pushed there. The random policy draws the goals;
+the planner reads them from the goal image. The table reset uses the same primitives.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from robot_bridge.camera import Camera
 from robot_bridge.robot import CLOSE, OPEN, RobotSpec
 from robot_bridge.safety import limit_actions
 
-_HELD_PX = 40.0  # at most so far from the fingertips in an image of 240x320 is the thing that they hold; ours
-USE_ON, CARRY_TO, PUSH_TO = "use", "bring", "shove"  # as a tool; to its place; to its place with closed fingers
+_HELD_PX = 40.0  # largest distance of a held object from the fingertips in an image of 240x320; ours
+USE_ON, CARRY_TO, PUSH_TO = "use", "bring", "shove"  # names in recorded files
 
 
 class PrimitivesConfig(Config):
-    """How the sequences vary. Lengths: ours, about half an object."""
+    """Ranges from which sequences are drawn. Lengths: ours, about half an object."""
 
     renamed_keys: ClassVar[Mapping[str, str]] = {
         "use_share": "use_fraction",
@@ -34,22 +33,20 @@ class PrimitivesConfig(Config):
         "behind_tool_share": "behind_tool_fraction",
     }
 
-    use_fraction: float = Field(default=0.9, ge=0, le=1)  # of the sequences, where something can be used on something
-    push_to_fraction: float = Field(default=0.3, ge=0, le=1)  # of the rest, while nothing is held
-    one_target_fraction: float = Field(default=0.2, ge=0, le=1)  # of uses that are meant for one thing, not for all
-    behind_tool_fraction: float = Field(
-        default=0.7, ge=0, le=1
-    )  # of uses on things that the goal hides: behind the tool
-    seen_height_m: Range = (0.01, 0.035)  # of a thing's centre above the table
-    aim_sd_m: float = Field(default=0.006, ge=0)  # horizontal error of every place; grasps bear 1 cm
-    turn_sd_rad: float = Field(default=0.1, ge=0)  # of the direction of a stroke
+    use_fraction: float = Field(default=0.9, ge=0, le=1)  # of sequences with two or more objects
+    push_to_fraction: float = Field(default=0.3, ge=0, le=1)  # of the others, while no object is held
+    one_target_fraction: float = Field(default=0.2, ge=0, le=1)  # of tool uses: on one target instead of all
+    behind_tool_fraction: float = Field(default=0.7, ge=0, le=1)  # of targets hidden in the goal: behind the tool
+    seen_height_m: Range = (0.01, 0.035)  # of an object's centre above the table
+    aim_sd_m: float = Field(default=0.006, ge=0)  # horizontal error of every position; grasps tolerate 1 cm
+    turn_sd_rad: float = Field(default=0.1, ge=0)  # error of the direction of a stroke
     grasp_height_m: Range = (0.015, 0.04)
     carry_height_m: Range = (0.1, 0.17)
-    behind_m: Range = (0.045, 0.08)  # from the first thing to where the tool is set down
-    short_m: Range = (0.02, 0.06)  # from the end of a stroke to where the last thing must be
-    glide_m: Range = (0.0, 0.014)  # a tool is drawn this much higher than it was grasped
-    hang_m: Range = (0.0, 0.03)  # a held thing's centre is this far below the hand
-    stride_m: Range = (0.15, 0.2)  # longest step of a sequence, drawn from this range
+    behind_m: Range = (0.045, 0.08)  # from the first target to where the tool is set down
+    short_m: Range = (0.02, 0.06)  # from the end of a stroke to the goal of the last target
+    glide_m: Range = (0.0, 0.014)  # height of a tool in a stroke above its grasp height
+    hang_m: Range = (0.0, 0.03)  # centre of a held object below the hand
+    stride_m: Range = (0.15, 0.2)  # longest step of a sequence
 
     @model_validator(mode="after")
     def _check_stride(self) -> PrimitivesConfig:
@@ -59,28 +56,77 @@ class PrimitivesConfig(Config):
 
 
 class ObjectGoal(NamedTuple):
-    """A thing that must go elsewhere."""
+    """An object and its goal."""
 
-    pixel: NDArray[np.float64]  # (2,) of the camera image, x then y: its centre now
-    goal_pixel: NDArray[np.float64] | None  # (2,) its centre in the goal; None: not known
+    pixel: NDArray[np.float64]  # (2,) current centre in the camera image, x then y
+    goal_pixel: NDArray[np.float64] | None  # (2,) centre in the goal image; None: hidden
 
 
 class GoalDifference(NamedTuple):
-    """All things that must move."""
+    """All objects that must move."""
 
-    held: ObjectGoal | None  # the one between the fingers, wherever it must go
+    held: ObjectGoal | None  # the object in the gripper
     others: list[ObjectGoal]  # the largest first
 
 
 class _Move(NamedTuple):
-    """A thing on the table, and where it must go."""
+    """An object on the table and its goal position."""
 
     here_m: NDArray[np.float64]  # (2,) base frame
     there_m: NDArray[np.float64]  # (2,)
 
 
+def pick_up(
+    place_m: NDArray[np.float64], approach_m: float, grasp_m: float, lift_m: float
+) -> tuple[Waypoint, Waypoint, Waypoint]:
+    """Approach a place (2,) from above, descend, close the gripper, and lift. Heights are those of the hand."""
+    return (
+        Waypoint(np.array([*place_m, approach_m]), OPEN),
+        Waypoint(np.array([*place_m, grasp_m]), OPEN, CLOSE),
+        Waypoint(np.array([*place_m, lift_m]), CLOSE),
+    )
+
+
+def set_down(
+    place_m: NDArray[np.float64], approach_m: float, release_m: float, leave_m: float
+) -> tuple[Waypoint, Waypoint, Waypoint]:
+    """Carry a held object above a place (2,), descend, open the gripper, and leave upwards."""
+    return (
+        Waypoint(np.array([*place_m, approach_m]), CLOSE),
+        Waypoint(np.array([*place_m, release_m]), CLOSE, OPEN),
+        Waypoint(np.array([*place_m, leave_m]), OPEN),
+    )
+
+
+def stroke(
+    start_m: NDArray[np.float64],
+    stop_m: NDArray[np.float64],
+    height_m: float,
+    *,
+    approach_m: float,
+    leave_m: float,
+    end_m: NDArray[np.float64] | None = None,
+) -> tuple[Waypoint, Waypoint, Waypoint, Waypoint]:
+    """Descend at a place (2,), move to another at constant height, and leave upwards; the gripper stays closed.
+
+    Args:
+        start_m: (2,) base frame.
+        stop_m: (2,) base frame.
+        height_m: Of the hand, in the stroke.
+        approach_m: Height above `start_m` at first.
+        leave_m: Height at last.
+        end_m: (2,) where the motion ends at that height; None: above `stop_m`.
+    """
+    return (
+        Waypoint(np.array([*start_m, approach_m]), CLOSE),
+        Waypoint(np.array([*start_m, height_m]), CLOSE),
+        Waypoint(np.array([*stop_m, height_m]), CLOSE),
+        Waypoint(np.array([*(stop_m if end_m is None else end_m), leave_m]), CLOSE),
+    )
+
+
 class Primitives:
-    """Draws sequences that move what must move."""
+    """Draws action sequences that move objects to their goals."""
 
     def __init__(self, config: PrimitivesConfig, spec: RobotSpec) -> None:
         self._config = config
@@ -95,14 +141,14 @@ class Primitives:
         horizon: int,
         rng: np.random.Generator,
     ) -> Sequences:
-        """Draw `n` sequences of `horizon` actions; none where nothing must move.
+        """Draw `n` sequences of `horizon` actions; none where no object must move.
 
         Args:
-            difference: What must move.
+            difference: The objects that must move.
             state: (5,) of the observation.
-            n: How many.
-            horizon: Actions of each.
-            rng: Draws them.
+            n: Number of sequences.
+            horizon: Actions per sequence.
+            rng: Source of randomness.
         """
         if difference.held is None and not difference.others:
             return Sequences(np.empty((0, horizon, 4), np.float32), [])
@@ -115,46 +161,42 @@ class Primitives:
         return Sequences(limit_actions(actions, state[:3], self._limits), families)
 
     def _family(self, difference: GoalDifference, rng: np.random.Generator) -> str:
-        n_things = len(difference.others) + (difference.held is not None)
-        if n_things > 1 and rng.random() < self._config.use_fraction:
+        n_objects = len(difference.others) + (difference.held is not None)
+        if n_objects > 1 and rng.random() < self._config.use_fraction:
             return USE_ON
         return PUSH_TO if difference.held is None and rng.random() < self._config.push_to_fraction else CARRY_TO
 
     def route(
         self, family: str, difference: GoalDifference, hand_m: NDArray[np.float64], rng: np.random.Generator
     ) -> list[Waypoint]:
-        """Draw one way to do one kind of thing with what must move; `USE_ON` needs two things."""
-        things = list(difference.others)
-        thing = difference.held or things.pop(int(rng.integers(len(things))))
+        """Draw the waypoints of one sequence of a family; `USE_ON` needs two objects."""
+        objects = list(difference.others)
+        target = difference.held or objects.pop(int(rng.integers(len(objects))))
         if family == PUSH_TO:
-            return self._shove(thing, rng)
+            return self._push_to(target, rng)
         grasp_m = rng.uniform(*self._config.grasp_height_m)
-        route = self._lift(hand_m, rng) if difference.held else self._grasp(thing, grasp_m, rng)
+        route = self._lift(hand_m, rng) if difference.held else self._grasp(target, grasp_m, rng)
         if family == USE_ON:
-            targets = (
-                [things[int(rng.integers(len(things)))]] if rng.random() < self._config.one_target_fraction else things
-            )
-            return route + self._stroke(thing, targets, grasp_m, rng)
-        return route + self._bring(thing, grasp_m, rng)
+            is_single = rng.random() < self._config.one_target_fraction
+            targets = [objects[int(rng.integers(len(objects)))]] if is_single else objects
+            return route + self._use_on(target, targets, grasp_m, rng)
+        return route + self._carry_to(target, grasp_m, rng)
 
-    def _grasp(self, thing: ObjectGoal, height_m: float, rng: np.random.Generator) -> list[Waypoint]:
-        """Approach from above, close at the bottom, and lift."""
-        place = self._aim(self._locate(thing.pixel, rng), rng)
-        return [
-            Waypoint(np.array([*place, rng.uniform(*self._config.carry_height_m)]), OPEN),
-            Waypoint(np.array([*place, height_m]), OPEN, CLOSE),
-            Waypoint(np.array([*place, rng.uniform(*self._config.carry_height_m)]), CLOSE),
-        ]
+    def _grasp(self, target: ObjectGoal, height_m: float, rng: np.random.Generator) -> list[Waypoint]:
+        """Pick up an object."""
+        place = self._aim(self._locate(target.pixel, rng), rng)
+        approach_m, lift_m = rng.uniform(*self._config.carry_height_m), rng.uniform(*self._config.carry_height_m)
+        return list(pick_up(place, approach_m, height_m, lift_m))
 
     def _lift(self, hand_m: NDArray[np.float64], rng: np.random.Generator) -> list[Waypoint]:
-        """Raise what is held, or, half of the time, go on from where it is."""
+        """Lift a held object in half of the cases, or continue from the current height."""
         up = np.array([*hand_m[:2], rng.uniform(*self._config.carry_height_m)])
         return [Waypoint(up, CLOSE)] if up[2] > hand_m[2] and rng.random() < 0.5 else []
 
-    def _stroke(
+    def _use_on(
         self, tool: ObjectGoal, targets: Sequence[ObjectGoal], grasp_m: float, rng: np.random.Generator
     ) -> list[Waypoint]:
-        """Set the tool down behind the targets, draw it over them, and lift it to where the goal shows it."""
+        """Set the tool down behind the targets, move it over them, and lift it to its position in the goal."""
         config = self._config
         end_m = rng.uniform(*config.carry_height_m)
         final = self._goal_place(tool, end_m, rng)
@@ -167,69 +209,55 @@ class Primitives:
         stop = float(np.max(there @ ahead)) - rng.uniform(*config.short_m)
         if final is not None and rng.random() < 0.5:
             stop = float(final @ ahead)
-        set_down, lift_off = line * across + start * ahead, line * across + max(stop, start) * ahead
+        set_down_m, lift_off_m = line * across + start * ahead, line * across + max(stop, start) * ahead
         low_m = grasp_m + rng.uniform(*config.glide_m)
-        up = lift_off if final is None else final
-        return [
-            Waypoint(np.array([*set_down, rng.uniform(*config.carry_height_m)]), CLOSE),
-            Waypoint(np.array([*set_down, low_m]), CLOSE),
-            Waypoint(np.array([*lift_off, low_m]), CLOSE),
-            Waypoint(np.array([*up, end_m]), CLOSE),
-        ]
+        approach_m = rng.uniform(*config.carry_height_m)
+        return list(stroke(set_down_m, lift_off_m, low_m, approach_m=approach_m, leave_m=end_m, end_m=final))
 
-    def _bring(self, thing: ObjectGoal, grasp_m: float, rng: np.random.Generator) -> list[Waypoint]:
-        """Carry a thing to where the goal shows it: in the air, or on the table and let go."""
+    def _carry_to(self, target: ObjectGoal, grasp_m: float, rng: np.random.Generator) -> list[Waypoint]:
+        """Carry an object to its goal: held in the air, or set down on the table."""
         end_m = rng.uniform(*self._config.carry_height_m)
-        final = self._goal_place(thing, end_m, rng)
+        final = self._goal_place(target, end_m, rng)
         if final is not None and rng.random() < 0.5:
             return [Waypoint(np.array([*final, end_m]), CLOSE)]
-        place = self._aim(self._moves([thing], rng)[0].there_m, rng)
-        return [
-            Waypoint(np.array([*place, end_m]), CLOSE),
-            Waypoint(np.array([*place, grasp_m]), CLOSE, OPEN),
-            Waypoint(np.array([*place, end_m]), OPEN),
-        ]
+        place = self._aim(self._moves([target], rng)[0].there_m, rng)
+        return list(set_down(place, end_m, grasp_m, end_m))
 
-    def _shove(self, thing: ObjectGoal, rng: np.random.Generator) -> list[Waypoint]:
-        """Set the closed fingers down behind a thing and push it to its place."""
+    def _push_to(self, target: ObjectGoal, rng: np.random.Generator) -> list[Waypoint]:
+        """Push an object to its goal with closed fingers."""
         config = self._config
-        (move,) = self._moves([thing], rng)
+        (move,) = self._moves([target], rng)
         ahead = self._direction(move.there_m - move.here_m, rng)
         height_m, end_m = rng.uniform(*config.grasp_height_m), rng.uniform(*config.carry_height_m)
         behind = self._aim(move.here_m - ahead * rng.uniform(*config.behind_m), rng)
         stop = self._aim(move.there_m - ahead * rng.uniform(0, config.short_m[0]), rng)
-        return [
-            Waypoint(np.array([*behind, end_m]), CLOSE),
-            Waypoint(np.array([*behind, height_m]), CLOSE),
-            Waypoint(np.array([*stop, height_m]), CLOSE),
-            Waypoint(np.array([*stop, end_m]), CLOSE),
-        ]
+        return list(stroke(behind, stop, height_m, approach_m=end_m, leave_m=end_m))
 
     def _moves(
-        self, things: Sequence[ObjectGoal], rng: np.random.Generator, behind_m: NDArray[np.float64] | None = None
+        self, objects: Sequence[ObjectGoal], rng: np.random.Generator, behind_m: NDArray[np.float64] | None = None
     ) -> list[_Move]:
-        """Return where things are and must go.
+        """Return the positions of objects and their goals.
 
-        One that the goal hides goes along with the others. Where it hides them all, they go to `behind_m` (2,), in
-        front of which something is held, or anywhere.
+        An object hidden in the goal moves with the others. If all are hidden, they move to `behind_m` (2,), behind the
+        held tool, or to a random position.
         """
-        here = [self._locate(thing.pixel, rng) for thing in things]
-        there = [None if thing.goal_pixel is None else self._locate(thing.goal_pixel, rng) for thing in things]
+        here = [self._locate(target.pixel, rng) for target in objects]
+        there = [None if target.goal_pixel is None else self._locate(target.goal_pixel, rng) for target in objects]
         known = [b - a for a, b in zip(here, there, strict=True) if b is not None]
         low, high = np.array(self._limits.workspace_low_m[:2]), np.array(self._limits.workspace_high_m[:2])
         guess = rng.uniform(low, high) if behind_m is None else behind_m
         along = np.mean(known, axis=0) if known else guess - here[0]
         return [_Move(a, a + along if b is None else b) for a, b in zip(here, there, strict=True)]
 
-    def _goal_place(self, thing: ObjectGoal, hand_m: float, rng: np.random.Generator) -> NDArray[np.float64] | None:
-        """Return where the hand (2,) holds a thing at a height so that it is seen where the goal shows it."""
-        if thing.goal_pixel is None:
+    def _goal_place(self, target: ObjectGoal, hand_m: float, rng: np.random.Generator) -> NDArray[np.float64] | None:
+        """Return the hand position (2,) at a height that shows a held object where the goal image does."""
+        if target.goal_pixel is None:
             return None
         hangs_m = hand_m - rng.uniform(*self._config.hang_m)
-        return self._aim(self._camera.unproject(thing.goal_pixel[None], hangs_m)[0, :2], rng)
+        return self._aim(self._camera.unproject(target.goal_pixel[None], hangs_m)[0, :2], rng)
 
     def _locate(self, pixel: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
-        """Return where (2,) a thing on the table stands; how high its centre is, is drawn."""
+        """Return the position (2,) of an object on the table; the height of its centre is drawn."""
         place: NDArray[np.float64] = self._camera.unproject(pixel[None], rng.uniform(*self._config.seen_height_m))[
             0, :2
         ]
@@ -244,7 +272,7 @@ class Primitives:
 
 
 def at_fingertips(pixels: NDArray[np.float64], hand_m: NDArray[np.float64], camera: Camera) -> int | None:
-    """Return which of the things seen at pixels (M, 2) is nearest to the fingertips in the image, if one is near."""
+    """Return the index of the object at pixels (M, 2) nearest to the fingertips in the image; None if none is near."""
     if not len(pixels):
         return None
     distances = np.linalg.norm(pixels - camera.project(hand_m[None])[0], axis=1)

@@ -1,4 +1,4 @@
-"""The random policy: what the arm tries by itself, and what the planner proposes, so that both are alike."""
+"""Random policy of the collection and of the planner's proposals, so that candidates resemble the training data."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from data_collection.policies.primitives import (
     Primitives,
     PrimitivesConfig,
     at_fingertips,
+    stroke,
 )
 from data_collection.policies.waypoints import Range, Sequences, Waypoint, walk
 from robot_bridge.robot import CLOSE, OPEN, Observation, RobotSpec
 from robot_bridge.safety import limit_actions
 
-NOISE, GRASP, PUSH, CARRY, PLAY = "noise", "grasp", "push", "carry", "play"  # families; play: use a thing on another
+NOISE, GRASP, PUSH, CARRY, PLAY = "noise", "grasp", "push", "carry", "play"  # families; play: use one object on another
 
 
 class PolicyConfig(Config):
-    """A mixture of blind noise and things tried on what the camera sees.
+    """A mixture of noise and of attempts at detected objects.
 
-    Noise alone lifts an object in 3 to 7 % of episodes, the mixture in most of them, and a model that never saw a grasp
-    cannot imagine one.
+    Noise alone lifts an object in 3 to 7 % of episodes, the mixture in most. A model that was trained without grasps
+    cannot predict one.
     """
 
     renamed_keys: ClassVar[Mapping[str, str]] = {
@@ -50,21 +51,19 @@ class PolicyConfig(Config):
     }
 
     noise_fraction: float = Field(default=0.25, ge=0, le=1)  # of sequences; ours
-    carry_fraction: float = Field(default=0.8, ge=0, le=1)  # of those left while something is held; ours
-    use_fraction: float = Field(default=0.4, ge=0, le=1)  # of the other sequences while two objects are seen; ours
-    push_fraction: float = Field(default=0.2, ge=0, le=1)  # of the sequences that aim at one object; ours
-    use_m: Range = (0.05, 0.2)  # how far an object is to be brought with another; ours
+    carry_fraction: float = Field(default=0.8, ge=0, le=1)  # of the remaining sequences while an object is held; ours
+    use_fraction: float = Field(default=0.4, ge=0, le=1)  # of the sequences with two or more detected objects; ours
+    push_fraction: float = Field(default=0.2, ge=0, le=1)  # of the sequences with one target; ours
+    use_m: Range = (0.05, 0.2)  # distance by which an object is moved with another; ours
     noise_sd_m: tuple[float, float, float] = (0.08, 0.08, 0.06)  # of one step; Visual Foresight's 5 cm, scaled to ours
     noise_correlation: float = Field(default=0.5, ge=0, lt=1)  # from step to step; Visual Foresight
-    noise_sink_m: float = 0.02  # mean descent of a step, so that the arm meets objects; Visual Foresight has 4 cm
-    autograsp_height_m: float = Field(default=0.06, gt=0)  # the gripper closes below; RoboNet's reflex
+    noise_sink_m: float = 0.02  # mean descent per step, so that the arm touches objects; Visual Foresight has 4 cm
+    autograsp_height_m: float = Field(default=0.06, gt=0)  # the gripper closes below this height; RoboNet's reflex
     release_probability: float = Field(default=0.12, ge=0, le=1)  # per step above that height; ours
-    stride_m: Range = (0.08, 0.2)  # longest step of a sequence, drawn from this range; ours
-    aim_sd_m: float = Field(default=0.01, ge=0)  # horizontal error of an approach; ours, grasps bear 1 cm
+    stride_m: Range = (0.08, 0.2)  # longest step of a sequence; ours
+    aim_sd_m: float = Field(default=0.01, ge=0)  # horizontal error of an approach; ours, grasps tolerate 1 cm
     grasp_height_m: float = Field(default=0.02, gt=0)  # ours, half the height of a sponge
-    drag_fraction: float = Field(
-        default=0.4, ge=0, le=1
-    )  # of carries that stay below 6 cm, which is how one wipes; ours
+    drag_fraction: float = Field(default=0.4, ge=0, le=1)  # of carries that stay below 6 cm, as in wiping; ours
     primitives: PrimitivesConfig = PrimitivesConfig()
     object_detection: ObjectDetectionConfig = ObjectDetectionConfig()
 
@@ -76,7 +75,7 @@ class PolicyConfig(Config):
 
 
 class RandomPolicy:
-    """Draws action sequences that fit what is seen: noise, grasps, pushes, and carries of what is held."""
+    """Draws action sequences from an observation: noise, grasps, pushes, carries, and uses of one object on another."""
 
     def __init__(self, config: PolicyConfig, spec: RobotSpec) -> None:
         self._config = config
@@ -88,7 +87,7 @@ class RandomPolicy:
     def sequences(self, observation: Observation, n: int, horizon: int, rng: np.random.Generator) -> Sequences:
         """Draw `n` sequences of `horizon` actions that start from `observation`.
 
-        Objects are found in the image; nothing else is known of the scene.
+        Objects are detected in the image; no other knowledge of the scene is used.
         """
         seen_m = detect_objects(observation.image, self._spec.camera, self._config.object_detection).places_m
         objects = seen_m[within_reach(seen_m, self._spec.limits)]
@@ -120,7 +119,9 @@ class RandomPolicy:
         if family == NOISE:
             return self._noise(observation, horizon, rng)
         if family == PLAY:
-            route = self._primitives.route(USE_ON, self._made_up(observation, objects, rng), observation.state[:3], rng)
+            route = self._primitives.route(
+                USE_ON, self._random_goals(observation, objects, rng), observation.state[:3], rng
+            )
         elif family == CARRY:
             route = self._carry(observation.state[:3], rng)
         else:
@@ -131,10 +132,10 @@ class RandomPolicy:
         limits = self._spec.limits
         return walk(route, observation.state[:3], horizon, stride_m, limits, onward=lambda: self._place(rng))
 
-    def _made_up(
+    def _random_goals(
         self, observation: Observation, objects: NDArray[np.float64], rng: np.random.Generator
     ) -> GoalDifference:
-        """Make up where two objects must go, of which one is to be used on the other: that which is held, or either."""
+        """Draw goals for two objects, one of which is used on the other; a held object is the tool."""
         camera, hand_m = self._spec.camera, observation.state[:3]
         here = objects[rng.permutation(len(objects))]
         if is_holding(observation):
@@ -144,11 +145,11 @@ class RandomPolicy:
         angle, way_m = rng.uniform(-np.pi, np.pi, 2), rng.uniform(*self._config.use_m, 2)
         there = here + np.stack([way_m * np.cos(angle), way_m * np.sin(angle), np.zeros(2)], axis=1)
         pixels, goal_pixels = camera.project(here), camera.project(np.clip(there, self._low, self._high))
-        things = [ObjectGoal(pixel, goal_pixel) for pixel, goal_pixel in zip(pixels, goal_pixels, strict=True)]
-        return GoalDifference(things[0], things[1:]) if is_holding(observation) else GoalDifference(None, things)
+        goals = [ObjectGoal(pixel, goal_pixel) for pixel, goal_pixel in zip(pixels, goal_pixels, strict=True)]
+        return GoalDifference(goals[0], goals[1:]) if is_holding(observation) else GoalDifference(None, goals)
 
     def _noise(self, observation: Observation, horizon: int, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Draw correlated translation of constant deviation; the gripper follows the autograsp reflex."""
+        """Draw correlated translations of constant standard deviation; the gripper follows the autograsp reflex."""
         gain = self._config.noise_correlation
         steps = rng.normal(size=(horizon, 3))
         for t in range(1, horizon):
@@ -163,7 +164,7 @@ class RandomPolicy:
     def _autograsp(
         self, observation: Observation, heights_m: NDArray[np.float64], rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """Close when a step ends low; once closed, stay closed until a chance release higher up."""
+        """Close when a step ends low; once closed, stay closed until a random release higher up."""
         closed = observation.state[4] < OPENING_OPEN
         commands = np.empty(len(heights_m))
         for t, height_m in enumerate(heights_m):
@@ -181,7 +182,7 @@ class RandomPolicy:
         return [Waypoint(above, OPEN), Waypoint(low, OPEN), Waypoint(low, CLOSE), *self._carry(low, rng)]
 
     def _carry(self, held_m: NDArray[np.float64], rng: np.random.Generator) -> list[Waypoint]:
-        """Lift what is held, or hardly, take it to a few random places, and sometimes let it go."""
+        """Lift or drag a held object, carry it to one to three random positions, and release it in some cases."""
         drag = rng.random() < self._config.drag_fraction
         height_m = rng.uniform(0.02, 0.06) if drag else rng.uniform(0.08, self._high[2])
         lift = np.array([*held_m[:2], max(held_m[2], rng.uniform(0.06, 0.15)) if rng.random() < 0.5 else height_m])
@@ -193,18 +194,14 @@ class RandomPolicy:
         return route
 
     def _push(self, target_m: NDArray[np.float64], rng: np.random.Generator) -> list[Waypoint]:
-        """Set the closed fingers down beside the target and move them through it."""
+        """Set the closed fingers down next to the target and move them through it."""
         angle = rng.uniform(-np.pi, np.pi)
         direction = np.array([np.cos(angle), np.sin(angle)])
         height_m = rng.uniform(0.015, 0.04)
         beside = target_m[:2] - direction * rng.uniform(0.06, 0.1)
         beyond = target_m[:2] + direction * rng.uniform(0.03, 0.15)
-        return [
-            Waypoint(np.array([*beside, rng.uniform(0.1, 0.2)]), CLOSE),
-            Waypoint(np.array([*beside, height_m]), CLOSE),
-            Waypoint(np.array([*beyond, height_m]), CLOSE),
-            Waypoint(np.array([*beyond, rng.uniform(0.08, 0.2)]), CLOSE),
-        ]
+        approach_m, leave_m = rng.uniform(0.1, 0.2), rng.uniform(0.08, 0.2)
+        return list(stroke(beside, beyond, height_m, approach_m=approach_m, leave_m=leave_m))
 
     def _place(self, rng: np.random.Generator) -> NDArray[np.float64]:
         return rng.uniform(self._low, self._high)
