@@ -60,7 +60,12 @@ def _options(name: str) -> Mapping[str, set[str]]:
     group: Any = typer.main.get_command(command.application(function, about))
     words: Mapping[str, Any] = getattr(group, "commands", {"": group})
     return {
-        word: {option for parameter in each.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        word: {
+            option
+            for parameter in each.params
+            if not getattr(parameter, "hidden", False)
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
         | {"--help"}
         for word, each in words.items()
     }
@@ -132,6 +137,17 @@ def test_every_option_exists_in_its_command(page: Path) -> None:
             given = {match for word in words if word.startswith("--") for match in OPTION.findall(word)}
             unknown += [f"{' '.join(words)}: {option}" for option in given - allowed - OTHER_TOOLS]
     assert not unknown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_page_of_the_commands_has_every_option(name: str) -> None:
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    _, _, rest = text.partition(f"\n## {name}\n")
+    section = rest.partition("\n## ")[0]
+    assert section, f"no section on {name}"
+    options = {each for options in _options(name).values() for each in options if each.startswith("--")}
+    missing = {each for each in options - {"--help"} if f"{each}`" not in section and f"{each} " not in section}
+    assert not missing
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_name)

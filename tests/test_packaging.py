@@ -212,6 +212,7 @@ def test_with_all_extras_everything_runs_outside_the_checkout(complete: Environm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_real_installation_with_all_extras_runs(wheel: Path, tmp_path: Path) -> None:
     environment = Environment(tmp_path / "venv")
     _pip("--python", str(environment.python), "install", "-c", str(ROOT / "constraints.txt"), f"{wheel}[all]")
@@ -219,6 +220,7 @@ def test_a_real_installation_with_all_extras_runs(wheel: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_real_installation_without_extras_runs(wheel: Path, tmp_path: Path) -> None:
     environment = Environment(tmp_path / "venv")
     _pip("--python", str(environment.python), "install", "-c", str(ROOT / "constraints.txt"), str(wheel))
