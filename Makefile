@@ -19,7 +19,7 @@ lint:
 # The site in site/, with search; fails on a dead link or a missing docstring reference.
 docs:
 	./bootstrap.sh dev
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # dist/ghvae_foresight-VERSION-py3-none-any.whl
 wheel:

@@ -44,10 +44,12 @@ fi
 if ! python=$(find_python); then
     found=$("${PYTHON:-python3}" --version 2>&1 || true)
     echo "set-up: expected Python 3.11 or newer, found ${found:-none}; install it, then run: PYTHON=/path/to/python3.11 make demo" >&2
+    rm -f "$log"
     exit 1
 fi
 if [ -x .venv/bin/python ] && ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     echo "set-up: .venv was made by $(.venv/bin/python --version 2>&1), expected Python 3.11 or newer; remove .venv and run this again" >&2
+    rm -f "$log"
     exit 1
 fi
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then

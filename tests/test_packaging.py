@@ -211,6 +211,33 @@ def test_with_all_extras_everything_runs_outside_the_checkout(complete: Environm
     _use_everything(complete, tmp_path)
 
 
+def test_python_3_11_is_the_floor_everywhere() -> None:
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("setup.py", "pyproject.toml", "bootstrap.sh")}
+    assert 'python_requires=">=3.11"' in texts["setup.py"]
+    assert (
+        'target-version = "py311"' in texts["pyproject.toml"] and 'python_version = "3.11"' in texts["pyproject.toml"]
+    )
+    assert "3, 11" in texts["bootstrap.sh"] and "3, 10" not in texts["bootstrap.sh"]
+
+
+def test_an_older_python_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
+    python = tmp_path / "python3.10"
+    python.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.10.12 && exit 0\nexit 1\n')
+    python.chmod(0o755)
+    script = shutil.copy(ROOT / "bootstrap.sh", tmp_path)
+    done = subprocess.run(
+        ["bash", str(script), "all"],
+        env={**os.environ, "PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "expected Python 3.11 or newer, found Python 3.10.12" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_real_installation_with_all_extras_runs(wheel: Path, tmp_path: Path) -> None:
