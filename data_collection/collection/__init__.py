@@ -1,1 +1,1 @@
-"""Days without a person: processes that collect, and whoever looks after them."""
+"""Unattended collection: worker processes and their supervision."""

@@ -1,4 +1,4 @@
-"""The autonomous collector: an arm, a random policy, and one whole episode after the other."""
+"""Collects episodes one after the other: runs the random policy on a robot and filters the recordings."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from robot_bridge.safety import UnsafeActionError
 
 
 class SceneMetadata(Config):
-    """What RoboNet's metadata say of the place, for the people who use the data."""
+    """Scene description in RoboNet's metadata."""
 
     background: str = "lab"
     bin_insert: str = "none"
     bin_type: str = "unknown"
     camera_configuration: str = "single_view_45_degrees"
     camera_type: str = "unknown"
-    gripper: str = "hand"  # RoboNet's name of the Franka gripper
-    object_classes: str = "toys"  # names with ", " between them
+    gripper: str = "hand"  # RoboNet's name for the Franka gripper
+    object_classes: str = "toys"  # names separated by ", "
 
 
 class CollectionConfig(Config):
-    """How episodes are collected."""
+    """Collection of episodes."""
 
     renamed_keys: ClassVar[Mapping[str, str]] = {"tidying": "table_reset", "gate": "episode_filter"}
 
@@ -42,9 +42,9 @@ class CollectionConfig(Config):
         6,
         15,
     )  # ours: a sequence is followed this long, then drawn anew from what is seen
-    max_faults_in_row: int = Field(default=5, ge=1)  # ours; attempts at one episode before something else is tried
-    free_disk_floor_gib: float = Field(default=2.0, ge=0)  # ours; below, collection stops between episodes
-    lab: str = Field(default="lab", pattern=r"^[A-Za-z0-9-]+$")  # first part of file names, RoboNet's custom
+    max_faults_in_row: int = Field(default=5, ge=1)  # ours; attempts at one episode before a pause
+    free_disk_floor_gib: float = Field(default=2.0, ge=0)  # ours; with less, collection stops between episodes
+    lab: str = Field(default="lab", pattern=r"^[A-Za-z0-9-]+$")  # first part of file names, as in RoboNet
     note: str = Field(default="play", pattern=r"^[A-Za-z0-9_-]+$")  # part of file names after the robot
     texts: SceneMetadata = SceneMetadata()
     policy: PolicyConfig = PolicyConfig()
@@ -54,54 +54,54 @@ class CollectionConfig(Config):
     @model_validator(mode="after")
     def _check_draws(self) -> CollectionConfig:
         if not 1 <= self.steps_per_draw[0] <= self.steps_per_draw[1]:
-            raise ValueError("steps_per_draw must be two rising numbers from 1 on")
+            raise ValueError("expected two rising numbers, 1 or more")
         return self
 
 
 class DroppedAttempt(NamedTuple):
-    """An attempt that gave no episode to learn from."""
+    """An attempt without a usable episode."""
 
     attempt: int
-    kind: str  # in a word or two, for counts and folder names
+    kind: str  # identifier for counts and folder names
     reason: str
-    rejected: Episode | None  # a whole episode that the gate refused; None where it was broken off
-    is_fault: bool  # the arm stopped itself
+    rejected: Episode | None  # complete episode that the filter rejected; None if the attempt was aborted
+    is_fault: bool  # the arm stopped with a fault
 
 
 class CollectedEpisode(NamedTuple):
-    """An episode to keep."""
+    """A usable episode."""
 
     episode: Episode
-    swept: bool  # the table was swept before it
-    idle_episodes: int  # episodes in a row, this one included, in which nothing but the arm was seen to move
+    swept: bool  # the table was reset before it
+    idle_episodes: int  # consecutive episodes without object motion, this one included
 
 
 class Collector:
-    """Plays with whatever lies before the arm, and records it. One caller at a time."""
+    """Runs the random policy and records episodes. One caller at a time."""
 
     def __init__(self, robot: Robot, config: CollectionConfig) -> None:
         self._robot = robot
         self._config = config
         self._policy = RandomPolicy(config.policy, robot.spec)
-        self._tidier = TableReset(robot, config.table_reset, config.policy.object_detection)
-        self._last: Observation | None = None  # of the attempt before, where nothing broke it off
+        self._table_reset = TableReset(robot, config.table_reset, config.policy.object_detection)
+        self._last: Observation | None = None  # last observation of the previous attempt, unless it was aborted
 
     def attempts(self, seed: int, number: int) -> Iterator[DroppedAttempt | CollectedEpisode]:
-        """Try to record one episode, and tell of each attempt; the last is the first that succeeds, if any does.
+        """Try to record one episode and yield the result of each attempt; the first success is the last.
 
-        A fault or an unusable number drops an attempt, the arm recovers, and another is made. All chance comes from
-        (seed, number, attempt), so on a table that is laid anew an episode does not depend on those before it.
+        A fault or an invalid value drops an attempt; the arm recovers and the next attempt starts. All randomness comes
+        from (seed, number, attempt): where the scene is redrawn, an episode does not depend on earlier ones.
 
         Args:
-            seed: Of the whole collection.
-            number: Of this episode.
+            seed: Seed of the collection.
+            number: Number of the episode.
 
         Yields:
             Up to `max_faults_in_row` attempts.
 
         Raises:
-            RobotFault: A fault could not be cleared; a person must look.
-            RobotError: The arm is gone.
+            RobotFault: A fault could not be cleared; an operator is required.
+            RobotError: The connection to the arm is lost.
         """
         for attempt in range(self._config.max_faults_in_row):
             rng = np.random.default_rng(np.random.SeedSequence([seed, number, attempt]))
@@ -118,19 +118,19 @@ class Collector:
                 yield DroppedAttempt(attempt, type(lost).__name__, str(lost), None, False)
                 raise
             else:
-                yield CollectedEpisode(taken.episode, swept, self._tidier.idle_episodes)
+                yield CollectedEpisode(taken.episode, swept, self._table_reset.idle_episodes)
                 return
             self._robot.recover()
 
     def _begin(self, number: int, attempt: int, rng: np.random.Generator) -> tuple[Observation, bool]:
-        """Return what is seen at the start, and whether the table was swept before."""
-        last, self._last = self._last, None  # a fault on the way is told of once
+        """Return the first observation, and whether the table was reset before it."""
+        last, self._last = self._last, None  # a fault below must not repeat
         if last is not None:
-            self._tidier.drop(last, rng)
+            self._table_reset.drop(last, rng)
         seen = self._robot.reset(rng)
-        if attempt > 0 or not self._tidier.is_due(number):
+        if attempt > 0 or not self._table_reset.is_due(number):
             return seen, False
-        self._tidier.sweep(seen, rng)
+        self._table_reset.sweep(seen, rng)
         return self._robot.reset(rng), True
 
     def _play(
@@ -152,11 +152,12 @@ class Collector:
                 commanded.append(action)
                 observations.append(_finite(step.observation))
         shift_s = _clock_s() - clock_s
-        scenery = measure_activity(observations, self._robot.spec, self._config.policy.object_detection)
-        self._tidier.judge(scenery)
-        told = {**info, "families": ",".join(families), **scenery._asdict()}
+        activity = measure_activity(observations, self._robot.spec, self._config.policy.object_detection)
+        self._table_reset.update(activity)
+        description = {**info, "families": ",".join(families), **activity._asdict()}
         self._last = observations[-1]
-        return RecordedEpisode(self._episode(observations, applied, commanded, told), self._config.n_steps, shift_s)
+        episode = self._episode(observations, applied, commanded, description)
+        return RecordedEpisode(episode, self._config.n_steps, shift_s)
 
     def _episode(
         self,
@@ -171,18 +172,18 @@ class Collector:
             states=np.stack([observation.state for observation in observations]),
             actions=np.stack(applied),
             commanded=np.stack(commanded),
-            times_s=np.round(times_s - times_s[0], 6),  # so that an episode does not depend on those before it
+            times_s=np.round(times_s - times_s[0], 6),  # independent of earlier episodes
             info={**self._config.texts.model_dump(), "policy_desc": "random: noise, grasps, pushes, carries", **info},
         )
 
 
 def _clock_s() -> float:
-    """Return how far the wall clock is ahead of the monotonic one."""
+    """Return the difference of the wall clock and the monotonic clock."""
     return time.time() - time.monotonic()
 
 
 def _finite(seen: Observation) -> Observation:
-    """Refuse an observation that no action can be planned from."""
+    """Return an observation with a finite state and time; reject others."""
     if not np.isfinite([*seen.state, seen.time_s]).all():
         raise RejectedEpisodeError(
             "not_finite", f"expected a finite observation, got the state {seen.state} at {seen.time_s} s"

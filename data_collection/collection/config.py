@@ -1,4 +1,4 @@
-"""All that decides what a collection contains, and how it is looked after."""
+"""Configuration of a collection run: robot, collection, supervision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from robot_bridge.simulation.config import SimulationConfig
 
 
 class SupervisionConfig(Config):
-    """How the processes that collect are looked after. None of it changes an episode."""
+    """Supervision of the worker processes. No key changes an episode."""
 
     renamed_keys: ClassVar[Mapping[str, str]] = {
         "alert": "notify_command",
@@ -26,25 +26,22 @@ class SupervisionConfig(Config):
         "renew_after_s": "max_age_s",
     }
 
-    hang_s: float = Field(default=120.0, gt=0)  # ours: without a sign of life for so long, a process is killed
-    restarts_per_hour: int = Field(default=10, ge=0)  # systemd's habit: of processes that died or hung; then a person
-    losses_per_episode: int = Field(default=3, ge=1)  # ours: an episode that kills so many processes is given up
-    back_off_s: tuple[float, float] = (
-        5.0,
-        900.0,
-    )  # ours: after an episode without success, the first and longest pause
-    give_up_s: float = Field(default=3600.0, ge=0)  # ours: nothing closed for so long, and a person must look
-    stop_s: float = Field(default=10.0, gt=0)  # ours: in which a process stops its arm and ends; then it is killed
-    max_memory_gib: float = Field(default=4.0, gt=0)  # ours: a process that takes more is renewed between two episodes
+    hang_s: float = Field(default=120.0, gt=0)  # ours: a process without activity for this long is killed
+    restarts_per_hour: int = Field(default=10, ge=0)  # systemd's default of 10: more lost processes stop the run
+    losses_per_episode: int = Field(default=3, ge=1)  # ours: an episode is abandoned after this many lost processes
+    back_off_s: tuple[float, float] = (5.0, 900.0)  # ours: first and longest pause after an episode without success
+    give_up_s: float = Field(default=3600.0, ge=0)  # ours: without a closed episode for this long, the run stops
+    stop_s: float = Field(default=10.0, gt=0)  # ours: time for a process to stop its arm and end; then it is killed
+    max_memory_gib: float = Field(default=4.0, gt=0)  # ours: a process above this is replaced between two episodes
     max_open_files: int = Field(default=500, ge=50)  # ours: the same for open files
-    max_age_s: float = Field(default=21600.0, gt=0)  # ours: the same for its age: 6 h
-    notify_command: tuple[str, ...] = ()  # a command and its arguments, run with a line of text after them
-    digest_s: float = Field(default=86400.0, gt=0)  # between two summaries to the same command: a day
+    max_age_s: float = Field(default=21600.0, gt=0)  # ours: the same for the age of a process: 6 h
+    notify_command: tuple[str, ...] = ()  # command and arguments, run with one line of text appended
+    digest_s: float = Field(default=86400.0, gt=0)  # interval of the periodic summary by the same command: one day
 
     @model_validator(mode="after")
     def _check_back_off(self) -> SupervisionConfig:
         if not 0 < self.back_off_s[0] <= self.back_off_s[1]:
-            raise ValueError("back_off_s must be two rising numbers above 0")
+            raise ValueError("expected two rising numbers above 0")
         return self
 
 
@@ -55,18 +52,18 @@ class _Sections(Config):
 
 
 class CollectionRunConfig(_Sections):
-    """The whole configuration of a run."""
+    """The configuration of a collection run."""
 
     seed: int = Field(ge=0)
 
     @classmethod
     def load(cls, seed: int, overrides: Sequence[str], robot: RobotName = "simulation") -> CollectionRunConfig:
-        """Read the shipped configuration, changed by `overrides` of its sections.
+        """Read the shipped configuration with `overrides`.
 
-        Of renderers it names the one that works here, never `auto`, for other renderers make other episodes.
+        The renderer `auto` is replaced by the one that works on this machine: episodes depend on the renderer.
 
         Raises:
-            EpisodeError: The renderer asked for does not work here.
+            EpisodeError: The requested renderer does not work on this machine.
         """
         files = {
             "robot": CONFIG_FILES[robot],
@@ -82,9 +79,9 @@ class CollectionRunConfig(_Sections):
 
     @property
     def faults_per_hour(self) -> float:
-        """How often an arm may stop itself before a person must look; a simulated one as often as it likes."""
+        """Faults of the arm within an hour before an operator is required; infinite in simulation."""
         return math.inf if isinstance(self.robot, SimulationConfig) else self.robot.recovery.per_hour
 
     def stem(self, robot: str) -> str:
-        """Return what the names of all episode files begin with, for a robot of this name."""
+        """Return the first part of the names of all episode files, for a robot of this name."""
         return f"{self.collection.lab}_{robot}_{self.collection.note}"

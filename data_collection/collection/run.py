@@ -1,4 +1,4 @@
-"""One run of a collection, from the arm that is there to the account that adds up."""
+"""One run of a collection: connects the parts and runs until the target is reached."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from data_collection.storage.index import Row
 
 
 class Target(NamedTuple):
-    """How much is to be in the folder at the end: one of the two."""
+    """What the folder must contain at the end: one of the two."""
 
     episodes: int | None
     hours: float | None  # recorded
 
 
 def collect(config: CollectionRunConfig, target: Target, out: Path, n_workers: int, resume: bool) -> None:
-    """Collect until the target is reached; progress on stderr, a summary on stdout, all else in the folder.
+    """Collect until the target is reached; progress on stderr, a summary on stdout, files in the folder.
 
     Raises:
-        EpisodeError: The folder is not one to collect into. Nothing was changed.
-        CollectionError: No arm, or a person must look. Every episode that was closed stands.
+        EpisodeError: The folder cannot be used. Nothing was changed.
+        CollectionError: No robot, or an operator is required. All closed episodes are kept.
     """
     EpisodeFolder(out, "").check(resume)
     with ExitStack() as stack:
-        supervisor = stack.enter_context(Supervisor(config, out, n_workers))  # without an arm nothing is written
+        supervisor = stack.enter_context(Supervisor(config, out, n_workers))  # without a robot nothing is written
         folder = EpisodeFolder(out, config.stem(supervisor.robot))
         lock = stack.enter_context(folder.lock(exclusive=True))
-        folder.check(resume)  # a second time, now that nobody else can write
+        folder.check(resume)  # again, now that no other run can write
         folder.store_config(config)
         rows = folder.clean_up()
         folder.share(lock)
@@ -52,7 +52,7 @@ def collect(config: CollectionRunConfig, target: Target, out: Path, n_workers: i
 
 
 def _initial_progress(rows: list[Row], target: Target, config: CollectionRunConfig) -> CollectionProgress:
-    """Begin with what is there; of hours, as many episodes are wanted as there are at the shortest a step can last."""
+    """Return the progress at the start. A target in hours allows the episodes of steps of minimal duration."""
     n, present_s = len(rows), sum(row.recorded_s for row in rows)
     if target.hours is None:
         return CollectionProgress(n, present_s, max(n, target.episodes or 0), None)

@@ -53,13 +53,13 @@ class TableReset:
         """Return whether the table must be reset before the episode of this number."""
         if self._robot.spec.renews_scene:
             return False
-        dull = self.idle_episodes > 0 and self.idle_episodes % self._config.idle_episodes_before_reset == 0
-        return dull or (number > 0 and number % self._config.sweep_every == 0)
+        is_idle = self.idle_episodes > 0 and self.idle_episodes % self._config.idle_episodes_before_reset == 0
+        return is_idle or (number > 0 and number % self._config.sweep_every == 0)
 
-    def judge(self, scenery: SceneActivity) -> None:
+    def update(self, activity: SceneActivity) -> None:
         """Count an episode as idle if no object moved or was lifted; otherwise restart the count."""
-        is_dull = scenery.objects_moved_m < self._config.idle_motion_m and not scenery.lifted
-        self.idle_episodes = self.idle_episodes + 1 if is_dull and not self._robot.spec.renews_scene else 0
+        is_idle = activity.objects_moved_m < self._config.idle_motion_m and not activity.lifted
+        self.idle_episodes = self.idle_episodes + 1 if is_idle and not self._robot.spec.renews_scene else 0
 
     def drop(self, seen: Observation, rng: np.random.Generator) -> None:
         """Set down a held object at a random position in the middle.

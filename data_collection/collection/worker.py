@@ -1,4 +1,4 @@
-"""A process with one arm that collects the episodes it is asked for, and tells of each attempt."""
+"""Worker process: collects requested episodes with one robot and reports each attempt to the supervisor."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ from robot_bridge.factory import open_robot
 from robot_bridge.robot import Observation, Robot, RobotError, RobotFault, RobotSpec, Step
 
 _LOG = logging.getLogger(__name__)
-_ORPHAN_S = 10.0  # after which a process whose supervisor is gone ends, whatever it is doing
+_ORPHAN_S = 10.0  # ours: time after which a process without supervisor ends in any case
 
 
 class Heartbeat(Protocol):
-    """Where a process leaves the time at which it was last seen to go on."""
+    """Shared memory for the time of the last activity of a process."""
 
-    value: float  # monotonic seconds, which all processes of a machine share
+    value: float  # monotonic seconds, the same clock in all processes
 
 
 class MonitoredRobot:
-    """A robot every call of which is a sign of life, and checks whether the process is to end."""
+    """A robot that records activity and checks for signals on each call."""
 
-    def __init__(self, robot: Robot, pulse: Heartbeat) -> None:
-        self._robot, self._pulse = robot, pulse
+    def __init__(self, robot: Robot, heartbeat: Heartbeat) -> None:
+        self._robot, self._heartbeat = robot, heartbeat
 
     @property
     def spec(self) -> RobotSpec:
-        """What this robot is."""
+        """See `Robot.spec`."""
         return self._robot.spec
 
     def reset(self, rng: np.random.Generator) -> Observation:
@@ -77,27 +77,27 @@ class MonitoredRobot:
         self._robot.close()
 
     def _beat(self) -> None:
-        self._pulse.value = time.monotonic()
+        self._heartbeat.value = time.monotonic()
         check()
 
 
 class EpisodeProducer:
-    """Collects episodes and closes them."""
+    """Collects episodes and writes their files."""
 
     def __init__(self, config: CollectionRunConfig, folder: EpisodeFolder, robot: Robot) -> None:
         self._config, self._folder, self._robot = config, folder, robot
         self._collector = Collector(robot, config.collection)
 
     def produce(self, number: int) -> Iterator[WorkerEvent]:
-        """Tell of each attempt at an episode; the last word is `ClosedEvent` or `GaveUpEvent`."""
+        """Yield an event for each attempt at an episode; the last is `ClosedEvent` or `GaveUpEvent`."""
         last: DroppedAttempt | None = None
         try:
-            for taken in self._collector.attempts(self._config.seed, number):
-                if isinstance(taken, CollectedEpisode):
-                    yield from self._close(number, taken)
+            for result in self._collector.attempts(self._config.seed, number):
+                if isinstance(result, CollectedEpisode):
+                    yield from self._close(number, result)
                     return
-                last = taken
-                yield self._set_aside(number, taken)
+                last = result
+                yield self._set_aside(number, result)
         except RobotFault as fault:
             yield GaveUpEvent(str(fault), needs_person=True)
         except (EpisodeError, RobotError, OSError) as error:
@@ -107,53 +107,53 @@ class EpisodeProducer:
             words = f", the last with {last.kind}: {last.reason}" if last else ""
             yield GaveUpEvent(f"episode {number}: {n} attempts failed in a row{words}", bool(last and last.is_fault))
 
-    def _close(self, number: int, taken: CollectedEpisode) -> Iterator[WorkerEvent]:
-        """Write an episode; one that the disk does not take is told of, and ends this."""
+    def _close(self, number: int, collected: CollectedEpisode) -> Iterator[WorkerEvent]:
+        """Write an episode; a write error is reported as a failed attempt and raised."""
         path = self._folder.episode_path(number)
         try:
-            write_episode(taken.episode, path, self._robot.spec)
+            write_episode(collected.episode, path, self._robot.spec)
         except EpisodeError as error:
-            yield FailedEvent(number, int(taken.episode.info["attempt"]), "not_written", str(error), None, False)
+            yield FailedEvent(number, int(collected.episode.info["attempt"]), "not_written", str(error), None, False)
             raise
-        yield ClosedEvent(describe(path), taken.swept, taken.idle_episodes)
+        yield ClosedEvent(describe(path), collected.swept, collected.idle_episodes)
 
     def _set_aside(self, number: int, dropped: DroppedAttempt) -> FailedEvent:
-        """Keep a whole attempt in quarantine, where a file can hold it."""
+        """Write a rejected attempt to quarantine if the file format can hold it."""
         file: str | None = None
         if dropped.rejected is not None:
             path = self._folder.attempt_path(number, dropped.attempt, dropped.kind)
             make_folder(path.parent)
-            with suppress(EpisodeError):  # no file can hold times that go back, or frames of another size
+            with suppress(EpisodeError):  # the format has no falling times and one frame size
                 write_episode(dropped.rejected, path, self._robot.spec)
                 file = str(path.relative_to(self._folder.path))
         return FailedEvent(number, dropped.attempt, dropped.kind, dropped.reason, file, dropped.is_fault)
 
 
-def run_worker(connection: Connection, config: CollectionRunConfig, out: Path, pulse: Heartbeat) -> None:
-    """Make the episodes that are asked for until the other side is gone; SIGTERM stops the arm first, then this."""
+def run_worker(connection: Connection, config: CollectionRunConfig, out: Path, heartbeat: Heartbeat) -> None:
+    """Collect requested episodes until the connection closes; SIGTERM stops the arm, then the process."""
     ignore_sigint()  # a terminal sends it to all processes; the supervisor decides
     threading.Thread(target=_follow_parent, daemon=True).start()
-    pulse.value = time.monotonic()
+    heartbeat.value = time.monotonic()
     # The supervisor sends SIGTERM more than once.
     with suppress(EOFError, ConnectionError, KeyboardInterrupt), interruption((signal.SIGTERM,), signal.SIG_IGN):
         try:
             with closing(open_robot(config.robot)) as robot:
                 connection.send(ReadyEvent(robot.spec.name))
                 folder = EpisodeFolder(out, config.stem(robot.spec.name))
-                _serve(connection, EpisodeProducer(config, folder, MonitoredRobot(robot, pulse)), folder, pulse)
+                _serve(connection, EpisodeProducer(config, folder, MonitoredRobot(robot, heartbeat)), folder, heartbeat)
         except ReportedError as error:
             connection.send(GaveUpEvent(str(error), needs_person=False))
     sys.stderr.flush()
-    os._exit(0)  # the arm is closed; threads that ROS leaves behind would keep the process for ever
+    os._exit(0)  # the arm is closed; remaining threads of ROS would keep the process alive
 
 
-def _serve(connection: Connection, producer: EpisodeProducer, folder: EpisodeFolder, pulse: Heartbeat) -> None:
+def _serve(connection: Connection, producer: EpisodeProducer, folder: EpisodeFolder, heartbeat: Heartbeat) -> None:
     number = _next_number(connection)
     with folder.lock(exclusive=False):
         while number is not None:
-            pulse.value = time.monotonic()
-            for told in producer.produce(number):
-                connection.send(told)
+            heartbeat.value = time.monotonic()
+            for event in producer.produce(number):
+                connection.send(event)
             number = _next_number(connection)
 
 
@@ -165,7 +165,7 @@ def _next_number(connection: Connection) -> int | None:
 
 
 def _follow_parent() -> None:
-    """End with the supervisor, however it ended: the arm stops first, where that still goes."""
+    """End the process after its supervisor; the arm stops first if possible."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

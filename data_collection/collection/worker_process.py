@@ -1,4 +1,4 @@
-"""One process that collects, as the supervisor sees it."""
+"""The supervisor's handle of one worker process."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from data_collection.storage.folder import CollectionError
 
 
 class CollectionProcess:
-    """A process with an arm of its own, from its start to its end."""
+    """One worker process with its own robot."""
 
     def __init__(self, config: CollectionRunConfig, out: Path) -> None:
         """Start it; a terminal's Ctrl-C never reaches it: the supervisor decides."""
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._pulse: Heartbeat = cast("Heartbeat", context.Value(c_double, time.monotonic(), lock=False))
-        self._process = context.Process(target=run_worker, args=(theirs, config, out, self._pulse), daemon=True)
+        self.connection, worker_end = context.Pipe()
+        self._heartbeat: Heartbeat = cast("Heartbeat", context.Value(c_double, time.monotonic(), lock=False))
+        self._process = context.Process(target=run_worker, args=(worker_end, config, out, self._heartbeat), daemon=True)
         with started_without_sigint():
             self._process.start()
-        theirs.close()
+        worker_end.close()
         self._stop_s = config.supervision.stop_s
         self._began_s = time.monotonic()
-        self.number: int | None = None  # of the episode that it makes
-        self.is_ready = False  # it has its arm
+        self.number: int | None = None  # of the episode in progress; None while idle
+        self.is_ready = False  # the robot is connected
 
     @property
     def age_s(self) -> float:
@@ -41,46 +41,46 @@ class CollectionProcess:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since its last sign of life; 0 while nothing is asked of it."""
+        """Seconds since its last activity; 0 while idle."""
         if self.is_ready and self.number is None:
             return 0.0
-        return time.monotonic() - self._pulse.value
+        return time.monotonic() - self._heartbeat.value
 
-    def meet(self, timeout_s: float) -> str:
-        """Wait until it has its arm, and return the arm's name.
+    def wait_ready(self, timeout_s: float) -> str:
+        """Wait until the robot is connected, and return its name.
 
         Raises:
-            CollectionError: It has none within the time.
+            CollectionError: It is not connected within the time.
         """
         if not wait([self.connection], timeout_s):
-            raise CollectionError(f"no arm within {timeout_s:g} s; look at what leads to it")
+            raise CollectionError(f"no connection to the robot within {timeout_s:g} s; check the robot and its driver")
         try:
-            told: WorkerEvent = self.connection.recv()
+            event: WorkerEvent = self.connection.recv()
         except (EOFError, ConnectionError):
-            raise CollectionError("a process died before it had its arm; see above") from None
-        if isinstance(told, ReadyEvent):
+            raise CollectionError("a process died before its robot was connected; see above") from None
+        if isinstance(event, ReadyEvent):
             self.is_ready = True
-            return told.robot
-        raise CollectionError(told.reason if isinstance(told, GaveUpEvent) else f"expected an arm, got {told}")
+            return event.robot
+        raise CollectionError(event.reason if isinstance(event, GaveUpEvent) else f"expected a robot, got {event}")
 
-    def burden(self) -> tuple[float, int]:
-        """Return its memory in GiB and how many files it has open; nothing of one that has ended."""
+    def usage(self) -> tuple[float, int]:
+        """Return its memory in GiB and its number of open files; zeros after its end."""
         try:
             process = psutil.Process(self._process.pid)
             return process.memory_info().rss / 2**30, process.num_fds()
         except psutil.Error:
             return 0.0, 0
 
-    def bid_stop(self) -> None:
-        """Ask it to stop its arm and to end, without waiting for it."""
+    def request_stop(self) -> None:
+        """Request the stop of its arm and its end, without waiting."""
         self._process.terminate()
 
     def kill(self) -> None:
-        """End it at once; the arm's driver holds."""
+        """Kill it; the arm's driver holds the position."""
         self._process.kill()
 
     def stop(self) -> int | None:
-        """See it end: by itself, when it is asked to, or, after a while, by force; return its exit code."""
+        """Stop the process, by force after `stop_s`; return its exit code."""
         self._process.terminate()
         self._process.join(self._stop_s)
         if self._process.exitcode is None:

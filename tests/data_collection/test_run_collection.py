@@ -103,7 +103,7 @@ def test_hours_are_recorded_hours(tmp_path: Path) -> None:
 
 
 REFUSED = [
-    (["--hours", "-1"], "--hours: expected a time above 0, got -1"),
+    (["--hours", "-1"], "--hours: expected a number above 0, got -1"),
     (["--hours", "0"], "--hours"),
     (["--hours", "nan"], "--hours"),
     (["--episodes", "0"], "--episodes: expected 1 or more"),

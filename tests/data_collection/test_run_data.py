@@ -257,7 +257,7 @@ REFUSED = [
     ("reindex empty", "empty: expected a folder of episodes, got none"),
     ("export empty --to webdataset --out new", "expected at least one episode to export, got none"),
     ("page empty", "empty: expected closed episodes, got none"),
-    ("status empty", "empty/run.json: expected what a run says of itself, got: "),
+    ("status empty", "empty/run.json: expected the status of a run, got: "),
     ("show play 7", "play: no episode has number 7; see run_data list"),
     ("show play 0 --out picture.jpg", "--out: expected a name that ends in .png or .gif, got picture.jpg"),
     ("show play 0 --out nowhere/0.png", "nowhere/0.png: its folder does not exist"),

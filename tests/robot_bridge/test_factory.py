@@ -72,7 +72,7 @@ def test_real_arm_refuses_several_workers() -> None:
     command += "sys.argv = ['c', '--episodes', '1', '--robot', 'franka_ros', '--workers', '2']\nmain()"
     done = run(command)
     assert done.returncode == 2
-    assert "--workers: expected 1, as there is one arm, got 2" in done.stderr
+    assert "--workers: expected 1 for a real robot, got 2" in done.stderr
 
 
 def test_shipped_limits_are_stricter_than_the_drivers() -> None:

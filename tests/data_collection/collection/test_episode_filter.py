@@ -104,7 +104,7 @@ def test_a_step_is_at_most_as_long_as_the_arm_may_go() -> None:
 def test_a_gripper_is_told_to_open_or_to_close(command: float) -> None:
     actions = GOOD.actions.copy()
     actions[5, 3] = command
-    assert says(judged(changed(actions=actions)), "wrong_actions", r"gripper commands of -1 or \+1, got others")
+    assert says(judged(changed(actions=actions)), "wrong_actions", r"gripper commands of -1 or \+1, got other values")
 
 
 @pytest.mark.parametrize("side", ["low", "high"])
@@ -132,8 +132,8 @@ def with_frame(left: object, right: object) -> Episode:
     [
         ((8, 12), (7, 12), r"expected frames of brightness 10 to 245, got 9\.5 to"),
         ((243, 247), (244, 247), r"expected frames of brightness 10 to 245, got .* to 245\.5"),
-        ((100, 104), (100, 103), r"a deviation of 2 or more, got 1\.50: no picture"),
-        (((0, 133, 0), (0, 137, 0)), ((0, 135, 0), (0, 135, 0)), r"a deviation of 2 or more, got 0\.00: no picture"),
+        ((100, 104), (100, 103), r"a deviation of 2 or more, got 1\.50: no image content"),
+        (((0, 133, 0), (0, 137, 0)), ((0, 135, 0), (0, 135, 0)), r"of 2 or more, got 0\.00: no image content"),
     ],
     ids=["dark", "bright", "grey", "green"],
 )
@@ -177,7 +177,7 @@ def test_a_hand_that_stays_where_it_is_has_not_played() -> None:
 def test_a_hand_goes_where_it_is_sent_in_most_steps() -> None:
     assert judged(moving(errors_m=0.021, n_errors=3)) == PASSES
     assert judged(moving(errors_m=0.019, n_errors=6)) == PASSES
-    words = r"within 0\.02 m of where it was sent but for 50 % of the steps, got 67 %"
+    words = r"within 0\.02 m of its target except in 50 % of the steps, got 67 %"
     assert says(judged(moving(errors_m=0.021, n_errors=4)), "off_command", words)
 
 

@@ -180,18 +180,18 @@ def test_a_service_manager_that_reads_nothing_is_not_waited_for(
 
 
 def test_a_run_that_never_said_anything_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EpisodeError, match=rf"{STATUS_NAME}: expected what a run says of itself, got: .*No such file"):
+    with pytest.raises(EpisodeError, match=rf"{STATUS_NAME}: expected the status of a run, got: .*No such file"):
         read_status(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"time_s": 3}', '{"time_s": "3.0"}', "null"])
 def test_a_file_that_is_none_of_ours_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / STATUS_NAME).write_text(text)
-    with pytest.raises(EpisodeError, match=f"{STATUS_NAME}: expected what a run says of itself, got"):
+    with pytest.raises(EpisodeError, match=f"{STATUS_NAME}: expected the status of a run, got"):
         read_status(tmp_path)
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / STATUS_NAME).write_bytes(json.dumps({"time_s": 1.0, "a": "b"}).encode() + b"\xff")
-    with pytest.raises(EpisodeError, match="expected what a run says of itself"):
+    with pytest.raises(EpisodeError, match="expected the status of a run"):
         read_status(tmp_path)

@@ -57,7 +57,7 @@ def test_a_table_that_is_laid_anew_is_never_tidied() -> None:
     assert arm.spec.renews_scene
     keeper = tidier(arm, sweep_every=1, idle_episodes_before_reset=1)
     for _ in range(3):
-        keeper.judge(STILL)
+        keeper.update(STILL)
     assert keeper.idle_episodes == 0 and not keeper.is_due(25)
     arm.close()
 
@@ -67,7 +67,7 @@ def test_a_sweep_is_due_every_so_often_and_when_nothing_moves(robot: SimulatedFr
     assert [number for number in range(31) if keeper.is_due(number)] == [10, 20, 30]
     due = []
     for scenery in (STILL, STILL, STILL, STILL, MOVING, STILL, LIFTING, STILL):
-        keeper.judge(scenery)
+        keeper.update(scenery)
         due.append((keeper.idle_episodes, keeper.is_due(1)))
     assert due == [(1, False), (2, True), (3, False), (4, True), (0, False), (1, False), (0, False), (1, False)]
 
