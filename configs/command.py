@@ -1,4 +1,4 @@
-"""The frame of every `run_*` command: arguments in, an exit code out, no traceback for a user's mistake."""
+"""Runs every `run_*` command: parses arguments, and turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn
 
 import typer
 
-# The extra of setup.py that installs a library which a command imports only where it needs it.
+# Library, imported only where a command needs it: extra of setup.py that installs it.
 EXTRAS: Mapping[str, str] = {
     "torch": "model",
     "safetensors": "model",
@@ -20,24 +20,24 @@ EXTRAS: Mapping[str, str] = {
 
 
 class ReportedError(Exception):
-    """An error whose message is meant for the person at the terminal.
+    """An error whose message is shown to the user without a traceback.
 
-    The message is one line that says what was expected, what came, where, and what to do. Each package has one
-    subclass as the base of its own errors.
+    The message is one line: what was expected, what was given, where, and what to do. Each package has one subclass
+    as the base of its own errors.
     """
 
-    exit_code: ClassVar[int] = 2  # 2: the input was refused and nothing was written; 1: the work failed on the way
+    exit_code: ClassVar[int] = 2  # 2: the input was refused and nothing was written; 1: a later failure
 
 
 def missing_extra(error: ModuleNotFoundError) -> str | None:
-    """Return what to install for a failed import, in one line; None if no extra of setup.py installs it."""
+    """Return one line on how to install the library of a failed import; None if no extra of setup.py installs it."""
     extra = EXTRAS.get(str(error.name).partition(".")[0])
     return extra and f"{error.name} is not installed; run: pip install 'ghvae-foresight[{extra}]'"
 
 
 def application(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: str | None) -> typer.Typer:
-    """Return the command line of a command, as `run` takes it."""
-    words = {None: function} if callable(function) else function
+    """Return the typer application of a command; arguments as for `run`."""
+    commands = {None: function} if callable(function) else function
     app = typer.Typer(
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -45,18 +45,20 @@ def application(function: Callable[..., Any] | Mapping[str, Callable[..., Any]],
         help=about,
         no_args_is_help=not callable(function),
     )
-    for word, each in words.items():
-        app.command(word)(each)
+    for name, each in commands.items():
+        app.command(name)(each)
     return app
 
 
 def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: str | None = None) -> NoReturn:
-    """Run `function` as a command: its signature is the command line, its docstring the help.
+    """Run a function as a command and exit. Its signature defines the command line, its docstring the help.
 
-    Several are words that follow the command, by name, and `about` is what they have in common.
+    Exit codes: 0 when the function returns, 2 on refused input or a missing extra of setup.py, 1 on a later failure,
+    130 after Ctrl-C.
 
-    Exits with 0 when it returns, 2 on refused input or a missing extra of setup.py, 1 on a failure on the way, 130
-    after Ctrl-C.
+    Args:
+        function: The function, or the functions of subcommands by name.
+        about: Help text of a command with subcommands.
     """
     try:
         application(function, about)()
@@ -69,7 +71,7 @@ def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: 
     except ReportedError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except OSError as error:  # a full disk, a missing right: nobody's bug, and no place to list them all
+    except OSError as error:  # such as a full disk or a missing permission
         print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
-"""The one strict loader: YAML sections and dotted overrides in, a typed configuration out.
+"""Loads configurations: reads YAML sections and dotted overrides, and validates them strictly.
 
-Each section of a configuration is one YAML file; the schema is a pydantic model beside the class that it configures.
+Each section of a configuration is one YAML file. Its schema is a pydantic model next to the class that it configures,
+and holds all defaults.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _Key = tuple[str | int, ...]
 
 
 class ConfigError(ReportedError):
-    """A configuration that was refused; nothing has been done with it."""
+    """A configuration that was refused. Nothing was done."""
 
 
 class Config(BaseModel):
-    """The base of every configuration: immutable, no unknown keys, no silent conversions, no NaN or infinity."""
+    """Base of all configurations: immutable, no unknown keys, no silent conversions, no NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -38,9 +39,9 @@ class Config(BaseModel):
 
 
 class _Source(NamedTuple):
-    """Where a key was written."""
+    """Source of a key."""
 
-    where: str  # a file's path, or the override as typed
+    where: str  # path of the file, or the override as given
     line: int | None
 
     def __str__(self) -> str:
@@ -48,7 +49,7 @@ class _Source(NamedTuple):
 
 
 class _Yaml(yaml.SafeLoader):
-    """Safe YAML in which, as in YAML 1.2, `1e-4` is a number and `off` a word (plain PyYAML reads them otherwise)."""
+    """Safe YAML loader that reads `1e-4` as a number and `off` as a string, as in YAML 1.2 (PyYAML does not)."""
 
 
 _Yaml.yaml_implicit_resolvers = {
@@ -68,20 +69,20 @@ _Schema = TypeVar("_Schema", bound=BaseModel)
 
 
 def load(schema: type[_Schema], sections: Mapping[str, str | Path], overrides: Sequence[str] = ()) -> _Schema:
-    """Read one YAML file per section, apply the overrides, and validate the whole.
+    """Read one YAML file per section, apply the overrides, and validate the result.
 
     Args:
-        schema: The model of the whole configuration; each of its fields is a section.
-        sections: Section name to YAML file. A relative name that does not exist in the working directory is looked up
-            in this package, so `robots/simulation.yaml` works from anywhere.
-        overrides: `section.key=value`, the value in YAML, as typed after `--set`; the last of equals wins.
+        schema: Model of the configuration; each field is a section.
+        sections: Section name to YAML file. A relative name that does not exist in the working directory is resolved
+            in this package, so `robots/simulation.yaml` works in any directory.
+        overrides: `section.key=value`, the value in YAML, as given after `--set`; the last one of a key applies.
 
     Returns:
         The validated, immutable configuration.
 
     Raises:
         ConfigError: A missing or unreadable file, a duplicate or unknown key, or a value of the wrong type or range;
-            the message names the file, the line, and for a misspelt key the nearest one.
+            the message names the file, the line, and for an unknown key the nearest known one.
     """
     sources: dict[_Key, _Source] = {}
     tree: dict[str, Any] = {}
@@ -90,20 +91,20 @@ def load(schema: type[_Schema], sections: Mapping[str, str | Path], overrides: S
     for override in overrides:
         _apply(override, tree, sources)
     try:
-        # YAML has no tuples; JSON mode lets a list stand for one while staying strict on everything else.
+        # YAML has no tuples; JSON mode accepts a list for one and is strict otherwise.
         return schema.model_validate_json(_json(tree))
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(item, schema, sources) for item in error.errors())) from None
 
 
 def migrate(schema: type[BaseModel], tree: Any) -> Any:
-    """Return a stored configuration under the present names of its keys and values.
+    """Return a stored configuration with the present names of keys and values.
 
-    What a user writes is refused under a former name; what an earlier version stored is read through this function.
+    `load` refuses former names; configurations stored by earlier versions are read through this function.
 
     Args:
         schema: The model of the configuration.
-        tree: Plain values as read from YAML or JSON; what is not a mapping is returned as it is.
+        tree: Plain values from YAML or JSON. A value that is not a mapping is returned unchanged.
     """
     if not isinstance(tree, Mapping):
         return tree
@@ -119,7 +120,7 @@ def migrate(schema: type[BaseModel], tree: Any) -> Any:
 
 
 def former_names(schema: type[BaseModel], tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values under the first names of their keys; for hashes that earlier versions stored.
+    """Return values with the first names of their keys, for comparison with hashes stored by earlier versions.
 
     Args:
         schema: The model of the configuration.
@@ -171,7 +172,7 @@ def _read(file: Path, prefix: _Key, sources: dict[_Key, _Source]) -> Any:
 
 
 def _build(node: yaml.Node, prefix: _Key, source: _Source, sources: dict[_Key, _Source]) -> Any:
-    """Turn a YAML node into plain values, noting where each key stands and refusing duplicates."""
+    """Convert a YAML node to plain values; record the source of each key and refuse duplicates."""
     line = node.start_mark.line + 1 if source.line is None else source.line
     sources.setdefault(prefix, _Source(source.where, line))
     if isinstance(node, yaml.MappingNode):
@@ -180,7 +181,7 @@ def _build(node: yaml.Node, prefix: _Key, source: _Source, sources: dict[_Key, _
             key = str(key_node.value)
             place = _Source(source.where, key_node.start_mark.line + 1)
             if key in mapping:
-                raise ConfigError(f"{place}: '{key}' is set a second time; remove one of the two")
+                raise ConfigError(f"{place}: '{key}' is set twice; remove one of the two")
             sources[(*prefix, key)] = place
             mapping[key] = _build(value_node, (*prefix, key), source, sources)
         return mapping
@@ -189,7 +190,7 @@ def _build(node: yaml.Node, prefix: _Key, source: _Source, sources: dict[_Key, _
     loader = _Yaml("")
     try:
         return loader.construct_object(node, deep=True)
-    except (ValueError, yaml.YAMLError) as error:  # ValueError: what looks like a date and is none
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: an invalid date
         raise ConfigError(f"{source.where}:{line}: {' '.join(str(error).split())}") from None
     finally:
         loader.dispose()
@@ -216,6 +217,7 @@ def _apply(override: str, tree: dict[str, Any], sources: dict[_Key, _Source]) ->
 
 
 def _explain(item: ErrorDetails, schema: type[BaseModel], sources: dict[_Key, _Source]) -> str:
+    """Return a validation error as one line with its source, and with the present or the nearest key."""
     place, owner = _written(item["loc"], schema)
     dotted = ".".join(str(part) for part in place)
     if item["type"] == "extra_forbidden":
@@ -226,7 +228,7 @@ def _explain(item: ErrorDetails, schema: type[BaseModel], sources: dict[_Key, _S
         return f"{_origin(place, sources)}: unknown key '{dotted}'{_nearest(str(place[-1]), known)}"
     if item["type"] == "missing":
         return f"{_origin(place[:-1], sources)}: '{dotted}' is missing"
-    if item["type"].startswith("union_tag"):  # which of several models is written there
+    if item["type"].startswith("union_tag"):  # the discriminator of a union of models
         key = item["ctx"]["discriminator"].strip("'")
         return f"{_origin(place, sources)}: '{dotted}.{key}': expected {_tags(schema, place)}, got {_tag(item)}"
     got = str(item["input"])
@@ -234,8 +236,8 @@ def _explain(item: ErrorDetails, schema: type[BaseModel], sources: dict[_Key, _S
     if present is not None:
         return f"{_origin(place, sources)}: {dotted}: '{got}' is now '{present}'"
     what = item["msg"].removeprefix("Value error, ")
-    told = [keys for keys, source in sources.items() if source.line is None and keys[: len(place)] == place]
-    return f"{_origin(told[-1] if told else place, sources)}: {dotted}: {what}, got {got[:80]}"
+    overridden = [keys for keys, source in sources.items() if source.line is None and keys[: len(place)] == place]
+    return f"{_origin(overridden[-1] if overridden else place, sources)}: {dotted}: {what}, got {got[:80]}"
 
 
 def _renames(schema: type[BaseModel] | None) -> tuple[Mapping[str, str], Mapping[str, Mapping[str, str]]]:
@@ -273,7 +275,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags(schema: type[BaseModel], place: _Key) -> str:
-    """Return the names of the models of which one may stand at a key of the schema itself."""
+    """Return the allowed values of the discriminator of a section, as text."""
     field = schema.model_fields[str(place[-1])]
     kinds = [model.model_fields[str(field.discriminator)].default for model in get_args(field.annotation)]
     return " or ".join(kinds)
@@ -290,9 +292,9 @@ def _origin(place: _Key, sources: dict[_Key, _Source]) -> str:
 
 
 def _written(loc: Iterable[str | int], schema: type[BaseModel]) -> tuple[_Key, type[BaseModel] | None]:
-    """Return the keys of an error as they were written, and the model that the last of them belongs to, if any.
+    """Return the keys of an error as in the file, and the model of the last key, if any.
 
-    Where one of several models may stand, pydantic puts the name of the one that was taken behind the key.
+    For a union of models, pydantic adds the discriminator of the chosen model after the key.
     """
     place: list[str | int] = []
     owner: type[BaseModel] | None = None

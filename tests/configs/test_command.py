@@ -1,11 +1,13 @@
-"""The frame of every command: exit codes and one-line errors."""
+"""Running a command: exit codes and one-line errors."""
 
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import pytest
+import typer
 
-from configs.command import ReportedError, run
+from configs.command import ReportedError, renamed_option, run
 
 
 class _FailedOnTheWayError(ReportedError):
@@ -17,7 +19,7 @@ def _refuse() -> None:
 
 
 def _fail() -> None:
-    raise _FailedOnTheWayError("lost the server")
+    raise _FailedOnTheWayError("the server does not reply")
 
 
 def _fill_the_disk() -> None:
@@ -37,10 +39,10 @@ def _succeed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "code", "said"),
+    ("function", "code", "message"),
     [
         (_refuse, 2, "error: expected a, got b\n"),
-        (_fail, 1, "error: lost the server\n"),
+        (_fail, 1, "error: the server does not reply\n"),
         (_fill_the_disk, 1, "error: episode.hdf5: No space left on device\n"),
         (_lack_torch, 2, "error: torch.nn is not installed; run: pip install 'ghvae-foresight[model]'\n"),
         (_succeed, 0, ""),
@@ -49,7 +51,7 @@ def _succeed() -> None:
 def test_exit_codes(
     function: Callable[[], None],
     code: int,
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -57,7 +59,7 @@ def test_exit_codes(
     with pytest.raises(SystemExit) as stop:
         run(function)
     assert stop.value.code == code
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == message
 
 
 def test_a_missing_module_that_no_extra_installs_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,67 +90,90 @@ def _greet(name: str, loud: bool = False) -> None:
     print(f"HELLO {name}" if loud else f"hello {name}")
 
 
-WORDS: dict[str, Callable[..., None]] = {"greet": _greet, "refuse": _refuse, "fail": _fail, "stop": _interrupt}
+COMMANDS: dict[str, Callable[..., None]] = {"greet": _greet, "refuse": _refuse, "fail": _fail, "stop": _interrupt}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "output"),
     [
         (["greet", "you"], 0, ("hello you\n", "")),
         (["greet", "you", "--loud"], 0, ("HELLO you\n", "")),
         (["refuse"], 2, ("", "error: expected a, got b\n")),
-        (["fail"], 1, ("", "error: lost the server\n")),
+        (["fail"], 1, ("", "error: the server does not reply\n")),
     ],
     ids=str,
 )
-def test_a_word_chooses_what_is_run(
+def test_the_subcommand_is_run(
     arguments: list[str],
     code: int,
-    told: tuple[str, str],
+    output: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     with pytest.raises(SystemExit) as stop:
-        run(WORDS, "About words.")
+        run(COMMANDS, "About commands.")
     assert stop.value.code == code
-    assert capsys.readouterr() == told
+    assert capsys.readouterr() == output
 
 
-def test_ctrl_c_exits_with_130_from_a_word_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_exits_with_130_from_a_subcommand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["command", "stop"])
     with pytest.raises(SystemExit) as stop:
-        run(WORDS)
+        run(COMMANDS)
     assert stop.value.code == 130
 
 
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["greet"], ["greet", "you", "--nonsense"], ["greet", "you", "me"], ["--loud"]], ids=str
 )
-def test_words_that_are_not_understood_exit_with_2(
+def test_unknown_subcommands_and_arguments_exit_with_2(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     with pytest.raises(SystemExit) as stop:
-        run(WORDS)
-    told = capsys.readouterr()
-    assert stop.value.code == 2 and told.err and not told.out
+        run(COMMANDS)
+    output = capsys.readouterr()
+    assert stop.value.code == 2 and output.err and not output.out
 
 
 @pytest.mark.parametrize(("arguments", "code"), [([], 2), (["--help"], 0)], ids=str)
-def test_without_a_word_all_are_told_and_nothing_is_run(
+def test_without_a_subcommand_all_are_listed_and_none_is_run(
     arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     with pytest.raises(SystemExit) as stop:
-        run(WORDS, "About words.")
-    told = "".join(capsys.readouterr())
+        run(COMMANDS, "About commands.")
+    output = "".join(capsys.readouterr())
     assert stop.value.code == code
-    assert all(words in told for words in ("About words.", "greet", "Say hello.", "refuse", "fail", "stop"))
+    assert all(words in output for words in ("About commands.", "greet", "Say hello.", "refuse", "fail", "stop"))
 
 
-def test_a_function_alone_needs_no_word(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_function_needs_no_subcommand(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["command", "you"])
     with pytest.raises(SystemExit) as stop:
         run(_greet)
     assert stop.value.code == 0 and capsys.readouterr().out == "hello you\n"
+
+
+def _plan(n: Annotated[int, typer.Option()] = 1, m: Annotated[int | None, renamed_option("--m", "--n")] = None) -> None:
+    """Plan."""
+
+
+def test_a_renamed_option_is_refused_with_its_present_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", "--m", "3"])
+    with pytest.raises(SystemExit) as stop:
+        run(_plan)
+    assert stop.value.code == 2 and capsys.readouterr().err == "error: --m is now --n\n"
+
+
+def test_a_renamed_option_is_not_in_the_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        run(_plan)
+    output = capsys.readouterr().out
+    assert stop.value.code == 0 and "--n" in output and "--m" not in output

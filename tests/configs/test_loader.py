@@ -1,4 +1,4 @@
-"""Configuration: what is accepted, and that each mistake is refused with its place and the nearest key."""
+"""Configuration: accepted values, and refusals with the source and the nearest key."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,14 +26,14 @@ def _write(folder: Path, text: str) -> Path:
     return file
 
 
-def test_exponents_are_numbers_and_lists_stand_for_tuples(tmp_path: Path) -> None:
+def test_exponents_are_numbers_and_lists_become_tuples(tmp_path: Path) -> None:
     config = load(Whole, {"robot": _write(tmp_path, "step_limit_m: 1e-4\ncorner_m: [1, 2.5]\n")})
     assert config.robot.step_limit_m == 1e-4
     assert config.robot.corner_m == (1.0, 2.5)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("off", "off"), ("yes", "yes"), ("true", True), ("False", False)])
-def test_only_true_and_false_are_truth_values(tmp_path: Path, text: str, expected: str | bool) -> None:
+def test_only_true_and_false_are_booleans(tmp_path: Path, text: str, expected: str | bool) -> None:
     class Switch(Config):
         value: str | bool
 
@@ -45,7 +45,7 @@ def test_only_true_and_false_are_truth_values(tmp_path: Path, text: str, expecte
     assert load(Board, {"switch": file}, [f"switch.value={text}"]).switch.value == expected
 
 
-def test_what_a_model_says_of_itself_is_told_as_it_says_it(tmp_path: Path) -> None:
+def test_the_message_of_a_validator_is_reported(tmp_path: Path) -> None:
     class Arms(Config):
         left: float
         right: float
@@ -65,7 +65,7 @@ def test_what_a_model_says_of_itself_is_told_as_it_says_it(tmp_path: Path) -> No
         load(Body, {"arms": _write(tmp_path, "{left: 1, right: 2}\n")}, ["arms.left=2"])
 
 
-def test_later_overrides_win(tmp_path: Path) -> None:
+def test_later_overrides_replace_earlier_ones(tmp_path: Path) -> None:
     file = _write(tmp_path, "step_limit_m: 0.2\n")
     config = load(Whole, {"robot": file}, ["robot.step_limit_m=0.1", "robot.step_limit_m=5e-2"])
     assert config.robot.step_limit_m == 0.05
@@ -75,7 +75,7 @@ def test_later_overrides_win(tmp_path: Path) -> None:
     ("text", "overrides", "expected"),
     [
         ("step_limit: 0.2\n", [], ["robot.yaml:1", "'robot.step_limit'", "did you mean 'step_limit_m'?"]),
-        ("step_limit_m: 0.2\nstep_limit_m: 0.3\n", [], ["robot.yaml:2", "second time"]),
+        ("step_limit_m: 0.2\nstep_limit_m: 0.3\n", [], ["robot.yaml:2", "is set twice"]),
         ("step_limit_m: far\n", [], ["robot.yaml:1", "robot.step_limit_m", "got far"]),
         ("step_limit_m: -1\n", [], ["robot.yaml:1", "greater than 0", "got -1"]),
         ("step_limit_m: .nan\n", [], ["robot.yaml:1", "finite"]),
@@ -91,7 +91,7 @@ def test_later_overrides_win(tmp_path: Path) -> None:
         ("step_limit_m: 2024-13-01\n", [], ["robot.yaml:1", "month"]),
     ],
 )
-def test_mistakes_are_refused_by_place(tmp_path: Path, text: str, overrides: list[str], expected: list[str]) -> None:
+def test_mistakes_are_refused_with_source(tmp_path: Path, text: str, overrides: list[str], expected: list[str]) -> None:
     file = _write(tmp_path, text)
     with pytest.raises(ConfigError) as refusal:
         load(Whole, {"robot": file}, overrides)
@@ -101,12 +101,12 @@ def test_mistakes_are_refused_by_place(tmp_path: Path, text: str, overrides: lis
         assert part in message
 
 
-def test_a_missing_file_names_the_nearest_shipped_one() -> None:
+def test_the_refusal_of_a_missing_file_names_the_nearest_one() -> None:
     with pytest.raises(ConfigError, match=r"did you mean .robots/simulation\.yaml"):
         load(Whole, {"robot": "robots/simulatoin.yaml"})
 
 
-def test_what_was_used_is_written_and_reads_back(tmp_path: Path) -> None:
+def test_a_written_configuration_reads_back(tmp_path: Path) -> None:
     config = Whole(robot=Arm(step_limit_m=0.2, corner_m=(0.0, 3.0)))
     saved = yaml.safe_load(to_yaml(config))
     assert load(Whole, {"robot": _write(tmp_path, yaml.safe_dump(saved["robot"]))}) == config
@@ -119,7 +119,7 @@ def test_a_config_is_immutable() -> None:
 
 
 @pytest.mark.parametrize("file", sorted(FOLDER.rglob("*.yaml")), ids=lambda path: str(path.relative_to(FOLDER)))
-def test_shipped_files_say_where_their_numbers_come_from(file: Path) -> None:
+def test_shipped_files_have_comments_on_the_origin_of_values(file: Path) -> None:
     assert "#" in file.read_text(encoding="utf-8"), "each default needs its origin in a comment"
 
 
@@ -146,7 +146,7 @@ def test_a_former_key_or_value_is_refused_with_the_present_one(tmp_path: Path) -
         load(Hand, {"gripper": file}, ["gripper.split=unseen"])
 
 
-def test_a_stored_configuration_of_before_is_migrated() -> None:
+def test_a_stored_configuration_of_an_earlier_version_is_migrated() -> None:
     stored = {
         "gripper": {"force": 3.0, "split": "unseen"},
         "others": [{"force": 4.0}],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 
-from configs.loader import Config, load
+from configs.loader import FOLDER, Config, load
 from ghvae_core.goal_cost import GoalCost
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo, build
 from ghvae_core.models.ghvae import GhvaeConfig
@@ -82,3 +85,28 @@ def test_a_task_runs_through_the_interface_alone() -> None:
     families = set(task.history.plans[0].plan.families)
     assert "use" in families  # objects to move were found in the images; candidates of the random policy are "play"
     inside.close()
+
+
+def test_a_plan_crosses_at_most_15_files_of_planner_and_model() -> None:
+    config = load_run("tasks/pick_wipe.yaml", ["planner.n_candidates=8"])
+    robot = SimulatedFranka(simulation(scene="pick_wipe", split="test"))
+    observation = robot.reset(np.random.default_rng(3))
+    goal = model_image(make_goal(robot))
+    solver = Solver(config.planner, Proposals(config.policy, config.difference, robot.spec))
+    task = TaskController(config.task, robot, _predictor(robot, config.planner.cost), solver)
+    task.begin(observation, goal, np.random.default_rng(0))
+    files: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        file = Path(frame.f_code.co_filename)
+        if event == "call" and file.is_relative_to(FOLDER.parent):
+            files.add(str(file.relative_to(FOLDER.parent)))
+
+    sys.setprofile(note)
+    try:
+        task.advance()
+    finally:
+        sys.setprofile(None)
+        robot.close()
+    crossed = sorted(file for file in files if file.startswith(("planner/", "ghvae_core/")))
+    assert len(task.history.plans) == 1 and len(crossed) <= 15, crossed

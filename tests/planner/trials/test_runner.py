@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from configs.command import ReportedError
 from planner.options import PredictorChoice
@@ -74,7 +75,7 @@ def _succeed(job: TrialJob) -> TrialOutcome:
     return COUNTED
 
 
-def _told(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
+def _output(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
     output, errors = capsys.readouterr()
     numbers: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
     return numbers, errors
@@ -98,7 +99,7 @@ def test_every_scene_is_done_by_a_then_by_b(
         "pick_wipe, A, seed 1",
     ]
     assert "planner.horizon=3" in jobs[1].overrides and "planner.horizon=3" not in jobs[0].overrides
-    numbers, errors = _told(capsys)
+    numbers, errors = _output(capsys)
     assert errors == "" and list(numbers) == ["pick_wipe", "pick_sweep"]
     assert numbers["pick_wipe"]["success_rate"] == 0 and numbers["pick_wipe"]["compare"]["success_rate"] == 1
     assert numbers["pick_wipe"]["paired"]["goal"] == {
@@ -128,7 +129,7 @@ def test_finished_trials_are_kept_and_unfinished_ones_repeated(
     asked(stopped)
     with pytest.raises(KeyboardInterrupt):
         run_series(_series(tmp_path))
-    numbers, _ = _told(capsys)
+    numbers, _ = _output(capsys)
     assert numbers["pick_wipe"]["trials"] == 1 and numbers["pick_wipe"]["planned"] == 3
     kept = tmp_path / "trials/pick_wipe/A/seed0000/result.json"
     before = kept.stat().st_mtime_ns
@@ -136,11 +137,11 @@ def test_finished_trials_are_kept_and_unfinished_ones_repeated(
     run_series(_series(tmp_path, resume=True, seeds=range(0, 4)))  # with one more
     assert [job.request.seed for job in jobs] == [2, 3]
     assert kept.stat().st_mtime_ns == before
-    numbers, _ = _told(capsys)
+    numbers, _ = _output(capsys)
     assert numbers["pick_wipe"]["trials"] == 3 and numbers["pick_wipe"]["excluded"] == [1]
     jobs = asked(_succeed)
     run_series(_series(tmp_path, resume=True))
-    assert jobs == [] and _told(capsys)[0]["pick_wipe"]["planned"] == 3
+    assert jobs == [] and _output(capsys)[0]["pick_wipe"]["planned"] == 3
 
 
 def test_the_trial_of_a_dead_process_is_repeated_once(
@@ -157,7 +158,7 @@ def test_the_trial_of_a_dead_process_is_repeated_once(
     asked(die)
     run_series(_series(tmp_path))
     assert tries == [0, 0, 1, 1, 2]
-    numbers, errors = _told(capsys)
+    numbers, errors = _output(capsys)
     assert "pick_wipe, A, seed 1: its process was ended by SIGKILL; it is repeated once" in errors
     assert "SIGKILL, a second time" in errors
     assert numbers["pick_wipe"]["trials"] == 3 and numbers["pick_wipe"]["success_rate"] == pytest.approx(
@@ -182,12 +183,12 @@ def test_aborted_trials_are_not_counted_and_exit_with_1(
     with pytest.raises(TrialsError, match=r"1 trials were aborted.*no server.*--resume") as failure:
         run_series(_series(tmp_path))
     assert failure.value.exit_code == 1
-    numbers, _ = _told(capsys)
+    numbers, _ = _output(capsys)
     assert numbers["pick_wipe"]["trials"] == 2 and numbers["pick_wipe"]["aborted"] == [1]
     assert numbers["pick_wipe"]["success_rate"] == 1
     jobs = asked(_succeed)
     run_series(_series(tmp_path, resume=True))
-    assert [job.request.seed for job in jobs] == [1] and _told(capsys)[0]["pick_wipe"]["trials"] == 3
+    assert [job.request.seed for job in jobs] == [1] and _output(capsys)[0]["pick_wipe"]["trials"] == 3
 
 
 def test_no_more_trials_are_started_after_several_aborted_ones(
@@ -197,7 +198,7 @@ def test_no_more_trials_are_started_after_several_aborted_ones(
     with pytest.raises(TrialsError, match="5 trials"):
         run_series(_series(tmp_path, seeds=range(0, 20)))
     assert len(jobs) == 6  # two, one that went well, and three in a row
-    assert "3 trials in a row were aborted" in _told(capsys)[1]
+    assert "3 trials in a row were aborted" in _output(capsys)[1]
 
 
 @pytest.mark.parametrize(
@@ -295,3 +296,29 @@ def test_refused_input_writes_nothing(tmp_path: Path, variant: Variant, tasks: t
     with pytest.raises(ReportedError, match=message) as refusal:
         run_series(_series(tmp_path, variants=(variant,), tasks=tasks))
     assert refusal.value.exit_code == 2 and not list(tmp_path.iterdir())
+
+
+def test_trials_of_an_earlier_version_are_resumed(
+    tmp_path: Path, asked: Callable[[Answers], list[TrialJob]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Former keys of the stored configuration and former states of the stored records are migrated."""
+    asked(_succeed)
+    run_series(_series(tmp_path))
+    config = tmp_path / "trials" / "config.yaml"
+    stored = yaml.safe_load(config.read_text())
+    task = stored["variants"]["A"]["tasks"]["pick_wipe"]
+    task["task"]["least_difference"] = task["task"].pop("min_goal_distance")
+    task["task"]["surprise"] = task["task"].pop("max_error_ratio")
+    task["task"]["split"] = task["robot"]["split"] = "unseen"
+    task["difference"]["share"] = task["difference"].pop("fraction")
+    task["planner"]["at_once"] = task["planner"].pop("batch_size")
+    task["planner"]["refinement"]["first_share"] = task["planner"]["refinement"].pop("first_fraction")
+    config.write_text(yaml.safe_dump(stored))
+    record = tmp_path / "trials/pick_wipe/A/seed0001/trial.json"
+    trial = json.loads(record.read_text())
+    record.write_text(json.dumps({**trial, "status": "left out", "reason": "no goal"}))
+    capsys.readouterr()
+    jobs = asked(_succeed)
+    run_series(_series(tmp_path, resume=True))
+    numbers, _ = _output(capsys)
+    assert not jobs and numbers["pick_wipe"]["trials"] == 2 and numbers["pick_wipe"]["excluded"] == [1]
