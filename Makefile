@@ -3,6 +3,7 @@
 
 export OMP_NUM_THREADS ?= 2
 BIN := .venv/bin
+PARALLEL := -n 4 --dist worksteal --durations=15
 
 .PHONY: demo test test-slow lint docs wheel ros clean
 
@@ -29,10 +30,11 @@ wheel:
 ros:
 	./bootstrap.sh ros
 
-# The tests of ROS share one master and keep real time, so they run alone, one after another; so do those of libfranka.
+# Half of the time of a test goes by while it waits for other processes, so there are more tests at a time than cores.
+# The tests of ROS keep real time, each process with a master and a driver of its own. Those of libfranka share one arm.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not ros and not libfranka" -n 2 --dist worksteal
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "ros and not slow" tests/robot_bridge/ros || [ $$? = 5 ]  # 5: no test without ROS
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not ros and not libfranka" $(PARALLEL)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "ros and not slow" $(PARALLEL) tests/robot_bridge/ros || [ $$? = 5 ]  # 5: without ROS
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m libfranka tests/robot_bridge/libfranka
 
 test-slow: lint

@@ -2,53 +2,52 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from types import FrameType, TracebackType
+from types import TracebackType
 
 import torch
 from torch import distributed
 
+from configs.interruption import Interruption, interruption
 from ghvae_core.models.checkpoint_files import CheckpointError
 
 PREEMPTED = 75  # exit code after SIGTERM: start the same command again (sysexits.h: temporary failure)
 
 
 @contextmanager
-def collected() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; a second one ends the process as it would have.
+def noted_signals() -> Iterator[Interruption]:
+    """Note SIGINT and SIGTERM instead of ending; a second one ends the process as it would have without this block.
 
-    After SIGTERM a process that cannot save in time ends all the same: whoever sent it will kill it soon.
+    After SIGTERM the process ends within `EXIT_S` in any case: its sender will kill it soon.
     """
-    received: list[int] = []
-    timers: list[threading.Timer] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ended = threading.Event()
+    with interruption(then=None) as signals:
+        threading.Thread(target=_exit_after_sigterm, args=(signals, ended), daemon=True).start()
+        try:
+            yield signals
+        finally:
+            ended.set()
+            signals.take()
 
-    def receive(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the interface of signal
-        received.append(number)
-        for other, handler in before.items():
-            signal.signal(other, handler)
-        if number == signal.SIGTERM:
-            timers.append(threading.Timer(EXIT_S, os._exit, [PREEMPTED]))
-            timers[-1].daemon = True
-            timers[-1].start()
 
-    for number in before:
-        signal.signal(number, receive)
-    try:
-        yield received
-    finally:
-        for timer in timers:
-            timer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _exit_after_sigterm(signals: Interruption, ended: threading.Event) -> None:
+    end_s = math.inf
+    while not ended.wait(_CHECK_S):
+        if signals.received == signal.SIGTERM:
+            end_s = min(end_s, time.monotonic() + EXIT_S)
+        if time.monotonic() > end_s:
+            os._exit(PREEMPTED)
 
 
 EXIT_S = 120.0  # what saving and leaving may take once a run was told to stop; ours
+_CHECK_S = 1.0  # between two checks for SIGTERM; ours
 _SILENCE = timedelta(minutes=30)  # of another process, then it counts as dead: it may be writing a large state
 _PATIENCE = timedelta(days=7)  # with the first process while it decodes all episodes, which may take it days; ours
 

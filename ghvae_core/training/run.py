@@ -36,7 +36,7 @@ from ghvae_core.training.config import (
     fitted,
     load_config,
 )
-from ghvae_core.training.distributed import PREEMPTED, ProcessGroup, collected
+from ghvae_core.training.distributed import PREEMPTED, ProcessGroup, noted_signals
 from ghvae_core.training.engine import Recipe
 from ghvae_core.training.logger import NullListener, TrainingLog
 from ghvae_core.training.stages import OPERATIONAL, check_plan, stages
@@ -160,16 +160,16 @@ def _train(request: TrainingRequest, config: TrainingRunConfig, init: Checkpoint
     if group.is_first:  # nothing is refused below
         request.out.mkdir(parents=True, exist_ok=True)
         write_file(request.out / "config.yaml", to_yaml(config))
-    with log or nullcontext(), collected() as received:
+    with log or nullcontext(), noted_signals() as signals:
         if log is not None and not request.resume:
             for line in [*start.report.lines(), *notes]:
                 log.say(f"--init: {line}")
         try:
-            figures = trainer.train(lambda: bool(received))
+            figures = trainer.train(lambda: signals.received is not None)
         except Interrupted:
             if log is not None:
                 log.say(f"stopped; go on with the same command and --resume --out {request.out}")
-            (number,) = group.largest(max(received, default=0))  # of those that any process got
+            (number,) = group.largest(signals.received or 0)  # of those that any process got
             return 130 if number == signal.SIGINT else PREEMPTED
     if log is not None:
         last = job.plan[-1]

@@ -26,7 +26,7 @@ from ghvae_core.models import checkpoint
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointError
 from ghvae_core.models.device import find_device
 from ghvae_core.models.temporal_distance import TemporalDistance, TemporalDistanceConfig, save
-from ghvae_core.training.distributed import ProcessGroup, collected
+from ghvae_core.training.distributed import ProcessGroup, noted_signals
 from ghvae_core.training.run import read_episodes
 from ghvae_core.training.trainer import TrainingError
 from ghvae_core.training.validation import spread, to_batch
@@ -209,11 +209,11 @@ def train(request: TemporalDistanceRequest) -> int:
         torch.manual_seed(request.seed)
         distance = TemporalDistance(config.distance).to(device)
     rng, check_rng = np.random.default_rng(request.seed).spawn(2)
-    with _Teller(config.training.n_steps) as teller, collected() as received:
+    with _Teller(config.training.n_steps) as teller, noted_signals() as signals:
 
         def notify(step: int, loss: float) -> bool:
             teller.tell(step, loss)
-            return bool(received)
+            return signals.received is not None
 
         n_done = teach(distance, Lesson(dataset.train, imagines), config.training, rng, notify)
     figures = measure(distance, dataset.validation, check_rng)._asdict()
@@ -223,7 +223,7 @@ def train(request: TemporalDistanceRequest) -> int:
     save(request.out / "distance", distance, {**facts, **figures})
     told = {"distance": str(request.out / "distance"), "n_steps": n_done, **figures}
     print(json.dumps(told, allow_nan=False), flush=True)
-    return _STOPPED if received else 0
+    return _STOPPED if signals.received is not None else 0
 
 
 class _Teller(Progress):

@@ -82,7 +82,7 @@ def _besiege(server: Served, checkpoint: str, rng: random.Random, n: tuple[int, 
     told = _flood(server.address, checkpoint, rng, messages)
     flood_s = time.monotonic() - began_s
     _garbage(server.address, rng, garbage)
-    n_peak = _half_open(server, rng, half_open)
+    n_peak = _half_open(server, rng, half_open, n_files + half_open)
     time.sleep(_SETTLE_S)
     return {
         "messages": messages,
@@ -209,14 +209,16 @@ def _garbage(address: str, rng: random.Random, n: int) -> None:
             raw.sendall(rng.choice((b"GET / HTTP/1.1\r\n\r\n", rng.randbytes(rng.randrange(1, 600)), b"\xff" * 10)))
 
 
-def _half_open(server: Served, rng: random.Random, n: int) -> int:
+def _half_open(server: Served, rng: random.Random, n: int, n_expected: int) -> int:
     """Hold connections open that say nothing or stop in their greeting; return the descriptors at the peak."""
     held = list(_connections(server.address, n))
     for raw in held:
         raw.sendall((b"\xff" + bytes(8) + b"\x7f\x03")[: rng.randrange(12)])
-    time.sleep(0.5)
-    n_peak = server.n_files()
-    time.sleep(_SETTLE_S)
+    n_peak, end_s = 0, time.monotonic() + _SETTLE_S
+    while time.monotonic() < end_s:
+        if n_peak < n_expected:
+            n_peak = max(n_peak, server.n_files())
+        time.sleep(0.01)
     for raw in held:
         raw.close()
     return n_peak

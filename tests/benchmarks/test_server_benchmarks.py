@@ -69,7 +69,7 @@ def test_a_siege() -> None:
     assert told["alive"] and told["next_plan_right"] and told["audit_events"] == []
     assert told["answered"]["bad"] >= told["answered"]["sent malformed"] > 250
     before, peak, after = told["descriptors"]
-    assert peak >= before + 10 and after <= before + 2
+    assert peak >= before + 8 and after <= before + 2  # a connection of before may be closed meanwhile
 
 
 def test_a_siege_that_brings_code_to_life_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

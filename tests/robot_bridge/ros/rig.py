@@ -20,6 +20,7 @@ from tests.patience import patience
 ROOT = Path(__file__).resolve().parents[3]
 _UP_S = 60.0  # for a process to be ready on a busy machine
 _DOWN_S = 15.0
+_N_PORTS = 5  # tried, as another process may take a free port first
 
 
 class Rig:
@@ -28,18 +29,16 @@ class Rig:
     def __init__(self, folder: Path) -> None:
         """Start a master on a free port of this machine, and point this process's ROS at it."""
         self.folder = folder
-        self._port = _free_port()
-        self.uri = f"http://127.0.0.1:{self._port}"
-        places = {
-            "ROS_MASTER_URI": self.uri,
-            "ROS_IP": "127.0.0.1",
-            "ROS_HOME": str(folder),
-            "ROS_LOG_DIR": str(folder),
-        }
-        os.environ.update(places)
+        os.environ.update({"ROS_IP": "127.0.0.1", "ROS_HOME": str(folder), "ROS_LOG_DIR": str(folder)})
         self._driver: subprocess.Popen[str] | None = None
         self.log = folder / "driver.jsonl"
-        self.start_master()
+        for _ in range(_N_PORTS):
+            self._port = _free_port()
+            self.uri = f"http://127.0.0.1:{self._port}"
+            os.environ["ROS_MASTER_URI"] = self.uri
+            if self._start_master():
+                return
+        raise AssertionError("the ROS master did not start")
 
     @property
     def driver(self) -> subprocess.Popen[str]:
@@ -47,20 +46,24 @@ class Rig:
         assert self._driver is not None
         return self._driver
 
-    def start_master(self) -> None:
-        """Start the master."""
+    def _start_master(self) -> bool:
+        """Start the master; return whether it runs."""
         command = ["/usr/bin/rosmaster", "--core", "-p", str(self._port)]
         self.master = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline_s = time.monotonic() + patience(_UP_S)
-        while not self._answers():
-            assert time.monotonic() < deadline_s and self.master.poll() is None, "the ROS master did not start"
+        while self.master.poll() is None and time.monotonic() < deadline_s:
+            if self._answers():
+                return True
             time.sleep(0.05)
+        self.master.kill()
+        self.master.wait()
+        return False
 
     def restart_master(self) -> None:
         """Kill the master, and start another on the same port."""
         self.master.kill()
         self.master.wait()
-        self.start_master()
+        assert self._start_master(), "the ROS master did not start again"
 
     def start_driver(self, *arguments: str) -> None:
         """Start the driver, in place of the one that runs, and wait until it is ready."""
