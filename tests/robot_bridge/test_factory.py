@@ -14,7 +14,7 @@ from configs.loader import FOLDER, Config, ConfigError, load, migrate
 from robot_bridge.factory import RobotConfig
 from robot_bridge.franka.config import FrankaRosConfig
 from tests.patience import patience
-from tests.robot_bridge.ros.configurations import config
+from tests.robot_bridge.ros.configurations import shipped
 
 ROOT = FOLDER.parent
 
@@ -76,10 +76,10 @@ def test_real_arm_refuses_several_workers() -> None:
 
 
 def test_shipped_limits_are_stricter_than_the_drivers() -> None:
-    shipped = config()
-    assert shipped.motion.max_state_age_s <= 0.2 and shipped.motion.stall_s <= 0.2
-    assert max(shipped.reflex.torques_nm) <= 20 and max(shipped.reflex.forces[:3]) <= 20
-    assert shipped.motion.contact_limit_n < min(shipped.reflex.forces[:3])
+    config = shipped()
+    assert config.motion.max_state_age_s <= 0.2 and config.motion.stall_s <= 0.2
+    assert max(config.reflex.torques_nm) <= 20 and max(config.reflex.forces[:3]) <= 20
+    assert config.motion.contact_limit_n < min(config.reflex.forces[:3])
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_shipped_limits_are_stricter_than_the_drivers() -> None:
     ],
 )
 def test_ineffective_limits_are_refused(section: str, values: dict[str, object], message: str) -> None:
-    whole = config().model_dump()
+    whole = shipped().model_dump()
     whole[section].update(values)
     with pytest.raises(ValidationError, match=message):
         FrankaRosConfig.model_validate(whole)
