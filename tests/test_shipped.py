@@ -1,4 +1,4 @@
-"""What the package ships fits together: the demo's goal image, the model, and the simulated robot."""
+"""The shipped goal image, model and simulated robot are compatible."""
 
 from pathlib import Path
 
@@ -22,14 +22,14 @@ class _Section(Config):
     robot: SimulationConfig
 
 
-def test_the_demo_names_a_goal_that_is_shipped() -> None:
+def test_the_demo_uses_a_shipped_goal() -> None:
     robot = load(_Section, {"robot": "robots/simulation.yaml"}).robot
     goal = FOLDER / "goals" / "pick_wipe.png"
     assert f"--goal {goal.relative_to(ROOT)}" in (ROOT / "Makefile").read_text(encoding="utf-8")
     assert load_goal(goal, robot.camera).std() > 10
 
 
-def test_the_shipped_model_is_whole_and_fits_robot_and_planner() -> None:
+def test_the_shipped_model_is_complete_and_compatible_with_robot_and_planner() -> None:
     checkpoint = load_checkpoint(SHIPPED)
     assert checkpoint.info.modules_trained == checkpoint.info.model.n_modules == 6
     config = load_run("tasks/pick_wipe.yaml", [])
@@ -37,7 +37,7 @@ def test_the_shipped_model_is_whole_and_fits_robot_and_planner() -> None:
     check_compatibility(spec, InProcessPredictor(checkpoint, GoalCost()).spec, config.planner)
 
 
-def test_the_shipped_model_imagines_what_it_did_when_it_was_shipped() -> None:
+def test_the_predictions_of_the_shipped_model_are_unchanged() -> None:
     model = load_checkpoint(SHIPPED).model
     ramp = torch.linspace(0, 1, 64)
     across, down = ramp.expand(64, 64), ramp[:, None].expand(64, 64)

@@ -1,1 +1,1 @@
-"""Many tasks in many scenes, each in a process of its own, and what they add up to."""
+"""Trials of tasks over many scenes, in parallel processes, with statistics and a report."""

@@ -1,7 +1,8 @@
-"""How often a task is done by its first plan alone, by where candidates come from, cost, their number, and solver.
+"""Success rate of the first plan alone, by source and number of the candidates, goal cost, and solver.
 
-Every candidate is executed in simulation once; plans of all settings are then chosen from the same candidates, by what
-the camera saw (the oracle) and by what the model predicted. Solvers go beyond them, so each of their plans is executed.
+Every candidate is executed in simulation once. The plans of all settings are then chosen from the same candidates, by
+the observed frames (oracle) and by the predicted frames (model). Solvers draw new candidates, so their plans are
+executed separately.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from planner.plan import PlanError
 from planner.predictors import open_predictor
 from planner.solver import Solver
 from planner.trials.process_pool import ProcessFailure, run_in_processes
-from tests.benchmarks.pool import PROPOSALS, Scene, SceneJob, Tried, context, fill
+from tests.benchmarks.pool import PROPOSALS, ExecutedScene, Scene, SceneJob, context, fill
 
 SHIPPED = Path(__file__).parents[2] / "ghvae_core" / "checkpoints" / "tiny"
-_N_DRAWS = 200  # subsets of a scene's candidates that a rate is the mean of; ours
+_N_DRAWS = 200  # subsets of a scene's candidates per rate; ours
 _NUMBERS = (50, 100, 200, 400)
 _SOLVERS = ("shooting", "cem", "icem", "mppi")
 _PIXELS = GoalCost(brightness=0.3)  # as planning/solver.yaml has it
@@ -54,14 +55,14 @@ _Row = dict[str, "Rate"]
 
 
 class Rate(NamedTuple):
-    """A share of successes, over scenes."""
+    """A success rate over scenes."""
 
     mean: float
     standard_error: float | None  # None: of one scene
 
     @classmethod
     def of(cls, scenes: Sequence[float]) -> Rate:
-        """Return the mean of each scene's share."""
+        """Return the mean of the scenes' success fractions."""
         n = len(scenes)
         return cls(float(np.mean(scenes)), float(np.std(scenes, ddof=1) / np.sqrt(n)) if n > 1 else None)
 
@@ -71,78 +72,84 @@ class Rate(NamedTuple):
 
 
 def first_plans(  # noqa: PLR0917 - the parameters are the options of the command line
-    out: Annotated[Path, typer.Option(help="folder of what was tried; scenes that are there are not tried again")],
-    tasks: Annotated[list[str] | None, typer.Option("--task", help="again for more; both without it")] = None,
-    seeds: Annotated[str, typer.Option(help="A:B, of the scenes; tune below 1000 only")] = "0:20",
-    candidates: Annotated[int, typer.Option(min=4, help="of a scene that follow the difference to the goal")] = 1000,
-    others: Annotated[int, typer.Option(min=4, help="of a scene from each other place")] = 200,
-    chosen: Annotated[int, typer.Option(min=4, help="a plan compares so many, where nothing else is said")] = 100,
-    checkpoint: Annotated[Path, typer.Option(help="of the model")] = SHIPPED,
-    distance: Annotated[Path | None, typer.Option(help="network that run_distance made; none: no steps to go")] = None,
-    lpips: Annotated[bool, typer.Option(help="LPIPS too, whose weights are fetched once")] = True,
-    solver_plans: Annotated[int, typer.Option(min=0, help="of each solver in each scene; 0: none")] = 1,
-    solver_predictor: Annotated[Literal["in_process", "oracle"], typer.Option(help="who imagines for them")] = "oracle",
-    workers: Annotated[int, typer.Option(min=1, help="processes at a time")] = 2,
+    out: Annotated[Path, typer.Option(help="Folder of the results; stored scenes are not executed again.")],
+    tasks: Annotated[list[str] | None, typer.Option("--task", help="Repeat for several tasks (default: both).")] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds A to B - 1 of the scenes; tune below 1000 only.")] = "0:20",
+    candidates: Annotated[
+        int, typer.Option(min=4, help="Candidates per scene from the difference to the goal.")
+    ] = 1000,
+    others: Annotated[int, typer.Option(min=4, help="Candidates per scene from each other source.")] = 200,
+    chosen: Annotated[int, typer.Option(min=4, help="Candidates of one plan, by default.")] = 100,
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder.")] = SHIPPED,
+    distance: Annotated[Path | None, typer.Option(help="Temporal distance network of run_distance.")] = None,
+    lpips: Annotated[bool, typer.Option(help="Include LPIPS; its weights are downloaded once.")] = True,
+    solver_plans: Annotated[int, typer.Option(min=0, help="Plans per solver and scene; 0: none.")] = 1,
+    solver_predictor: Annotated[
+        Literal["in_process", "oracle"], typer.Option(help="Predictor backend of the solvers.")
+    ] = "oracle",
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 2,
 ) -> None:
-    """Try all candidates out, then print how often the first plan of each setting does the task.
+    """Execute all candidates, then print the success rate of the first plan for each setting.
 
-    Rates are of success with the tool, as a trial counts it: means over scenes with standard errors. The last line is
-    one JSON object with every table.
+    Success is as in a trial, with the tool. Rates are means over scenes with standard errors. The last line is one JSON
+    object with all tables.
     """
     sizes = {kind: candidates if kind == "directed" else others for kind in PROPOSALS}
     scenes = [(task, seed) for task in tasks or ["pick_wipe", "pick_sweep"] for seed in _range(seeds)]
     loaded = load_checkpoint(checkpoint)
-    held = load_evaluator(loaded, CostNetworks(lpips=lpips, distance=None if distance is None else str(distance)))
+    evaluator = load_evaluator(loaded, CostNetworks(lpips=lpips, distance=None if distance is None else str(distance)))
     _keep_config(out, dict.fromkeys(task for task, _ in scenes))
     pools = [SceneJob(task, seed, sizes, out) for task, seed in scenes]
-    _work(fill, [job for job in pools if not job.file.is_file()], workers, "trying candidates out")
-    tried = [Tried.read(job) for job in pools if job.file.is_file()]
-    if not tried:
-        raise ReportedError(f"--seeds {seeds}: expected a scene with a goal, got none; choose others")
-    compared = Comparison(tried, loaded, held, chosen)
+    _work(fill, [job for job in pools if not job.file.is_file()], workers, "executing candidates")
+    executed = [ExecutedScene.read(job) for job in pools if job.file.is_file()]
+    if not executed:
+        raise ReportedError(f"--seeds {seeds}: expected a scene with a goal, got none; choose other seeds")
+    compared = Comparison(executed, loaded, evaluator, chosen)
     tables = compared.tables()
     if solver_plans:
         job = SolverJob("", 0, solver_predictor, checkpoint, loaded.sha256, chosen, solver_plans, out)
-        asked = [job._replace(task=t.task, seed=t.seed) for t in tried]
-        _work(solve, [job for job in asked if not job.file.is_file()], workers, f"solvers, {solver_predictor}")
-        tables[f"solver, {chosen} candidates"] = _solvers(asked)
+        jobs = [job._replace(task=t.task, seed=t.seed) for t in executed]
+        _work(solve, [job for job in jobs if not job.file.is_file()], workers, f"solvers, {solver_predictor}")
+        tables[f"solver, {chosen} candidates"] = _solvers(jobs)
     for title, rows in tables.items():
         _print(title, rows)
-    print(json.dumps({"scenes": len(tried), "tables": tables}, allow_nan=False))
+    print(json.dumps({"scenes": len(executed), "tables": tables}, allow_nan=False))
 
 
 def _keep_config(out: Path, tasks: Iterable[str]) -> None:
-    """Write what decides the results of each task into the folder, once.
+    """Write the configuration of each task into the folder, or compare it with the stored one.
 
     Raises:
-        ReportedError: What is in the folder was decided by something else.
+        ReportedError: The stored results have another configuration.
     """
     for task in tasks:
         file, now = out / f"{task}.yaml", yaml.safe_dump(load_run(f"tasks/{task}.yaml", ()).model_dump(mode="json"))
         if file.is_file() and file.read_text(encoding="utf-8") != now:
-            raise ReportedError(f"{file}: the configuration became another one; expected the same or a new --out")
+            raise ReportedError(f"{file}: expected the stored configuration, got another; choose another --out")
         if not file.is_file():
             out.mkdir(parents=True, exist_ok=True)
             file.write_text(now, encoding="utf-8")
 
 
 class Comparison:
-    """Plans of all settings that choose from the same candidates."""
+    """Plans of all settings, chosen from the same candidates."""
 
-    def __init__(self, tried: Sequence[Tried], loaded: Checkpoint, held: GoalCostEvaluator, chosen: int) -> None:
-        self._tried, self._chosen = tried, chosen
-        self._tasks = [t.task for t in tried]
-        self._weigher = held
-        settings = InProcessConfig(max_candidates=max(len(pool.actions) for t in tried for pool in t.pools.values()))
+    def __init__(
+        self, executed: Sequence[ExecutedScene], loaded: Checkpoint, evaluator: GoalCostEvaluator, chosen: int
+    ) -> None:
+        self._scenes, self._chosen = executed, chosen
+        self._tasks = [t.task for t in executed]
+        self._evaluator = evaluator
+        settings = InProcessConfig(max_candidates=max(len(pool.actions) for t in executed for pool in t.pools.values()))
         model = InProcessPredictor(loaded, _PIXELS, settings)
-        shown = track(tried, "opened", console=Console(stderr=True))
-        self._imagined = [_imagined(t, model, t.file.with_stem(f"{t.file.stem}_{loaded.sha256[:12]}")) for t in shown]
+        shown = track(executed, "predicting", console=Console(stderr=True))
+        self._predicted = [_predicted(t, model, t.file.with_stem(f"{t.file.stem}_{loaded.sha256[:12]}")) for t in shown]
 
     def tables(self) -> dict[str, dict[str, _Row]]:
         """Return the tables by title, each with its rows and columns."""
-        n, most = self._chosen, min(len(t.pools["directed"].actions) for t in self._tried)
+        n, most = self._chosen, min(len(t.pools["directed"].actions) for t in self._scenes)
         numbers = [number for number in _NUMBERS if number < most] + [most]
-        costs = {name: cost for name, cost in _COSTS.items() if {*cost.terms()} <= {*self._weigher.terms}}
+        costs = {name: cost for name, cost in _COSTS.items() if {*cost.terms()} <= {*self._evaluator.terms}}
         return {
             "all candidates, executed": {kind: self._all(kind) for kind in PROPOSALS},
             f"proposals, the best of {n} by pixels": {kind: self._first(kind, _PIXELS, n) for kind in PROPOSALS},
@@ -151,21 +158,21 @@ class Comparison:
         }
 
     def _all(self, kind: str) -> _Row:
-        return _columns(self._tasks, [float(t.pools[kind].results[:, 0].mean()) for t in self._tried], "any")
+        return _columns(self._tasks, [float(t.pools[kind].results[:, 0].mean()) for t in self._scenes], "any")
 
     def _first(self, kind: str, cost: GoalCost, n: int) -> _Row:
-        """Return how often the least cost of `n` candidates is a success."""
+        """Return the success rate of the candidate of least cost among `n`."""
         row: _Row = {}
         for who in ("oracle", "model"):
-            shares = []
-            for t, predicted in zip(self._tried, self._imagined, strict=True):
+            fractions = []
+            for t, predicted in zip(self._scenes, self._predicted, strict=True):
                 pool = t.pools[kind]
                 ends = pool.ends if who == "oracle" else predicted[kind]
-                costs = self._weigher.costs_of_images(ends[:, None], t.goal, cost)
-                if who == "oracle":  # the simulator knows where the arm would stop itself
+                costs = self._evaluator.costs_of_images(ends[:, None], t.goal, cost)
+                if who == "oracle":  # the oracle knows the faults
                     costs = np.where(pool.stopped, np.inf, costs)
-                shares.append(_share(costs, pool.results[:, 0], n, np.random.default_rng(t.seed)))
-            row |= _columns(self._tasks, shares, who)
+                fractions.append(_success_fraction(costs, pool.results[:, 0], n, np.random.default_rng(t.seed)))
+            row |= _columns(self._tasks, fractions, who)
         return row
 
 
@@ -183,14 +190,14 @@ class SolverJob(NamedTuple):
 
     @property
     def file(self) -> Path:
-        """Where its shares of successes are kept."""
-        asked = f"{self.predictor}_{self.checkpoint_sha[:12]}_{self.n_candidates}x{self.n_plans}"
-        return self.out / f"{self.task}_{self.seed}_{asked}.json"
+        """File of the results."""
+        jobs = f"{self.predictor}_{self.checkpoint_sha[:12]}_{self.n_candidates}x{self.n_plans}"
+        return self.out / f"{self.task}_{self.seed}_{jobs}.json"
 
 
 def solve(job: SolverJob) -> str:
     """Plan with every solver, execute the plans, and keep each solver's share of successes."""
-    shares = {}
+    fractions = {}
     for solver in _SOLVERS:
         settings = (f"planner.solver={solver}", f"planner.n_candidates={job.n_candidates}")
         scene = Scene.open(job.task, job.seed, settings)
@@ -198,9 +205,9 @@ def solve(job: SolverJob) -> str:
         planner = Solver(scene.config.planner, scene.proposals())
         with closing(scene.robot), open_predictor(choice, scene.config, scene.robot, job.seed) as predictor:
             plans = [planner.plan(scene.state, predictor, scene.plan_rng(i)) for i in range(job.n_plans)]
-            shares[solver] = float(scene.execute(np.stack([plan.actions for plan in plans])).results[:, 0].mean())
+            fractions[solver] = float(scene.execute(np.stack([plan.actions for plan in plans])).results[:, 0].mean())
     unfinished = job.file.with_suffix(".part")
-    unfinished.write_text(json.dumps(shares), encoding="utf-8")
+    unfinished.write_text(json.dumps(fractions), encoding="utf-8")
     unfinished.replace(job.file)
     return ""
 
@@ -208,11 +215,11 @@ def solve(job: SolverJob) -> str:
 def _solvers(jobs: Sequence[SolverJob]) -> dict[str, _Row]:
     kept = [(job, json.loads(job.file.read_text(encoding="utf-8"))) for job in jobs if job.file.is_file()]
     tasks, who = [job.task for job, _ in kept], jobs[0].predictor
-    return {name: _columns(tasks, [shares[name] for _, shares in kept], who) for name in _SOLVERS}
+    return {name: _columns(tasks, [fractions[name] for _, fractions in kept], who) for name in _SOLVERS}
 
 
 def _work(work: Callable[[Any], str], jobs: Sequence[Any], workers: int, what: str) -> None:
-    """Do all jobs in processes, and tell which scenes have no goal.
+    """Run all jobs in processes, and print which scenes have no goal.
 
     Raises:
         ReportedError: A process ended without an answer.
@@ -221,29 +228,31 @@ def _work(work: Callable[[Any], str], jobs: Sequence[Any], workers: int, what: s
     console = Console(stderr=True)
     for job, answer in track(done, what, total=len(jobs), console=console):
         if isinstance(answer, ProcessFailure):
-            raise ReportedError(f"{job.task}, seed {job.seed}: {answer.reason}; the same command goes on")
+            raise ReportedError(f"{job.task}, seed {job.seed}: {answer.reason}; run the same command again to continue")
         if answer:
-            console.print(f"{job.task}, seed {job.seed}, is left out: {answer}", highlight=False)
+            console.print(f"{job.task}, seed {job.seed}, is excluded: {answer}", highlight=False)
 
 
-def _imagined(tried: Tried, model: InProcessPredictor, file: Path) -> Mapping[str, NDArray[np.uint8]]:
-    """Return the last predicted frame (N, 64, 64, 3) of every candidate, read from a file or kept there."""
+def _predicted(executed: ExecutedScene, model: InProcessPredictor, file: Path) -> Mapping[str, NDArray[np.uint8]]:
+    """Return the last predicted frame (N, 64, 64, 3) of every candidate, from a file if there is one."""
     if not file.is_file():
         ends = {}
-        for kind, pool in tried.pools.items():
-            answer = model.predict(context(tried.start), pool.actions, tried.goal, len(pool.actions))
+        for kind, pool in executed.pools.items():
+            answer = model.predict(context(executed.start), pool.actions, executed.goal, len(pool.actions))
             if len(answer.best) < len(pool.actions):
-                raise PlanError(f"{tried.task}, seed {tried.seed}: expected finite costs of all candidates")
+                raise PlanError(f"{executed.task}, seed {executed.seed}: expected finite costs of all candidates")
             ends[kind] = answer.videos[np.argsort(answer.best), -1]
         unfinished = file.with_suffix(".part.npz")
         np.savez_compressed(unfinished, **ends)
         unfinished.replace(file)
     with np.load(file, allow_pickle=False) as kept:
-        return {kind: kept[kind] for kind in tried.pools}
+        return {kind: kept[kind] for kind in executed.pools}
 
 
-def _share(costs: NDArray[np.float32], success: NDArray[np.bool_], n: int, rng: np.random.Generator) -> float:
-    """Return how often the least finite cost of `n` candidates drawn without replacement is a success."""
+def _success_fraction(
+    costs: NDArray[np.float32], success: NDArray[np.bool_], n: int, rng: np.random.Generator
+) -> float:
+    """Return the success fraction of the least finite cost among `n` candidates drawn without replacement."""
     order = np.argsort(np.where(np.isfinite(costs), costs, np.inf), kind="stable")
     drawn = np.argsort(rng.random((_N_DRAWS, len(costs))), axis=1)[:, : min(n, len(costs))]
     rank = np.empty(len(costs), np.int64)
@@ -251,10 +260,12 @@ def _share(costs: NDArray[np.float32], success: NDArray[np.bool_], n: int, rng: 
     return float(success[order[rank[drawn].min(axis=1)]].mean())
 
 
-def _columns(tasks: Sequence[str], shares: Sequence[float], who: str) -> _Row:
-    """Return a rate for each task, of shares by scene."""
-    pairs = list(zip(tasks, shares, strict=True))
-    return {f"{who}, {task}": Rate.of([share for of, share in pairs if of == task]) for task in dict.fromkeys(tasks)}
+def _columns(tasks: Sequence[str], fractions: Sequence[float], who: str) -> _Row:
+    """Return a rate for each task, from the success fractions of the scenes."""
+    pairs = list(zip(tasks, fractions, strict=True))
+    return {
+        f"{who}, {task}": Rate.of([fraction for of, fraction in pairs if of == task]) for task in dict.fromkeys(tasks)
+    }
 
 
 def _range(seeds: str) -> range:

@@ -1,4 +1,4 @@
-"""Candidates of one scene, every one executed in simulation: all that a first plan could have chosen from."""
+"""Candidates of one scene, all executed in simulation: the possible choices of a first plan."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from robot_bridge.simulation.franka import SimulatedFranka
 from robot_bridge.simulation.scripted_policy import make_goal
 
 _OPENED = -1.0  # the gripper's command before the first plan
-PROPOSALS: Mapping[str, tuple[str, ...]] = {  # where candidates come from, and how a run says so
+PROPOSALS: Mapping[str, tuple[str, ...]] = {  # source of the candidates: overrides of the configuration
     "directed": (),
     "policy": ("difference.fraction=0",),
     "blind": ("difference.fraction=0", "policy.noise_fraction=1"),
@@ -31,16 +31,16 @@ _RESULTS = ("strict", "goal", "picked")  # of an executed candidate
 
 
 def context(start: NDArray[np.uint8]) -> Context:
-    """Return what is known before the first action: a frame (64, 64, 3) seen twice."""
+    """Return the context before the first action: the start frame (64, 64, 3), twice."""
     return Context(np.stack([start, start]), np.array([[0, 0, 0, _OPENED]], np.float32))
 
 
 class Pool(NamedTuple):
-    """Candidates from one place, and what became of them."""
+    """Candidates of one source, and the results of their execution."""
 
     actions: NDArray[np.float32]  # (N, T, 4) as applied
-    ends: NDArray[np.uint8]  # (N, 64, 64, 3) RGB, the last frame; black where the arm stopped itself
-    results: NDArray[np.bool_]  # (N, 3) done with the tool, done, tool picked
+    ends: NDArray[np.uint8]  # (N, 64, 64, 3) RGB, the last frame; black after a fault
+    results: NDArray[np.bool_]  # (N, 3) done with the tool, objects in place, tool lifted
     stopped: NDArray[np.bool_]  # (N,)
 
 
@@ -55,10 +55,10 @@ class Scene:
 
     @classmethod
     def open(cls, task: str, seed: int, overrides: tuple[str, ...] = ()) -> Scene:
-        """Set the scene up that a trial of this seed has.
+        """Set up the scene of a trial with this seed.
 
         Raises:
-            RobotError: The scripted arm makes no goal in it.
+            RobotError: The scripted policy makes no goal in it.
         """
         config = load_run(f"tasks/{task}.yaml", overrides)
         robot = open_robot(config.robot)
@@ -71,15 +71,15 @@ class Scene:
         return cls(robot, config, PlanningState(observation, context(now), goal, _OPENED, nothing), seed)
 
     def plan_rng(self, draw: int = 0) -> np.random.Generator:
-        """Return what draws candidates; the first is that of a trial of this seed."""
+        """Return the generator of a plan's candidates; draw 0 is that of a trial with this seed."""
         return np.random.default_rng(self.seed).spawn(2 + draw)[1 + draw]
 
     def proposals(self) -> Proposals:
-        """Return what draws candidates as the configuration says."""
+        """Return the proposals of the configuration."""
         return Proposals(self.config.policy, self.config.difference, self.robot.spec)
 
     def execute(self, candidates: NDArray[np.float32]) -> Pool:
-        """Execute every candidate (N, T, 4) from the beginning."""
+        """Execute every candidate (N, T, 4) from the start."""
         start, twin = self.robot.snapshot(), self.robot.twin()
         shape = self.state.goal.shape
         ends, results, stopped = np.zeros((len(candidates), *shape), np.uint8), [], []
@@ -95,7 +95,7 @@ class Scene:
             outcome = twin.task_success()
             achieved = outcome is not None and not stopped[-1]
             results.append([achieved and bool(getattr(outcome, name)) for name in _RESULTS])
-            if stopped[-1]:  # a fault leaves its marks in the physics
+            if stopped[-1]:  # a fault leaves a state that cannot be restored
                 twin.close()
                 twin = self.robot.twin()
         twin.close()
@@ -103,22 +103,22 @@ class Scene:
 
 
 class SceneJob(NamedTuple):
-    """One scene to be tried out."""
+    """One scene whose candidates are executed."""
 
     task: str
     seed: int
-    sizes: Mapping[str, int]  # candidates by where they come from
+    sizes: Mapping[str, int]  # number of candidates by source
     out: Path
 
     @property
     def file(self) -> Path:
-        """Where its candidates are kept."""
+        """File of the results."""
         sizes = "_".join(str(size) for size in self.sizes.values())
         return self.out / f"{self.task}_{self.seed}_{sizes}.npz"
 
 
 def fill(job: SceneJob) -> str:
-    """Execute candidates from every place and keep them in a file; return why there are none, if so."""
+    """Execute candidates of all sources and store the results; return the reason if the scene has no goal."""
     kept: dict[str, NDArray[np.generic]] = {}
     for kind, overrides in PROPOSALS.items():
         try:
@@ -138,8 +138,8 @@ def fill(job: SceneJob) -> str:
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What is kept of one scene."""
+class ExecutedScene:
+    """The stored results of one scene."""
 
     task: str
     seed: int
@@ -149,8 +149,8 @@ class Tried:
     pools: Mapping[str, Pool]
 
     @classmethod
-    def read(cls, job: SceneJob) -> Tried:
-        """Read what `fill` kept."""
+    def read(cls, job: SceneJob) -> ExecutedScene:
+        """Read the file of `fill`."""
         with np.load(job.file, allow_pickle=False) as kept:
             pools = {kind: Pool(*(kept[f"{kind}_{name}"] for name in Pool._fields)) for kind in PROPOSALS}
             return cls(job.task, job.seed, job.file, kept["start"], kept["goal"], pools)

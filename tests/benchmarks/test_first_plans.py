@@ -1,4 +1,4 @@
-"""First plans: what is drawn, what counts, and the whole command on a few candidates."""
+"""First plans: drawing, rates, and the complete command on a few candidates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from configs.command import ReportedError
-from tests.benchmarks.first_plans import Rate, _share, first_plans
+from tests.benchmarks.first_plans import Rate, _success_fraction, first_plans
 
 
 def _run(*options: str) -> list[str]:
@@ -22,13 +22,15 @@ def _run(*options: str) -> list[str]:
     return result.stdout.splitlines()
 
 
-def test_the_least_finite_cost_of_those_drawn_counts() -> None:
+def test_the_least_finite_cost_of_the_drawn_candidates_is_chosen() -> None:
     costs = np.array([np.nan, 3.0, 1.0, 2.0], np.float32)
     success = np.array([True, False, True, False])
     rng = np.random.default_rng(0)
-    assert _share(costs, success, 4, rng) == 1.0
-    assert _share(costs, ~success, 9, rng) == 0.0
-    two = _share(costs, success, 2, rng)  # of six pairs, the third is in three; the first, worth nothing, never wins
+    assert _success_fraction(costs, success, 4, rng) == 1.0
+    assert _success_fraction(costs, ~success, 9, rng) == 0.0
+    two = _success_fraction(
+        costs, success, 2, rng
+    )  # of six pairs, the third is in three; the first, worth nothing, never wins
     assert two == pytest.approx(3 / 6, abs=0.1)
 
 
@@ -37,21 +39,21 @@ def test_a_rate_is_a_mean_over_scenes() -> None:
     assert str(Rate.of([1.0])) == "100 %" and Rate.of([1.0]).standard_error is None
 
 
-def test_seeds_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_invalid_seeds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ReportedError, match="expected A:B"):
         _run("--out", str(tmp_path / "out"), "--seeds", "3")
     assert not (tmp_path / "out").exists()
 
 
-def test_scenes_of_another_configuration_are_not_mixed_in(tmp_path: Path) -> None:
+def test_results_of_another_configuration_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pick_wipe.yaml").write_text("planner: {}\n")
-    with pytest.raises(ReportedError, match="became another one; expected the same or a new --out"):
+    with pytest.raises(ReportedError, match="expected the stored configuration, got another"):
         _run("--out", str(tmp_path), "--seeds", "0:1", "--no-lpips")
     assert [path.name for path in tmp_path.iterdir()] == ["pick_wipe.yaml"]
 
 
 @pytest.mark.slow
-def test_the_whole_on_a_few_candidates(tmp_path: Path) -> None:
+def test_the_complete_command_on_a_few_candidates(tmp_path: Path) -> None:
     few = [
         "--task",
         "pick_sweep",
