@@ -1,4 +1,4 @@
-"""Windows of episodes to judge on: which ones are drawn, and what the model is given of them."""
+"""Windows of episodes for the evaluation: how they are drawn, and their context, actions and frames to predict."""
 
 from __future__ import annotations
 
@@ -28,21 +28,24 @@ _NOTHING = (np.empty((0, 0, 0, 0, 3), np.uint8), np.empty((0, 0, 0), np.float32)
 
 
 class EvaluationConfig(Config):
-    """How many windows are judged, how far they reach, and how often a model is asked."""
+    """The protocol: number and length of the windows, samples, action sensitivity."""
 
     renamed_keys: ClassVar[Mapping[str, str]] = {"validation_share": "validation_fraction"}
 
-    n_windows: int = Field(ge=2)
-    n_context: int | None = Field(ge=1)  # None: as the first checkpoint was trained with
-    n_predicted: int | None = Field(ge=1)  # frames after the context; None: as the first checkpoint was trained with
-    first_frame: Literal["random", "zero"]  # zero: one window an episode, from its first frame on
-    validation_fraction: float = Field(gt=0, le=1)  # of the episodes, by their names as in training; 1: all of them
-    only_names: str | None  # text file of episode file names, one a line
-    video_stride: int | None = Field(ge=1)  # every n-th frame of video files; None: as the first checkpoint was trained
-    batch_windows: int = Field(ge=1)  # at once through the model; another number draws other samples
-    n_samples: int = Field(ge=1)
-    sensitivity_windows: int = Field(ge=2)
-    sensitivity_candidates: Candidates
+    n_windows: int = Field(default=256, ge=2)  # RoboNet's test set has 256 videos
+    n_context: int | None = Field(default=None, ge=1)  # frames; None: as the first checkpoint was trained with
+    n_predicted: int | None = Field(default=None, ge=1)  # frames; None: as the first checkpoint was trained (paper: 10)
+    # random: windows from all over an episode; ours. zero: the first frames of each episode, as in RoboNet's rows.
+    first_frame: Literal["random", "zero"] = "random"
+    # Fraction of the episodes, chosen by their names as in training: 0.05 of a training folder are those that training
+    # held out. 1: all episodes; ours.
+    validation_fraction: float = Field(default=1.0, gt=0, le=1)
+    only_names: str | None = None  # text file of episode file names, one a line, such as RoboNet's 256; None: all
+    video_stride: int | None = Field(default=None, ge=1)  # every n-th frame of videos; None: as the first checkpoint
+    batch_windows: int = Field(default=16, ge=1)  # about 1 GB with the tiny model; affects the sampled latents; ours
+    n_samples: int = Field(default=1, ge=1)  # for each window; 100 in the rows of SVG and FitVid, 10 suits a CPU; ours
+    sensitivity_windows: int = Field(default=64, ge=2)  # whose executed actions are ranked; ours
+    sensitivity_candidates: Candidates = "executed"  # source of the other action sequences; ours
 
     def lengths(self, info: CheckpointInfo) -> tuple[int, int]:
         """Return the numbers of context frames and of predicted frames."""

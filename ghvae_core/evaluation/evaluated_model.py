@@ -1,4 +1,4 @@
-"""The models of one evaluation: checkpoints under labels, each used to a depth, and what they imagine of windows."""
+"""The evaluated models: checkpoints with a label, the number of modules to use, and their predictions of windows."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ COPY = "copy last context frame"
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """One model of the table."""
+    """One model of the report."""
 
     label: str
     checkpoint: Checkpoint
-    depth: int  # how many modules are used
+    modules_used: int  # at most those of the checkpoint
 
     @property
     def takes_actions(self) -> bool:
-        """Whether it is given actions at all."""
+        """Whether the model is conditioned on actions."""
         return self.checkpoint.model.config.action_dim > 0
 
     def row(self, kind: str) -> str:
-        """Return the name of one of its rows."""
+        """Return the name of a row of this model."""
         return f"{self.label}, {kind}"
 
-    def imagine(self, clips: Clips, kind: str, generator: torch.Generator | None = None) -> Tensor:
+    def predict(self, clips: Clips, kind: str, generator: torch.Generator | None = None) -> Tensor:
         """Return the predicted frames (N, T, 3, px, px) in [0, 1] float32, on the CPU.
 
         Args:
-            clips: The windows; their actions are the ones followed.
-            kind: Of the row, for the message.
-            generator: Draws the latents; None takes the prior's mean.
+            clips: The windows; the actions condition the prediction.
+            kind: Kind of the row, for the error message.
+            generator: Samples the latents; None: the prior's mean.
 
         Raises:
-            MetricError: The model imagines NaN or infinity.
+            MetricError: The model predicts NaN or infinity.
         """
         model = self.checkpoint.model
         device = model.action_scale.device
         actions = torch.tensor(clips.actions[..., : model.config.action_dim], device=device)
-        frames = model.rollout(clips.context().to(device), actions, generator, self.depth)
+        frames = model.rollout(clips.context().to(device), actions, generator, self.modules_used)
         if not frames.isfinite().all():
             raise MetricError(
                 f"{self.row(kind)}: expected finite frames, got NaN or infinity; the checkpoint is unusable"
@@ -58,55 +58,57 @@ class EvaluatedModel:
 
 
 def load_evaluated_models(
-    folders: Sequence[Path], labels: Sequence[str], depths: Sequence[int], device: str
+    folders: Sequence[Path], labels: Sequence[str], modules: Sequence[int], device: str
 ) -> tuple[EvaluatedModel, ...]:
-    """Load checkpoints, each once for every depth.
+    """Load checkpoints; each is one model for every number of modules.
 
     Args:
-        folders: Of the checkpoints, in the order of the table.
-        labels: One a folder; none: the folders' names, and `model` for one alone.
-        depths: How many modules are used; none: all of each checkpoint.
+        folders: Folders of the checkpoints, in the order of the report.
+        labels: One for each folder; empty: names of the folders, and `model` for a single one.
+        modules: Numbers of modules to use; empty: all of each checkpoint.
         device: `auto`, `cpu` or `cuda`.
 
     Raises:
-        MetricError: The models cannot be judged on the same windows, or the labels or depths do not fit.
+        MetricError: The models cannot be evaluated on the same windows, or labels or numbers of modules do not fit.
         CheckpointError: As `checkpoint.load`.
-        DeviceError: There is no such device.
+        DeviceError: The device does not exist.
     """
     device = find_device(device)
     names = list(labels) or ([_name(folder, folders) for folder in folders] if len(folders) > 1 else ["model"])
     if len(names) != len(folders):
         raise MetricError(f"--label: expected one for each of {len(folders)} checkpoints, got {len(names)}")
-    judged = []
+    models = []
     for folder, name in zip(folders, names, strict=True):
         checkpoint = load(folder, device)
-        for depth in depths or [checkpoint.model.n_modules]:
-            if not 1 <= depth <= checkpoint.model.n_modules:
-                raise MetricError(f"{folder}: expected --depth of 1 to {checkpoint.model.n_modules}, got {depth}")
-            label = f"{name}, {depth} modules" if len(depths) > 1 else name
-            judged.append(EvaluatedModel(label, checkpoint, depth))
-    if len({each.label for each in judged}) < len(judged):
-        raise MetricError(f"expected different labels, got {', '.join(each.label for each in judged)}; give --label")
-    _check_comparable(judged)
-    return tuple(judged)
+        for n in modules or [checkpoint.model.n_modules]:
+            if not 1 <= n <= checkpoint.model.n_modules:
+                raise MetricError(f"{folder}: expected --modules of 1 to {checkpoint.model.n_modules}, got {n}")
+            label = f"{name}, {n} modules" if len(modules) > 1 else name
+            models.append(EvaluatedModel(label, checkpoint, n))
+    if len({each.label for each in models}) < len(models):
+        raise MetricError(f"expected different labels, got {', '.join(each.label for each in models)}; give --label")
+    _check_comparable(models)
+    return tuple(models)
 
 
-def _check_comparable(judged: Sequence[EvaluatedModel]) -> None:
-    first = judged[0].checkpoint.info.model
-    for each in judged:
+def _check_comparable(models: Sequence[EvaluatedModel]) -> None:
+    first = models[0].checkpoint.info.model
+    for each in models:
         model = each.checkpoint.info.model
         if model.image_px != first.image_px:
             raise MetricError(
-                f"{each.label}: expected images of {first.image_px} px as in {judged[0].label}, got {model.image_px};"
-                " judge them one by one"
+                f"{each.label}: expected images of {first.image_px} px as in {models[0].label}, got {model.image_px};"
+                " evaluate them one at a time"
             )
-    dimensions = {each.label: each.checkpoint.info.model.action_dim for each in judged if each.takes_actions}
+    dimensions = {each.label: each.checkpoint.info.model.action_dim for each in models if each.takes_actions}
     if len(set(dimensions.values())) > 1:
-        raise MetricError(f"expected models of the same actions, got dimensions {dimensions}; judge them one by one")
+        raise MetricError(
+            f"expected models of the same actions, got dimensions {dimensions}; evaluate them one at a time"
+        )
 
 
 def _name(folder: Path, folders: Sequence[Path]) -> str:
-    """Return the shortest end of a path that no other one has: most are called `checkpoint`."""
+    """Return the shortest tail of a path that is unique among all folders; most are called `checkpoint`."""
     tails = list(_tails(folder))
     for length, tail in enumerate(tails, start=1):
         if sum(list(_tails(other))[min(length, len(other.parts)) - 1] == tail for other in folders) == 1:

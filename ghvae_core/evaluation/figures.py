@@ -1,4 +1,4 @@
-"""What models imagine of some windows, for the eye: a filmstrip, and GIF sheets of real against predicted."""
+"""Figures of an evaluation: metric curves, a filmstrip, and GIFs of real and predicted frames."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ghvae_core.evaluation.summary import Evaluation, ranked
 NAMES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "lpips_alex": "LPIPS (AlexNet v0.1)", "fvd": "FVD"}
 _PANEL_INCH = (4.2, 3.4)  # width and height of each metric's panel; ours
 _STYLES = {MEAN: "-", SAMPLE: "-.", SHUFFLED: ":"}
-_BANDS = {"-", "--"}  # the others' would hide them
+_BANDS = {"-", "--"}  # bands of the others would hide these
 
 
 def head(metric: str) -> str:
-    """Return a metric's name with an arrow that points to what is better."""
+    """Return the name of a metric with an arrow in the direction of better values."""
     return f"{NAMES[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
 
 
 def draw_curves(evaluation: Evaluation) -> bytes:
-    """Return a PNG with a panel for each metric: every model and copying against the predicted step.
+    """Return a PNG with a panel for each metric: every model, and copying, over the predicted step.
 
-    A model has one colour: a solid line for the prior's mean, dash-dotted for one sample, dotted for wrong actions. The
-    bands around the prior's mean and around copying are one standard error wide to each side.
+    Each model has one colour: solid for the prior's mean, dash-dotted for one sample, dotted for shuffled actions. The
+    bands around the prior's mean and around copying show one standard error to each side.
     """
     metrics = list(evaluation.steps[COPY])
     width, height = _PANEL_INCH
@@ -66,44 +66,44 @@ def _draw(panel: Axes, label: str, estimates: list[Estimate], color: str, style:
 
 
 FILMSTRIP, GIF, SHEET = "filmstrip.png", "rollouts.gif", "sheet.gif"
-ERROR_GAIN = 4  # by which differences are brightened in the filmstrip; ours
+ERROR_GAIN = 4  # factor that brightens differences in the filmstrip; ours
 
-_SHEET_WINDOWS = 8  # ours: nobody chose them, the windows' order is random
-_LEAST_FRAME_S = 0.1  # faster GIFs cannot be followed; ours
+_SHEET_WINDOWS = 8  # the first ones, in the random order of the windows; ours
+_MIN_FRAME_S = 0.1  # duration of a frame of a GIF; ours
 
 Videos = Mapping[str, NDArray[np.uint8]]  # label: (N, n_context + T, px, px, 3)
 
 
-def pictures(
-    judged: Sequence[EvaluatedModel], clips: Clips, evaluation: Evaluation, step_s: float | None
+def draw_figures(
+    models: Sequence[EvaluatedModel], clips: Clips, evaluation: Evaluation, step_s: float | None
 ) -> dict[str, bytes]:
-    """Return the pictures by name of file.
+    """Return the encoded images by file name.
 
     Args:
-        judged: The models; errors are shown of the first.
+        models: The models; errors are shown for the first.
         clips: The windows.
-        evaluation: Which of them are the best and the worst.
-        step_s: Duration of a step; None: not known.
+        evaluation: Ranks the windows.
+        step_s: Duration of a step; None: unknown.
     """
     order = ranked(evaluation)
-    frame_s = max(step_s or 0, _LEAST_FRAME_S)
+    frame_s = max(step_s or 0, _MIN_FRAME_S)
     places = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
-    chosen = _videos(judged, clips.take(list(places.values())))
-    some = _videos(judged, clips.take(range(min(_SHEET_WINDOWS, len(clips)))))
+    chosen = _videos(models, clips.take(list(places.values())))
+    some = _videos(models, clips.take(range(min(_SHEET_WINDOWS, len(clips)))))
     return {
-        FILMSTRIP: png_bytes(filmstrip(_strips(chosen, list(places), judged[0].label))),
-        GIF: gif_bytes(_places(chosen, list(places)), frame_s),
-        SHEET: gif_bytes(_moments(some), frame_s),
+        FILMSTRIP: png_bytes(filmstrip(_strips(chosen, list(places), models[0].label))),
+        GIF: gif_bytes(_by_window(chosen, list(places)), frame_s),
+        SHEET: gif_bytes(_by_label(some), frame_s),
     }
 
 
-def _videos(judged: Sequence[EvaluatedModel], clips: Clips) -> Videos:
-    """Return the real, imagined and copied frames of windows, context included."""
+def _videos(models: Sequence[EvaluatedModel], clips: Clips) -> Videos:
+    """Return the real, predicted and copied frames of windows, including the context."""
     context = clips.frames[:, : clips.n_context]
     videos = {"real": clips.frames}
-    for each in judged:
-        imagined = each.imagine(clips, MEAN)
-        future = (imagined.movedim(2, -1) * 255).round().byte().numpy()
+    for each in models:
+        predicted = each.predict(clips, MEAN)
+        future = (predicted.movedim(2, -1) * 255).round().byte().numpy()
         videos[each.label] = np.concatenate([context, future], axis=1)
     copy = np.repeat(context[:, -1:], clips.frames.shape[1] - clips.n_context, axis=1)
     return {**videos, "copy": np.concatenate([context, copy], axis=1)}
@@ -118,8 +118,8 @@ def _strips(videos: Videos, places: Sequence[str], first: str) -> dict[str, NDAr
     return rows
 
 
-def _places(videos: Videos, places: Sequence[str]) -> NDArray[np.uint8]:
-    """Return a film with a row for each window, and real, models and copy beside each other."""
+def _by_window(videos: Videos, places: Sequence[str]) -> NDArray[np.uint8]:
+    """Return the frames of a GIF with one row for each window; real, models and copy next to each other."""
     labels = ", ".join(videos)
     n_frames = videos["real"].shape[1]
     return np.stack(
@@ -130,8 +130,8 @@ def _places(videos: Videos, places: Sequence[str]) -> NDArray[np.uint8]:
     )
 
 
-def _moments(videos: Videos) -> NDArray[np.uint8]:
-    """Return a film with a row for real, models and copy each, and the windows beside each other."""
+def _by_label(videos: Videos) -> NDArray[np.uint8]:
+    """Return the frames of a GIF with one row each for real, models and copy; the windows next to each other."""
     return np.stack(
         [filmstrip({label: frames[:, t] for label, frames in videos.items()}) for t in range(videos["real"].shape[1])]
     )

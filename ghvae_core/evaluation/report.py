@@ -1,4 +1,4 @@
-"""The folder of an evaluation: Markdown, JSON and pictures, written whole or not at all."""
+"""The report of an evaluation: tables, notes, and a folder of Markdown, JSON and images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MARKDOWN, JSON, CURVES = "evaluation.md", "evaluation.json", "curves.png"
 
 
 def markdown(evaluation: Evaluation) -> str:
-    """Return the whole report as Markdown."""
+    """Return the report as Markdown."""
     about = "".join(f"| {key} | {value} |\n" for key, value in evaluation.about.items())
     sensitivity = ["\n## Action sensitivity\n", markdown_table(sensitivity_table(evaluation))]
     return "\n".join(
@@ -36,7 +36,7 @@ def markdown(evaluation: Evaluation) -> str:
             f"Context and predicted frames; errors are brightened {ERROR_GAIN} times.\n",
             f"![filmstrip]({FILMSTRIP})\n",
             f"![rollouts]({GIF})\n",
-            "## Windows that nobody chose\n",
+            "## The first windows, in random order\n",
             f"![sheet]({SHEET})\n",
             "## What was evaluated\n",
             markdown_table(models_table(evaluation)),
@@ -46,7 +46,7 @@ def markdown(evaluation: Evaluation) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds something already, before any work is done for it.
+    """Refuse a folder that is not empty, before any work is done.
 
     Raises:
         MetricError: It exists and is not an empty folder.
@@ -60,8 +60,8 @@ def write(folder: Path, evaluation: Evaluation, images: Mapping[str, bytes]) -> 
 
     Args:
         folder: New or empty.
-        evaluation: What was measured.
-        images: Content of the pictures by name of file.
+        evaluation: The results.
+        images: Encoded images by file name.
 
     Raises:
         MetricFailure: The folder cannot be written; there is no new one, and an empty one is still empty.
@@ -97,7 +97,7 @@ def rows_table(evaluation: Evaluation) -> Table:
 
 
 def steps_table(evaluation: Evaluation) -> Table:
-    """Return the means at each predicted step, of the models, of wrong actions and of copying."""
+    """Return the means at each predicted step, of the models, with shuffled actions, and of copying."""
     steps = evaluation.steps
     metrics = list(steps[COPY])
     labels = [each.label for each in evaluation.models]
@@ -111,15 +111,17 @@ def steps_table(evaluation: Evaluation) -> Table:
 
 
 def sensitivity_table(evaluation: Evaluation) -> Table:
-    """Return where the executed actions rank among others, a line a model; only the head where it was not asked."""
-    table = [["model", "median percentile", "mean percentile", "top-1 share", "top-1 by chance", "others", "windows"]]
+    """Return the rank of the executed actions, one line for each model; only the header if it was not measured."""
+    table = [
+        ["model", "median percentile", "mean percentile", "top-1 fraction", "top-1 by chance", "others", "windows"]
+    ]
     for label, found in evaluation.sensitivity.items():
         table.append(
             [
                 label,
                 _number(found.median_percentile, 1),
                 _number(found.mean_percentile, 1),
-                _number(found.top_1_share, 3),
+                _number(found.top_1_fraction, 3),
                 f"{found.top_1_chance:.3f}",
                 f"{found.n_others} {found.candidates}",
                 str(found.n_windows),
@@ -129,7 +131,7 @@ def sensitivity_table(evaluation: Evaluation) -> Table:
 
 
 def models_table(evaluation: Evaluation) -> Table:
-    """Return which checkpoint stands behind each label."""
+    """Return the checkpoint of each label."""
     table = [["model", "kind", "modules", "parameters", "checkpoint", "sha256", "held out of training"]]
     for each in evaluation.models:
         numbers = [str(each.modules), f"{each.parameters:,}"]
@@ -138,49 +140,49 @@ def models_table(evaluation: Evaluation) -> Table:
 
 
 def notes(evaluation: Evaluation) -> list[str]:
-    """Return what has to be known to compare the numbers with others."""
+    """Return the notes that are needed to compare the results with others."""
     about = evaluation.about
     lines = [
-        f"N = {about['n_windows']} windows that do not overlap, from {about['n_episodes']} episodes;"
+        f"N = {about['n_windows']} windows without overlap, from {about['n_episodes']} episodes;"
         f" {about['n_context']} context frames, {about['n_predicted']} predicted, {about['image_px']} px;"
-        " only predicted frames count, but for FVD.",
-        "Mean over windows ± standard error over episodes, each with all its windows; a window is the mean over its"
+        " metrics cover predicted frames only, except FVD.",
+        "Mean over windows ± standard error, clustered by episode; the value of a window is the mean over its"
         " predicted frames. Differences are paired.",
         *(f"{head(metric)}: {convention}." for metric, convention in evaluation.conventions.items()),
-        "Predicted frames are judged as the model gives them, not rounded to 8 bits.",
-        f"Share of the folder judged: {about['validation_fraction']:g}.",
+        "Predicted frames are not rounded to 8 bits.",
+        f"Fraction of the folder that was evaluated: {about['validation_fraction']:g}.",
         *(f"Held out of training ({each.label}): {each.held_out}." for each in evaluation.models),
     ]
     if "fvd" in evaluation.conventions:
         n_frames = int(about["n_context"]) + int(about["n_predicted"])
         lines.append(
             f"FVD: {about['n_windows']} real against {about['n_windows']} predicted videos of {n_frames} frames,"
-            f" the {about['n_context']} context frames included; ± by bootstrap over episodes. It falls with N."
+            f" including the {about['n_context']} context frames; ± by bootstrap over episodes. FVD decreases with N."
         )
     if int(about["n_samples"]) > 1:
         lines.append(
-            f"Best of {about['n_samples']}: for each window and metric by itself, the sample with the best mean over"
+            f"Best of {about['n_samples']}: for each window and metric separately, the sample with the best mean over"
             " the predicted frames (PSNR and SSIM highest, LPIPS lowest)."
         )
     if any(each.modules < each.modules_trained for each in evaluation.models):
         lines.append(
-            "Fewer modules than a checkpoint holds are what greedy training made of them only where no rollouts and no"
+            "The first modules of a checkpoint equal those after their greedy stage only if no rollout and no"
             " end-to-end training followed."
         )
     if about["n_episodes"] == 1:
-        lines.append("All windows are of one episode: ± is over them and says nothing of other episodes.")
+        lines.append("All windows are from one episode: ± is over windows and does not cover other episodes.")
     if evaluation.sensitivity:
         lines.append(f"Action sensitivity: {SENSITIVITY_CONVENTION}.")
     if about.get("n_episodes_passed_over"):
-        lines.append(f"Episodes passed over, as unreadable or too short: {about['n_episodes_passed_over']}.")
+        lines.append(f"Episodes skipped as unreadable or too short: {about['n_episodes_passed_over']}.")
     if any(evaluation.identical_frames.values()):
         counts = ", ".join(f"{row}: {count}" for row, count in evaluation.identical_frames.items() if count)
-        lines.append(f"Frames identical to the real ones, which count as 100 dB: {counts}.")
+        lines.append(f"Frames identical to the real ones, counted as 100 dB: {counts}.")
     return lines
 
 
 def show(evaluation: Evaluation, console: Console) -> None:
-    """Print the tables and what has to be known to compare them."""
+    """Print the tables and the notes."""
     for table in (rows_table(evaluation), sensitivity_table(evaluation)):
         first, *rows = table
         if rows:

@@ -1,4 +1,4 @@
-"""One evaluation from folders to report: windows are read, models asked, numbers summed up, files written."""
+"""One evaluation: read windows, run the models, summarize the scores, write the report."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from configs.interruption import check
+from configs.progress import ProgressBar
 from ghvae_core.evaluation.clips import Clips, EvaluationConfig, collect, draw, find_episodes
 from ghvae_core.evaluation.evaluated_model import EvaluatedModel, load_evaluated_models
-from ghvae_core.evaluation.figures import draw_curves, pictures
+from ghvae_core.evaluation.figures import draw_curves, draw_figures
 from ghvae_core.evaluation.fvd import I3d, check_length
 from ghvae_core.evaluation.held_out import Part, check_held_out, choose
 from ghvae_core.evaluation.lpips import Lpips
@@ -31,106 +31,106 @@ _Part = TypeVar("_Part", Clips, Scores, NDArray[np.float64])
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the command line names."""
+    """The options of the command line."""
 
     data: Path
     checkpoints: tuple[Path, ...]
-    labels: tuple[str, ...] = ()  # one a checkpoint, or none
-    depths: tuple[int, ...] = ()  # modules used of each; none: all
+    labels: tuple[str, ...] = ()  # one for each checkpoint, or empty
+    modules: tuple[int, ...] = ()  # numbers of modules to use; empty: all
     part: Part = "held-out"
     seed: int = 0
     lpips: bool = True
     lpips_weights: Path | None = None
     fvd: bool = False
     i3d_weights: Path | None = None
-    sensitivity: int = 0  # other sequences; 0: not measured
+    sensitivity: int = 0  # number of other action sequences; 0: not measured
     out: Path | None = None
     device: str = "auto"
 
 
 def run_inputs(inputs: Inputs, config: EvaluationConfig) -> Evaluation:
-    """Evaluate, show the tables, print the JSON line, and write the folder where one was asked for.
+    """Evaluate, print the tables and the line of JSON, and write the report if a folder is given.
 
     Raises:
-        ReportedError: As the parts say it. Nothing is written but for a report that was complete.
-        KeyboardInterrupt: After Ctrl-C; what was measured by then is reported first.
+        ReportedError: The input is refused, or the report cannot be written; then nothing of it is left.
+        KeyboardInterrupt: After a signal; the results so far have been reported.
     """
     if inputs.out is not None:
         check_folder(inputs.out)
-    judged = load_evaluated_models(inputs.checkpoints, inputs.labels, inputs.depths, inputs.device)
+    models = load_evaluated_models(inputs.checkpoints, inputs.labels, inputs.modules, inputs.device)
     if inputs.fvd:
-        check_length(sum(config.lengths(judged[0].checkpoint.info)))
-    models, clips = _models(inputs, judged, config), _read(inputs, judged, config)
+        check_length(sum(config.lengths(models[0].checkpoint.info)))
+    facts, clips = _models(inputs, models, config), _read(inputs, models, config)
     if inputs.sensitivity:
         check_candidates(len(clips), inputs.sensitivity, config.sensitivity_candidates)
-    scores = _measure(inputs, judged, config, clips)
+    scores = _measure(inputs, models, config, clips)
     evaluation = summarize(
-        join(scores), clips, models, _about(inputs, config, clips), np.random.default_rng(inputs.seed)
+        join(scores), clips, facts, _about(inputs, config, clips), np.random.default_rng(inputs.seed)
     )
-    n_asked = sum(each.takes_actions for each in judged) if inputs.sensitivity else 0
-    if len(evaluation.windows) == len(clips) and n_asked:
-        found = _rank(inputs, judged, config, clips)
+    n_ranked = sum(each.takes_actions for each in models) if inputs.sensitivity else 0
+    if len(evaluation.windows) == len(clips) and n_ranked:
+        found = _rank(inputs, models, config, clips)
         evaluation = evaluation.model_copy(update={"sensitivity": found})
     show(evaluation, Console(stderr=True))
     print(evaluation.model_dump_json(exclude={"windows"}), flush=True)
     if inputs.out is not None:
-        write(inputs.out, evaluation, _images(judged, clips, evaluation))
-    if len(evaluation.windows) < len(clips) or len(evaluation.sensitivity) < n_asked:
+        write(inputs.out, evaluation, _images(models, clips, evaluation))
+    if len(evaluation.windows) < len(clips) or len(evaluation.sensitivity) < n_ranked:
         raise KeyboardInterrupt
     return evaluation
 
 
-def _models(inputs: Inputs, judged: Sequence[EvaluatedModel], config: EvaluationConfig) -> list[ModelFacts]:
-    """Return what the report says of the models; refuse those that have seen the episodes."""
-    n_depths = len(judged) // len(inputs.checkpoints)
+def _models(inputs: Inputs, models: Sequence[EvaluatedModel], config: EvaluationConfig) -> list[ModelFacts]:
+    """Return the facts of the models for the report; refuse models that were trained on the episodes."""
+    n_variants = len(models) // len(inputs.checkpoints)
     return [
         facts_of(
             each,
-            str(inputs.checkpoints[i // n_depths]),
+            str(inputs.checkpoints[i // n_variants]),
             check_held_out(inputs.data, each.checkpoint.info, config.validation_fraction, inputs.part),
         )
-        for i, each in enumerate(judged)
+        for i, each in enumerate(models)
     ]
 
 
-def _read(inputs: Inputs, judged: Sequence[EvaluatedModel], config: EvaluationConfig) -> Clips:
+def _read(inputs: Inputs, models: Sequence[EvaluatedModel], config: EvaluationConfig) -> Clips:
     rng = np.random.default_rng(inputs.seed)
-    infos = [each.checkpoint.info for each in judged]
+    infos = [each.checkpoint.info for each in models]
     recordings = find_episodes(inputs.data, config.only_names)
     recordings = choose(recordings, infos[0], config.validation_fraction, inputs.part)
     episodes: list[Clips] = []
-    _follow("reading windows", draw(recordings, infos, config, rng), config.n_windows, episodes)
+    _collect("reading windows", draw(recordings, infos, config, rng), config.n_windows, episodes)
     return collect(episodes, rng)
 
 
-def _measure(inputs: Inputs, judged: Sequence[EvaluatedModel], config: EvaluationConfig, clips: Clips) -> list[Scores]:
-    """Return the scores of every batch; after Ctrl-C, of those that came, if there is anything to report of them."""
-    device = str(judged[0].checkpoint.model.action_scale.device)
+def _measure(inputs: Inputs, models: Sequence[EvaluatedModel], config: EvaluationConfig, clips: Clips) -> list[Scores]:
+    """Return the scores of all batches; after a signal those of the completed ones, if they can be reported."""
+    device = str(models[0].checkpoint.model.action_scale.device)
     metrics = Metrics(
         Lpips(LPIPS.find(inputs.lpips_weights)).to(device) if inputs.lpips else None,
         I3d(I3D.find(inputs.i3d_weights)).to(device) if inputs.fvd else None,
         device,
     )
-    batches = score(judged, clips, metrics, config, inputs.seed)
+    batches = score(models, clips, metrics, config, inputs.seed)
     scores: list[Scores] = []
     with suppress(KeyboardInterrupt):
-        _follow("measuring windows", batches, len(clips), scores)
+        _collect("measuring windows", batches, len(clips), scores)
     if sum(map(len, scores)) < 2:
         raise KeyboardInterrupt
     return scores
 
 
 def _rank(
-    inputs: Inputs, judged: Sequence[EvaluatedModel], config: EvaluationConfig, clips: Clips
+    inputs: Inputs, models: Sequence[EvaluatedModel], config: EvaluationConfig, clips: Clips
 ) -> dict[str, Sensitivity]:
-    """Return the sensitivity of the models that take actions; after Ctrl-C, of those that were finished."""
+    """Return the action sensitivity of the models with actions; after a signal that of the completed ones."""
     found: dict[str, Sensitivity] = {}
     n_windows = min(config.sensitivity_windows, len(clips))
     with suppress(KeyboardInterrupt):
-        for each in (each for each in judged if each.takes_actions):
-            asked = rank(each, clips, inputs.sensitivity, config, inputs.seed)
+        for each in (each for each in models if each.takes_actions):
+            ranking = rank(each, clips, inputs.sensitivity, config, inputs.seed)
             ranks: list[NDArray[np.float64]] = []
-            _follow(f"ranking actions, {each.label}", asked, n_windows, ranks)
+            _collect(f"ranking actions, {each.label}", ranking, n_windows, ranks)
             rng = np.random.default_rng(inputs.seed)
             candidates = config.sensitivity_candidates
             found[each.label] = summarize_ranks(ranks, clips.names, inputs.sensitivity, candidates, rng)
@@ -150,19 +150,15 @@ def _about(inputs: Inputs, config: EvaluationConfig, clips: Clips) -> dict[str, 
     }
 
 
-def _images(judged: Sequence[EvaluatedModel], clips: Clips, evaluation: Evaluation) -> dict[str, bytes]:
-    images = pictures(judged, clips, evaluation, judged[0].checkpoint.info.step_s)
+def _images(models: Sequence[EvaluatedModel], clips: Clips, evaluation: Evaluation) -> dict[str, bytes]:
+    images = draw_figures(models, clips, evaluation, models[0].checkpoint.info.step_s)
     return {**images, CURVES: draw_curves(evaluation)}
 
 
-def _follow(text: str, parts: Iterator[_Part], total: int, came: list[_Part]) -> None:
-    """Collect parts under a progress bar that counts windows; what came before an interruption stays."""
-    columns = (TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    # It leaves nothing behind: whatever is said next, such as an error, stands alone.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(text, total=total)
+def _collect(label: str, parts: Iterator[_Part], total: int, collected: list[_Part]) -> None:
+    """Append the parts to a list, with a progress bar over windows; after a signal the list holds those so far."""
+    with ProgressBar(label, total, transient=True) as progress:
         for part in parts:
-            came.append(part)
-            progress.advance(task, len(part))
+            collected.append(part)
+            progress.advance(len(part))
             check()

@@ -1,4 +1,4 @@
-"""The numbers of every row: models with the prior's mean, drawn samples and wrong actions, beside copying."""
+"""Scores of every row: each model with the prior's mean, with samples and with shuffled actions, and copying."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ghvae_core.evaluation.fvd import I3d
 from ghvae_core.evaluation.lpips import Lpips
 from ghvae_core.evaluation.metrics import psnr, ssim
 
-REAL = "real"  # the name of the real videos among the features
+REAL = "real"  # key of the real videos in `Scores.features`
 LOWER_IS_BETTER = frozenset({"lpips_alex", "fvd"})
 
 Values = Mapping[str, NDArray[np.float64]]  # metric: (N, T)
@@ -25,7 +25,7 @@ Values = Mapping[str, NDArray[np.float64]]  # metric: (N, T)
 
 @dataclass(frozen=True)
 class Scores:
-    """A number for each predicted frame of N windows, and what I3D sees of the whole videos."""
+    """The metrics of each predicted frame of N windows, and the I3D features of the whole videos."""
 
     rows: Mapping[str, Values]  # by row
     features: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # row or REAL: (N, 400); empty: no FVD
@@ -36,11 +36,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What is measured beside PSNR and SSIM."""
+    """The metrics in addition to PSNR and SSIM."""
 
     lpips: Lpips | None = None
     i3d: I3d | None = None
-    device: str = "cpu"  # where they are measured; both networks are there already
+    device: str = "cpu"  # of both networks; frames are moved to it
 
     def frames(self, real: Tensor, predicted: Tensor) -> Values:
         """Return each metric of each pair of frames of two videos (N, T, 3, px, px)."""
@@ -51,55 +51,54 @@ class Metrics:
         return {name: metric(real, predicted).double().cpu().numpy() for name, metric in metrics.items()}
 
     def video(self, context: Tensor, future: Tensor) -> NDArray[np.float32]:
-        """Return I3D's logits (N, 400) of the context frames with the future ones behind them."""
+        """Return the I3D logits (N, 400) of videos of context frames followed by future frames."""
         assert self.i3d is not None  # noqa: S101 - asked only where it is there
         videos = torch.cat([context, future], 1).to(self.device)
-        logits: list[Tensor] = [self.i3d(video[None]) for video in videos]  # one by one: each takes 0.3 GB
+        logits: list[Tensor] = [self.i3d(video[None]) for video in videos]  # one at a time: each takes 0.3 GB
         return torch.cat(logits).cpu().numpy()
 
 
 def score(
-    judged: Sequence[EvaluatedModel], clips: Clips, metrics: Metrics, config: EvaluationConfig, seed: int
+    models: Sequence[EvaluatedModel], clips: Clips, metrics: Metrics, config: EvaluationConfig, seed: int
 ) -> Iterator[Scores]:
-    """Yield the scores of one batch of windows after another, in the windows' order.
+    """Yield the scores of each batch of windows, in the order of the windows.
 
     Args:
-        judged: The models.
+        models: The models.
         clips: The windows.
-        metrics: What is measured.
-        config: How many windows go at once through a model, and how many latents are drawn a window; from 2 on the best
-            has a row of its own.
-        seed: Draws the latents of each model, the same whichever others are judged.
+        metrics: The metrics.
+        config: Batch size, and number of samples for each window; from 2 on there is a row of the best sample.
+        seed: Samples the latents of each model, independent of the other models.
     """
-    generators = [torch.Generator().manual_seed(seed) for _ in judged]
-    wrong = clips.shuffled()
+    generators = [torch.Generator().manual_seed(seed) for _ in models]
+    shuffled = clips.shuffled()
     for start in range(0, len(clips), config.batch_windows):
         batch = range(start, min(start + config.batch_windows, len(clips)))
-        part, wrong_part = clips.take(batch), wrong.take(batch)
-        sheet = _Sheet(part, metrics)
-        for each, generator in zip(judged, generators, strict=True):
+        part, shuffled_part = clips.take(batch), shuffled.take(batch)
+        batch_scores = _BatchScores(part, metrics)
+        for each, generator in zip(models, generators, strict=True):
             check()
-            sheet.add(each.row(MEAN), each.imagine(part, MEAN))
-            samples = [sheet.add(each.row(SAMPLE), each.imagine(part, SAMPLE, generator))]
+            batch_scores.add(each.row(MEAN), each.predict(part, MEAN))
+            samples = [batch_scores.add(each.row(SAMPLE), each.predict(part, SAMPLE, generator))]
             for _ in range(config.n_samples - 1):
                 check()
-                more = each.imagine(part, SAMPLE, generator)
-                samples.append(metrics.frames(sheet.real, more))
+                more = each.predict(part, SAMPLE, generator)
+                samples.append(metrics.frames(batch_scores.real, more))
             if config.n_samples > 1:
-                sheet.rows[each.row(best_of(config.n_samples))] = choose_best(samples)
+                batch_scores.rows[each.row(best_of(config.n_samples))] = choose_best(samples)
             if each.takes_actions:
-                sheet.add(each.row(SHUFFLED), each.imagine(wrong_part, SHUFFLED))
-        sheet.add(COPY, part.context()[:, -1:].expand_as(sheet.real))
-        yield Scores(sheet.rows, sheet.features)
+                batch_scores.add(each.row(SHUFFLED), each.predict(shuffled_part, SHUFFLED))
+        batch_scores.add(COPY, part.context()[:, -1:].expand_as(batch_scores.real))
+        yield Scores(batch_scores.rows, batch_scores.features)
 
 
 def best_of(n_samples: int) -> str:
-    """Return the kind of the row that holds the best of so many samples."""
+    """Return the kind of the row of the best of `n_samples` samples."""
     return f"best of {n_samples} samples"
 
 
 def choose_best(samples: Sequence[Values]) -> Values:
-    """Return each window's best sample, for each metric by itself, judged by its mean over the predicted frames."""
+    """Return the best sample of each window, for each metric separately, by its mean over the predicted frames."""
     best = {}
     for name in samples[0]:
         values = np.stack([sample[name] for sample in samples])  # (S, N, T)
@@ -110,7 +109,7 @@ def choose_best(samples: Sequence[Values]) -> Values:
 
 
 def join(parts: Sequence[Scores]) -> Scores:
-    """Return the scores of all batches as one."""
+    """Concatenate the scores of all batches."""
     rows = {
         row: {name: np.concatenate([part.rows[row][name] for part in parts]) for name in values}
         for row, values in parts[0].rows.items()
@@ -118,8 +117,8 @@ def join(parts: Sequence[Scores]) -> Scores:
     return Scores(rows, {row: np.concatenate([part.features[row] for part in parts]) for row in parts[0].features})
 
 
-class _Sheet:
-    """The rows of one batch while they are being filled."""
+class _BatchScores:
+    """Collects the rows of one batch."""
 
     def __init__(self, clips: Clips, metrics: Metrics) -> None:
         self.real, self._context, self._metrics = clips.real(), clips.context(), metrics

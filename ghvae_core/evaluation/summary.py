@@ -1,4 +1,4 @@
-"""What the numbers of an evaluation say: means, standard errors, paired differences, and the JSON file's content."""
+"""The summary of an evaluation: means, standard errors, paired differences; the content of the JSON file."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ Facts = Mapping[str, str | int | float]
 
 
 class ModelFacts(Config):
-    """Which model stands behind a label."""
+    """The model of a label."""
 
     label: str
     checkpoint: str  # folder
     checkpoint_sha256: str
     kind: str  # of the model
     modules: int  # used
-    modules_trained: int  # that the checkpoint holds
-    parameters: int  # of all modules that the checkpoint holds
-    held_out: str  # whether it has seen the windows, as far as is known
+    modules_trained: int  # in the checkpoint
+    parameters: int  # of all modules in the checkpoint
+    held_out: str  # whether the windows were held out of its training, if known
 
 
 class PairedDifference(Config):
@@ -49,18 +49,18 @@ class PairedDifference(Config):
 
 
 class WindowScores(Config):
-    """One window's numbers, each the mean over its predicted frames."""
+    """The metrics of one window, each the mean over its predicted frames."""
 
     name: str  # episode and first frame
     rows: dict[str, dict[str, float]]  # row, metric
 
 
 class Evaluation(Config):
-    """Everything that was measured; the JSON file's content."""
+    """All results; the content of the JSON file."""
 
     about: dict[str, str | int | float]  # data, protocol
     models: list[ModelFacts]  # in the order of the table
-    conventions: dict[str, str]  # metric: what exactly it is
+    conventions: dict[str, str]  # metric: its definition
     rows: dict[str, dict[str, Estimate]]  # row, metric; the error of `fvd` by bootstrap over episodes
     differences: list[PairedDifference]
     steps: dict[str, dict[str, list[Estimate]]]  # row, metric, predicted step
@@ -69,17 +69,17 @@ class Evaluation(Config):
     windows: list[WindowScores]
 
 
-def facts_of(judged: EvaluatedModel, folder: str, held_out: str) -> ModelFacts:
-    """Return what the report says of a model."""
-    model = judged.checkpoint.model
+def facts_of(model: EvaluatedModel, folder: str, held_out: str) -> ModelFacts:
+    """Return the facts of a model for the report."""
+    network = model.checkpoint.model
     return ModelFacts(
-        label=judged.label,
+        label=model.label,
         checkpoint=folder,
-        checkpoint_sha256=judged.checkpoint.sha256,
-        kind=judged.checkpoint.info.model.kind,
-        modules=judged.depth,
-        modules_trained=model.n_modules,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        checkpoint_sha256=model.checkpoint.sha256,
+        kind=model.checkpoint.info.model.kind,
+        modules=model.modules_used,
+        modules_trained=network.n_modules,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
         held_out=held_out,
     )
 
@@ -90,11 +90,11 @@ def summarize(
     """Return means, standard errors, paired differences and per-step means.
 
     Args:
-        scores: Of the first windows, all of them or at least two.
+        scores: Scores of all windows, or of at least the first two.
         clips: All windows.
-        models: In the order of the table; the first is the one that others are compared with.
-        about: What was evaluated; the protocol is added to it.
-        rng: Draws the bootstrap of FVD.
+        models: In the order of the report; the others are compared with the first.
+        about: Data and settings; the protocol is added.
+        rng: Draws the bootstrap samples of FVD.
     """
     every = scores.rows
     by_window = {row: {m: values.mean(axis=1) for m, values in metrics.items()} for row, metrics in every.items()}
@@ -128,7 +128,7 @@ def summarize(
 
 
 def ranked(evaluation: Evaluation) -> list[int]:
-    """Return the windows from the first model's best to its worst, by LPIPS where it was measured, else by PSNR."""
+    """Return the windows from best to worst for the first model, by LPIPS where it was measured, else by PSNR."""
     row = f"{evaluation.models[0].label}, {MEAN}"
     scores = [window.rows[row] for window in evaluation.windows]
     costs = [score.get("lpips_alex", -score["psnr_db"]) for score in scores]
@@ -146,7 +146,7 @@ def _protocol(clips: Clips, names: Sequence[str]) -> dict[str, str | int | float
 
 
 def _distances(scores: Scores, groups: NDArray[np.int64], rng: np.random.Generator) -> dict[str, Estimate]:
-    """Return each row's FVD where features were measured."""
+    """Return the FVD of each row where features were measured."""
     if not scores.features:
         return {}
     real = scores.features[REAL]
@@ -160,7 +160,7 @@ def _distances(scores: Scores, groups: NDArray[np.int64], rng: np.random.Generat
 def _differences(
     by_window: Mapping[str, Mapping[str, NDArray[np.float64]]], groups: NDArray[np.int64], labels: Sequence[str]
 ) -> list[PairedDifference]:
-    """Return each model against copying, against its wrong actions, and against the first model."""
+    """Return the differences of each model to copying, to its shuffled actions, and to the first model."""
     first = f"{labels[0]}, {MEAN}"
     pairs = []
     for label in labels:

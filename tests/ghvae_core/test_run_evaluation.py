@@ -169,7 +169,8 @@ def test_ctrl_c_before_the_first_batch_reports_nothing(
     [
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--data", "nowhere"], "nowhere: expected a folder of episodes"),
-        (["--depth", "2"], "expected --depth of 1 to 1, got 2"),
+        (["--modules", "2"], "expected --modules of 1 to 1, got 2"),
+        (["--depth", "2"], "--depth is now --modules"),
         (["--label", "a", "--label", "b"], "expected one for each of 1 checkpoints, got 2"),
         (["--sensitivity", "4"], "expected at most 3 other sequences of 4 windows, got 4"),
         (["--fvd", "--set", "evaluation.n_predicted=7"], "--fvd: expected videos of at least 10 frames"),
@@ -185,7 +186,7 @@ def test_ctrl_c_before_the_first_batch_reports_nothing(
         ),
     ],
     ids=[
-        *("checkpoint", "data", "depth", "label", "sensitivity", "fvd", "i3d"),
+        *("checkpoint", "data", "modules", "depth", "label", "sensitivity", "fvd", "i3d"),
         *("windows", "key", "weights", "out", "device"),
     ],
 )

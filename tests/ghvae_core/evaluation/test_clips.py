@@ -1,4 +1,4 @@
-"""Which windows of which held-out episodes are judged."""
+"""Which windows of which episodes are evaluated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from data_collection.formats.video import VideoReading
 from ghvae_core.evaluation import clips as module
 from ghvae_core.evaluation.clips import Clips, EvaluationConfig, collect, draw, find_episodes, load_evaluation
 from ghvae_core.evaluation.metrics import MetricError
-from tests.ghvae_core.judging import info, model, protocol
+from tests.ghvae_core.evaluated import info, model, protocol
 
 INFO = info(model(), horizon=10)
 LENGTHS = {"a": 51, "b": 30, "c": 11, "damaged": 51}  # frames
@@ -73,7 +73,7 @@ def test_every_window_is_consecutive_and_lies_in_one_episode(folder: Path) -> No
 def test_videos_are_read_with_the_stride_of_training(
     folder: Path, monkeypatch: pytest.MonkeyPatch, trained: int | None, asked: int | None, expected: int
 ) -> None:
-    """Else a model is judged on movements of another speed than it has learned."""
+    """Otherwise a model is evaluated on motions of another speed than in its training."""
     read: list[VideoReading] = []
 
     def note(recording: Recording, camera: int, action_free: bool, video: VideoReading) -> Episode:
@@ -121,7 +121,7 @@ def test_lengths_are_the_checkpoints_unless_told(folder: Path) -> None:
     assert {(part.frames.shape[1], part.n_context) for part in told} == {(7, 3)}
 
 
-def test_only_named_files_are_judged(folder: Path) -> None:
+def test_only_named_files_are_evaluated(folder: Path) -> None:
     names = folder / "names.txt"
     names.write_bytes(b"b.hdf5\r\nelsewhere.hdf5\r\n")
     assert [recording.name for recording in find_episodes(folder, str(names))] == ["sub/b.hdf5"]

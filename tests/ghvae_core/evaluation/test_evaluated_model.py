@@ -1,4 +1,4 @@
-"""Which models are judged side by side, and under which names."""
+"""Which models are evaluated together, and their labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ghvae_core.evaluation.evaluated_model import MEAN, SAMPLE, EvaluatedModel, 
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.models.checkpoint import Checkpoint, save
 from ghvae_core.models.ghvae import Ghvae
-from tests.ghvae_core.judging import clips, info, judged, model
+from tests.ghvae_core.evaluated import clips, evaluated_model, info, model
 
 torch.set_num_threads(1)
 
@@ -26,7 +26,7 @@ def saved(folder: Path, n_modules: int = 1, **changes: object) -> Path:
 
 def test_one_checkpoint_is_called_the_model(tmp_path: Path) -> None:
     (each,) = load_evaluated_models([saved(tmp_path / "a", 2)], [], [], "cpu")
-    assert (each.label, each.depth, each.row(MEAN)) == ("model", 2, "model, prior mean")
+    assert (each.label, each.modules_used, each.row(MEAN)) == ("model", 2, "model, prior mean")
 
 
 def test_several_are_named_by_what_tells_their_folders_apart(tmp_path: Path) -> None:
@@ -43,8 +43,8 @@ def test_several_are_named_by_what_tells_their_folders_apart(tmp_path: Path) -> 
 def test_each_depth_is_a_model_of_the_table(tmp_path: Path) -> None:
     folder = saved(tmp_path / "a", 3)
     found = load_evaluated_models([folder], [], [1, 3], "cpu")
-    assert [(each.label, each.depth) for each in found] == [("model, 1 modules", 1), ("model, 3 modules", 3)]
-    with pytest.raises(MetricError, match="expected --depth of 1 to 3, got 4"):
+    assert [(each.label, each.modules_used) for each in found] == [("model, 1 modules", 1), ("model, 3 modules", 3)]
+    with pytest.raises(MetricError, match="expected --modules of 1 to 3, got 4"):
         load_evaluated_models([folder], [], [4], "cpu")
 
 
@@ -60,24 +60,24 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         load_evaluated_models([a, tmp_path / "b"], ["x", "x"], [], "cpu")
 
 
-def test_an_action_free_model_is_judged_beside_others(tmp_path: Path) -> None:
+def test_an_action_free_model_is_evaluated_next_to_others(tmp_path: Path) -> None:
     free = saved(tmp_path / "free", action_dim=0)
     taking, without = load_evaluated_models([saved(tmp_path / "a"), free], [], [], "cpu")
     assert (taking.takes_actions, without.takes_actions) == (True, False)
     windows = clips()
     other = windows.shuffled()
-    assert torch.equal(without.imagine(windows, MEAN), without.imagine(other, MEAN))
-    assert without.imagine(windows, MEAN).shape == (5, 3, 3, 64, 64)
+    assert torch.equal(without.predict(windows, MEAN), without.predict(other, MEAN))
+    assert without.predict(windows, MEAN).shape == (5, 3, 3, 64, 64)
 
 
 def test_depth_and_generator_reach_the_model() -> None:
     windows = clips()
-    whole, part = judged(n_modules=2), judged(n_modules=2, depth=1)
+    whole, part = evaluated_model(n_modules=2), evaluated_model(n_modules=2, modules_used=1)
     context, actions = windows.context(), torch.tensor(windows.actions)
     expected = part.checkpoint.model.rollout(context, actions, depth=1)
-    torch.testing.assert_close(part.imagine(windows, MEAN), expected)
-    assert not torch.equal(whole.imagine(windows, MEAN), expected)
-    first, again, other = (whole.imagine(windows, SAMPLE, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
+    torch.testing.assert_close(part.predict(windows, MEAN), expected)
+    assert not torch.equal(whole.predict(windows, MEAN), expected)
+    first, again, other = (whole.predict(windows, SAMPLE, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -87,7 +87,7 @@ def test_a_model_that_imagines_nan_is_refused() -> None:
         def rollout(self, context: Tensor, *_: object, **__: object) -> Tensor:
             return torch.full((len(context), 3, 3, 64, 64), math.nan)
 
-    usual = judged()
+    usual = evaluated_model()
     broken = Broken(model().config)
     with pytest.raises(MetricError, match="x, prior mean: expected finite frames"):
-        EvaluatedModel("x", Checkpoint(broken, usual.checkpoint.info, ""), 1).imagine(clips(), MEAN)
+        EvaluatedModel("x", Checkpoint(broken, usual.checkpoint.info, ""), 1).predict(clips(), MEAN)

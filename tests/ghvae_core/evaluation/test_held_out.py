@@ -1,4 +1,4 @@
-"""Whether a model is judged on what it was trained on."""
+"""Episodes of the training are detected and refused."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.data_collection.formats.test_npz import write_bair
 from tests.ghvae_core.episodes import STEP_LIMIT_M, STEP_S, record
 from tests.ghvae_core.small import small_config
 
-SHARE = 0.5
+FRACTION = 0.5
 TOLD = {"step_limit_m": STEP_LIMIT_M, "step_s": STEP_S}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four episodes, of which half a share leaves some to train on and some not."""
+    """Four episodes, of which training with half the fraction holds some out."""
     folder = tmp_path_factory.mktemp("episodes")
     for index in range(4):
         record(folder / str(index % 2), index)
@@ -44,24 +44,24 @@ def trained_on(folder: Path, config: DataConfig, **more: str | int) -> Checkpoin
 
 
 def data(**changes: float) -> DataConfig:
-    return DataConfig(horizon=3, validation_fraction=SHARE).model_copy(update=changes)
+    return DataConfig(horizon=3, validation_fraction=FRACTION).model_copy(update=changes)
 
 
 @pytest.mark.parametrize("config", [data(), data(**TOLD)], ids=["files tell", "told"])
 def test_the_training_folder_is_known_however_its_limits_were_told(folder: Path, config: DataConfig) -> None:
     info = trained_on(folder, config)
-    assert check_held_out(folder, info, SHARE) == "yes, the share that training left out"
-    for share in (1.0, 0.4):
+    assert check_held_out(folder, info, FRACTION) == "yes, the fraction that training held out"
+    for fraction in (1.0, 0.4):
         with pytest.raises(
             MetricError, match=r"trained on these .* with --set evaluation\.validation_fraction=0\.5, on"
         ):
-            check_held_out(folder, info, share)
+            check_held_out(folder, info, fraction)
 
 
 def test_the_camera_of_training_is_part_of_what_it_recorded(folder: Path) -> None:
     info = trained_on(folder, data())
     other = info.model_copy(update={"provenance": {**info.provenance, "camera": 1}})
-    assert check_held_out(folder, other, SHARE).startswith("not known")
+    assert check_held_out(folder, other, FRACTION).startswith("not known")
 
 
 def test_one_of_several_training_folders_is_known(folder: Path, tmp_path: Path) -> None:
@@ -69,14 +69,14 @@ def test_one_of_several_training_folders_is_known(folder: Path, tmp_path: Path) 
     record(tmp_path / "more", 10)
     dataset = load_dataset([folder, tmp_path / "more"], data(), 64, tmp_path / "cache", lambda done, total: None)
     told = {"data_sha256": dataset.sha256, "folder_sha256": " ".join(dataset.folder_sha256)}
-    info = trained_on(folder, data()).model_copy(update={"provenance": {"validation_fraction": SHARE, **told}})
-    assert check_held_out(folder, info, SHARE) == "yes, the share that training left out"
+    info = trained_on(folder, data()).model_copy(update={"provenance": {"validation_fraction": FRACTION, **told}})
+    assert check_held_out(folder, info, FRACTION) == "yes, the fraction that training held out"
 
 
 @pytest.mark.parametrize("changes", [{"action_free": True}, {"video_stride": 3}, {"action_free": True, **TOLD}])
 def test_the_training_folder_is_known_whatever_was_used_of_it(folder: Path, changes: dict[str, float]) -> None:
     info = trained_on(folder, data(**changes), video_stride=int(changes.get("video_stride", 1)))
-    assert check_held_out(folder, info, SHARE) == "yes, the share that training left out"
+    assert check_held_out(folder, info, FRACTION) == "yes, the fraction that training held out"
 
 
 def test_episodes_are_told_apart_by_their_own_names_and_not_by_those_of_their_files(tmp_path: Path) -> None:
@@ -85,24 +85,26 @@ def test_episodes_are_told_apart_by_their_own_names_and_not_by_those_of_their_fi
     for name in names:
         (tmp_path / "data" / name).parent.mkdir(parents=True)
         write_bair(tmp_path / "data" / name)
-    share = int.from_bytes(hashlib.sha256(b"a.npz").digest()[:4], "big") / 2**32 + 1e-6  # the file's own name is in it
-    assert 0 < held_out_mask(names, share).sum() < len(names)
+    fraction = (
+        int.from_bytes(hashlib.sha256(b"a.npz").digest()[:4], "big") / 2**32 + 1e-6
+    )  # the file's own name is in it
+    assert 0 < held_out_mask(names, fraction).sum() < len(names)
     digest = digest_files(
-        [each.path for each in find(tmp_path / "data")], tmp_path / "data", data(validation_fraction=share)
+        [each.path for each in find(tmp_path / "data")], tmp_path / "data", data(validation_fraction=fraction)
     )
     info = CheckpointInfo(
         model=small_config(),
         horizon=3,
         modules_trained=1,
-        provenance={"data_sha256": digest, "validation_fraction": share},
+        provenance={"data_sha256": digest, "validation_fraction": fraction},
     )
-    assert check_held_out(tmp_path / "data", info, share) == "yes, the share that training left out"
+    assert check_held_out(tmp_path / "data", info, fraction) == "yes, the fraction that training held out"
 
 
 def test_what_an_earlier_training_saw_is_not_known(folder: Path) -> None:
     info = trained_on(folder, data(), init_sha256="0f")
-    assert check_held_out(folder, info, SHARE) == (
-        "yes in the last training, not known of the checkpoint that it started from"
+    assert check_held_out(folder, info, FRACTION) == (
+        "yes in the last training, not known for the checkpoint that it started from"
     )
 
 
@@ -118,36 +120,36 @@ def test_too_few_episodes_to_leave_some_out_are_refused(folder: Path, tmp_path: 
 def test_another_folder_or_a_silent_checkpoint_is_not_known(folder: Path, tmp_path: Path) -> None:
     info = trained_on(folder, data())
     record(tmp_path, 9)
-    assert check_held_out(tmp_path, info, 1.0).startswith("not known, the files are not those that training recorded")
-    for provenance in ({}, {"validation_fraction": SHARE}, {"data_sha256": "0f"}):
+    assert check_held_out(tmp_path, info, 1.0).startswith(
+        "not known, the files differ from the recorded training files"
+    )
+    for provenance in ({}, {"validation_fraction": FRACTION}, {"data_sha256": "0f"}):
         silent = info.model_copy(update={"provenance": provenance})
         assert check_held_out(folder, silent, 1.0) == "not known, the checkpoint does not say what it was trained on"
 
 
-def test_what_training_used_is_judged_only_when_asked_for(folder: Path) -> None:
+def test_episodes_of_the_training_are_evaluated_only_on_request(folder: Path) -> None:
     info = trained_on(folder, data())
-    assert (
-        check_held_out(folder, info, 1.0, "trained-on") == "no, these are the episodes that it was trained on, as asked"
-    )
+    assert check_held_out(folder, info, 1.0, "trained-on") == "no, these are the episodes of the training, as requested"
 
 
 def test_the_two_parts_are_those_of_training(folder: Path) -> None:
     info, recordings = trained_on(folder, data()), find(folder)
-    held_out, trained = choose(recordings, info, SHARE, "held-out"), choose(recordings, info, 1.0, "trained-on")
+    held_out, trained = choose(recordings, info, FRACTION, "held-out"), choose(recordings, info, 1.0, "trained-on")
     assert sorted(held_out + trained, key=recordings.index) == recordings
-    assert len(held_out) == held_out_mask([each.name for each in recordings], SHARE).sum() > 0
+    assert len(held_out) == held_out_mask([each.name for each in recordings], FRACTION).sum() > 0
     assert choose(recordings, info, 1.0, "held-out") == recordings
     assert choose(recordings, info, 1e-9, "held-out") == recordings[-1:]
     with pytest.raises(MetricError, match=r"none among 1 in the evaluation\.validation_fraction of 0\.5"):
         choose(recordings[:1], info, 0.5, "held-out")
 
 
-@pytest.mark.parametrize("share", [1e-6, SHARE, 0.999])
-def test_the_parts_are_what_training_really_read(folder: Path, tmp_path: Path, share: float) -> None:
+@pytest.mark.parametrize("fraction", [1e-6, FRACTION, 0.999])
+def test_the_parts_are_those_that_training_reads(folder: Path, tmp_path: Path, fraction: float) -> None:
     """Also where names decide for none, or for all, and training keeps the last one."""
-    config = data(validation_fraction=share)
+    config = data(validation_fraction=fraction)
     windows = load_dataset([folder], config, 64, tmp_path / "cache", lambda _done, _total: None)
-    held_out = choose(find(folder), trained_on(folder, config), share, "held-out")
+    held_out = choose(find(folder), trained_on(folder, config), fraction, "held-out")
     trained = choose(find(folder), trained_on(folder, config), 1.0, "trained-on")
     n_each = len(windows.validation.starts) / len(held_out)
     assert len(windows.train.starts) == pytest.approx(n_each * len(trained))

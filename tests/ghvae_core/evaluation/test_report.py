@@ -15,7 +15,7 @@ from rich.console import Console
 
 from data_collection import atomic_io
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, EvaluatedModel
-from ghvae_core.evaluation.figures import draw_curves, pictures
+from ghvae_core.evaluation.figures import draw_curves, draw_figures
 from ghvae_core.evaluation.metrics import MetricError, MetricFailure
 from ghvae_core.evaluation.report import (
     check_folder,
@@ -32,7 +32,7 @@ from ghvae_core.evaluation.scoring import REAL, Scores
 from ghvae_core.evaluation.sensitivity import Sensitivity
 from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation, facts_of, ranked, summarize
-from tests.ghvae_core.judging import clips, judged
+from tests.ghvae_core.evaluated import clips, evaluated_model
 
 torch.set_num_threads(1)
 CLIPS = clips(4)
@@ -41,7 +41,7 @@ ABOUT = {"seed": 7, "validation_fraction": 0.5, "n_samples": 3, "n_episodes_pass
 
 
 def two() -> tuple[EvaluatedModel, EvaluatedModel]:
-    return judged("a", n_modules=2, depth=1), judged("b")
+    return evaluated_model("a", n_modules=2, modules_used=1), evaluated_model("b")
 
 
 def some_scores(fvd: bool = False) -> Scores:
@@ -72,7 +72,7 @@ def evaluation() -> Evaluation:
         candidates="executed",
         median_percentile=value,
         mean_percentile=value,
-        top_1_share=Estimate(value=0.5, standard_error=0.25),
+        top_1_fraction=Estimate(value=0.5, standard_error=0.25),
         top_1_chance=0.1,
     )
     return summed(some_scores()).model_copy(update={"sensitivity": {"a": found}})
@@ -99,7 +99,7 @@ def test_differences_are_paired_and_against_copying_wrong_actions_and_the_first_
     assert last.standard_error == pytest.approx(0, abs=1e-12)
 
 
-def test_fvd_stands_beside_the_others_with_an_error_by_bootstrap() -> None:
+def test_fvd_has_a_bootstrap_error() -> None:
     evaluation = summed(some_scores(fvd=True))
     assert list(evaluation.conventions) == ["psnr_db", "ssim", "lpips_alex", "fvd"]
     found = evaluation.rows[f"a, {MEAN}"]["fvd"]
@@ -107,7 +107,7 @@ def test_fvd_stands_beside_the_others_with_an_error_by_bootstrap() -> None:
     assert rows_table(evaluation)[0][-1] == "FVD ↓"
     assert rows_table(evaluation)[-1][-1] == "-", "no differences of it"
     told = [note for note in notes(evaluation) if note.startswith("FVD: 4 real against 4 predicted videos of 5 frames")]
-    assert "the 2 context frames included" in told[0]
+    assert "including the 2 context frames" in told[0]
 
 
 def test_a_part_of_the_windows_can_be_reported() -> None:
@@ -115,7 +115,7 @@ def test_a_part_of_the_windows_can_be_reported() -> None:
     evaluation = summed(Scores(part))
     assert (evaluation.about["n_windows"], evaluation.about["n_episodes"]) == (2, 1)
     assert [window.name for window in evaluation.windows] == ["e0 0", "e0 1"]
-    assert any(note.startswith("All windows are of one episode") for note in notes(evaluation))
+    assert any(note.startswith("All windows are from one episode") for note in notes(evaluation))
     values = part[f"a, {MEAN}"]["psnr_db"].mean(axis=1)
     assert evaluation.rows[f"a, {MEAN}"]["psnr_db"].standard_error == pytest.approx(np.std(values, ddof=1) / 2**0.5)
 
@@ -152,17 +152,17 @@ def test_the_sensitivity_table_names_the_chance(evaluation: Evaluation) -> None:
     assert row == ["a", "81.2 ± 2.5", "81.2 ± 2.5", "0.500 ± 0.250", "0.100", "9 executed", "4"]
 
 
-def test_the_report_says_what_has_to_be_known(evaluation: Evaluation) -> None:
+def test_the_report_has_the_notes_that_comparisons_need(evaluation: Evaluation) -> None:
     text = markdown(evaluation)
     assert "Held out of training (a): not known." in text
-    assert "Share of the folder judged: 0.5." in text
+    assert "Fraction of the folder that was evaluated: 0.5." in text
     said = ("N = 4 windows", "11x11 Gaussian", "10 log10", "v0.1, AlexNet", "standard error", "runs/b", "Best of 3")
-    for words in (*said, "ties counted half", "Fewer modules than a checkpoint holds", "![curves](curves.png)"):
+    for words in (*said, "ties count half", "The first modules of a checkpoint", "![curves](curves.png)"):
         assert words in text
-    assert "identical" not in text and "passed over" not in text
+    assert "identical" not in text and "skipped" not in text
     assert [row[2] for row in models_table(evaluation)[1:]] == ["1", "1"]
     counted = evaluation.model_copy(update={"identical_frames": {COPY: 2}})
-    assert any("count as 100 dB: copy last context frame: 2" in note for note in notes(counted))
+    assert any("counted as 100 dB: copy last context frame: 2" in note for note in notes(counted))
     over = evaluation.model_copy(update={"about": {**evaluation.about, "n_episodes_passed_over": 3}})
     assert any(note.endswith("too short: 3.") for note in notes(over))
 
@@ -181,7 +181,7 @@ def test_the_terminal_shows_all_rows(evaluation: Evaluation) -> None:
     assert "21.50 ± 1.00" in file.getvalue() and "9 executed" in file.getvalue()
 
 
-def test_the_curves_are_a_picture_with_a_panel_a_metric(evaluation: Evaluation) -> None:
+def test_the_curves_have_a_panel_for_each_metric(evaluation: Evaluation) -> None:
     with Image.open(io.BytesIO(draw_curves(evaluation))) as image:
         three, height = image.size
     one = {row: {"ssim": steps["ssim"]} for row, steps in evaluation.steps.items()}
@@ -190,7 +190,7 @@ def test_the_curves_are_a_picture_with_a_panel_a_metric(evaluation: Evaluation) 
 
 
 def test_pictures_show_the_best_the_median_and_the_worst_window(evaluation: Evaluation) -> None:
-    images = pictures(two(), CLIPS, evaluation, step_s=0.2)
+    images = draw_figures(two(), CLIPS, evaluation, step_s=0.2)
     with Image.open(io.BytesIO(images["filmstrip.png"])) as strip:
         picture = np.asarray(strip)
     assert picture.shape[0] == 3 * 5 * 130, "real, two models, copy and error, three times"
@@ -207,7 +207,7 @@ def test_pictures_show_the_best_the_median_and_the_worst_window(evaluation: Eval
 
 
 def test_an_unknown_step_makes_a_gif_that_can_be_followed(evaluation: Evaluation) -> None:
-    with Image.open(io.BytesIO(pictures(two()[:1], CLIPS, evaluation, step_s=None)["sheet.gif"])) as gif:
+    with Image.open(io.BytesIO(draw_figures(two()[:1], CLIPS, evaluation, step_s=None)["sheet.gif"])) as gif:
         assert gif.info["duration"] == 100
 
 

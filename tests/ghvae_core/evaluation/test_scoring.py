@@ -11,10 +11,10 @@ from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED
 from ghvae_core.evaluation.fvd import I3d
 from ghvae_core.evaluation.metrics import psnr, ssim
 from ghvae_core.evaluation.scoring import REAL, Metrics, Scores, best_of, choose_best, join, score
-from tests.ghvae_core.judging import clips, judged, protocol
+from tests.ghvae_core.evaluated import clips, evaluated_model, protocol
 
 torch.set_num_threads(1)
-CLIPS, MODEL = clips(), judged()
+CLIPS, MODEL = clips(), evaluated_model()
 PLAIN = Metrics()
 
 
@@ -33,7 +33,7 @@ def all_scores(**changes: object) -> Scores:
 
 
 def test_every_model_has_its_rows_and_copying_comes_last() -> None:
-    other = judged("other", action_dim=0)
+    other = evaluated_model("other", action_dim=0)
     scores = next(score([MODEL, other], CLIPS, PLAIN, protocol(n_samples=3), seed=0))
     assert list(scores.rows) == [
         *(f"model, {kind}" for kind in (MEAN, SAMPLE, "best of 3 samples", SHUFFLED)),
@@ -60,7 +60,7 @@ def test_rows_are_the_metrics_of_what_the_models_imagine() -> None:
 
 def test_samples_are_drawn_from_the_seed_whichever_others_are_judged() -> None:
     def sample(models: list[str], seed: int) -> list[float]:
-        named = [judged(name) for name in models]
+        named = [evaluated_model(name) for name in models]
         values = next(score(named, CLIPS, PLAIN, protocol(), seed)).rows[f"b, {SAMPLE}"]["psnr_db"]
         return [float(value) for value in values.ravel()]
 

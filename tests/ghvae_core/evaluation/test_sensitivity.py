@@ -16,7 +16,7 @@ from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.evaluation.sensitivity import Sensitivity, check_candidates, rank, summarize_ranks
 from ghvae_core.models.checkpoint import Checkpoint
 from ghvae_core.models.ghvae import Ghvae
-from tests.ghvae_core.judging import info, model, protocol
+from tests.ghvae_core.evaluated import info, model, protocol
 
 torch.set_num_threads(1)
 N_CONTEXT, T = 2, 3
@@ -58,7 +58,7 @@ def ranked(gain: float, n: int = 12, n_others: int = 11, **changes: object) -> S
 def test_a_model_that_knows_ranks_the_executed_actions_first(candidates: str) -> None:
     found = ranked(1, sensitivity_candidates=candidates)
     assert found.median_percentile.value > 99
-    assert found.top_1_share.value > 0.8
+    assert found.top_1_fraction.value > 0.8
     assert found.top_1_chance == pytest.approx(1 / 12)
     assert (found.n_windows, found.n_others, found.candidates) == (12, 11, candidates)
 
@@ -66,7 +66,7 @@ def test_a_model_that_knows_ranks_the_executed_actions_first(candidates: str) ->
 def test_a_model_that_ignores_actions_is_at_chance_and_never_first() -> None:
     found = ranked(0)
     assert found.median_percentile.value == found.mean_percentile.value == 50
-    assert found.top_1_share.value == 0
+    assert found.top_1_fraction.value == 0
 
 
 def test_the_past_is_kept_and_only_the_future_is_replaced() -> None:
@@ -103,8 +103,8 @@ def test_errors_are_over_episodes() -> None:
     assert found.median_percentile.value == 85
     assert 0 < found.median_percentile.standard_error < 25
     assert found.mean_percentile.value == 80
-    assert found.top_1_share.value == 0.5
-    assert found.top_1_share.standard_error == pytest.approx(np.std([1, 0, 0, 1], ddof=1) / 2)
+    assert found.top_1_fraction.value == 0.5
+    assert found.top_1_fraction.standard_error == pytest.approx(np.std([1, 0, 0, 1], ddof=1) / 2)
 
 
 def test_windows_of_one_episode_count_together() -> None:

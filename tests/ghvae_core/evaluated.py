@@ -1,4 +1,4 @@
-"""Models and windows so small that judging the ones on the others takes moments."""
+"""Small models and windows for tests of the evaluation."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def model(n_modules: int = 1, seed: int = 0, **changes: object) -> Ghvae:
 
 
 def info(of: Ghvae, **changes: object) -> CheckpointInfo:
-    """Return what a checkpoint of the model says."""
+    """Return the information of a checkpoint of the model."""
     facts: dict[str, object] = {"step_limit_m": 0.05, "step_s": 0.5, "n_context": N_CONTEXT, "horizon": N_PREDICTED}
     return CheckpointInfo.model_validate(
         {"model": of.config, "modules_trained": of.n_modules, **facts, **changes}, strict=False
     )
 
 
-def judged(label: str = "model", depth: int | None = None, **changes: object) -> EvaluatedModel:
-    """Return a model under a label, used to a depth; `changes` are those of `model`."""
+def evaluated_model(label: str = "model", modules_used: int | None = None, **changes: object) -> EvaluatedModel:
+    """Return a model with a label and a number of modules to use; `changes` are those of `model`."""
     made = model(**changes).requires_grad_(False)  # type: ignore[arg-type]
-    return EvaluatedModel(label, Checkpoint(made, info(made), "0f" * 32), depth or made.n_modules)
+    return EvaluatedModel(label, Checkpoint(made, info(made), "0f" * 32), modules_used or made.n_modules)
 
 
 def clips(n_windows: int = 5, action_dim: int = 4) -> Clips:
@@ -48,18 +48,5 @@ def clips(n_windows: int = 5, action_dim: int = 4) -> Clips:
 
 
 def protocol(**changes: object) -> EvaluationConfig:
-    """Return how windows are judged: the shipped protocol but for `changes`."""
-    usual: dict[str, object] = {
-        "n_windows": 256,
-        "n_context": None,
-        "n_predicted": None,
-        "first_frame": "random",
-        "validation_fraction": 1.0,
-        "only_names": None,
-        "video_stride": None,
-        "batch_windows": 16,
-        "n_samples": 1,
-        "sensitivity_windows": 64,
-        "sensitivity_candidates": "executed",
-    }
-    return EvaluationConfig.model_validate({**usual, **changes})
+    """Return the default protocol with `changes`."""
+    return EvaluationConfig.model_validate(changes)
