@@ -40,18 +40,15 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
     """Measure PSNR, SSIM, LPIPS and FVD of the frames that models predict on held-out windows.
 
     Rows of each model: the prior's mean, one sample, the best of `--samples` (for each window and metric separately),
-    and the actions of another window; then a copy of the last context frame, and paired differences. A model that is
-    not better than copying, or as good with shuffled actions, is of no use for planning. `--sensitivity 100` ranks the
-    executed actions among 100 others.
+    shuffled actions; then copying the last context frame, and paired differences. The last line is one JSON object.
 
-    The tables are printed to standard error; the last line on standard output is one JSON object. `--out` writes a
-    folder with Markdown, JSON with every window, curves, a filmstrip and GIFs. Episodes that a checkpoint was trained
-    on are refused without `--part trained-on`. Ctrl-C reports the results so far and exits with 130; refused input
-    exits with 2 and nothing is written; a report that cannot be written exits with 1, after the line of JSON.
+    `--out` writes Markdown, JSON with every window, curves, a filmstrip and GIFs. Episodes that a checkpoint was
+    trained on are refused without `--part trained-on`. Ctrl-C reports the results so far and exits with 130; refused
+    input exits with 2 and nothing is written; a report that cannot be written exits with 1, after the line of JSON.
     """
     if depth:
         raise ReportedError("--depth is now --modules")
-    from ghvae_core.evaluation.clips import load_evaluation  # noqa: PLC0415 - torch would make --help slow
+    from ghvae_core.evaluation import clips  # noqa: PLC0415 - torch would make --help slow
     from ghvae_core.evaluation.run import Inputs, run_inputs  # noqa: PLC0415
 
     inputs = Inputs(
@@ -69,9 +66,8 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
         out=out,
         device=device,
     )
-    config = load_evaluation(_overrides(set_ or [], windows, samples))
     with interruption((signal.SIGINT, signal.SIGTERM)):
-        run_inputs(inputs, config)
+        run_inputs(inputs, clips.load_evaluation(_overrides(set_ or [], windows, samples)))
 
 
 def _overrides(overrides: list[str], windows: int | None, samples: int | None) -> list[str]:

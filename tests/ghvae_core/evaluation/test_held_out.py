@@ -125,7 +125,7 @@ def test_another_folder_or_a_silent_checkpoint_is_not_known(folder: Path, tmp_pa
     )
     for provenance in ({}, {"validation_fraction": FRACTION}, {"data_sha256": "0f"}):
         silent = info.model_copy(update={"provenance": provenance})
-        assert check_held_out(folder, silent, 1.0) == "not known, the checkpoint does not say what it was trained on"
+        assert check_held_out(folder, silent, 1.0) == "not known, the checkpoint does not record its training data"
 
 
 def test_episodes_of_the_training_are_evaluated_only_on_request(folder: Path) -> None:
