@@ -175,10 +175,10 @@ def _longest_run(flags: NDArray[np.bool_]) -> int:
 _CHECKS: tuple[tuple[str, Callable[[RecordedEpisode, RobotSpec, EpisodeFilterConfig], Iterator[str]]], ...] = (
     ("wrong_count", _count),
     ("clock_jump", _clock),
-    ("wrong_step_times", _step_times),
+    ("wrong_stamps", _step_times),
     ("wrong_actions", _actions),
     ("out_of_bounds", _bounds),
-    ("bad_brightness", _brightness),
+    ("bad_light", _brightness),
     ("frozen_camera", _frozen),
     ("idle_arm", _moved),
     ("off_command", _off_command),

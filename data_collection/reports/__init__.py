@@ -1,1 +1,1 @@
-"""What people look at: pictures, charts and pages."""
+"""Reports: images, charts and HTML pages."""

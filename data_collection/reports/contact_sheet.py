@@ -1,4 +1,4 @@
-"""One episode for a person: its frames with what was measured and done, as one picture or as an animation."""
+"""Images of one episode: contact sheet, animation, and strips of frames for the report."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from robot_bridge.robot import ACTION_DIM, STATE_DIM
 
 _N_FRAMES = 8  # of each episode
 _TILE_WIDTH_PX = 160  # of a frame
-_PER_REASON = 3  # of those that were set aside
+_PER_REASON = 3  # episodes shown per reason in quarantine
 
 
 class EpisodeStrip(NamedTuple):
-    """One episode on the page."""
+    """Frames of one episode in the report."""
 
     label: str
     words: str
-    strip: str  # data URI; empty where its video cannot be read
+    strip: str  # data URI; empty if the video cannot be read
 
 
 class QuarantineGroup(NamedTuple):
-    """What was set aside for one reason."""
+    """Episodes in quarantine for one reason."""
 
     reason: str
     n: int
@@ -43,16 +43,16 @@ class QuarantineGroup(NamedTuple):
 
 
 def sample_episodes(folder: Path, rows: Sequence[Row], n: int, rng: np.random.Generator) -> list[EpisodeStrip]:
-    """Return `n` episodes that `rng` draws, or all where there are not so many, by number."""
+    """Return at most `n` episodes drawn by `rng`, by number."""
     return [_shown(folder / rows[i].file, f"episode {rows[i].number}", _words(rows[i])) for i in _draw(rows, n, rng)]
 
 
 def quarantined_episodes(folder: Path, reasons: Mapping[str, str]) -> list[QuarantineGroup]:
-    """Return what lies in quarantine, by kind; without a quarantine, nothing.
+    """Return the episodes in quarantine, by reason.
 
     Args:
         folder: Of the collection.
-        reasons: File, seen from the folder, to why it was set aside; the words are missing where it is not there.
+        reasons: Path relative to the folder, to the text of the reason.
     """
     found = []
     for kind in sorted(path for path in (folder / QUARANTINE_NAME).glob("*") if path.is_dir()):
@@ -71,8 +71,10 @@ def _draw(rows: Sequence[Row], n: int, rng: np.random.Generator) -> list[int]:
 
 
 def _words(row: Row) -> str:
-    moved = f"an object went {100 * row.objects_moved_m:.0f} cm" if row.objects_moved_m >= MOVED_M else "nothing moved"
-    words = [row.families.replace(",", ", "), f"{row.objects_seen} objects seen", moved]
+    moved = (
+        f"object motion {100 * row.objects_moved_m:.0f} cm" if row.objects_moved_m >= MOVED_M else "no object motion"
+    )
+    words = [row.families.replace(",", ", "), f"{row.objects_seen} objects detected", moved]
     return " · ".join([word for word in words if word] + ["lifted"] * row.lifted)
 
 
@@ -86,8 +88,8 @@ def _shown(path: Path, label: str, words: str) -> EpisodeStrip:
     return EpisodeStrip(label, words, data_uri("jpeg", jpeg_bytes(strip)))
 
 
-_FRAME_S = 0.2  # each frame of an animation stands for this long
-_WIDTH_PX = 240  # of a frame at least: as much as the words below it need
+_FRAME_S = 0.2  # duration of each frame of an animation; ours
+_WIDTH_PX = 240  # least width of a frame: that of the text below it
 _COLUMNS = 4
 _GAP_PX = 8
 _FONT_PX = 13
@@ -98,13 +100,13 @@ _BAR_PX = 5
 
 
 def contact_sheet(episode: Episode, n_frames: int) -> bytes:
-    """Return `n_frames` moments of an episode as PNG: evenly from the first to the last, all if there are not so many.
+    """Return at most `n_frames` evenly spaced frames of an episode as PNG.
 
-    Below each frame stand the time, the hand, and the action that follows; the bar is as long as the gripper
-    is open, blue where it was told to close.
+    The text below each frame holds the time, the hand state and the next action. The length of the bar is the gripper
+    opening; it is blue where the gripper was commanded to close.
 
     Raises:
-        EpisodeError: Less than one frame is asked for.
+        EpisodeError: `n_frames` is less than 1.
     """
     if n_frames < 1:
         raise EpisodeError(f"expected 1 frame or more to show, got {n_frames}")
@@ -122,12 +124,12 @@ def contact_sheet(episode: Episode, n_frames: int) -> bytes:
 
 
 def animation(episode: Episode) -> bytes:
-    """Return all frames of an episode as an endless GIF, five in a second, labelled as on the contact sheet."""
+    """Return all frames of an episode as a looping GIF at 5 frames per second, labelled as on the contact sheet."""
     return gif_bytes(np.stack([_tile(episode, t) for t in range(len(episode.frames))]), _FRAME_S)
 
 
 def _tile(episode: Episode, t: int) -> NDArray[np.uint8]:
-    """Return one frame (H, W, 3) with its words below."""
+    """Return one frame (H, W, 3) with text below."""
     frame = _sized(episode.frames[t : t + 1])
     height, width = frame.shape[:2]
     lines = _lines(episode, t)
@@ -145,7 +147,7 @@ def _tile(episode: Episode, t: int) -> NDArray[np.uint8]:
 
 
 def _sized(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the one frame, wide enough for words and not much wider."""
+    """Return the frame (H, W, 3), scaled to the width of the text."""
     large = enlarge(shrink(frames, _WIDTH_PX))
     factor = -(-_WIDTH_PX // large.shape[2])
     sized: NDArray[np.uint8] = large[0].repeat(factor, axis=0).repeat(factor, axis=1)
@@ -153,7 +155,7 @@ def _sized(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _lines(episode: Episode, t: int) -> list[str]:
-    """Return what is written below a frame: as many lines for each frame of an episode."""
+    """Return the text below a frame; all frames of an episode have equally many lines."""
     lines = [f"frame {t} of {len(episode.actions)}, {episode.times_s[t] - episode.times_s[0]:.1f} s"]
     if _has_hand(episode):
         x, y, z, yaw, opening = episode.states[t]
@@ -180,7 +182,7 @@ def _has_command(episode: Episode) -> bool:
 
 
 def _title(episode: Episode) -> str:
-    """Return what an episode says of itself, as far as it does."""
+    """Return the title of an episode from its metadata."""
     info = episode.info
     families = str(info.get("families", "")).replace(",", ", ")
     words = [f"episode {info['episode']}" if "episode" in info else "", str(info.get("robot", "")), families]

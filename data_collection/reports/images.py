@@ -1,4 +1,4 @@
-"""Frames side by side as one labelled picture, and as PNG, JPEG or GIF bytes."""
+"""Filmstrips of frames, and images as PNG, JPEG or GIF bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 _READABLE_PX = 128  # frames narrower than this are enlarged by a whole factor; ours
-_JPEG_QUALITY = 80  # ours: no loss that one sees in a thumbnail
+_JPEG_QUALITY = 80  # ours: no visible loss in a thumbnail
 _GAP_PX = 2
 _FONT_PX = 16
 _PAPER = 255
@@ -18,14 +18,14 @@ _INK = (0, 0, 0)
 
 
 def filmstrip(rows: Mapping[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Lay videos under each other, one labelled row each, time running to the right.
+    """Return videos as one image: one labelled row per video, time to the right.
 
     Args:
         rows: Label to frames (T, H, W, 3) uint8 RGB; H and W are equal in all rows, T may differ. A short row is
-            followed by blank paper.
+            padded with white.
 
     Returns:
-        (height, width, 3) uint8 RGB. Pixels are repeated, never interpolated, so a blur in it is in the frames.
+        (height, width, 3) uint8 RGB. Pixels are repeated, not interpolated.
 
     Raises:
         ValueError: No rows, a row that is not a video, or rows whose frames differ in size.
@@ -37,10 +37,10 @@ def filmstrip(rows: Mapping[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
     margin = _GAP_PX * 4 + max(int(font.getlength(label)) for label in strips)
     height = next(iter(strips.values())).shape[0]
     width = margin + max(strip.shape[1] for strip in strips.values())
-    picture = np.full((len(strips) * height, width, 3), _PAPER, np.uint8)
+    strip_image = np.full((len(strips) * height, width, 3), _PAPER, np.uint8)
     for index, strip in enumerate(strips.values()):
-        picture[index * height : (index + 1) * height, margin : margin + strip.shape[1]] = strip
-    drawn = Image.fromarray(picture)
+        strip_image[index * height : (index + 1) * height, margin : margin + strip.shape[1]] = strip
+    drawn = Image.fromarray(strip_image)
     draw = ImageDraw.Draw(drawn)
     for index, label in enumerate(strips):
         draw.text((_GAP_PX * 2, (index + 0.5) * height), label, fill=_INK, font=font, anchor="lm")
@@ -48,7 +48,7 @@ def filmstrip(rows: Mapping[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 
 def enlarge(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return frames (T, H, W, 3) with each pixel repeated until a frame is wide enough to be read."""
+    """Return frames (T, H, W, 3) enlarged by a whole factor to at least 128 pixels width; pixels are repeated."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise ValueError(f"expected frames (T, H, W, 3) uint8 RGB, got {frames.dtype} {frames.shape}")
     factor = -(-_READABLE_PX // frames.shape[2])
@@ -56,7 +56,7 @@ def enlarge(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def shrink(frames: NDArray[np.uint8], width_px: int) -> NDArray[np.uint8]:
-    """Return frames (T, H, W, 3) smaller by the whole factor that leaves them at least `width_px` wide: block means."""
+    """Return frames (T, H, W, 3) reduced by a whole factor to at least `width_px` width, by block means."""
     n, height, width, channels = frames.shape
     factor = max(1, width // width_px)
     rows, columns = height // factor, width // factor
@@ -66,7 +66,7 @@ def shrink(frames: NDArray[np.uint8], width_px: int) -> NDArray[np.uint8]:
 
 
 def spread(n: int, n_wanted: int) -> NDArray[np.intp]:
-    """Return which `n_wanted` of `n` frames lie evenly from the first to the last; all where there are not so many."""
+    """Return the indices of at most `n_wanted` evenly spaced frames out of `n`, first and last included."""
     return np.linspace(0, n - 1, min(n, n_wanted)).round().astype(np.intp)
 
 
@@ -78,25 +78,25 @@ def png_bytes(image: NDArray[np.uint8]) -> bytes:
 
 
 def jpeg_bytes(image: NDArray[np.uint8]) -> bytes:
-    """Return an image (H, W, 3) uint8 RGB as the bytes of a JPEG file: a sixth of a PNG, for a page of many."""
+    """Return an image (H, W, 3) uint8 RGB as the bytes of a JPEG file, a sixth of a PNG in size."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="JPEG", quality=_JPEG_QUALITY)
     return file.getvalue()
 
 
 def gif_bytes(frames: NDArray[np.uint8], frame_s: float) -> bytes:
-    """Return frames (T, H, W, 3) uint8 RGB as the bytes of an endlessly repeated GIF.
+    """Return frames (T, H, W, 3) uint8 RGB as the bytes of a looping GIF.
 
     Args:
         frames: In order of time.
-        frame_s: Seconds for which each frame stands; GIF counts in hundredths, and viewers play less than 0.02 slowly.
+        frame_s: Duration of each frame, rounded to 0.01 s; viewers do not play less than 0.02 s.
 
     Raises:
         ValueError: Not a video, or a duration that a GIF cannot hold.
     """
     if not 0.02 <= frame_s <= 655.35:
         raise ValueError(f"expected 0.02 to 655.35 seconds a frame, got {frame_s}")
-    # One palette for all frames: a palette each makes still parts flicker.
+    # One palette for all frames; separate palettes make constant parts flicker.
     first, *others = _quantize(enlarge(frames))
     file = io.BytesIO()
     first.save(

@@ -1,4 +1,4 @@
-"""All that the arm did in the episodes of a folder, a row a step: numbers alone, no pictures."""
+"""Statistics of a collection: steps of its episodes, totals, and episodes over time."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from data_collection.formats.robonet_file import Trajectory, read_trajectory
 from data_collection.storage.index import Row
 from data_collection.storage.journal import JournalSummary, Value
 
-_COLUMNS = 15  # of the table below
+_COLUMNS = 15  # of `StepStatistics.table`
 
 
 @dataclass(frozen=True)
 class StepStatistics:
-    """N steps of the episodes that were read, in their order."""
+    """N steps of episodes, in their order."""
 
     table: NDArray[np.float32]  # (N, 15)
-    n_episodes: int  # that were read
-    unread: dict[str, str]  # files that could not be read, and why
+    n_episodes: int  # number of episodes read
+    unread: dict[str, str]  # files that could not be read, with the reason
 
     @property
     def moves_m(self) -> NDArray[np.float32]:
@@ -40,22 +40,22 @@ class StepStatistics:
 
     @property
     def commanded_m(self) -> NDArray[np.float32]:
-        """Dx, dy, dz as asked (N, 3), before the safety limits."""
+        """Commanded dx, dy, dz (N, 3), before the safety limits."""
         return self.table[:, 4:7]
 
     @property
     def hands_m(self) -> NDArray[np.float32]:
-        """Where the hand was after each step (N, 3), in the base frame."""
+        """Hand position after each step (N, 3), base frame."""
         return self.table[:, 7:10]
 
     @property
     def measured_m(self) -> NDArray[np.float32]:
-        """How the hand moved as it was measured (N, 3)."""
+        """Measured motion of the hand (N, 3)."""
         return self.table[:, 10:13]
 
     @property
     def lasted_s(self) -> NDArray[np.float32]:
-        """How long each step lasted (N,)."""
+        """Duration of each step (N,)."""
         return self.table[:, 13]
 
     @property
@@ -65,9 +65,9 @@ class StepStatistics:
 
 
 def read_step_statistics(folder: Path, rows: Sequence[Row], most: int, rng: np.random.Generator) -> StepStatistics:
-    """Read the numbers of a folder's episodes; of more than `most`, those of as many that `rng` draws.
+    """Read the steps of at most `most` episodes of a folder, drawn by `rng`.
 
-    An episode that cannot be read is told of and left out.
+    Episodes that cannot be read are listed in `unread`.
     """
     drawn = np.sort(rng.permutation(len(rows))[:most])
     tables: list[NDArray[np.float32]] = [np.empty((0, _COLUMNS), np.float32)]
@@ -85,7 +85,7 @@ def _table(trajectory: Trajectory) -> NDArray[np.float32]:
     """Return one episode's rows (T, 15)."""
     own = trajectory.own
     if own is None:
-        raise EpisodeError("expected an episode of this collection, got a file of others")
+        raise EpisodeError("expected an episode of a collection, got a file of another origin")
     states = own["env/state_si"]
     columns = [
         trajectory.actions[:, :3],
@@ -100,14 +100,14 @@ def _table(trajectory: Trajectory) -> NDArray[np.float32]:
 
 
 _MINUTE_S, _HOUR_S, _DAY_S = 60.0, 3600.0, 86400.0
-_BY_MINUTE_S, _BY_HOUR_S = 3 * _HOUR_S, 14 * _DAY_S  # what lasted less is shown by minute, or by hour; ours
-_MOST_STRETCHES = 400  # about; ours
+_BY_MINUTE_S, _BY_HOUR_S = 3 * _HOUR_S, 14 * _DAY_S  # shorter collections are shown by minute, or by hour; ours
+_MOST_STRETCHES = 400  # approximate maximum; ours
 
 
 def summary_numbers(
     rows: Sequence[Row], events: Sequence[Mapping[str, Value]], history: JournalSummary
 ) -> list[tuple[str, str]]:
-    """Return names and numbers, ready to be shown; without a journal, only what the episodes tell."""
+    """Return names and values for display; without a journal, only those of the episodes."""
     gap_s = longest_gap_s(rows, events)
     recorded_h = sum(row.recorded_s for row in rows) / _HOUR_S
     numbers = [
@@ -121,24 +121,24 @@ def summary_numbers(
         numbers += [
             ("Hours running", f"{history.running_s / _HOUR_S:.2f}"),
             ("Dropped", f"{history.dropped.total()}"),
-            ("Set aside", f"{history.quarantined.total()}"),
+            ("Quarantined", f"{history.quarantined.total()}"),
             ("Lost", f"{history.lost}"),
             ("Restarts", f"{history.restarts}"),
-            ("Sweeps", f"{history.sweeps}"),
+            ("Table resets", f"{history.sweeps}"),
             ("Interventions in 24 h", f"{history.interventions_per_day:.2g}"),
         ]
     return numbers
 
 
 def failed(rows: Sequence[Row], history: JournalSummary) -> int:
-    """Return how many attempts gave no episode; without a journal, those before the episodes that there are."""
+    """Return the number of failed attempts; without a journal, those recorded in the episodes."""
     if not history.runs:
         return sum(row.attempt for row in rows)
     return history.dropped.total() + history.quarantined.total() + history.lost
 
 
 def longest_gap_s(rows: Sequence[Row], events: Sequence[Mapping[str, Value]]) -> float:
-    """Return the longest time between two closed episodes while a run was going on."""
+    """Return the longest time between two closed episodes within a run."""
     marks = [(row.closed_s, "closed") for row in rows]
     marks += [(float(event["time_s"] or 0.0), str(event["event"])) for event in events]
     marks = sorted(mark for mark in marks if mark[1] in ("closed", "started", "ended"))
@@ -146,7 +146,7 @@ def longest_gap_s(rows: Sequence[Row], events: Sequence[Mapping[str, Value]]) ->
 
 
 def by_time(rows: Sequence[Row]) -> tuple[str, list[tuple[str, list[Row]]]]:
-    """Return the name of a stretch of time (a minute, an hour, days), and label and episodes closed in each of them.
+    """Return the name of an interval (minute, hour, days), and label and episodes of each interval.
 
     Args:
         rows: At least one.
@@ -168,12 +168,12 @@ def by_time(rows: Sequence[Row]) -> tuple[str, list[tuple[str, list[Row]]]]:
 
 
 def moment(time_s: float, form: str = "%Y-%m-%d %H:%M") -> str:
-    """Return Unix time as this machine's wall clock shows it."""
+    """Return Unix time as local time."""
     return datetime.fromtimestamp(time_s).astimezone().strftime(form)
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in one unit that fits."""
+    """Return a duration in a suitable unit."""
     for limit_s, unit_s, unit in ((100, 1, "s"), (100 * _MINUTE_S, _MINUTE_S, "min"), (math.inf, _HOUR_S, "h")):
         if seconds < limit_s:
             return f"{seconds / unit_s:.1f} {unit}"
@@ -181,5 +181,5 @@ def duration(seconds: float) -> str:
 
 
 def size(n_bytes: int) -> str:
-    """Return a number of bytes in one unit that fits."""
+    """Return a number of bytes in a suitable unit."""
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.1f} MiB"

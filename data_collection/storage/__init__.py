@@ -1,1 +1,1 @@
-"""A folder of episodes: what it holds, what happened to it, and whether it is whole."""
+"""Storage of a collection: episode folder, index, journal, verification."""

@@ -1,4 +1,4 @@
-"""A folder of episode files. The files are the truth; the index beside them is a copy that can be made anew."""
+"""Collection folder: episode files, configuration, lock and quarantine. The index can be rebuilt from the files."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from data_collection.formats.robonet import ASIDE
 from data_collection.storage.index import INDEX_NAME, DamagedError, Row, describe, episodes, write
 from data_collection.storage.journal import JOURNAL_NAME, Journal
 
-CONFIG_NAME = "collection.yaml"  # the configuration that the folder's episodes were made with
-STATUS_NAME = "run.json"  # what the run is doing, or did last
-QUARANTINE_NAME = "quarantine"  # a folder for each reason, in each the episodes that were set aside for it
-DAMAGED = "damaged"  # the reason why a closed episode is set aside at the next start
-# What changes no episode.
+CONFIG_NAME = "collection.yaml"  # configuration of the episodes in the folder
+STATUS_NAME = "run.json"  # last status of the run
+QUARANTINE_NAME = "quarantine"  # holds one folder of episodes per reason
+DAMAGED = "damaged"  # reason for episodes found damaged at a start
+# Keys that do not change an episode.
 _FREE_KEYS = (
     "collection.free_disk_floor_gib",
     "collection.max_faults_in_row",
@@ -35,7 +35,7 @@ _FREE_KEYS = (
     "robot.recovery.",
 )
 _LOCK_NAME = ".lock"
-_HARMLESS = {  # what a first start that failed may leave
+_HARMLESS = {  # files that a failed first start may leave
     _LOCK_NAME,
     f"{CONFIG_NAME}{PART}",
     STATUS_NAME,
@@ -46,15 +46,15 @@ _HARMLESS = {  # what a first start that failed may leave
 
 
 class CollectionError(EpisodeError):
-    """Collection cannot go on. Every closed episode stands."""
+    """Collection cannot continue. All closed episodes are stored."""
 
     exit_code: ClassVar[int] = 1
 
 
 class EpisodeFolder:
-    """Where one collection lives: `<stem>_traj<N>.hdf5`, flat, as RoboNet's reader wants it.
+    """The folder of one collection: files `<stem>_traj<N>.hdf5` without subfolders, as RoboNet's reader requires.
 
-    Only files of such names are the collection's own; whatever else lies in the folder is left alone.
+    Files with other names are not touched.
     """
 
     def __init__(self, path: Path, stem: str) -> None:
@@ -62,42 +62,42 @@ class EpisodeFolder:
         self._stem = stem
 
     def episode_path(self, number: int) -> Path:
-        """Return the file of an episode."""
+        """Return the path of an episode."""
         return self.path / f"{self._stem}_traj{number}.hdf5"
 
     def attempt_path(self, number: int, attempt: int, reason: str) -> Path:
-        """Return a free name in quarantine for a whole attempt that is not to be learned from."""
+        """Return an unused path in quarantine for a complete attempt that is not usable."""
         return _quarantine_path(self.path, f"{self._stem}_traj{number}_attempt{attempt}.hdf5", reason)
 
     def check(self, resume: bool) -> None:
-        """Refuse a folder that holds something else than what is asked for: nothing, or a collection to go on with.
+        """Check that the folder is new or empty, or, with `resume`, a collection.
 
         Raises:
-            EpisodeError: It does, or it is not a folder, or not one that can be read. Nothing was changed.
+            EpisodeError: It has other content, is not a folder, or cannot be read. Nothing was changed.
         """
-        with _refused(self.path):
+        with _reported(self.path):
             if not self.path.exists():
                 return
             if not self.path.is_dir():
                 raise EpisodeError(f"{self.path}: expected a folder, got a file")
             names = {item.name for item in self.path.iterdir()} - _HARMLESS
         if names and not resume:
-            raise EpisodeError(f"{self.path}: expected a new or empty folder; go on in this one with --resume")
+            raise EpisodeError(f"{self.path}: expected a new or empty folder; continue this one with --resume")
         if names and CONFIG_NAME not in names:
             raise EpisodeError(
-                f"{self.path}: expected a collection to go on with, got a folder without {CONFIG_NAME};"
+                f"{self.path}: expected a collection to continue, got a folder without {CONFIG_NAME};"
                 " collect into a new folder"
             )
 
     @contextmanager
     def lock(self, exclusive: bool, timeout_s: float = 10.0) -> Iterator[IO[str]]:
-        """Hold the folder: shared by the processes of one run, exclusive while a run tidies it.
+        """Lock the folder: shared for the processes of one run, exclusive for the clean-up at the start.
 
         Raises:
-            EpisodeError: Another run did not let go within the time, or the folder cannot be written.
+            EpisodeError: Another run holds the lock, or the folder cannot be written.
         """
         with ExitStack() as stack:
-            with _refused(self.path):
+            with _reported(self.path):
                 make_folder(self.path)
                 file = stack.enter_context((self.path / _LOCK_NAME).open("a+"))
                 self._acquire(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, timeout_s)
@@ -111,74 +111,76 @@ class EpisodeFolder:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise EpisodeError(f"{self.path}: another run_collection is writing here; stop it") from None
+                    holder = "locked by another run_collection"
+                    raise EpisodeError(f"{self.path}: {holder}; stop it or choose another --out") from None
                 sleep(0.05)
 
     def share(self, lock: IO[str]) -> None:
-        """Let the workers of this run in; Linux turns the lock over in one step, so no other run comes between."""
-        with _refused(self.path):
+        """Change an exclusive lock to a shared one for the workers; atomic on Linux, so that no other run gets it."""
+        with _reported(self.path):
             fcntl.flock(lock, fcntl.LOCK_SH)
 
     def store_config(self, config: Config) -> None:
-        """Write the configuration beside the episodes; where there are episodes, check that they were made with it.
+        """Write the configuration to the folder; if it has episodes, check that the configuration is the same.
 
         Raises:
-            EpisodeError: The episodes were made with another one, or it cannot be read or written.
+            EpisodeError: The episodes have another configuration, or it cannot be read or written.
         """
-        kept = self.path / CONFIG_NAME
-        with _refused(self.path):
-            if kept.exists() and any(self.path.glob("*_traj*.hdf5")):
-                _check_same(kept, config)
+        stored = self.path / CONFIG_NAME
+        with _reported(self.path):
+            if stored.exists() and any(self.path.glob("*_traj*.hdf5")):
+                _check_same(stored, config)
                 return
-            write_file(kept, to_yaml(config))
+            write_file(stored, to_yaml(config))
 
     def clean_up(self) -> list[Row]:
-        """Set damaged episodes aside, remove unfinished ones, and make the index anew; with the exclusive lock held.
+        """Quarantine damaged episodes, remove unfinished files, rebuild the index; needs the exclusive lock.
 
         Returns:
-            A row for each sound episode of this collection, by number.
+            A row for each intact episode of this collection, by number.
 
         Raises:
-            EpisodeError: A file cannot be read, or is not of this collection. Nothing was changed.
+            EpisodeError: A file cannot be read or belongs to another collection. Nothing was changed.
         """
-        sound: list[Row] = []
+        intact: list[Row] = []
         damaged: dict[Path, str] = {}
-        with _refused(self.path):
+        with _reported(self.path):
             for path in episodes(self.path):
                 check()
                 if path.name.rpartition("_traj")[0] != self._stem:
-                    continue  # left alone
+                    continue  # of another collection
                 try:
-                    sound.append(describe(path))
+                    intact.append(describe(path))
                 except DamagedError as error:
                     damaged[path] = str(error)
             for path, reason in damaged.items():
                 file = str(set_aside(path, DAMAGED).relative_to(self.path))
                 Journal(self.path).note("quarantined", {"kind": DAMAGED, "reason": reason, "file": file})
             self.discard_unfinished()
-            write(self.path, sound)
-        return sorted(sound, key=lambda row: row.number)
+            write(self.path, intact)
+        return sorted(intact, key=lambda row: row.number)
 
     def discard_unfinished(self) -> None:
-        """Remove what a killed writer left behind."""
+        """Remove the temporary files of killed writers."""
         for part in self.path.rglob(f"*_traj*{PART}"):
             part.unlink()
 
     def check_space(self, floor_gib: float) -> None:
-        """Refuse to begin an episode on a disk that is nearly full.
+        """Check the free disk space.
 
         Raises:
-            CollectionError: Less than `floor_gib` GiB are free.
+            CollectionError: It is less than `floor_gib` GiB.
         """
         free_gib = shutil.disk_usage(self.path).free / 2**30
         if free_gib < floor_gib:
             raise CollectionError(
-                f"{self.path}: expected {floor_gib:g} GiB of free disk, got {free_gib:.2f}; make room, then --resume"
+                f"{self.path}: expected {floor_gib:g} GiB of free disk, got {free_gib:.2f};"
+                " make room, then continue with --resume"
             )
 
 
 def set_aside(path: Path, reason: str) -> Path:
-    """Move a closed episode into quarantine, and return where it is now; its number is free again.
+    """Move a closed episode to quarantine and return its new path; its number is free again.
 
     Raises:
         OSError: It cannot be moved.
@@ -190,7 +192,7 @@ def set_aside(path: Path, reason: str) -> Path:
 
 
 def _quarantine_path(folder: Path, name: str, reason: str) -> Path:
-    """Return a name in quarantine that is not taken."""
+    """Return an unused path in quarantine."""
     path, n = folder / QUARANTINE_NAME / reason / f"{name}{ASIDE}", 0
     while path.exists():
         n += 1
@@ -198,14 +200,14 @@ def _quarantine_path(folder: Path, name: str, reason: str) -> Path:
     return path
 
 
-def _check_same(kept: Path, config: Config) -> None:
-    """Refuse a configuration that would make other episodes than the kept one."""
+def _check_same(stored: Path, config: Config) -> None:
+    """Check that a configuration has the same keys that affect episodes as the stored one."""
     try:
-        tree = yaml.safe_load(kept.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(stored.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
-        raise EpisodeError(f"{kept}: expected YAML, got: {' '.join(str(error).split())}") from None
+        raise EpisodeError(f"{stored}: expected YAML, got: {' '.join(str(error).split())}") from None
     tree = migrate(type(config), tree)
-    with suppress(ValidationError):  # what an earlier version did not know yet had the value that it now has if unasked
+    with suppress(ValidationError):  # keys that an earlier version did not have get their defaults
         tree = type(config).model_validate_json(json.dumps(tree)).model_dump(mode="json")
     before, now = _flat(tree), _flat(config.model_dump(mode="json"))
     changed = [
@@ -215,7 +217,7 @@ def _check_same(kept: Path, config: Config) -> None:
     ]
     if changed:
         raise EpisodeError(
-            f"{kept}: expected the configuration of the episodes that are here, got another"
+            f"{stored}: expected the configuration of the existing episodes, got another one"
             f" ({'; '.join(changed[:3])}); collect into a new folder"
         )
 
@@ -230,12 +232,11 @@ def _flat(tree: object, name: str = "") -> dict[str, object]:
 
 
 @contextmanager
-def _refused(path: Path) -> Iterator[None]:
-    """Say in one line what the operating system does not allow."""
+def _reported(path: Path) -> Iterator[None]:
+    """Report an error of the operating system in one line."""
     try:
         yield
     except OSError as error:
         raise EpisodeError(
-            f"{error.filename or path}: expected a folder and files that can be read and written,"
-            f" got: {error.strerror or error}"
+            f"{error.filename or path}: expected a readable and writable folder, got: {error.strerror or error}"
         ) from error

@@ -1,4 +1,4 @@
-"""What a folder of episodes holds, one line an episode: a copy of what the files say, made anew whenever it is lost."""
+"""Index of a collection: one JSON line per episode. A copy of facts in the files, from which it can be rebuilt."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ EPISODE_NAME = re.compile(r".+_traj(0|[1-9][0-9]*)\.hdf5")
 
 
 class DamagedError(EpisodeError):
-    """An episode that is no longer what was written."""
+    """An episode file whose content has changed since it was written."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One closed episode. All of it can be read from the file again."""
+    """One closed episode. Every field can be read from its file."""
 
     number: int
-    file: str  # its name in the folder
+    file: str  # file name
     n_bytes: int
     sha256: str  # of the whole file, as sha256sum prints it
-    closed_s: float  # when it was written: Unix time, from the file's date
+    closed_s: float  # Unix time of the file's date
     n_steps: int
     recorded_s: float
-    families: str  # of its sequences, with commas
-    attempt: int  # how many were dropped before it
-    objects_seen: int  # at its beginning
-    objects_moved_m: float  # the furthest that one was seen to go
-    lifted: bool  # something was held in the air
+    families: str  # of its action sequences, separated by commas
+    attempt: int  # number of attempts before it
+    objects_seen: int  # in its first frame
+    objects_moved_m: float  # largest motion of an object in the image
+    lifted: bool  # an object was held above the table
 
     def line(self) -> str:
         """Return the row as a line of the index."""
@@ -44,24 +44,24 @@ class Row:
 
 
 def describe(path: Path) -> Row:
-    """Return the row of an episode file, after its seal was checked.
+    """Return the row of an episode file, after checking its hash.
 
     Raises:
-        DamagedError: Not what was written.
-        EpisodeError: A sound file, but not of this collection.
-        OSError: The disk does not give it back.
+        DamagedError: The content has changed.
+        EpisodeError: An intact file of another origin.
+        OSError: The file cannot be read.
     """
     match = EPISODE_NAME.fullmatch(path.name)
     if match is None:
         raise EpisodeError(f"{path}: expected a name that ends in _traj<number>.hdf5")
-    data, date_s = path.read_bytes(), path.stat().st_mtime  # a disk that fails here says nothing of the file
+    data, date_s = path.read_bytes(), path.stat().st_mtime  # a read error is not damage
     try:
         trajectory = read_trajectory(path)
     except EpisodeError as error:
         raise DamagedError(str(error)) from error
     if trajectory.own is None:
-        raise EpisodeError(f"{path}: expected an episode of this collection, got a file of others; move it away")
-    times_s, told = trajectory.own["env/timestamps"], trajectory.metadata
+        raise EpisodeError(f"{path}: expected an episode of a collection, got a file of another origin; move it away")
+    times_s, info = trajectory.own["env/timestamps"], trajectory.metadata
     return Row(
         number=int(match[1]),
         file=path.name,
@@ -70,39 +70,39 @@ def describe(path: Path) -> Row:
         closed_s=round(date_s, 3),
         n_steps=len(trajectory.actions),
         recorded_s=round(float(times_s[-1] - times_s[0]), 6),
-        families=str(told.get("families", "")),
-        attempt=int(told.get("attempt", 0)),
-        objects_seen=int(told.get("objects_seen", 0)),
-        objects_moved_m=float(told.get("objects_moved_m", 0.0)),
-        lifted=bool(told.get("lifted", False)),
+        families=str(info.get("families", "")),
+        attempt=int(info.get("attempt", 0)),
+        objects_seen=int(info.get("objects_seen", 0)),
+        objects_moved_m=float(info.get("objects_moved_m", 0.0)),
+        lifted=bool(info.get("lifted", False)),
     )
 
 
 def write(folder: Path, rows: Iterable[Row]) -> None:
-    """Write the index anew.
+    """Write the index.
 
     Raises:
-        OSError: The disk is full or at fault; the index that was there still is.
+        OSError: The disk is full or failing; the existing index is unchanged.
     """
     lines = [row.line() for row in sorted(rows, key=lambda row: row.number)]
     write_file(folder / INDEX_NAME, "".join(lines).encode())
 
 
 def append(folder: Path, row: Row) -> None:
-    """Add an episode that was closed. What a crash takes of this is found again in the folder.
+    """Append an episode. If a crash loses the line, `read` takes it from the file.
 
     Raises:
-        OSError: The disk is full or at fault.
+        OSError: The disk is full or failing.
     """
     with (folder / INDEX_NAME).open("a", encoding="utf-8") as file:
         file.write(row.line())
 
 
 def read(folder: Path) -> list[Row]:
-    """Return the rows of the episodes that are in a folder, by number; what the index lacks is read from its file.
+    """Return the rows of all episodes in a folder, by number; rows missing in the index are read from the files.
 
     Raises:
-        EpisodeError: A file that the index lacks is damaged or of others.
+        EpisodeError: A file missing in the index is damaged or of another origin.
         OSError: The folder or a file cannot be read.
     """
     known = {row.file: row for row in listed(folder)}
@@ -115,7 +115,7 @@ def read(folder: Path) -> list[Row]:
 
 
 def episodes(folder: Path) -> list[Path]:
-    """Return the files of a folder that are named as closed episodes are.
+    """Return the paths of a folder with names of closed episodes.
 
     Raises:
         OSError: The folder cannot be read.
@@ -124,7 +124,7 @@ def episodes(folder: Path) -> list[Path]:
 
 
 def listed(folder: Path) -> list[Row]:
-    """Return what the index itself says; a line that a crash has torn, or another version wrote, is not there.
+    """Return the rows of the index; incomplete lines and those of other versions are left out.
 
     Raises:
         OSError: It cannot be read.

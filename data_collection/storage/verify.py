@@ -1,4 +1,4 @@
-"""Whether a folder still holds what was written: every file hashed, and every frame decoded."""
+"""Verification of a collection: hash every file and decode every frame."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from data_collection.storage.index import Row, describe
 
 @dataclass
 class VerificationResult:
-    """What is sound and what is not."""
+    """Result of a verification."""
 
     n_sound: int = 0
     n_bytes: int = 0
     damaged: dict[str, str] = field(default_factory=dict)  # file to reason
-    twice: list[int] = field(default_factory=list)  # numbers that more than one file has
-    not_indexed: int = 0  # sound files of which the index says nothing, or something else
+    twice: list[int] = field(default_factory=list)  # numbers of more than one file
+    not_indexed: int = 0  # intact files with a missing or different row in the index
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing is damaged and every number is there once."""
+        """Whether no file is damaged and all numbers are unique."""
         return not self.damaged and not self.twice
 
 
-def verify(folder: Path, reads: bool, verdict: VerificationResult) -> Iterator[Path]:
-    """Check a folder's episodes, and yield each as it is done.
+def verify(folder: Path, reads: bool, result: VerificationResult) -> Iterator[Path]:
+    """Check the episodes of a folder and yield the path of each.
 
     Args:
-        folder: Of one collection; nothing in it is changed.
-        reads: Decode every frame and check every number, too; else the seal alone, which covers every byte.
-        verdict: An empty one, to which each is added.
+        folder: Of one collection. It is not changed.
+        reads: Also decode every frame and check the values; False: check the hash of every file only.
+        result: Receives the result.
 
     Raises:
         EpisodeError: The folder holds no episodes.
@@ -53,24 +53,24 @@ def verify(folder: Path, reads: bool, verdict: VerificationResult) -> Iterator[P
             if reads:
                 _read(path, row)
         except EpisodeError as error:
-            verdict.damaged[path.name] = str(error)
+            result.damaged[path.name] = str(error)
         else:
-            verdict.n_sound += 1
-            verdict.n_bytes += row.n_bytes
-            verdict.not_indexed += known.get(row.file) != row
-            verdict.twice += [row.number] if row.number in numbers else []
+            result.n_sound += 1
+            result.n_bytes += row.n_bytes
+            result.not_indexed += known.get(row.file) != row
+            result.twice += [row.number] if row.number in numbers else []
             numbers.add(row.number)
         yield path
 
 
 def _read(path: Path, row: Row) -> None:
-    """Read a file as training does.
+    """Read a file as in training.
 
     Raises:
-        EpisodeError: It cannot be, has another length than its row says, or times that do not rise.
+        EpisodeError: It cannot be read, its length differs from its row, or its times do not rise.
     """
     episode = read_episode(path)
     if len(episode.actions) != row.n_steps:
         raise EpisodeError(f"{path}: expected {row.n_steps} steps, got {len(episode.actions)}")
     if not (np.diff(episode.times_s) > 0).all():
-        raise EpisodeError(f"{path}: expected rising times, got a step back or a repetition")
+        raise EpisodeError(f"{path}: expected rising times, got falling or equal ones")

@@ -128,8 +128,8 @@ def collection_kills(
             if (i + 1) % 10 == 0:
                 print(f"{i + 1} kills, {len(collection.seen)} episodes closed", file=sys.stderr, flush=True)
         collection.finish()
-    verdict = VerificationResult()
-    list(verify(out, reads=True, verdict=verdict))
+    result = VerificationResult()
+    list(verify(out, reads=True, result=result))
     left = [path.name for path in out.rglob("*.part")]
     is_same = index.listed(out) == [index.describe(out / row.file) for row in index.listed(out)]
     aside = (out / QUARANTINE_NAME / "damaged").exists()
@@ -138,13 +138,13 @@ def collection_kills(
         "seconds": round(time.monotonic() - began_s, 1),
         "closed": len(collection.seen),
         "lost": 0,
-        "unreadable": len(verdict.damaged) + aside,
-        "numbers_twice": len(verdict.twice),
+        "unreadable": len(result.damaged) + aside,
+        "numbers_twice": len(result.twice),
         "left_over": len(left),
-        "index_equals_rescan": is_same and not verdict.not_indexed,
+        "index_equals_rescan": is_same and not result.not_indexed,
     }
     print(json.dumps(told))
-    if verdict.damaged or verdict.twice or left or aside or not told["index_equals_rescan"]:
+    if result.damaged or result.twice or left or aside or not told["index_equals_rescan"]:
         raise KillError(f"{out}: not as it must be: {told}")
 
 

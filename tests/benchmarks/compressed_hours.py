@@ -89,8 +89,8 @@ def _watch(process: subprocess.Popen[str]) -> list[tuple[float, int, int]]:
 
 
 def _result(out: Path, told: dict[str, Any], happened: Counter[str], episodes: int) -> dict[str, object]:
-    verdict = VerificationResult()
-    list(verify(out, reads=False, verdict=verdict))
+    result = VerificationResult()
+    list(verify(out, reads=False, result=result))
     history = journal.summarize(journal.read(out))
     begun = told["episodes"] + sum(told["dropped"].values()) + sum(told["quarantined"].values()) + told["lost"]
     return {
@@ -100,8 +100,8 @@ def _result(out: Path, told: dict[str, Any], happened: Counter[str], episodes: i
         "dropped": told["dropped"],
         "quarantined": told["quarantined"],
         "lost": told["lost"],
-        "exactly_as_many_as_asked": told["episodes"] == verdict.n_sound == len(index.listed(out)) == episodes,
-        "hash_clean": verdict.is_clean and not verdict.not_indexed,
+        "exactly_as_many_as_asked": told["episodes"] == result.n_sound == len(index.listed(out)) == episodes,
+        "hash_clean": result.is_clean and not result.not_indexed,
         "attempts_add_up": begun == told["attempts"],
         "reflexes_add_up": told["dropped"].get("RobotFault", 0) == happened["reflex"],
         "deaths_add_up": told["lost"] == told["restarts"] == history.lost == happened["kill"],

@@ -53,7 +53,7 @@ def test_with_a_floor_the_run_ends_between_episodes_with_room_to_spare(disk: Pat
     out = disk / "episodes"
     floor = [*TINY[:-1], f"collection.free_disk_floor_gib={512 / 2**20}"]
     done = collect(out, "--episodes", "10000", *floor)
-    assert done.returncode == 1 and "make room, then --resume" in done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "make room, then continue with --resume" in done.stderr.splitlines()[-1]
     assert shutil.disk_usage(out).free > 400 * 2**10
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["episodes"] == len(index.episodes(out)) >= 3 and told["attempts"] == told["episodes"]

@@ -176,7 +176,7 @@ def test_what_is_damaged_is_not_indexed(spoilt: Path) -> None:
 def test_a_folder_in_which_a_run_writes_is_not_indexed_anew(tmp_path: Path) -> None:
     folder = make_collection(tmp_path / "play", 1)
     with EpisodeFolder(folder, "lab_franka_play").lock(exclusive=False):
-        assert "another run_collection is writing here" in refusal(ask("reindex", folder))
+        assert "locked by another run_collection" in refusal(ask("reindex", folder))
     assert not (folder / index.INDEX_NAME).exists()
 
 

@@ -65,17 +65,17 @@ def test_it_needs_nothing_but_itself(tmp_path: Path) -> None:
 
 def test_one_episode_alone_has_a_page(tmp_path: Path) -> None:
     page = _page(make_collection(tmp_path, 1), 24)
-    assert "Episodes 1 Hours recorded" in page.text and "1 episodes, drawn by chance" in page.text
-    assert "What gave no episode" not in page.text and "Set aside" not in page.text and "Restarts" not in page.text
+    assert "Episodes 1 Hours recorded" in page.text and "1 random episodes" in page.text
+    assert "Failed attempts" not in page.text and "Quarantine:" not in page.text and "Restarts" not in page.text
     assert len(page.images) == 1 and page.charts == 13
 
 
 def test_the_numbers_are_those_of_the_folder(tmp_path: Path) -> None:
     text = _page(make_collection(tmp_path, 5)).text
     assert "Episodes 5 " in text and "Attempts 7 " in text and "Longest gap 90.0 s" in text
-    assert "go 3 cm or more in 40 % of the episodes" in text and "in the air in 40 %" in text
-    assert "2 of 7 attempts gave no episode" in text and "15 steps of 5 episodes" in text
-    assert "7 sequences." in text and "Episodes closed in each minute" in text
+    assert "moved by 3 cm or more in 40 % of the episodes and was lifted in 40 %" in text
+    assert "2 of 7 attempts failed" in text and "15 steps of 5 episodes" in text
+    assert "7 sequences." in text and "Episodes per minute" in text
 
 
 def test_the_same_seed_gives_the_same_page_and_another_other_episodes(tmp_path: Path) -> None:
@@ -102,9 +102,9 @@ def test_it_tells_what_failed_and_shows_what_was_set_aside(tmp_path: Path) -> No
         (3540.0, "ended", {"why": "done"}),
     )
     page = _page(tmp_path)
-    assert "RobotFault 1 0 0 bad_light 0 1 1 a process died or hung 1 0 0" in page.text
+    assert "RobotFault 1 0 0 bad_light 0 1 1 process died or hung 1 0 0" in page.text
     assert "Restarts 1 " in page.text and "Interventions in 24 h 0 " in page.text and "Attempts 6 " in page.text
-    assert "Set aside: bad_light 1 in quarantine." in page.text and "too <dark>" in page.text
+    assert "Quarantine: bad_light 1 episodes." in page.text and "too <dark>" in page.text
     assert len(page.images) == 3
 
 
@@ -123,7 +123,7 @@ def test_an_episode_that_cannot_be_read_does_not_keep_the_others_from_being_show
 def test_of_many_episodes_only_some_are_read_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_READ", 2)
     page = _page(make_collection(tmp_path, 4))
-    assert "6 steps of 2 episodes, which were drawn by chance" in page.text and "Episodes 4 " in page.text
+    assert "6 steps of 2 episodes, drawn at random" in page.text and "Episodes 4 " in page.text
 
 
 def test_a_folder_without_episodes_is_refused(tmp_path: Path) -> None:

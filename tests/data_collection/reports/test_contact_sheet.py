@@ -45,8 +45,8 @@ def test_as_many_are_drawn_as_asked_for_and_there_are_in_order(tmp_path: Path, n
 def test_the_words_say_what_the_index_says(tmp_path: Path) -> None:
     rows = index.read(make_collection(tmp_path, 4))
     first, _, _, last = sample_episodes(tmp_path, rows, 4, np.random.default_rng(0))
-    assert first[:2] == ("episode 0", "push · 2 objects seen · nothing moved")
-    assert last[:2] == ("episode 3", "push, grasp · 5 objects seen · an object went 3 cm · lifted")
+    assert first[:2] == ("episode 0", "push · 2 objects detected · no object motion")
+    assert last[:2] == ("episode 3", "push, grasp · 5 objects detected · object motion 3 cm · lifted")
 
 
 def test_an_episode_whose_video_is_damaged_is_told_of(tmp_path: Path) -> None:

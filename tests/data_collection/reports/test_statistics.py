@@ -109,7 +109,7 @@ def test_with_a_journal_everything_is_said() -> None:
     events += [_event(7200, "started"), _event(43200, "ended", why="done")]
     told = dict(summary_numbers([row(0, 10)], events, journal.summarize(events)))
     assert told["Hours running"] == "12.00" and told["Interventions in 24 h"] == "2"
-    assert told["Restarts"] == "1" and told["Sweeps"] == "1" and told["Lost"] == "0"
+    assert told["Restarts"] == "1" and told["Table resets"] == "1" and told["Lost"] == "0"
 
 
 @pytest.mark.parametrize(
