@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from configs.command import ReportedError, run
 from robot_bridge.kinematics import SPEED_LIMITS_RAD_S, forward
+from tests.patience import patience
 from tests.robot_bridge.ros.configurations import QUICK, config
 from tests.robot_bridge.ros.rig import ROOT, Rig, open_rig
 
@@ -184,7 +185,7 @@ def _inject(fault: Fault, rig: Rig, recorder: Recorder, seed: int) -> Result:
             began_s = time.monotonic()
             if fault.cause is not None:
                 fault.cause(rig, process)
-            _, output = process.communicate(timeout=_PATIENCE_S)
+            _, output = process.communicate(timeout=patience(_PATIENCE_S))
         finally:
             process.kill()
     return _result(fault, recorder, began_s, process.returncode, output)
@@ -202,7 +203,7 @@ def _command(fault: Fault, seed: int, folder: str) -> list[str]:
 
 def _wait(recorder: Recorder, process: Process, delay_s: float) -> None:
     """Wait until the arm has been commanded for `delay_s`, and moves."""
-    deadline_s = time.monotonic() + _PATIENCE_S
+    deadline_s = time.monotonic() + patience(_PATIENCE_S)
     while not recorder.commands:
         _check_alive(process, deadline_s)
     due_s = time.monotonic() + delay_s

@@ -81,7 +81,7 @@ def test_goal_image_from_the_live_camera(rig: Rig, tmp_path: Path) -> None:
 def test_task_needs_a_goal(tmp_path: Path) -> None:
     done = run("planner.run_task", "pick_wipe", "--robot", "franka_ros", "--out", str(tmp_path / "run"))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "take one with run_goal" in done.stderr
+    assert "make one by run_goal" in done.stderr
 
 
 def test_without_a_master_nothing_is_written(tmp_path: Path) -> None:
