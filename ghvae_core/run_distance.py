@@ -1,4 +1,4 @@
-"""`run_distance`: teach how many steps lie between two images, as a term of the planner's cost."""
+"""`run_distance`: train a temporal distance of images, as a term of the planner's goal cost."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from configs.command import run
 
 
 def distance(  # noqa: PLR0917 - the parameters are the options of the command line
-    data: Annotated[list[Path], typer.Option(help="Folder of recorded episodes; again to mix several.")],
-    out: Annotated[Path, typer.Option(help="Folder of the network; made new.")],
+    data: Annotated[list[Path], typer.Option(help="Folder of recorded episodes; repeat to mix several folders.")],
+    out: Annotated[Path, typer.Option(help="New folder of the network.")],
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Model that imagines half of the images within its reach, as it will in planning."),
+        typer.Option(help="Model whose predicted frames replace half of the real ones within its horizon."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the weights and the pairs.", min=0)] = 0,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the weights and the pairs.", min=0)] = 0,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on.")] = "auto",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="distance.*, training.*, data.*")
     ] = None,
 ) -> None:
-    """Teach a small network how many steps lie between two images, from recorded videos alone, without labels.
+    """Train a small network that estimates the number of steps between two images, from recorded videos, unlabelled.
 
-    It is a term of the planner's cost:
+    It is a term of the planner's goal cost:
     `run_task ... --set predictor.distance=OUT/distance --set planner.cost.steps=0.001`.
 
-    The last line on stdout is JSON with its figures on held-out episodes. Ctrl-C and SIGTERM keep what was learned so
-    far and exit with 130.
+    The last line on stdout is JSON with the validation metrics. Ctrl-C and SIGTERM end training after the present step,
+    save the network and exit with 130.
     """
-    from ghvae_core.training.temporal_distance import TemporalDistanceRequest, train  # noqa: PLC0415 - torch loads slowly
+    from ghvae_core.training.temporal_distance import (  # noqa: PLC0415 - torch would make --help slow
+        TemporalDistanceRequest,
+        train,
+    )
 
     raise typer.Exit(train(TemporalDistanceRequest(tuple(data), out, checkpoint, seed, device, tuple(set_ or []))))
 

@@ -9,19 +9,25 @@ import typer
 
 from configs.command import run
 
-_PIPED_COLUMNS = 120  # of tables where there is no terminal to say its width
+_PIPED_COLUMNS = 120  # width of tables where stderr is not a terminal
 
 
 def finetune(  # noqa: PLR0917 - the parameters are the options of the command line
-    data: Annotated[list[Path] | None, typer.Option(help="Folder of recorded episodes; again to mix several.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of this run; made new.")] = None,
-    model: Annotated[str, typer.Option(help="Size of the model: a file of configs/models, or a path.")] = "tiny",
-    modules: Annotated[int | None, typer.Option(help="How many of its modules; all without it.")] = None,
-    init: Annotated[Path | None, typer.Option(help="Checkpoint to start from, or a .pt file of others.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    describe: Annotated[bool, typer.Option("--describe", help="Say what the model costs; train nothing.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the weights, the windows and the latents.", min=0)] = 0,
-    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to train.")] = "auto",
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Folder of recorded episodes; repeat to mix several folders.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder of this run.")] = None,
+    model: Annotated[str, typer.Option(help="Model size: a file of configs/models, or a path.")] = "tiny",
+    modules: Annotated[int | None, typer.Option(help="Number of modules to train (default: all).")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint to start from, or a PyTorch file (.pt, .pth) of weights.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    describe: Annotated[
+        bool, typer.Option("--describe", help="Print layers, parameters, FLOP and memory; train nothing.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of weights, windows and latents.", min=0)] = 0,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on.")] = "auto",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="model.*, training.*, objective.*, data.*"),
@@ -29,15 +35,16 @@ def finetune(  # noqa: PLR0917 - the parameters are the options of the command l
 ) -> None:
     """Train a video-prediction model on recorded episodes, greedily, one module after another.
 
-    Episodes are RoboNet files (ours too), BAIR and MetaWorld archives, BridgeData records, or plain videos, which have
-    no actions. Several `--data` are mixed, equally unless data.folder_fractions says otherwise: half old and half new is the way
-    to fine-tune on a new robot. A checkpoint that was made for other actions is adapted, and what was done is told.
+    Episodes are RoboNet files (also those of run_collection), BAIR and MetaWorld archives, BridgeData records, or plain
+    videos, which have no actions. Several `--data` are mixed equally unless data.folder_fractions is set: half old and
+    half new episodes is the way to fine-tune on a new robot. A checkpoint that was trained with other actions is
+    adapted; the changes are printed.
 
-    Writes into `--out`: `config.yaml`, `prepared/` (episodes at model size), `tensorboard/`, `pictures/` (real and
-    imagined frames after each stage), `stages/` (a checkpoint after each), and at the end `checkpoint/`. The last line
-    on stdout is JSON with the figures of every stage on held-out episodes. Ctrl-C and SIGTERM save and exit with 130
-    and 75; the same command with `--resume` goes on as if nothing had happened. On several devices:
-    `torchrun --nproc-per-node N -m ghvae_core.run_finetune ...`
+    Writes into `--out`: `config.yaml`, `prepared/` (episodes at model size), `tensorboard/`, `images/` (real and
+    predicted frames after each stage), `stages/` (one checkpoint per stage), and at the end `checkpoint/`. The last
+    line on stdout is JSON with the validation metrics of every stage. Ctrl-C and SIGTERM save the state between two
+    steps and exit with 130 and 75; the same command with `--resume` continues with identical results. On several
+    devices: `torchrun --nproc-per-node N -m ghvae_core.run_finetune ...`
     """
     overrides = tuple(set_ or [])
     if describe:
@@ -46,7 +53,7 @@ def finetune(  # noqa: PLR0917 - the parameters are the options of the command l
     if not data or out is None:
         missing = "--out" if data else "--data"
         raise typer.BadParameter(f"expected {missing}, got none; or --describe to train nothing")
-    from ghvae_core.training.run import TrainingRequest, train  # noqa: PLC0415 - torch loads slowly, and --help needs none
+    from ghvae_core.training.run import TrainingRequest, train  # noqa: PLC0415 - torch would make --help slow
 
     raise typer.Exit(train(TrainingRequest(tuple(data), out, model, init, resume, seed, device, overrides, modules)))
 

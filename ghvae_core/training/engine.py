@@ -1,4 +1,4 @@
-"""The steps of one stage: gradients, their clipping, Adam and the moving average, in one process or several."""
+"""Optimization of one stage: gradients, clipping, Adam and the moving average, in one process or several."""
 
 from __future__ import annotations
 
@@ -23,33 +23,11 @@ from ghvae_core.training.objective import Loss, ObjectiveConfig
 from ghvae_core.training.stages import StageLoss, TrainingConfig, TrainingStage, trained_parameters
 from ghvae_core.training.training_state import OptimizerState
 
-_WARM_UP = 10  # the average of the first steps is a plain one, which forgets the start; as in TensorFlow's
-
-
-class Ema:
-    """Averages over the steps of one stage."""
-
-    def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
-        """Start at the parameters as they are; `decay` 0 keeps nothing."""
-        self._parameters, self._decay = list(parameters), decay
-        self.averages = [parameter.detach().clone() for parameter in parameters] if decay else []
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Take in the parameters after a step, counted from 0."""
-        decay = min(self._decay, (1 + step) / (_WARM_UP + step))
-        for average, parameter in zip(self.averages, self._parameters, strict=False):
-            average.lerp_(parameter, 1 - decay)
-
-    @torch.no_grad()
-    def apply(self) -> None:
-        """Put the averages in the place of the parameters."""
-        for average, parameter in zip(self.averages, self._parameters, strict=False):
-            parameter.copy_(average)
+_EMA_WARMUP = 10  # steps with a lower decay, as in TensorFlow's moving average
 
 
 class Recipe(NamedTuple):
-    """What all stages of a run share."""
+    """Settings that all stages of a run share."""
 
     training: TrainingConfig
     objective: ObjectiveConfig
@@ -57,14 +35,14 @@ class Recipe(NamedTuple):
 
 
 class Engine:
-    """Trains what a stage trains.
+    """Optimizes the parameters of one stage.
 
-    One process: the model itself. Several: the gradients of the trained parameters, and of no others, are averaged
-    (DDP); or, where `shard` asks for it, each process holds a share of all weights of the end-to-end stage (FSDP2).
+    With several processes the gradients of the trained parameters are averaged (DDP); with `training.shard` each
+    process holds a part of all weights of the end-to-end stage (FSDP2).
     """
 
     def __init__(self, model: VideoModel, stage: TrainingStage, recipe: Recipe, group: ProcessGroup) -> None:
-        """Freeze what the stage does not train, and begin with empty moments."""
+        """Freeze all other parameters and start with an empty optimizer state."""
         self._model, self._group, self._n_parts = model, group, recipe.training.accumulation_steps
         self._stage = stage
         self._is_sharded = recipe.training.shard and stage.kind == "end_to_end" and group.size > 1
@@ -84,7 +62,7 @@ class Engine:
         """Compute the gradients of a step and clip them.
 
         Returns:
-            The mean loss of this process's parts, and the norm of the gradient of all processes before it was clipped.
+            The mean loss of this process, and the norm of the gradient of all processes before clipping.
         """
         self._optimizer.zero_grad()
         losses = []
@@ -98,31 +76,31 @@ class Engine:
         return Loss(*torch.stack(losses).mean(0)), _whole(norm)
 
     def update(self, rate: float, step: int) -> None:
-        """Move the parameters along the gradients."""
+        """Take an optimizer step."""
         self._optimizer.param_groups[0]["lr"] = rate
         self._optimizer.step()
         self._ema.update(step)
 
     def finish(self) -> None:
-        """End the stage: put the moving averages, where they are kept, and all else that was trained into the model."""
+        """End the stage: write the moving averages, if any, and the trained weights into the model."""
         self._ema.apply()
         self._weights_to_model()
-        self._optimizer.zero_grad()  # else the gradients would take memory until the run ends
+        self._optimizer.zero_grad()  # frees the gradients
         if self._is_sharded:
             self._model.to(self._group.device)
 
     def state(self) -> OptimizerState:
-        """Put the weights into the model and return what else is needed to go on; all processes must call it."""
+        """Write the weights into the model and return the optimizer state; all processes must call it."""
         self._weights_to_model()
         state = self._optimizer.state_dict()["state"]
         moments = {f"{index}.{name}": _whole(tensor) for index, each in state.items() for name, tensor in each.items()}
         return OptimizerState(moments, {str(index): _whole(tensor) for index, tensor in enumerate(self._ema.averages)})
 
     def load(self, kept: OptimizerState, place: str) -> None:
-        """Go on from a state that any number of processes left.
+        """Load an optimizer state, written by any number of processes.
 
         Raises:
-            CheckpointError: It is of other parameters, or not of all; `place` goes into the message.
+            CheckpointError: It does not fit the parameters; `place` is named in the message.
         """
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in kept.moments.items():
@@ -145,7 +123,7 @@ class Engine:
         return self.parameters[index]
 
     def _alone(self, is_last: bool) -> AbstractContextManager[None]:
-        """Return the context of one backward pass: the processes exchange gradients in the last one of a step."""
+        """Return the context of one backward pass; processes exchange gradients only in the last pass of a step."""
         if isinstance(self._network, DistributedDataParallel) and not is_last:
             context: AbstractContextManager[None] = self._network.no_sync()
             return context
@@ -161,36 +139,60 @@ class Engine:
                 state[name].copy_(_whole(tensor))
 
 
+class Ema:
+    """Exponential moving averages of the weights over one stage."""
+
+    def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
+        """Start at the present parameters; `decay` 0 disables the averages."""
+        self._parameters, self._decay = list(parameters), decay
+        self.averages = [parameter.detach().clone() for parameter in parameters] if decay else []
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Update the averages after a step, counted from 0."""
+        decay = min(self._decay, (1 + step) / (_EMA_WARMUP + step))
+        for average, parameter in zip(self.averages, self._parameters, strict=False):
+            average.lerp_(parameter, 1 - decay)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Replace the parameters by the averages."""
+        for average, parameter in zip(self.averages, self._parameters, strict=False):
+            parameter.copy_(average)
+
+
 def _replica(model: VideoModel, group: ProcessGroup) -> VideoModel:
-    """Return a copy to be cut up; the model itself waits in the main memory until the stage ends."""
+    """Return a copy to be sharded; the model itself is moved to main memory until the stage ends."""
     replica = copy.deepcopy(model).to(group.device)
-    replica.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP2 takes no other
+    replica.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # FSDP2 requires it
     model.to("cpu")
     return replica
 
 
 def _shard(phase: StageLoss, model: VideoModel, group: ProcessGroup) -> None:
-    """Cut the weights of each part that is called as a whole into one share a process."""
+    """Shard the weights of each submodule that is called on its own over all processes."""
     mesh = init_device_mesh(torch.device(group.device).type, (group.size,))
     if isinstance(model, Ghvae):
         for k in range(1, model.n_modules + 1):
             module = model.module(k)
             coders = [module.encoder, module.decoder.project, module.decoder, module.pixels]
-            stats = [each for network in (module.prior, module.posterior) for each in (network.body, network.head)]
-            for part in (*coders, *stats):
+            latent = [each for network in (module.prior, module.posterior) for each in (network.body, network.head)]
+            for part in (*coders, *latent):
                 if part is not None:
                     fully_shard(part, mesh=mesh)
     fully_shard(phase, mesh=mesh)
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor that may be spread over the processes."""
+    """Return the full tensor of a possibly sharded one."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """Return a whole tensor where a parameter is, laid out in memory or spread over the processes as it is."""
+    """Return a full tensor on the device, in the memory layout and with the sharding of a parameter."""
     if not isinstance(parameter, DTensor):
         return torch.empty_like(parameter).copy_(tensor)
     whole = tensor.to(parameter.device)
-    return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)  # all have it
+    return distribute_tensor(
+        whole, parameter.device_mesh, parameter.placements, src_data_rank=None
+    )  # all processes have it

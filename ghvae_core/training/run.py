@@ -1,4 +1,4 @@
-"""One run of training from a request to a checkpoint: everything is built here and handed to the trainer."""
+"""One training run, from the request to the checkpoint: builds all parts and gives them to the trainer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
 
+from configs.interruption import Interruption
 from configs.loader import former_names, to_yaml
+from configs.progress import ProgressBar
 from data_collection.atomic_io import write_file
 from ghvae_core.data.augmentation import augment
 from ghvae_core.data.dataset import DataConfig, Dataset, load_dataset
@@ -36,7 +36,7 @@ from ghvae_core.training.config import (
     fitted,
     load_config,
 )
-from ghvae_core.training.distributed import PREEMPTED, ProcessGroup, noted_signals
+from ghvae_core.training.distributed import PREEMPTED, ProcessGroup, stop_signals
 from ghvae_core.training.engine import Recipe
 from ghvae_core.training.logger import NullListener, TrainingLog
 from ghvae_core.training.stages import OPERATIONAL, check_plan, stages
@@ -44,77 +44,43 @@ from ghvae_core.training.trainer import Interrupted, Trainer, TrainingJob
 from ghvae_core.training.training_state import latest_state, rename_former_stages
 from ghvae_core.training.validation import ValidationMetrics
 
-
-def read_episodes(
-    folders: Sequence[Path], config: DataConfig, image_px: int, prepared: Path, group: ProcessGroup
-) -> Dataset:
-    """Read the episodes, the first process before the others, which find them prepared; say what was left out.
-
-    Args:
-        folders: Where they are.
-        config: What to read of them, and how.
-        image_px: Side of the images that are kept.
-        prepared: Folder for them.
-        group: All processes that need them.
-    """
-    if not group.is_first:
-        group.wait(is_patient=True)
-    console = Console(stderr=True, quiet=not group.is_first)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("reading episodes", total=None)
-        dataset = load_dataset(
-            folders,
-            config,
-            image_px,
-            prepared,
-            lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    if group.is_first:
-        group.wait(is_patient=True)
-    warnings = [f"left out {count} episodes: {reason}" for reason, count in dataset.refused.items()]
-    for warning in [*warnings, *dataset.warnings]:
-        console.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-    counts = f"{len(dataset.train.starts)} windows to train on, {len(dataset.validation.starts)} to validate with"
-    console.print(f"{dataset.n_episodes} episodes, {counts}", highlight=False)
-    return dataset
-
-
-_FOREIGN = {".pt", ".pth"}  # files of others, as `--init`
+_TORCH_FILES = {".pt", ".pth"}  # weights of other programs, for `--init`
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What was asked for on the command line."""
+    """The options of the command line."""
 
     data: tuple[Path, ...]
     out: Path
     model: str  # a file of configs/models without its suffix, or a path
-    init: Path | None  # a checkpoint, or a file of others
+    init: Path | None  # a checkpoint, or a PyTorch file of weights
     resume: bool
     seed: int
     device: str
     overrides: tuple[str, ...]
-    n_modules: int | None = None  # of the model, from the first; None: all
+    n_modules: int | None = None  # the first modules of the model; None: all
 
 
 class _Start(NamedTuple):
-    """What a run starts with."""
+    """The model at the start of a run."""
 
     model: VideoModel
-    report: TransferReport  # what became of the weights of `--init`
+    report: TransferReport  # of the weights of `--init`
     is_new: bool  # all weights are random
-    sha256: str  # of what `--init` named; empty without one
+    sha256: str  # of the checkpoint or file of `--init`; empty without one
 
 
 def train(request: TrainingRequest) -> int:
-    """Train as asked; return the exit code: 0, 130 after Ctrl-C, 75 after SIGTERM.
+    """Train a model; return the exit code: 0, 130 after Ctrl-C, 75 after SIGTERM.
 
     Raises:
-        ReportedError: Bad input, before anything was written; or training that cannot go on.
+        ReportedError: Invalid input, before anything was written; or training failed.
+        KeyboardInterrupt: Ctrl-C before the first step. After SIGTERM: SystemExit with 75.
     """
     check_unset(request.overrides)
     config = load_config(request.model, request.overrides, request.n_modules)
-    init = None if request.init is None or _is_foreign(request.init) else checkpoint.load(request.init)
+    init = None if request.init is None or _is_torch_file(request.init) else checkpoint.load(request.init)
     if init is not None:
         check_sizes(init, config.model)
         config = continued(config, init, request.overrides)
@@ -126,30 +92,73 @@ def train(request: TrainingRequest) -> int:
     check_processes(config, group.size)
     _check_out(request)
     with group:
-        code = _train(request, config, init, group)
+        with stop_signals() as stop:
+            code = _train(request, config, init, group, stop)
+            stop.take()  # a signal after the last step changes nothing
         if code == PREEMPTED and group.size > 1:
-            # torchrun sends one to whoever leaves after another, and it must not change how that one exits
+            # torchrun sends SIGTERM to processes that exit after another one; it must not change their exit code
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return code
 
 
-def _is_foreign(path: Path) -> bool:
-    if path.suffix not in _FOREIGN:
+def read_episodes(
+    folders: Sequence[Path], config: DataConfig, image_px: int, prepared: Path, group: ProcessGroup
+) -> Dataset:
+    """Read the episodes, in the first process before the others, which then find them decoded; print what was refused.
+
+    Args:
+        folders: Data folders.
+        config: Which episodes are read, and how.
+        image_px: Side of the decoded images.
+        prepared: Folder for the decoded episodes.
+        group: All processes that need them.
+
+    Raises:
+        ReportedError: No usable episodes.
+        KeyboardInterrupt: A signal is due within `configs.interruption`.
+    """
+    if not group.is_first:
+        group.wait(is_patient=True)
+    with ProgressBar("episodes read", None, transient=True, quiet=not group.is_first) as bar:
+        dataset = load_dataset(folders, config, image_px, prepared, lambda done, total: bar.update(done, total=total))
+    if group.is_first:
+        group.wait(is_patient=True)
+        for reason, count in dataset.refused.items():
+            bar.say(f"warning: refused {count} episodes: {reason}")
+        for warning in dataset.warnings:
+            bar.say(f"warning: {warning}")
+        n_train, n_validation = len(dataset.train.starts), len(dataset.validation.starts)
+        bar.say(f"{dataset.n_episodes} episodes: {n_train} training windows, {n_validation} validation windows")
+    return dataset
+
+
+def _is_torch_file(path: Path) -> bool:
+    if path.suffix not in _TORCH_FILES:
         return False
-    if not path.is_file():  # said now, and not when all episodes are read
-        raise CheckpointError(f"--init {path}: expected a {path.suffix} file of others, found none")
+    if not path.is_file():  # refused here, before all episodes are read
+        raise CheckpointError(f"--init {path}: expected a {path.suffix} file of weights, found none")
     return True
 
 
-def _train(request: TrainingRequest, config: TrainingRunConfig, init: Checkpoint | None, group: ProcessGroup) -> int:
-    prepared = request.out / "prepared"
-    dataset = read_episodes(request.data, config.data, config.model.image_px, prepared, group)
+def _train(
+    request: TrainingRequest,
+    config: TrainingRunConfig,
+    init: Checkpoint | None,
+    group: ProcessGroup,
+    stop: Interruption,
+) -> int:
+    try:
+        dataset = read_episodes(request.data, config.data, config.model.image_px, request.out / "prepared", group)
+    except KeyboardInterrupt:
+        if stop.received == signal.SIGTERM:
+            raise SystemExit(PREEMPTED) from None
+        raise
     config = fitted(config, dataset)
     start = _start(request, config, init)
-    notes = _differences(init, config, dataset)
+    differences = _differences(init, config, dataset)
     job = _job(request, config, dataset, start)
     job.model.to(group.device)
-    info = _describe(request, config, dataset, start, notes)
+    info = _describe(request, config, dataset, start, differences)
     log = TrainingLog(request.out, job, info) if group.is_first else None
     recipe = Recipe(config.training, config.objective, config.data.n_context)
     trainer = Trainer(job, recipe, request.out / "state", log or NullListener(), group)
@@ -160,36 +169,34 @@ def _train(request: TrainingRequest, config: TrainingRunConfig, init: Checkpoint
     if group.is_first:  # nothing is refused below
         request.out.mkdir(parents=True, exist_ok=True)
         write_file(request.out / "config.yaml", to_yaml(config))
-    with log or nullcontext(), noted_signals() as signals:
+    with log or nullcontext():
         if log is not None and not request.resume:
-            for line in [*start.report.lines(), *notes]:
+            for line in [*start.report.lines(), *differences]:
                 log.say(f"--init: {line}")
         try:
-            figures = trainer.train(lambda: signals.received is not None)
+            metrics = trainer.train(lambda: stop.received is not None)
         except Interrupted:
             if log is not None:
-                log.say(f"stopped; go on with the same command and --resume --out {request.out}")
-            (number,) = group.largest(signals.received or 0)  # of those that any process got
+                log.say(f"stopped; resume with the same command and --resume --out {request.out}")
+            (number,) = group.largest(stop.received or 0)  # any process may have received it
             return 130 if number == signal.SIGINT else PREEMPTED
     if log is not None:
         last = job.plan[-1]
-        checkpoint.save(request.out / "checkpoint", job.model, log.describe(last, figures[last.name]))
-        print(_summary(request.out / "checkpoint", job, figures), flush=True)
+        checkpoint.save(request.out / "checkpoint", job.model, log.describe(last, metrics[last.name]))
+        print(_summary(request.out / "checkpoint", job, metrics), flush=True)
     return 0
 
 
 def _check_out(request: TrainingRequest) -> None:
     exists = latest_state(request.out / "state") is not None
     if exists and not request.resume:
-        raise CheckpointError(
-            f"{request.out}: holds a run already; add --resume to go on with it, or take another --out"
-        )
+        raise CheckpointError(f"{request.out}: contains a run; add --resume to resume it, or choose another --out")
     if request.resume and not exists:
-        raise CheckpointError(f"{request.out}: holds no run to resume; leave out --resume to start one")
+        raise CheckpointError(f"{request.out}: contains no run to resume; leave out --resume to start one")
 
 
 def _start(request: TrainingRequest, config: TrainingRunConfig, init: Checkpoint | None) -> _Start:
-    """Return the model that training starts with: of random weights, but for those that `--init` brings."""
+    """Return the model at the start of training: random weights, except those of `--init`."""
     if init is not None:
         model, report = adapt(init, config.model, np.random.default_rng(request.seed))
         return _Start(model, report, is_new=False, sha256=init.sha256)
@@ -204,7 +211,7 @@ def _start(request: TrainingRequest, config: TrainingRunConfig, init: Checkpoint
 
 
 def _n_loaded(model: VideoModel, report: TransferReport) -> int:
-    """Return how many of the first modules have no weight that is still random."""
+    """Return the number of first modules without random weights."""
     tensors = model.state_dict(keep_vars=True)
     random = {id(tensors[name]) for name in report.new}
     modules = (model.module(k).state_dict(keep_vars=True).values() for k in range(1, model.n_modules + 1))
@@ -213,7 +220,7 @@ def _n_loaded(model: VideoModel, report: TransferReport) -> int:
 
 
 def _differences(init: Checkpoint | None, config: TrainingRunConfig, dataset: Dataset) -> list[str]:
-    """Return, in words, what the model to start from was made for and this run is not, beside the model itself."""
+    """Return how the data of this run differ from those of the checkpoint of `--init`, as lines of text."""
     if init is None:
         return []
     pairs = {
@@ -240,13 +247,13 @@ def _job(request: TrainingRequest, config: TrainingRunConfig, dataset: Dataset, 
 
 def _name(request: TrainingRequest, config: TrainingRunConfig, dataset: Dataset, start: _Start) -> str:
     settings = former_names(TrainingRunConfig, config.model_dump(mode="json", exclude={"training": OPERATIONAL}))
-    settings["data"]["prepared"] = None  # where the decoded episodes are kept does not matter
+    settings["data"]["prepared"] = None  # the folder of the decoded episodes does not matter
     facts = [settings, dataset.sha256, request.seed, start.sha256]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _describe(
-    request: TrainingRequest, config: TrainingRunConfig, dataset: Dataset, start: _Start, notes: list[str]
+    request: TrainingRequest, config: TrainingRunConfig, dataset: Dataset, start: _Start, differences: list[str]
 ) -> CheckpointInfo:
     return CheckpointInfo(
         model=config.model,
@@ -263,7 +270,7 @@ def _describe(
             "n_episodes": dataset.n_episodes,
             "seed": request.seed,
             "init_sha256": start.sha256,
-            "init_differences": "; ".join(notes),
+            "init_differences": "; ".join(differences),
             **start.report.provenance(),
             "batch_windows": config.training.batch_windows,
             "validation_fraction": config.data.validation_fraction,
@@ -273,13 +280,13 @@ def _describe(
     )
 
 
-def _summary(folder: Path, job: TrainingJob, figures: dict[str, ValidationMetrics]) -> str:
-    warnings = {stage.name: figures[stage.name].warnings(stage.kind, job.model.config) for stage in job.plan}
+def _summary(folder: Path, job: TrainingJob, metrics: dict[str, ValidationMetrics]) -> str:
+    warnings = {stage.name: metrics[stage.name].warnings(stage.kind, job.model.config) for stage in job.plan}
     return json.dumps(
         {
             "checkpoint": str(folder),
             "sha256": checkpoint.load(folder).sha256,
-            "stages": {name: values._asdict() for name, values in figures.items()},
+            "stages": {name: values._asdict() for name, values in metrics.items()},
             "warnings": {name: found for name, found in warnings.items() if found},
         }
     )

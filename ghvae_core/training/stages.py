@@ -1,4 +1,4 @@
-"""How long a model is trained, how fast, and in which stages."""
+"""The stages of a training run: their settings, their order, the parameters that they train, and their losses."""
 
 from __future__ import annotations
 
@@ -27,83 +27,7 @@ from ghvae_core.training.objective import (
     svg_loss,
 )
 
-
-class StageLoss(nn.Module):
-    """A model in one stage; all but what the stage trains is frozen bit for bit."""
-
-    def __init__(
-        self,
-        model: VideoModel,
-        stage: TrainingStage,
-        training: TrainingConfig,
-        objective: ObjectiveConfig,
-        n_context: int,
-    ) -> None:
-        """Freeze what the stage does not train."""
-        super().__init__()
-        self.model = model
-        self._stage, self._objective, self._n_context = stage, objective, n_context
-        self._is_half = training.precision == "bfloat16"
-        model.requires_grad_(False)
-        for parameter in trained_parameters(model, stage):
-            parameter.requires_grad_(True)
-
-    def forward(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:
-        """Return the loss of a batch at a step, counted from 0."""
-        with autocast(self.model, self._is_half):
-            return self._loss(batch, self._beta(step), generator)
-
-    def _beta(self, step: int) -> float:
-        """Return the weight of the KL: it rises from 0."""
-        warmup = self._objective.warmup_fraction * self._stage.n_steps
-        return self._objective.beta * (min(1.0, step / warmup) if warmup else 1.0)
-
-    def _loss(self, batch: Batch, beta: float, generator: torch.Generator) -> Loss:
-        model, k = self.model, self._stage.k
-        if isinstance(model, Svg):
-            return svg_loss(model, batch, beta, generator)
-        assert isinstance(model, Ghvae)  # noqa: S101 - the plan was checked
-        if self._stage.kind == "prior_finetune":
-            return prior_loss(model, k, batch)
-        if self._stage.kind == "rollout":
-            return rollout_loss(model, k, batch, self._n_context)
-        bound = end_to_end_loss if self._stage.kind == "end_to_end" else module_loss
-        return bound(model, k, batch, (beta, beta * self._objective.prior_emphasis), generator)
-
-
-def autocast(model: VideoModel, is_half: bool) -> torch.autocast:
-    """Return the context in which networks compute in bfloat16, or, where it is not wanted, in float32."""
-    return torch.autocast(model.action_scale.device.type, torch.bfloat16, enabled=is_half)
-
-
-def trained_parameters(model: VideoModel, stage: TrainingStage) -> list[nn.Parameter]:
-    """Return the parameters that a stage trains, and no others: each of them gets a gradient."""
-    if not isinstance(model, Ghvae):
-        return list(model.parameters())
-    deepest = model.module(stage.k)
-    prior = list(deepest.prior.parameters()) if model.config.prior == "learned" else []
-    if stage.kind == "prior_finetune":
-        return prior
-    posterior = list(deepest.posterior.parameters()) if stage.kind != "rollout" else []
-    own = [*deepest.decoder.project.parameters(), *prior, *posterior]
-    first = stage.k if stage.kind == "module" else 1
-    for k in range(first, stage.k + 1):
-        module = model.module(k)
-        # What a decoder is fed while its module is the deepest one is not called any more afterwards.
-        chain = [module.encoder, module.decoder.blocks, module.decoder.up, module.decoder.refine, module.pixels]
-        own += [parameter for part in chain if part is not None for parameter in part.parameters()]
-    return own
-
-
-def teacher_forced(model: VideoModel, k: int, batch: Batch) -> Loss:
-    """Return the error of the next frame from the real one before it and the posterior's mean, and the KL."""
-    if isinstance(model, Svg):
-        return svg_loss(model, batch, 0.0, None)
-    assert isinstance(model, Ghvae)  # noqa: S101 - there is no third kind
-    return module_loss(model, k, batch, (0.0, 0.0), None)
-
-
-# Settings that change how a run is computed but not what comes out of it, so that they may differ when it is resumed.
+# Settings that do not change the result of a run, and may differ when it is resumed.
 OPERATIONAL = {"save_every_s", "feature_cache", "feature_cache_limit_gb"}
 
 
@@ -116,40 +40,40 @@ class TrainingConfig(Config):
         "final_rate_share": "final_rate_fraction",
     }
 
-    # Of modules 1, 2, ...; the last number holds for those left. 0 leaves a module as `--init` brought it.
+    # Of modules 1, 2, ...; the last number applies to all further modules. 0 keeps the weights of `--init`.
     module_steps: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
-    # All modules at once (paper's ablation 4): after the greedy stages, or instead of them where module_steps is [0]
+    # All modules at once (paper's ablation 4): after the greedy stages, or instead of them if module_steps is [0]
     end_to_end_steps: int = Field(default=0, ge=0)
-    prior_finetune_steps: int = Field(
-        default=0, ge=0
-    )  # the deepest prior alone; same bound, so still the paper's objective
-    # Imagined rollouts of all modules, the error flowing back through time; beyond the paper, 0 leaves the greedy model
+    prior_finetune_steps: int = Field(default=0, ge=0)  # of the deepest prior alone, with the same bound as the paper
+    # Rollouts of all modules, with backpropagation through time; beyond the paper. 0 keeps the greedy model
     rollout_steps: int = Field(default=0, ge=0)
-    batch_windows: int = Field(default=16, ge=1)  # the paper has 32; half of it learns more in an hour of a CPU
-    accumulation_steps: int = Field(default=1, ge=1)  # parts of batch_windows that go through one after another
+    batch_windows: int = Field(default=16, ge=1)  # paper: 32; 16 learns more in an hour on a CPU
+    accumulation_steps: int = Field(default=1, ge=1)  # parts of batch_windows that are processed in sequence; ours
     learning_rate: float = Field(default=1e-3, gt=0)  # of Adam; FitVid
-    # A tenth of learning_rate where it refines what was trained greedily, all of it from scratch; ours
+    # None: a tenth of learning_rate after greedy training, learning_rate from scratch; ours
     end_to_end_learning_rate: float | None = Field(default=None, gt=0)
     rollout_learning_rate: float = Field(default=3e-4, gt=0)  # ours
-    clip_norm: float = Field(default=100.0, gt=0)  # of the gradient; FitVid
-    rollout_clip_norm: float = Field(default=1.0, gt=0)  # errors through time are longer; ours
-    lr_warmup_steps: int = Field(default=50, ge=1)  # of the learning rate from 0 at the start of a stage; ours
-    final_rate_fraction: float = Field(default=0.05, gt=0, le=1)  # of the learning rate where the cosine ends; ours
-    # Of the moving average of the trained weights, which is what a stage leaves; 0 leaves the weights themselves; ours
+    clip_norm: float = Field(default=100.0, gt=0)  # of the gradient norm; FitVid
+    rollout_clip_norm: float = Field(default=1.0, gt=0)  # gradients through time are larger; ours
+    lr_warmup_steps: int = Field(default=50, ge=1)  # linear, at the start of each stage; ours
+    final_rate_fraction: float = Field(default=0.05, gt=0, le=1)  # of the learning rate at the end of the cosine; ours
+    # Of the moving average of the trained weights, which replaces them at the end of a stage; 0: none; ours
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the networks; the losses are float32 always
-    shard: bool = False  # weights, gradients and moments of the end-to-end stage over all processes (FSDP2)
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the networks; losses are always float32
+    shard: bool = False  # shard the end-to-end stage over all processes (FSDP2)
     validation_windows: int = Field(default=128, ge=2)  # ours
-    save_every_s: float = Field(default=120.0, gt=0)  # what a kill -9 may cost; more where saving takes long; ours
-    # Features of frozen encoders (paper 2): computed at every step (off), kept (all), kept but for those of module 1,
-    # which are the largest and the quickest to compute (deep), or what measures fastest (auto)
+    save_every_s: float = Field(default=120.0, gt=0)  # at most 5 % of the time is spent on saving; ours
+    # Features of frozen encoders (paper 2): computed at every step (off), cached (all), cached except those of module
+    # 1, which are the largest and the cheapest to compute (deep), or the fastest of these as measured (auto)
     feature_cache: Literal["off", "deep", "all", "auto"] = "auto"
-    feature_cache_limit_gb: float = Field(default=8.0, ge=0)  # in memory; more is kept in files beside the run; ours
+    feature_cache_limit_gb: float = Field(
+        default=8.0, ge=0
+    )  # in memory; a larger cache is kept in files of the run; ours
 
     @model_validator(mode="after")
     def _check_steps(self) -> TrainingConfig:
         if not any((*self.module_steps, self.end_to_end_steps, self.prior_finetune_steps, self.rollout_steps)):
-            raise ValueError("all steps are 0: nothing would be trained")
+            raise ValueError("expected steps above 0 for at least one stage, got 0 for all")
         if self.batch_windows % self.accumulation_steps:
             raise ValueError(
                 f"accumulation_steps: expected a divisor of batch_windows {self.batch_windows}, "
@@ -158,36 +82,36 @@ class TrainingConfig(Config):
         return self
 
     def steps_of(self, k: int) -> int:
-        """Return the steps of module k, counted from 1."""
+        """Return the number of steps of module k, counted from 1."""
         return self.module_steps[min(k, len(self.module_steps)) - 1]
 
 
 @dataclass(frozen=True)
 class TrainingStage:
-    """One stretch of training."""
+    """A part of the training with fixed trained parameters and a loss."""
 
     name: str
     kind: Kind
     k: int  # the deepest module in use
     n_steps: int
-    rate: float  # the highest learning rate
-    rate_key: str  # of TrainingConfig, which sets it
+    rate: float  # maximal learning rate
+    rate_key: str  # field of TrainingConfig that sets it
     clip_norm: float  # of the gradient
 
     def rate_at(self, step: int, config: TrainingConfig) -> float:
-        """Return the learning rate of a step, from 0: a short ramp, then a cosine down to `final_rate_fraction`."""
+        """Return the learning rate of a step, from 0: linear warm-up, then a cosine to `final_rate_fraction`."""
         floor = config.final_rate_fraction
         cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * step / self.n_steps))
         return self.rate * min(1.0, (step + 1) / config.lr_warmup_steps) * cosine
 
 
 def stages(config: TrainingConfig, n_modules: int, from_scratch: bool = False) -> list[TrainingStage]:
-    """Return the stages of a run; a stage of 0 steps is left out, so a trained model can be refined alone.
+    """Return the stages of a run; stages of 0 steps are left out.
 
     Args:
-        config: How many steps each has.
-        n_modules: Of the model.
-        from_scratch: The model has random weights, so that without greedy stages nothing is there to be refined.
+        config: Number of steps of each stage.
+        n_modules: Number of modules of the model.
+        from_scratch: The model has random weights; decides the default learning rate of the end-to-end stage.
     """
     rate, clip_norm = config.learning_rate, config.clip_norm
     plan = [
@@ -209,14 +133,89 @@ def stages(config: TrainingConfig, n_modules: int, from_scratch: bool = False) -
 
 
 def check_plan(plan: list[TrainingStage], model: ModelConfig) -> None:
-    """Refuse stages that the model has no parts for.
+    """Refuse stages that the kind of model does not support.
 
     Raises:
-        ConfigError: Which they are.
+        ConfigError: The message names them.
     """
     greedy = [stage.name for stage in plan if stage.kind != "end_to_end"]
     if not isinstance(model, GhvaeConfig) and greedy:
         raise ConfigError(
-            f"training: expected end_to_end_steps alone, as this model is not made of modules, "
+            f"training: expected end_to_end_steps alone, as this model has no modules, "
             f"got the stages {greedy}; set module_steps=[0], prior_finetune_steps=0 and rollout_steps=0"
         )
+
+
+class StageLoss(nn.Module):
+    """The loss of a model in one stage; parameters that the stage does not train are frozen."""
+
+    def __init__(
+        self,
+        model: VideoModel,
+        stage: TrainingStage,
+        training: TrainingConfig,
+        objective: ObjectiveConfig,
+        n_context: int,
+    ) -> None:
+        """Freeze the parameters that the stage does not train."""
+        super().__init__()
+        self.model = model
+        self._stage, self._objective, self._n_context = stage, objective, n_context
+        self._is_half = training.precision == "bfloat16"
+        model.requires_grad_(False)
+        for parameter in trained_parameters(model, stage):
+            parameter.requires_grad_(True)
+
+    def forward(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:
+        """Return the loss of a batch at a step, counted from 0."""
+        with autocast(self.model, self._is_half):
+            return self._loss(batch, self._beta(step), generator)
+
+    def _beta(self, step: int) -> float:
+        """Return the weight of the KL, which rises linearly from 0 during the warm-up."""
+        warmup = self._objective.warmup_fraction * self._stage.n_steps
+        return self._objective.beta * (min(1.0, step / warmup) if warmup else 1.0)
+
+    def _loss(self, batch: Batch, beta: float, generator: torch.Generator) -> Loss:
+        model, k = self.model, self._stage.k
+        if isinstance(model, Svg):
+            return svg_loss(model, batch, beta, generator)
+        assert isinstance(model, Ghvae)  # noqa: S101 - the plan was checked
+        if self._stage.kind == "prior_finetune":
+            return prior_loss(model, k, batch)
+        if self._stage.kind == "rollout":
+            return rollout_loss(model, k, batch, self._n_context)
+        bound = end_to_end_loss if self._stage.kind == "end_to_end" else module_loss
+        return bound(model, k, batch, (beta, beta * self._objective.prior_emphasis), generator)
+
+
+def autocast(model: VideoModel, is_half: bool) -> torch.autocast:
+    """Return the context in which networks compute in bfloat16 if `is_half`, else in float32."""
+    return torch.autocast(model.action_scale.device.type, torch.bfloat16, enabled=is_half)
+
+
+def trained_parameters(model: VideoModel, stage: TrainingStage) -> list[nn.Parameter]:
+    """Return exactly the parameters that a stage trains; each of them gets a gradient."""
+    if not isinstance(model, Ghvae):
+        return list(model.parameters())
+    deepest = model.module(stage.k)
+    prior = list(deepest.prior.parameters()) if model.config.prior == "learned" else []
+    if stage.kind == "prior_finetune":
+        return prior
+    posterior = list(deepest.posterior.parameters()) if stage.kind != "rollout" else []
+    own = [*deepest.decoder.project.parameters(), *prior, *posterior]
+    first = stage.k if stage.kind == "module" else 1
+    for k in range(first, stage.k + 1):
+        module = model.module(k)
+        # `decoder.project` is used only while its module is the deepest one.
+        chain = [module.encoder, module.decoder.blocks, module.decoder.up, module.decoder.refine, module.pixels]
+        own += [parameter for part in chain if part is not None for parameter in part.parameters()]
+    return own
+
+
+def teacher_forced(model: VideoModel, k: int, batch: Batch) -> Loss:
+    """Return the error of the next frame, given the real previous frame and the posterior mean, and the KL."""
+    if isinstance(model, Svg):
+        return svg_loss(model, batch, 0.0, None)
+    assert isinstance(model, Ghvae)  # noqa: S101 - there are two kinds
+    return module_loss(model, k, batch, (0.0, 0.0), None)

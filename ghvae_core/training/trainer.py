@@ -1,4 +1,4 @@
-"""Training stage by stage (paper 2): one module after another, everything below frozen; then, if asked, refinements."""
+"""Trains a model stage by stage (paper 2): one module after another, all lower modules frozen, then refinements."""
 
 from __future__ import annotations
 
@@ -35,40 +35,40 @@ from ghvae_core.training.training_state import (
 from ghvae_core.training.validation import ValidationMetrics, measure, spread
 
 _GREEDY = ("module", "prior_finetune")  # stages in which all encoders but the deepest are frozen
-_BAD_STEPS = 5  # in a row, then the last saved state is restored with half the learning rate; ours
-_RESTORES = 2  # a stage, then training stops; ours
-_SAVING_SHARE = 0.05  # of the time at most goes into saving, however large the state is; ours
+_BAD_STEPS = 5  # in a row, after which the last saved state is restored with half the learning rate; ours
+_MAX_RESTORES = 2  # per stage, then training fails; ours
+_MAX_SAVING_FRACTION = 0.05  # of the time is spent on saving, whatever the size of the state; ours
 
 
 class TrainingError(ReportedError):
-    """Training cannot go on. The last good state is on disk."""
+    """Training failed. The last good state is on disk."""
 
     exit_code: ClassVar[int] = 1
 
 
 class Interrupted(Exception):
-    """Training was asked to stop; its state is on disk."""
+    """Training was stopped on request; its state is on disk."""
 
 
 class TrainingListener(Protocol):
-    """Who is told how training goes; it draws the progress, the curves and the pictures."""
+    """Receives the events of a training run."""
 
     def step(self, stage: TrainingStage, step: int, loss: dict[str, float]) -> None:
-        """A step ended; `step` counts from 1."""
+        """Handle the end of a step, counted from 1."""
         ...
 
-    def note(self, text: str) -> None:
-        """Something happened that a person should read."""
+    def warn(self, text: str) -> None:
+        """Handle a warning."""
         ...
 
-    def stage_end(self, stage: TrainingStage, figures: ValidationMetrics) -> None:
-        """A stage ended; the model holds its result."""
+    def stage_end(self, stage: TrainingStage, metrics: ValidationMetrics) -> None:
+        """Handle the end of a stage; the model holds its result."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What is trained, on what, in which order."""
+    """The model, the data and the stages of a run."""
 
     model: VideoModel  # trained in place
     train: Windows
@@ -76,34 +76,34 @@ class TrainingJob:
     n_context: int
     plan: list[TrainingStage]
     seed: int
-    run: str  # sha256 of what must not change between start and resume
-    data_sha256: str  # names the frames
-    augment: Augment | None = None  # done to every clip; then no feature can be kept
+    run: str  # sha256 of the settings, data and seed, which must be the same when the run is resumed
+    data_sha256: str  # identifies the frames
+    augment: Augment | None = None  # applied to every clip; excludes the feature cache
 
 
 class Trainer:
-    """Trains a model stage by stage; can be stopped after any step and goes on as if it had not been."""
+    """Trains a model stage by stage; can be stopped after any step and resumed with identical results."""
 
     def __init__(
         self, job: TrainingJob, recipe: Recipe, folder: Path, listener: TrainingListener, group: ProcessGroup
     ) -> None:
-        """Prepare; the state of the run is kept in `folder`, and features, while they are needed, beside it."""
+        """Prepare; the state is kept in `folder`, cached features in `features` next to it."""
         self._job, self._recipe, self._training = job, recipe, recipe.training
         self._folder, self._listener, self._group = folder, listener, group
         self._progress = TrainingProgress(run=job.run)
         self._restored: TrainingState | None = None
-        self._due_s = 0.0  # when the state is saved next
+        self._due_s = 0.0  # time of the next save
         n_frames = self._training.batch_windows // self._training.accumulation_steps // group.size
         is_half = self._training.precision == "bfloat16"
         source = FeatureSource(job.train.frames, job.data_sha256, n_frames * job.train.n_frames, is_half)
         features = folder.parent / "features"
-        self._features = FeatureCache(source, features, group, listener.note)
+        self._features = FeatureCache(source, features, group, listener.warn)
         self._policy = FeaturePolicy(self._training, source, features, group)
         self._loader = BatchLoader(BatchSource(job.train, job.augment, job.seed), self._training, group, self._features)
-        self._checked = spread(job.validation, self._training.validation_windows)
+        self._checked_windows = spread(job.validation, self._training.validation_windows)
 
     def resume(self) -> bool:
-        """Go back to where the run stood; False where there is nothing to resume. All processes must call it.
+        """Load the latest state; return whether there is one. All processes must call it.
 
         Raises:
             CheckpointError: The state is damaged, or belongs to another run.
@@ -113,57 +113,59 @@ class Trainer:
             self._restored = load_state(path, self._job.run)
             self._progress = self._restored.progress
             load_weights(self._restored, self._job.model)
-        self._group.wait()  # a late process must not find what the first one saves next
+        self._group.wait()  # a late process must not find the next state of the first one
         return path is not None
 
     def train(self, stop: Callable[[], bool]) -> dict[str, ValidationMetrics]:
-        """Run all stages that are left.
+        """Run the remaining stages.
 
         Args:
-            stop: Asked at every step; one process that says so stops all.
+            stop: Called at every step; all processes stop if it returns True in one of them.
 
         Returns:
-            The figures of every stage by its name.
+            The metrics of every stage by its name.
 
         Raises:
-            Interrupted: `stop` said so; the state is on disk.
-            TrainingError: The loss stayed NaN or infinite, or a stage's figures are, or the device's memory is too
-                small; the last good state is on disk, and the message holds the options of a run that goes on from the
-                last stage.
+            Interrupted: `stop` returned True; the state is on disk.
+            TrainingError: The loss stayed NaN or infinite, or the metrics of a stage are, or the device is out of
+                memory. The last good state is on disk, and the message contains the options of a new run that continues
+                after the last finished stage.
         """
         if not self._progress.saves:
-            self._save(None)  # what the first stage goes back to if it must
+            self._save(None)  # restored if the first stage fails
         with closing(self._loader):
             while self._progress.stage < len(self._job.plan):
                 self._train_stage(self._job.plan[self._progress.stage], stop)
         self._features.discard()
-        return {name: ValidationMetrics(**figures) for name, figures in self._progress.metrics.items()}
+        return {name: ValidationMetrics(**metrics) for name, metrics in self._progress.metrics.items()}
 
     def _train_stage(self, stage: TrainingStage, stop: Callable[[], bool]) -> None:
         try:
             self._run(stage, stop).finish()
-            figures = measure(self._job.model, stage.k, self._job.validation, self._checked, self._job.n_context)
+            metrics = measure(
+                self._job.model, stage.k, self._job.validation, self._checked_windows, self._job.n_context
+            )
         except torch.OutOfMemoryError:
             half = f"batch_windows={max(1, self._training.batch_windows // 2)}"
-            reason = f"{stage.name}: the device's memory is too small; halve training.batch_windows"
-            raise TrainingError(f"{reason}: {self._way_on(half)}") from None
-        if not all(map(math.isfinite, figures)):
-            raise self._diverged(stage, f"expected finite figures on the validation windows, got {figures}")
-        self._listener.stage_end(stage, figures)
+            reason = f"{stage.name}: the device is out of memory; halve training.batch_windows"
+            raise TrainingError(f"{reason}: {self._retry_options(half)}") from None
+        if not all(map(math.isfinite, metrics)):
+            raise self._diverged(stage, f"expected finite validation metrics, got {metrics}")
+        self._listener.stage_end(stage, metrics)
         self._advance(
             stage=self._progress.stage + 1,
             step=0,
             lr_factor=1.0,
             restores=0,
-            metrics={**self._progress.metrics, stage.name: figures._asdict()},
+            metrics={**self._progress.metrics, stage.name: metrics._asdict()},
         )
         self._save(None)
 
     def _begin(self, stage: TrainingStage) -> Engine:
-        """Return the stage's engine, as it stood if it had begun already; keep the features that it will look up."""
+        """Return the engine of a stage, restored if the stage had begun; fill the feature cache."""
         engine = Engine(self._job.model, stage, self._recipe, self._group)
         if self._progress.step:
-            assert self._restored is not None  # noqa: S101 - steps are only ever counted from a state on disk or from 0
+            assert self._restored is not None  # noqa: S101 - steps are counted from 0 or from a state on disk
             engine.load(self._restored.moments, str(self._restored.path))
         self._restored = None
         self._loader.forget()
@@ -177,7 +179,7 @@ class Trainer:
         return engine
 
     def _uses(self) -> int:
-        """Return how many frames this process will look up in this and the later stages with frozen encoders."""
+        """Return the number of frames that this process will look up in the remaining greedy stages."""
         plan = self._job.plan[self._progress.stage :]
         n_steps = sum(stage.n_steps for stage in plan if stage.kind in _GREEDY) - self._progress.step
         return n_steps * self._training.batch_windows // self._group.size * self._job.train.n_frames
@@ -194,7 +196,7 @@ class Trainer:
             self._advance(step=step + 1)
             if any_bad:
                 bad += 1
-                self._listener.note(f"{stage.name} step {step + 1}: the loss is NaN or infinite; step skipped")
+                self._listener.warn(f"{stage.name} step {step + 1}: the loss is NaN or infinite; step skipped")
             else:
                 bad = 0
                 rate = stage.rate_at(step, self._training) * self._progress.lr_factor
@@ -202,35 +204,37 @@ class Trainer:
                 values = {name: float(value) for name, value in loss._asdict().items()}
                 self._listener.step(stage, step + 1, {**values, "learning_rate": rate})
             if bad == _BAD_STEPS:
-                del engine  # there may be no room for two
+                del engine  # frees its memory
                 engine, bad = self._restore(stage), 0
-            if bad == 0 and (any_stop or any_due):  # else the last good state stays the last
+            if bad == 0 and (any_stop or any_due):  # otherwise the last good state is kept
                 self._save(engine)
             if any_stop:
                 raise Interrupted
         return engine
 
     def _restore(self, stage: TrainingStage) -> Engine:
-        """Go back to the last saved state with half the learning rate."""
+        """Restore the last saved state with half the learning rate."""
         restores, lr_factor = self._progress.restores + 1, self._progress.lr_factor / 2
-        if restores > _RESTORES:
+        if restores > _MAX_RESTORES:
             step = self._progress.step
-            raise self._diverged(stage, f"the loss stays NaN or infinite at step {step} after {restores - 1} restores")
+            raise self._diverged(
+                stage, f"the loss is still NaN or infinite at step {step} after {restores - 1} restores"
+            )
         self.resume()
         engine = self._begin(stage)
         self._advance(restores=restores, lr_factor=lr_factor)
-        self._listener.note(
-            f"{stage.name}: {_BAD_STEPS} bad steps in a row; back to step {self._progress.step}, "
-            f"learning rate halved ({restores} of {_RESTORES})"
+        self._listener.warn(
+            f"{stage.name}: {_BAD_STEPS} bad steps in a row; restored step {self._progress.step}, "
+            f"learning rate halved ({restores} of {_MAX_RESTORES})"
         )
         return engine
 
     def _diverged(self, stage: TrainingStage, what: str) -> TrainingError:
-        way_on = self._way_on(f"{stage.rate_key}={stage.rate / 10:g}")
-        return TrainingError(f"{stage.name}: {what}; look at the data, or lower training.{stage.rate_key}: {way_on}")
+        options = self._retry_options(f"{stage.rate_key}={stage.rate / 10:g}")
+        return TrainingError(f"{stage.name}: {what}; check the data, or lower training.{stage.rate_key}: {options}")
 
-    def _way_on(self, setting: str) -> str:
-        """Return, in words, the options of a new run that begins where the present stage did, with another setting."""
+    def _retry_options(self, setting: str) -> str:
+        """Return the options of a new run that starts at the present stage with another setting, as text."""
         plan, index = self._job.plan, self._progress.stage
         settings, options = [setting], []
         if index:
@@ -242,18 +246,18 @@ class Trainer:
             options = ["--init", str(self._folder.parent / "stages" / plan[index - 1].name)]
         for each in settings:
             options += ["--set", f"training.{each}"]
-        return f"the same command without --resume, with another --out and, at its end, {shlex.join(options)}"
+        return f"the same command without --resume, with another --out and these options: {shlex.join(options)}"
 
     def _advance(self, **changes: object) -> None:
         self._progress = self._progress.model_copy(update=changes)
 
     def _save(self, engine: Engine | None) -> None:
-        """Write the state; between two stages there is no engine, and nothing of an optimizer to keep."""
+        """Write the state; between two stages there is no engine and no optimizer state."""
         started_s = time.monotonic()
         self._advance(saves=self._progress.saves + 1)
         moments = OptimizerState({}, {}) if engine is None else engine.state()
         if self._group.is_first:
             save_state(self._folder, self._progress, self._job.model.state_dict(), moments)
-        self._group.wait()  # no process goes on, or away, before the state is on disk
+        self._group.wait()  # no process continues or exits before the state is on disk
         ended_s = time.monotonic()
-        self._due_s = ended_s + max(self._training.save_every_s, (ended_s - started_s) / _SAVING_SHARE)
+        self._due_s = ended_s + max(self._training.save_every_s, (ended_s - started_s) / _MAX_SAVING_FRACTION)

@@ -1,4 +1,4 @@
-"""Where a training run stands, on disk: enough to go on as if nothing had happened, and never pickle."""
+"""The state of a training run on disk, from which it resumes with identical results; no pickle."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _NAME = re.compile(r"state_\d{6}")
 
 
 class TrainingProgress(Config):
-    """The counters of a run. Every random number is drawn from the seed, the stage and the step, so no more is kept."""
+    """Counters of a run. Random numbers depend on seed, stage and step alone, so no generator state is stored."""
 
     renamed_keys: ClassVar[Mapping[str, str]] = {"figures": "metrics"}
 
-    run: str  # sha256 of what must not change between start and resume: configuration, data, seed
-    stage: int = Field(default=0, ge=0)  # index of the stage in work
-    step: int = Field(default=0, ge=0)  # steps done in it
-    lr_factor: float = Field(default=1.0, gt=0)  # halved at each restore
-    restores: int = Field(default=0, ge=0)  # in this stage
+    run: str  # sha256 of configuration, data and seed, which must be the same when the run is resumed
+    stage: int = Field(default=0, ge=0)  # index of the present stage
+    step: int = Field(default=0, ge=0)  # finished steps of this stage
+    lr_factor: float = Field(default=1.0, gt=0)  # halved by each restore
+    restores: int = Field(default=0, ge=0)  # of this stage
     saves: int = Field(default=0, ge=0)
     metrics: dict[str, dict[str, float]] = Field(default_factory=dict)  # validation metrics of finished stages, by name
 
@@ -48,14 +48,14 @@ class TrainingProgress(Config):
 
 
 class OptimizerState(NamedTuple):
-    """What the optimizer of a stage keeps beside the weights; whole tensors, whatever they were spread over."""
+    """State of the optimizer of a stage; full tensors, also of a sharded stage."""
 
-    moments: dict[str, Tensor]  # of Adam: "parameter's number.name"
-    averages: dict[str, Tensor]  # of the weights, by the parameter's number; empty where none are kept
+    moments: dict[str, Tensor]  # of Adam, by "parameter number.name"
+    averages: dict[str, Tensor]  # moving averages of the weights, by parameter number; empty without EMA
 
 
 class TrainingState(NamedTuple):
-    """A state as read."""
+    """A state as loaded."""
 
     progress: TrainingProgress
     weights: dict[str, Tensor]
@@ -66,10 +66,10 @@ class TrainingState(NamedTuple):
 def save_state(
     folder: Path, progress: TrainingProgress, weights: Mapping[str, Tensor], moments: OptimizerState
 ) -> None:
-    """Write a new state folder, then remove the older ones; a kill at any moment leaves a whole one.
+    """Write a new state folder, then remove the older ones; a kill at any moment leaves an intact one.
 
     Raises:
-        CheckpointWriteError: The disk refused; the older state is still there.
+        CheckpointWriteError: Writing failed; the older state is kept.
     """
     files = {
         _STATE: progress.model_dump_json(indent=2).encode(),
@@ -85,13 +85,13 @@ def save_state(
 
 
 def latest_state(folder: Path) -> Path | None:
-    """Return the newest state folder of a run; None when there is none."""
+    """Return the newest state folder of a run; None if there is none."""
     states = sorted(path for path in folder.glob("state_*") if _NAME.fullmatch(path.name))
     return states[-1] if states else None
 
 
 def load_state(path: Path, run: str) -> TrainingState:
-    """Read a state, checking its files and that it belongs to the run.
+    """Load a state after checking its files and that it belongs to the run.
 
     Raises:
         CheckpointError: The state is damaged, or was written with another configuration, data or seed.
@@ -104,12 +104,11 @@ def load_state(path: Path, run: str) -> TrainingState:
         raise CheckpointError(f"{path / _STATE}: not the state of a training run") from None
     if progress.run != run:
         raise CheckpointError(
-            f"{path}: was written with another configuration, data or seed; give the same ones as at the start, "
-            "or another --out"
+            f"{path}: was written with another configuration, data or seed; use those of the start, or another --out"
         )
     names = (_WEIGHTS, _OPTIMIZER, _AVERAGES)
     if missing := [name for name in names if name not in files]:
-        raise CheckpointError(f"{path}: {missing[0]} is missing; it is of another version of this program")
+        raise CheckpointError(f"{path}: {missing[0]} is missing; it was written by another version")
     weights, moments, averages = (unpack_tensors(files[name], str(path / name)) for name in names)
     return TrainingState(progress, weights, OptimizerState(moments, averages), path)
 
@@ -126,10 +125,10 @@ def rename_former_stages(folder: Path) -> None:
 
 
 def load_weights(state: TrainingState, model: nn.Module) -> None:
-    """Fill the model with the weights of a state.
+    """Load the weights of a state into a model.
 
     Raises:
-        CheckpointError: They are not of this model.
+        CheckpointError: The weights do not fit the model.
     """
     try:
         model.load_state_dict(state.weights)

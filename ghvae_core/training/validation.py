@@ -1,4 +1,4 @@
-"""Whether a module learned what it must: the validation figures of a stage, and the two checks on them."""
+"""Validation metrics of a stage, and warnings about a model that ignores its latent or its actions."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ from ghvae_core.models.video_model import ModelConfig, VideoModel
 from ghvae_core.training.objective import Batch, Kind
 from ghvae_core.training.stages import teacher_forced
 
-_CHUNK = 32  # windows imagined at once; bounds the memory
-_USUAL = 0.95  # of the windows; ours
+_CHUNK = 32  # windows per rollout; bounds the memory; ours
+_QUANTILE = 0.95  # of the windows; ours
 
 
 class ValidationMetrics(NamedTuple):
     """Mean squared errors on validation windows, images in [0, 1]."""
 
-    teacher_forced: float  # next frame from the real one before it and the posterior's mean
-    one_step_copy: float  # next frame = the real one before it
-    rollout: float  # frames after the context, imagined with the true actions and the prior's mean
-    rollout_shuffled: float  # the same with another window's actions
-    copy_last: float  # every frame = the last of the context
-    kl: float  # nats a window
+    teacher_forced: float  # next frame, given the real previous frame and the posterior mean
+    one_step_copy: float  # next frame = previous frame
+    rollout: float  # frames after the context, predicted with the true actions and the prior mean
+    rollout_shuffled: float  # the same with the actions of another window
+    copy_last: float  # every frame = the last context frame
+    kl: float  # nats per window
 
     def warnings(self, kind: Kind, model: ModelConfig) -> list[str]:
-        """Return what is unhealthy, in words. Sharpness figures alone would not show it.
+        """Return warnings about an unused latent or ignored actions.
 
-        Rollouts train no posterior, so that after them it no longer fits the encoders and its error says nothing; and
-        nobody expects a model to follow actions that it is not given.
+        After the rollout stage the teacher-forced error is not checked: that stage does not train the posterior.
         """
         found = []
         if kind != "rollout" and not self.teacher_forced < self.one_step_copy:
@@ -44,19 +43,20 @@ class ValidationMetrics(NamedTuple):
         if model.takes_actions and not self.rollout < self.rollout_shuffled:
             found.append(
                 f"rollout error with true actions {self.rollout:.5f} is not below that with shuffled actions "
-                f"{self.rollout_shuffled:.5f}: the prior ignores the actions; train longer or polish the prior"
+                f"{self.rollout_shuffled:.5f}: the prior ignores the actions; train longer, or set "
+                "training.prior_finetune_steps"
             )
         return found
 
 
 def to_batch(windows: Windows, indices: NDArray[np.int64], device: str = "cpu") -> Batch:
-    """Return windows as the objective takes them."""
+    """Return windows as a batch on a device."""
     frames, actions, _ = windows.batch(indices)
     return Batch.of(frames, actions, device)
 
 
 def spread(windows: Windows, count: int) -> NDArray[np.int64]:
-    """Return at most `count` windows, evenly spread over all."""
+    """Return the numbers of at most `count` windows, evenly spread over all."""
     n = len(windows.starts)
     return np.unique(np.linspace(0, n - 1, min(count, n)).round().astype(np.int64))
 
@@ -65,7 +65,7 @@ def spread(windows: Windows, count: int) -> NDArray[np.int64]:
 def measure(
     model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int
 ) -> ValidationMetrics:
-    """Return the figures of the first k modules on some windows."""
+    """Return the metrics of the first k modules on the windows `indices`."""
     parts, sizes = [], []
     shuffled = np.roll(indices, max(1, len(indices) // 2))
     device = str(model.action_scale.device)
@@ -73,13 +73,13 @@ def measure(
         chosen = slice(first, first + _CHUNK)
         batch = to_batch(windows, indices[chosen], device)
         other = to_batch(windows, shuffled[chosen], device)
-        parts.append(_figures(model, k, batch, other, n_context))
+        parts.append(_metrics(model, k, batch, other, n_context))
         sizes.append(batch.n_sequences)
     means = np.average(np.array(parts, dtype=np.float64), axis=0, weights=sizes)
     return ValidationMetrics(*(float(value) for value in means))
 
 
-def _figures(model: VideoModel, k: int, batch: Batch, other: Batch, n_context: int) -> ValidationMetrics:
+def _metrics(model: VideoModel, k: int, batch: Batch, other: Batch, n_context: int) -> ValidationMetrics:
     frames, actions = batch.sequences()
     context, future = frames[:, :n_context], frames[:, n_context:]
     forced = teacher_forced(model, k, batch)
@@ -97,26 +97,26 @@ def _figures(model: VideoModel, k: int, batch: Batch, other: Batch, n_context: i
 def val_rmse_p95(
     model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int
 ) -> tuple[float, ...] | None:
-    """Return the root mean square error that 95 % of some windows stay below, of each step; None if not finite."""
+    """Return the 95th percentile over windows of the root mean square error, per step; None if not finite."""
     device = str(model.action_scale.device)
     errors = []
     for first in range(0, len(indices), _CHUNK):
         frames, actions = to_batch(windows, indices[first : first + _CHUNK], device).sequences()
-        imagined = model.rollout(frames[:, :n_context], actions, depth=k).clamp(0, 1)
-        errors.append(((imagined - frames[:, n_context:]) ** 2).mean((2, 3, 4)).sqrt().cpu())
-    usual = torch.cat(errors).double().quantile(_USUAL, dim=0)
-    return tuple(usual.tolist()) if bool(usual.isfinite().all()) else None
+        predicted = model.rollout(frames[:, :n_context], actions, depth=k).clamp(0, 1)
+        errors.append(((predicted - frames[:, n_context:]) ** 2).mean((2, 3, 4)).sqrt().cpu())
+    quantiles = torch.cat(errors).double().quantile(_QUANTILE, dim=0)
+    return tuple(quantiles.tolist()) if bool(quantiles.isfinite().all()) else None
 
 
 @torch.no_grad()
-def picture(model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int) -> bytes:
-    """Return a PNG: real frames and, below them, the frames imagined from the context with the real actions."""
+def comparison_png(model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int) -> bytes:
+    """Return a PNG: real frames and, below them, frames predicted from the context with the real actions."""
     frames, actions = to_batch(windows, indices, str(model.action_scale.device)).sequences()
-    imagined = model.rollout(frames[:, :n_context], actions, depth=k)
-    imagined = torch.cat([frames[:, :n_context], imagined], 1)
+    predicted = model.rollout(frames[:, :n_context], actions, depth=k)
+    predicted = torch.cat([frames[:, :n_context], predicted], 1)
     rows = {}
     for i in range(len(frames)):
-        rows[f"real {i + 1}"], rows[f"imagined {i + 1}"] = _uint8(frames[i]), _uint8(imagined[i])
+        rows[f"real {i + 1}"], rows[f"predicted {i + 1}"] = _uint8(frames[i]), _uint8(predicted[i])
     return png_bytes(filmstrip(rows))
 
 

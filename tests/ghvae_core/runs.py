@@ -26,7 +26,7 @@ class Record:
 
     def __init__(self, at_step: Callable[[TrainingStage, int], None] = lambda _stage, _step: None) -> None:
         self.losses: list[tuple[str, int, float]] = []
-        self.notes: list[str] = []
+        self.warnings: list[str] = []
         self.ended: list[str] = []
         self._at_step = at_step
 
@@ -34,11 +34,11 @@ class Record:
         self.losses.append((stage.name, step, loss["total"]))
         self._at_step(stage, step)
 
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
-    def stage_end(self, stage: TrainingStage, figures: ValidationMetrics) -> None:
-        assert figures.one_step_copy > 0
+    def stage_end(self, stage: TrainingStage, metrics: ValidationMetrics) -> None:
+        assert metrics.one_step_copy > 0
         self.ended.append(stage.name)
 
 

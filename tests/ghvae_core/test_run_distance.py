@@ -1,4 +1,4 @@
-"""The command that teaches steps to go, from files to a term of the planner's cost."""
+"""The command `run_distance`, from episodes to a saved network."""
 
 import json
 import os
@@ -30,13 +30,13 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], check=False, capture_output=True, text=True, timeout=patience(120))
 
 
-def test_it_leaves_a_network_and_its_figures(data: Path, tmp_path: Path) -> None:
+def test_it_saves_a_network_and_its_metrics(data: Path, tmp_path: Path) -> None:
     done = _run("--data", str(data), "--out", str(tmp_path / "out"), *SMALL, "--set", "training.n_steps=3")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["n_steps"] == 3 and {"error", "constant", "order"} <= set(told)
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["n_steps"] == 3 and {"mean_error_steps", "median_error_steps", "order_accuracy"} <= set(summary)
     assert "n_steps: 3" in (tmp_path / "out" / "config.yaml").read_text()
-    distance = load(Path(told["distance"]))
+    distance = load(Path(summary["distance"]))
     assert distance.config.max_steps == 4 and distance.config.provenance["n_steps"] == 3
 
 
@@ -56,7 +56,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_old_folder_is_left_alone(data: Path, tmp_path: Path) -> None:
+def test_an_existing_folder_is_refused(data: Path, tmp_path: Path) -> None:
     (tmp_path / "note").write_text("mine")
     done = _run("--data", str(data), "--out", str(tmp_path), *SMALL)
     assert done.returncode == 2 and "expected a new or empty folder" in done.stderr
@@ -64,13 +64,13 @@ def test_an_old_folder_is_left_alone(data: Path, tmp_path: Path) -> None:
     assert done.returncode == 2 and "expected a new or empty folder" in done.stderr
 
 
-def test_what_only_reading_left_is_no_obstacle(data: Path, tmp_path: Path) -> None:
+def test_a_folder_with_decoded_episodes_alone_is_used(data: Path, tmp_path: Path) -> None:
     (tmp_path / "prepared").mkdir()
     done = _run("--data", str(data), "--out", str(tmp_path), *SMALL, "--set", "training.n_steps=1")
     assert done.returncode == 0, done.stderr
 
 
-def test_a_loss_that_is_not_finite_ends_it(data: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_an_error(data: Path, tmp_path: Path) -> None:
     settings = ["--set", "training.n_steps=9", "--set", "training.learning_rate=1e30"]
     done = _run("--data", str(data), "--out", str(tmp_path / "out"), *SMALL, *settings)
     assert done.returncode == 1 and "set training.learning_rate lower" in done.stderr
@@ -78,7 +78,7 @@ def test_a_loss_that_is_not_finite_ends_it(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_was_learned_so_far_is_kept(data: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_a_stopped_training_saves_the_network(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     command = [
         *COMMAND,
         "--data",

@@ -97,7 +97,7 @@ def test_a_run_leaves_checkpoints_pictures_curves_and_figures(folder: Path, tmp_
     assert checkpoint.info.provenance["n_episodes"] == 4
     assert checkpoint.info.provenance["camera"] == 0
     assert load(out / "stages" / "module_1").model.n_modules == 1
-    for name in ("config.yaml", "pictures/module_1.png", "pictures/module_2.png"):
+    for name in ("config.yaml", "images/module_1.png", "images/module_2.png"):
         assert (out / name).stat().st_size > 100
     assert list((out / "tensorboard").iterdir())
     assert "module_2" in result.stderr
@@ -150,9 +150,9 @@ def test_the_way_on_that_a_failure_names_works(folder: Path, tmp_path: Path, mon
     longer = (*SETTINGS, "training.module_steps=[3, 20]")
     with monkeypatch.context() as patch:
         patch.setattr("ghvae_core.training.stages.module_loss", poisoned)
-        with pytest.raises(TrainingError, match="module_2: the loss stays NaN or infinite") as error:
+        with pytest.raises(TrainingError, match="module_2: the loss is still NaN or infinite") as error:
             train(_request(folder, tmp_path / "first", overrides=longer))
-    way_on = re.search("with another --out and, at its end, (.*)", str(error.value))
+    way_on = re.search("with another --out and these options: (.*)", str(error.value))
     assert way_on is not None
     assert _finetune(folder, tmp_path / "second", *shlex.split(way_on[1])).exit_code == 0
     got, start = load(tmp_path / "second" / "stages" / "module_2"), load(tmp_path / "first" / "stages" / "module_1")
@@ -258,10 +258,10 @@ def test_what_would_be_overwritten_or_is_not_there_is_refused(folder: Path, fini
     with pytest.raises(ReportedError, match="no run to resume"):
         train(_request(folder, tmp_path / "other", resume=True))
     with pytest.raises(ReportedError, match="found none"):
-        train(_request(folder, tmp_path / "other", data=(finished / "pictures",)))
+        train(_request(folder, tmp_path / "other", data=(finished / "images",)))
     assert not (tmp_path / "other").exists()
     before = _contents(finished)
-    with pytest.raises(ReportedError, match="holds a run already; add --resume"):
+    with pytest.raises(ReportedError, match="contains a run; add --resume"):
         train(_request(folder, finished))
     for changes in ({"seed": 1}, {"overrides": (*SETTINGS, "training.learning_rate=1e-4")}):
         with pytest.raises(ReportedError, match="another configuration, data or seed"):

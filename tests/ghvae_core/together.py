@@ -74,7 +74,7 @@ def _train(
         except Interrupted:
             notes.append("interrupted")
         losses += [loss for _, _, loss in record.losses]
-        notes += record.notes
+        notes += record.warnings
     return {"sha256": module_sha256(model.state_dict()), "losses": losses, "notes": notes}
 
 

@@ -24,5 +24,5 @@ def test_results_come_in_order_from_other_processes_where_it_is_worth_them() -> 
 
 
 def test_a_process_that_is_killed_is_reported() -> None:
-    with pytest.raises(DatasetError, match="was killed, probably for want of memory"):
+    with pytest.raises(DatasetError, match="was killed, probably for lack of memory"):
         list(map_in_processes(_die, [1, 1]))

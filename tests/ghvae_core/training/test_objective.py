@@ -102,7 +102,7 @@ def test_without_emphasis_the_gradient_is_that_of_the_plain_bound() -> None:
 
 
 @pytest.mark.parametrize("n_modules", [1, 2])
-def test_polish_moves_the_prior_alone_and_lowers_the_kl(n_modules: int) -> None:
+def test_prior_finetuning_moves_the_prior_alone_and_lowers_the_kl(n_modules: int) -> None:
     model, batch = small_model(n_modules), small_batch()
     model.requires_grad_(False)
     prior = model.module(n_modules).prior.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Videos alone teach how many steps lie between two of their images."""
+"""Videos alone fit how many steps lie between two of their images."""
 
 import numpy as np
 import pytest
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from ghvae_core.data.windows import Windows
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo
 from ghvae_core.models.temporal_distance import TemporalDistance, TemporalDistanceConfig
-from ghvae_core.training.temporal_distance import Lesson, TemporalDistanceTrainingConfig, draw_pairs, measure, teach
+from ghvae_core.training.temporal_distance import PairSource, TemporalDistanceTrainingConfig, draw_pairs, fit, measure
 from tests.ghvae_core.small import N_FRAMES, PX, small_config, small_windows
 
 CONFIG = TemporalDistanceConfig(image_px=PX, channels=(8, 16), max_steps=N_FRAMES - 1)
 
 
-def _marching(n_episodes: int) -> Windows:
-    """Return windows of a square that goes two pixels to the right with every step, in a row of its own."""
+def _moving_square(n_episodes: int) -> Windows:
+    """Return windows of a square that moves two pixels to the right with every step, in one row per episode."""
     rows = np.random.default_rng(0).integers(0, PX - 4, n_episodes)
     frames = np.full((n_episodes, N_FRAMES, PX, PX, 3), 60, np.uint8)
     for episode, row in enumerate(rows):
@@ -31,23 +31,23 @@ def _distance() -> TemporalDistance:
         return TemporalDistance(CONFIG)
 
 
-def _go_on(step: int, loss: float) -> bool:
+def _continue(step: int, loss: float) -> bool:
     assert np.isfinite(loss), step
     return False
 
 
-def test_it_learns_more_than_a_constant_and_tells_the_order_of_goals() -> None:
-    windows, distance = _marching(40), _distance()
+def test_it_beats_the_median_and_orders_goals() -> None:
+    windows, distance = _moving_square(40), _distance()
     before = measure(distance, windows, np.random.default_rng(1))
-    config = TemporalDistanceTrainingConfig(n_steps=200, strangers=0.1)
-    assert teach(distance, Lesson(windows, None), config, np.random.default_rng(0), _go_on) == 200
+    config = TemporalDistanceTrainingConfig(n_steps=200, unrelated_fraction=0.1)
+    assert fit(distance, PairSource(windows, None), config, np.random.default_rng(0), _continue) == 200
     after = measure(distance, windows, np.random.default_rng(1))
-    assert after.error < 0.8 * after.constant and after.error < before.error
-    assert after.order > 0.9
+    assert after.mean_error_steps < 0.8 * after.median_error_steps and after.mean_error_steps < before.mean_error_steps
+    assert after.order_accuracy > 0.9
 
 
 def _labelled(n_episodes: int) -> Windows:
-    """Return windows of plain images whose red tells the episode and whose green tells the time."""
+    """Return windows of plain images whose red is the episode and whose green is the time."""
     frames = np.zeros((n_episodes, N_FRAMES, PX, PX, 3), np.uint8)
     frames[..., 0] = np.arange(n_episodes)[:, None, None, None]
     frames[..., 1] = np.arange(N_FRAMES)[:, None, None]
@@ -60,20 +60,20 @@ def _labels(images: torch.Tensor) -> list[NDArray[np.int64]]:
     return [(images[:, channel, 0, 0] * 255).round().numpy().astype(int) for channel in range(3)]
 
 
-def test_pairs_lie_as_far_apart_as_they_say_and_strangers_beyond() -> None:
-    config = TemporalDistanceTrainingConfig(batch_windows=64, pairs=4, strangers=0.3)
-    pairs = draw_pairs(_distance(), Lesson(_labelled(100), None), config, np.random.default_rng(0))
+def test_pairs_have_the_stated_number_of_steps_and_unrelated_goals_are_unreachable() -> None:
+    config = TemporalDistanceTrainingConfig(batch_windows=64, pairs_per_window=4, unrelated_fraction=0.3)
+    pairs = draw_pairs(_distance(), PairSource(_labelled(100), None), config, np.random.default_rng(0))
     (here, now, _), (there, then, _) = _labels(pairs.frames), _labels(pairs.goals)
-    strange, steps = here != there, pairs.steps.numpy()
-    assert strange.mean() == pytest.approx(0.3, abs=0.1)
-    np.testing.assert_array_equal(steps[strange], CONFIG.max_steps + 1)
-    np.testing.assert_array_equal(steps[~strange], (then - now)[~strange])
-    assert set(steps[~strange].tolist()) == set(range(N_FRAMES))
+    unrelated, steps = here != there, pairs.steps.numpy()
+    assert unrelated.mean() == pytest.approx(0.3, abs=0.1)
+    np.testing.assert_array_equal(steps[unrelated], CONFIG.max_steps + 1)
+    np.testing.assert_array_equal(steps[~unrelated], (then - now)[~unrelated])
+    assert set(steps[~unrelated].tolist()) == set(range(N_FRAMES))
 
 
-def test_imagined_images_are_of_the_step_that_they_stand_for() -> None:
-    class Imagines:
-        """Imagines the right images, but all blue."""
+def test_predicted_images_have_the_right_step() -> None:
+    class BluePredictor:
+        """Predicts the right images, with full blue."""
 
         def rollout(self, context: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
             n, n_context = context.shape[:2]
@@ -84,9 +84,11 @@ def test_imagined_images_are_of_the_step_that_they_stand_for() -> None:
             return frames
 
     info = CheckpointInfo(model=small_config(), modules_trained=2, n_context=2, horizon=N_FRAMES - 2)
-    lesson = Lesson(_labelled(100), Checkpoint(Imagines(), info, ""))  # type: ignore[arg-type]
-    config = TemporalDistanceTrainingConfig(batch_windows=64, pairs=4, strangers=0.0, imagined=0.5)
-    pairs = draw_pairs(_distance(), lesson, config, np.random.default_rng(0))
+    source = PairSource(_labelled(100), Checkpoint(BluePredictor(), info, ""))  # type: ignore[arg-type]
+    config = TemporalDistanceTrainingConfig(
+        batch_windows=64, pairs_per_window=4, unrelated_fraction=0.0, predicted_fraction=0.5
+    )
+    pairs = draw_pairs(_distance(), source, config, np.random.default_rng(0))
     (here, now, blue), (there, then, real) = _labels(pairs.frames), _labels(pairs.goals)
     np.testing.assert_array_equal(here, there)
     np.testing.assert_array_equal(pairs.steps.numpy(), then - now)
@@ -94,11 +96,11 @@ def test_imagined_images_are_of_the_step_that_they_stand_for() -> None:
     assert (blue[now >= 2] == 255).mean() == pytest.approx(0.5, abs=0.12)
 
 
-def test_it_stops_when_it_is_told_to_and_repeats_by_its_seed() -> None:
+def test_it_stops_on_request_and_is_reproducible() -> None:
     weights = []
     for _ in range(2):
         distance = _distance()
-        lesson, rng = Lesson(small_windows(), None), np.random.default_rng(3)
-        assert teach(distance, lesson, TemporalDistanceTrainingConfig(n_steps=50), rng, lambda step, _: step == 4) == 4
+        source, rng = PairSource(small_windows(), None), np.random.default_rng(3)
+        assert fit(distance, source, TemporalDistanceTrainingConfig(n_steps=50), rng, lambda step, _: step == 4) == 4
         weights.append(next(distance.parameters()).detach().clone())
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)

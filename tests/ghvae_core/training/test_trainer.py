@@ -62,13 +62,13 @@ def test_models_that_take_no_actions_are_trained(tmp_path: Path, changes: dict[s
 @pytest.mark.parametrize("n_steps", [2, 4, 5, 8, 10])  # within a stage, at its end, and in each kind
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, n_steps: int) -> None:
     whole, expected, whole_record = make_trainer(tmp_path / "whole")
-    figures = whole.train(never)
+    metrics = whole.train(never)
     first, _, first_record = make_trainer(tmp_path / "parts")
     with pytest.raises(Interrupted):
         first.train(after(n_steps))
     second, resumed, second_record = make_trainer(tmp_path / "parts")
     assert second.resume()
-    assert second.train(never) == figures
+    assert second.train(never) == metrics
     for name, tensor in expected.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     assert first_record.losses + second_record.losses == whole_record.losses
@@ -122,7 +122,7 @@ def test_a_bad_step_is_skipped_and_told(tmp_path: Path, monkeypatch: pytest.Monk
     _poison(monkeypatch, {2})
     trainer, model, record = make_trainer(tmp_path, LONG)
     trainer.train(never)
-    assert record.notes == ["module_1 step 2: the loss is NaN or infinite; step skipped"]
+    assert record.warnings == ["module_1 step 2: the loss is NaN or infinite; step skipped"]
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
     assert 2 not in [step for name, step, _ in record.losses if name == "module_1"]
 
@@ -134,7 +134,7 @@ def test_bad_steps_in_a_row_restore_the_last_state_with_half_the_rate(
     trainer, model, record = make_trainer(tmp_path, LONG)
     trainer.train(never)
     assert calls[0] == 8 + 12 + 1  # from the start again, then module 2
-    assert "back to step 0, learning rate halved (1 of 2)" in record.notes[-1]
+    assert "back to step 0, learning rate halved (1 of 2)" in record.warnings[-1]
     assert record.ended == ["module_1", "module_2"]
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
 
@@ -144,7 +144,7 @@ def test_a_loss_that_stays_bad_stops_training_with_good_weights_on_disk(
 ) -> None:
     _poison(monkeypatch, set(range(1, 100)))
     trainer, _, _ = make_trainer(tmp_path, LONG)
-    with pytest.raises(TrainingError, match="stays NaN or infinite at step 5 after 2 restores"):
+    with pytest.raises(TrainingError, match="is still NaN or infinite at step 5 after 2 restores"):
         trainer.train(never)
     again, model, _ = make_trainer(tmp_path, LONG)
     assert again.resume()
@@ -153,17 +153,17 @@ def test_a_loss_that_stays_bad_stops_training_with_good_weights_on_disk(
 
 def test_a_run_stopped_in_bad_steps_keeps_its_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _poison(monkeypatch, {3})
-    monkeypatch.setattr("ghvae_core.training.trainer._SAVING_SHARE", 1e9)  # save at every step
+    monkeypatch.setattr("ghvae_core.training.trainer._MAX_SAVING_FRACTION", 1e9)  # save at every step
     trainer, _, record = make_trainer(tmp_path, LONG.model_copy(update={"save_every_s": 1e-9}))
     with pytest.raises(Interrupted):
         trainer.train(after(3))
-    assert len(record.notes) == 1
+    assert len(record.warnings) == 1
     path = latest_state(tmp_path / "state")
     assert path is not None
     assert load_state(path, "run 0").progress.step == 2
 
 
-def test_figures_that_are_not_finite_stop_training_with_a_state_that_can_be_read(
+def test_metrics_that_are_not_finite_stop_training_with_a_state_that_can_be_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def diverged(*_: object) -> ValidationMetrics:
@@ -171,7 +171,9 @@ def test_figures_that_are_not_finite_stop_training_with_a_state_that_can_be_read
 
     monkeypatch.setattr("ghvae_core.training.trainer.measure", diverged)
     trainer, _, record = make_trainer(tmp_path, LONG)
-    with pytest.raises(TrainingError, match=r"module_1: expected finite figures .* lower training.learning_rate"):
+    with pytest.raises(
+        TrainingError, match=r"module_1: expected finite validation metrics .* lower training.learning_rate"
+    ):
         trainer.train(never)
     assert record.ended == []
     again, _, _ = make_trainer(tmp_path, LONG)
@@ -220,14 +222,14 @@ def test_a_device_too_small_is_told_with_the_way_on(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("ghvae_core.training.stages.prior_loss", full)
     trainer, _, _ = make_trainer(tmp_path / "run")
     with pytest.raises(
-        TrainingError, match=r"polish: the device's memory is too small; halve training.batch_windows"
+        TrainingError, match=r"prior_finetune: the device is out of memory; halve training.batch_windows"
     ) as error:
         trainer.train(never)
     for part in ("batch_windows=1", "'training.module_steps=[0, 0]'", f"--init {tmp_path}/run/stages/module_2"):
         assert part in str(error.value)
 
 
-def test_unhealthy_figures_are_said_in_words() -> None:
+def test_an_unused_latent_and_ignored_actions_are_warned_of() -> None:
     good = ValidationMetrics(0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
     model = small_config()
     assert good.warnings("module", model) == []
@@ -284,14 +286,14 @@ def test_a_rival_is_trained_end_to_end_and_resumed(tmp_path: Path) -> None:
             return Svg(SvgConfig(image_px=PX, stage_channels=(8, 8, 8), hidden=8, features=8, latent=3))
 
     whole, expected, _ = make_trainer(tmp_path / "whole", END, model=rival())
-    figures = whole.train(never)
-    assert set(figures) == {"end_to_end"}
+    metrics = whole.train(never)
+    assert set(metrics) == {"end_to_end"}
     first, _, _ = make_trainer(tmp_path / "parts", END, model=rival())
     with pytest.raises(Interrupted):
         first.train(after(2))
     second, resumed, _ = make_trainer(tmp_path / "parts", END, model=rival())
     assert second.resume()
-    assert second.train(never) == figures
+    assert second.train(never) == metrics
     for name, tensor in expected.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 

@@ -1,4 +1,4 @@
-"""What is usual is what most validation windows stay below."""
+"""Validation metrics of checkpoints."""
 
 import numpy as np
 import torch
@@ -7,18 +7,18 @@ from ghvae_core.training.validation import spread, to_batch, val_rmse_p95
 from tests.ghvae_core.small import small_model, small_windows
 
 
-def test_the_usual_error_is_the_share_of_windows_step_by_step() -> None:
+def test_the_rmse_is_the_95th_percentile_of_windows_per_step() -> None:
     model, data = small_model(), small_windows()
     indices = spread(data, 20)
-    usual = val_rmse_p95(model, 2, data, indices, 2)
-    assert usual is not None and len(usual) == data.n_frames - 2
+    rmse = val_rmse_p95(model, 2, data, indices, 2)
+    assert rmse is not None and len(rmse) == data.n_frames - 2
     with torch.no_grad():
         frames, actions = to_batch(data, indices).sequences()
         errors = ((model.rollout(frames[:, :2], actions) - frames[:, 2:]) ** 2).mean((2, 3, 4)).sqrt().numpy()
-    np.testing.assert_allclose(usual, np.quantile(errors.astype(np.float64), 0.95, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(rmse, np.quantile(errors.astype(np.float64), 0.95, axis=0), rtol=1e-5)
 
 
-def test_without_finite_frames_nothing_is_usual() -> None:
+def test_without_finite_frames_there_is_no_rmse() -> None:
     model, data = small_model(), small_windows()
     with torch.no_grad():
         for parameter in model.parameters():
