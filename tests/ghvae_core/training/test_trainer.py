@@ -134,7 +134,7 @@ def test_bad_steps_in_a_row_restore_the_last_state_with_half_the_rate(
     trainer, model, record = make_trainer(tmp_path, LONG)
     trainer.train(never)
     assert calls[0] == 8 + 12 + 1  # from the start again, then module 2
-    assert "back to step 0, learning rate halved (1 of 2)" in record.warnings[-1]
+    assert "restored step 0, learning rate halved (1 of 2)" in record.warnings[-1]
     assert record.ended == ["module_1", "module_2"]
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
 
