@@ -1,4 +1,4 @@
-"""A trained model on disk: one safetensors file a module, what it was made for, and a manifest of hashes."""
+"""Checkpoints: one safetensors file per module, a configuration, and a manifest of hashes."""
 
 from __future__ import annotations
 
@@ -28,68 +28,45 @@ from ghvae_core.models.svg import Svg, SvgConfig
 from ghvae_core.models.video_model import VideoModel
 from robot_bridge.camera import Camera
 
-TOLERANCE = 0.02  # of a mean brightness in [0, 1]; other devices and bfloat16 stay far below it
-_N, _SEED = 3, 7
+__all__ = [
+    "AnyConfig",
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointInfo",
+    "build",
+    "load",
+    "matches_self_test",
+    "module_sha256",
+    "save",
+    "self_test_output",
+]
 
-
-def self_test_output(model: VideoModel, n_context: int, horizon: int, depth: int | None = None) -> tuple[float, ...]:
-    """Return what a model imagines from a drawn context, as the mean colours of the quarters of its last images.
-
-    Args:
-        model: On any device, with any precision that the caller has set.
-        n_context: Frames of context.
-        horizon: How many steps to imagine.
-        depth: How many of its modules to use; None is all.
-
-    Returns:
-        Of 3 candidates, 4 quarters and 3 colours, 36 numbers in [0, 1], or NaN.
-    """
-    device = model.action_scale.device
-    rng = np.random.default_rng(_SEED)
-    px, dim = model.config.image_px, model.config.action_dim
-    coarse = torch.from_numpy(rng.random((n_context, 3, 4, 4)).astype(np.float32))
-    context = torch.nn.functional.interpolate(coarse, (px, px), mode="bilinear")
-    actions = torch.from_numpy(rng.uniform(-1, 1, (_N, n_context - 1 + horizon, dim)).astype(np.float32))
-    frame: Tensor | None = None
-    for imagined in model.predict(context[None].to(device), actions.to(device) * model.action_scale, depth=depth):
-        frame = imagined
-    assert frame is not None  # noqa: S101 - the horizon is at least 1
-    means = torch.nn.functional.adaptive_avg_pool2d(frame.float(), 2)
-    return tuple(round(float(mean), 5) for mean in means.flatten())
-
-
-def matches_self_test(stored: Sequence[float], computed: Sequence[float]) -> bool:
-    """Tell whether an answer is the stored one, as far as rounding goes."""
-    apart = np.abs(np.asarray(stored) - np.asarray(computed))
-    return len(stored) == len(computed) and bool((apart <= TOLERANCE).all())  # NaN is not
-
-
-__all__ = ["AnyConfig", "Checkpoint", "CheckpointError", "CheckpointInfo", "build", "load", "module_sha256", "save"]
-
+SELF_TEST_TOLERANCE = 0.02  # of mean brightness in [0, 1]; other devices and bfloat16 are far below it; ours
+_N_SELF_TEST, _SEED = 3, 7  # candidates and seed of the self-test; ours
 _CONFIG = "config.json"
 
 _Vector = tuple[float, float, float]
-AnyConfig = Annotated[GhvaeConfig | SvgConfig, Field(discriminator="kind")]  # of every model that there is
+AnyConfig = Annotated[GhvaeConfig | SvgConfig, Field(discriminator="kind")]  # of all kinds of models
 
 
 class CheckpointInfo(Config):
-    """What a model is and what it was made for; compared with the robot at the handshake."""
+    """Configuration of a model and of its training data; compared with the robot at the handshake."""
 
     model: AnyConfig
-    # Of the robot that the episodes came from. None: of no robot, or of several, that could be driven with it.
+    # Of the robot in the episodes. None: no robot, or several; the model cannot be used for planning.
     step_limit_m: float | None = Field(default=None, gt=0)
-    step_s: float | None = Field(default=None, gt=0)  # duration of their steps
-    workspace_m: tuple[_Vector, _Vector] | None = None  # low and high x, y, z in the base frame; None: not told
-    camera: Camera | None = None  # that filmed the episodes, and its crop; None: not told
+    step_s: float | None = Field(default=None, gt=0)  # duration of a step
+    workspace_m: tuple[_Vector, _Vector] | None = None  # low and high x, y, z in the base frame; None: unknown
+    camera: Camera | None = None  # of the episodes, with its crop; None: unknown
     n_context: int = Field(default=2, ge=1)  # paper E.1
     horizon: int = Field(default=10, ge=1)  # paper E.1
-    modules_trained: int = Field(ge=0)  # the first so many modules are trained, and only they are to be used
-    # Root mean square error of imagined images in [0, 1], by step after the context, that 95 % of validation windows
-    # stay below; None: not measured.
+    modules_trained: int = Field(ge=0)  # number of trained modules, from the first; only they are saved
+    # 95th percentile over validation windows of the root mean square error of predicted frames in [0, 1], by step after
+    # the context; None: not measured.
     val_rmse_p95: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(default=None, max_length=1024)
-    # To the question of `ghvae_core.models.checkpoint`; `save` writes it. None: an older checkpoint.
+    # Of `self_test_output`, set by `save`. None: a checkpoint of an earlier version.
     self_test_output: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = Field(default=None, max_length=36)
-    provenance: dict[str, str | int | float | bool] = Field(default_factory=dict)  # data, seed, steps, figures
+    provenance: dict[str, str | int | float | bool] = Field(default_factory=dict)  # data, seed, steps, metrics
 
     @model_validator(mode="after")
     def _check_context(self) -> CheckpointInfo:
@@ -100,11 +77,11 @@ class CheckpointInfo(Config):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as loaded."""
+    """A loaded checkpoint."""
 
-    model: VideoModel  # in evaluation mode, without gradients, on the device asked for; only the trained modules
+    model: VideoModel  # the trained modules, in evaluation mode, without gradients, on the requested device
     info: CheckpointInfo
-    sha256: str  # of the manifest: names weights and configuration alike
+    sha256: str  # of the manifest: identifies weights and configuration
 
 
 def build(config: GhvaeConfig | SvgConfig) -> VideoModel:
@@ -113,13 +90,13 @@ def build(config: GhvaeConfig | SvgConfig) -> VideoModel:
 
 
 def save(folder: Path, model: VideoModel, info: CheckpointInfo) -> None:
-    """Write the trained modules as one folder, whole or not at all.
+    """Write the trained modules as one folder, completely or not at all.
 
-    Each module's file is listed in the manifest with the hash of the modules above it, so a module that was trained on
-    other lower modules can never be slipped in. The configuration holds what the model answers to a stored question.
+    The manifest lists each module's file with the hashes of the lower modules that it was trained on, so modules of
+    different checkpoints cannot be mixed. The configuration contains the output of the self-test.
 
     Raises:
-        CheckpointWriteError: A weight is not finite, or the disk refused. What stood there before is kept.
+        CheckpointWriteError: A weight or a prediction is not finite, or writing failed. An existing folder is kept.
     """
     files: dict[str, bytes] = {}
     chain: dict[str, dict[str, str]] = {}
@@ -130,27 +107,27 @@ def save(folder: Path, model: VideoModel, info: CheckpointInfo) -> None:
             raise CheckpointWriteError(f"{folder / name}: module {k} holds NaN or infinity; not written")
         files[name], chain[name] = pack_tensors(state), dict(above)
         above[name] = module_sha256(state)
-    told = self_test_output(model, info.n_context, info.horizon, info.modules_trained)
-    if not np.isfinite(told).all():
-        raise CheckpointWriteError(f"{folder}: the model imagines NaN or infinity; not written")
+    output = self_test_output(model, info.n_context, info.horizon, info.modules_trained)
+    if not np.isfinite(output).all():
+        raise CheckpointWriteError(f"{folder}: the model predicts NaN or infinity; not written")
     files[_CONFIG] = checkpoint_files.pack_config(
-        info.model_copy(update={"self_test_output": told}).model_dump(mode="json")
+        info.model_copy(update={"self_test_output": output}).model_dump(mode="json")
     )
     write_folder(folder, files, {"trained_on": chain})
 
 
 def load(folder: Path, device: str = "cpu") -> Checkpoint:
-    """Load a checkpoint after checking every hash, then shapes, then finiteness.
+    """Load a checkpoint after checking all hashes, shapes and values.
 
     Raises:
-        CheckpointError: Anything missing, changed, or not fitting; the message names the file and the reason.
+        CheckpointError: A file is missing, changed or does not fit; the message names it and the reason.
     """
     files, manifest, digest = read_manifest(folder)
     info = _info(files, folder)
     states = _states(files, info, folder)
     _check_chain(states, manifest.get("trained_on"), folder)
     config = info.model.up_to(info.modules_trained)
-    with torch.device("meta"):  # without memory, of which a damaged configuration could ask for any amount
+    with torch.device("meta"):  # allocates no memory, whatever a damaged configuration says
         shapes = build(config)
     for k, state in enumerate(states, start=1):
         _check_fit(shapes.module(k), state, folder / _file(k))
@@ -160,8 +137,40 @@ def load(folder: Path, device: str = "cpu") -> Checkpoint:
     return Checkpoint(model.requires_grad_(False).eval().to(device), info, digest)
 
 
+def self_test_output(model: VideoModel, n_context: int, horizon: int, depth: int | None = None) -> tuple[float, ...]:
+    """Return the prediction for a fixed random input, as mean colours of the quarters of the last frames.
+
+    Args:
+        model: On any device, in any precision set by the caller.
+        n_context: Number of context frames.
+        horizon: Number of predicted steps.
+        depth: Number of modules to use; None: all.
+
+    Returns:
+        36 numbers in [0, 1], or NaN: of 3 candidates, 3 colours and 4 quarters.
+    """
+    device = model.action_scale.device
+    rng = np.random.default_rng(_SEED)
+    px, dim = model.config.image_px, model.config.action_dim
+    coarse = torch.from_numpy(rng.random((n_context, 3, 4, 4)).astype(np.float32))
+    context = torch.nn.functional.interpolate(coarse, (px, px), mode="bilinear")
+    actions = torch.from_numpy(rng.uniform(-1, 1, (_N_SELF_TEST, n_context - 1 + horizon, dim)).astype(np.float32))
+    frame: Tensor | None = None
+    for prediction in model.predict(context[None].to(device), actions.to(device) * model.action_scale, depth=depth):
+        frame = prediction
+    assert frame is not None  # noqa: S101 - the horizon is at least 1
+    means = torch.nn.functional.adaptive_avg_pool2d(frame.float(), 2)
+    return tuple(round(float(mean), 5) for mean in means.flatten())
+
+
+def matches_self_test(stored: Sequence[float], computed: Sequence[float]) -> bool:
+    """Return whether an output equals the stored one within `SELF_TEST_TOLERANCE`."""
+    difference = np.abs(np.asarray(stored) - np.asarray(computed))
+    return len(stored) == len(computed) and bool((difference <= SELF_TEST_TOLERANCE).all())  # False for NaN
+
+
 def module_sha256(state: Mapping[str, Tensor]) -> str:
-    """Return a hash of weights by name, shape, type and value, whatever file they stand in."""
+    """Return the sha256 of weights: of their names, shapes, types and values."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
@@ -201,14 +210,14 @@ def _check_chain(states: list[dict[str, Tensor]], chain: object, folder: Path) -
     names = list(hashes)
     expected = {name: {lower: hashes[lower] for lower in names[:k]} for k, name in enumerate(names)}
     if not isinstance(chain, dict):
-        raise CheckpointError(f"{folder}: the manifest does not say which modules each was trained on")
+        raise CheckpointError(f"{folder}: the manifest does not list the lower modules of each module")
     for name in names:
         if chain.get(name) != expected[name]:
-            raise CheckpointError(f"{folder / name}: was trained on other lower modules than those beside it")
+            raise CheckpointError(f"{folder / name}: was trained on other lower modules than those in the folder")
 
 
 def _check_fit(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights whose names, shapes and types are not exactly those that the configuration asks for."""
+    """Refuse weights whose names, shapes and types are not exactly those of the configuration."""
     for what in ("shape", "dtype"):
         expected, got = (
             {name: _text(getattr(tensor, what)) for name, tensor in each.items()}

@@ -1,7 +1,7 @@
-"""A folder whose every file is hashed: written whole or not at all, and read only after the hashes are checked.
+"""Files of checkpoints: folders with a manifest of hashes, tensors, and versioned configurations.
 
-A flipped bit in a safetensors file loads silently, and a write in place can be cut in half; hence the manifest and the
-rename. Never pickle.
+A safetensors file with a flipped bit loads without an error, so all hashes are checked before anything is used. No
+pickle.
 """
 
 from __future__ import annotations
@@ -20,30 +20,32 @@ from configs.command import ReportedError
 from data_collection import atomic_io
 
 MANIFEST = "MANIFEST.json"
+CURRENT = 3  # schema version of the configuration
+_VERSION = "schema_version"
 
 
 class CheckpointError(ReportedError):
-    """A checkpoint, or the state of a training run, that cannot be used. Nothing was loaded or changed."""
+    """A checkpoint, or the state of a training run, cannot be used. Nothing was loaded or changed."""
 
     exit_code: ClassVar[int] = 2
 
 
 class CheckpointWriteError(CheckpointError):
-    """A checkpoint that could not be written. What stood in its place before is still there."""
+    """A checkpoint could not be written. An existing one is kept."""
 
     exit_code: ClassVar[int] = 1
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, object]) -> None:
-    """Write files and a manifest of their sha256 as one folder: complete under its name, or not there at all.
+    """Write files and a manifest of their sha256 as one folder, completely or not at all.
 
     Args:
-        folder: Replaced when it exists.
-        files: Name to content.
+        folder: Replaced if it exists.
+        files: Content by name.
         facts: Further entries of the manifest.
 
     Raises:
-        CheckpointWriteError: The disk refused; what stood at `folder` before is still there.
+        CheckpointWriteError: Writing failed; an existing folder is kept.
     """
     manifest = {"version": 1, "files": {name: sha256(data) for name, data in files.items()}, **facts}
     text = json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"
@@ -51,18 +53,18 @@ def write_folder(folder: Path, files: Mapping[str, bytes], facts: Mapping[str, o
         atomic_io.write_folder(folder, {**files, MANIFEST: text})
     except OSError as error:
         raise CheckpointWriteError(
-            f"{folder}: could not be written ({error.strerror}); what was there is kept"
+            f"{folder}: could not be written ({error.strerror}); an existing folder is kept"
         ) from None
 
 
 def read_manifest(folder: Path) -> tuple[dict[str, bytes], dict[str, object], str]:
-    """Read a folder that `write_folder` wrote, checking every byte.
+    """Read a folder of `write_folder` after checking the hash of every file.
 
     Returns:
-        The files' content by name, the manifest, and the sha256 of the manifest, which names the folder's content.
+        Content by name, the manifest, and the sha256 of the manifest, which identifies the content.
 
     Raises:
-        CheckpointError: Anything missing, added, or changed by as much as a bit.
+        CheckpointError: A file is missing, added or changed.
     """
     try:
         text = (folder / MANIFEST).read_bytes()
@@ -74,7 +76,9 @@ def read_manifest(folder: Path) -> tuple[dict[str, bytes], dict[str, object], st
     except (ValueError, KeyError, TypeError):
         raise CheckpointError(f"{folder / MANIFEST}: not a manifest; the folder is damaged, use another copy") from None
     if version != 1:
-        raise CheckpointError(f"{folder}: expected manifest version 1, got {version}; it needs a newer program")
+        raise CheckpointError(
+            f"{folder}: expected manifest version 1, got {version}; use a newer version of this program"
+        )
     present = {path.name for path in folder.iterdir()} - {MANIFEST}
     if present != set(hashes):
         missing, added = sorted(set(hashes) - present), sorted(present - set(hashes))
@@ -86,7 +90,9 @@ def read_manifest(folder: Path) -> tuple[dict[str, bytes], dict[str, object], st
         except OSError as error:
             raise CheckpointError(f"{folder / name}: cannot be read: {error.strerror}") from None
         if sha256(files[name]) != expected:
-            raise CheckpointError(f"{folder / name}: its sha256 is not the manifest's; damaged, use another copy")
+            raise CheckpointError(
+                f"{folder / name}: its sha256 differs from the manifest; it is damaged, use another copy"
+            )
     return files, manifest, sha256(text)
 
 
@@ -99,44 +105,34 @@ def unpack_tensors(data: bytes, name: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file.
 
     Raises:
-        CheckpointError: It is no safetensors file, or a number in it is not finite; `name` goes into the message.
+        CheckpointError: Not a safetensors file, or a value is not finite; `name` is used in the message.
     """
     try:
         tensors = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{name}: expected a safetensors file, got: {error}") from None
-    except KeyError as error:  # a type of number that safetensors allows and its reader for torch does not know
-        raise CheckpointError(f"{name}: expected numbers of a type that torch has, got {error}") from None
+    except KeyError as error:  # a type that safetensors allows and torch lacks
+        raise CheckpointError(f"{name}: expected a number type of torch, got {error}") from None
     for key, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{name}: {key} holds NaN or infinity; use another copy")
     return tensors
 
 
-def sha256(data: bytes) -> str:
-    """Return the sha256 of bytes in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-CURRENT = 3
-
-_VERSION = "schema_version"
-
-
 def pack_config(config: Mapping[str, Any]) -> bytes:
-    """Return a configuration of the current version as the bytes of its file."""
+    """Return the bytes of the file of a configuration, with the current schema version."""
     return json.dumps({_VERSION: CURRENT, **config}, indent=2).encode() + b"\n"
 
 
 def unpack_config(data: bytes, path: Path) -> str:
-    """Return the JSON text of a configuration file, brought to the current version.
+    """Return the JSON text of a configuration file, migrated to the current schema version.
 
     Raises:
-        CheckpointError: It is no configuration, or one that a newer program wrote; `path` goes into the message.
+        CheckpointError: Not a configuration, or of a newer version; `path` is used in the message.
     """
     try:
         config = json.loads(data)
-    except (ValueError, RecursionError):  # RecursionError: brackets within brackets
+    except (ValueError, RecursionError):  # RecursionError: deeply nested brackets
         config = None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: expected a JSON object; use another copy")
@@ -144,15 +140,22 @@ def unpack_config(data: bytes, path: Path) -> str:
     if type(version) is not int or version < 1:
         raise CheckpointError(f"{path}: {_VERSION}: expected a whole number from 1, got {version!r:.40}")
     if version > CURRENT:
-        raise CheckpointError(f"{path}: expected {_VERSION} {CURRENT} or less, got {version}; it needs a newer program")
+        raise CheckpointError(
+            f"{path}: expected {_VERSION} {CURRENT} or less, got {version}; use a newer version of this program"
+        )
     for step in (_from_1_to_2, _from_2_to_3)[version - 1 :]:
         config = step(config)
     return json.dumps(config)
 
 
+def sha256(data: bytes) -> str:
+    """Return the sha256 of bytes in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def _from_1_to_2(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(config.get("model"), dict):
-        return config  # refused for it where all fields are checked
+        return config  # refused when all fields are validated
     model = {"kind": "ghvae", **config["model"]}
     if model.pop("action_conditioned", True) is False:
         model |= {"action_dim": 0, "action_scale": []}

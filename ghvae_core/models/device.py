@@ -1,4 +1,4 @@
-"""Where a model computes."""
+"""Selection of the device of a model."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from configs.command import ReportedError
 
 
 class DeviceError(ReportedError):
-    """There is no such device. Nothing was begun."""
+    """The device does not exist. Nothing was started."""
 
 
 def find_device(name: str) -> str:
-    """Return the device of a name, as torch calls it.
+    """Return the torch name of a device.
 
     Args:
-        name: "cpu", "cuda", "cuda:N", or "auto" for CUDA where there is any.
+        name: "cpu", "cuda", "cuda:N", or "auto": CUDA if available.
 
     Raises:
-        DeviceError: There is no such device on this machine.
+        DeviceError: The device does not exist on this machine.
     """
     n = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return "cuda" if n else "cpu"
     there = ["cpu", *(["cuda"] if n else []), *(f"cuda:{i}" for i in range(n))]
     if name not in there:
-        raise DeviceError(f"--device {name}: this machine has {', '.join(there)}; take one of these, or auto")
+        raise DeviceError(f"--device {name}: expected auto or one of {', '.join(there)}, which this machine has")
     return name

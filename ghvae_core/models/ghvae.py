@@ -1,4 +1,4 @@
-"""The Greedy Hierarchical VAE (Wu et al. 2021): K modules, each predicting the next frame through all those above it.
+"""The Greedy Hierarchical VAE (Wu et al. 2021): K modules, each predicting the next frame through all shallower ones.
 
 Symbols of the paper: x a frame, h^k the features of module k, z^k its latent, a an action, t the step. Modules count
 from 1, the shallowest. Shapes: B sequences, T steps, N = T * B with the oldest step first.
@@ -21,7 +21,7 @@ from ghvae_core.models.video_model import IMAGE_CHANNELS, ModelConfig, VideoMode
 class ModuleConfig(Config):
     """The size of one module."""
 
-    channels: int = Field(gt=0)  # of h^k; more than the module above (paper 2)
+    channels: int = Field(gt=0)  # of h^k; more than in the previous module (paper 2)
     latent: int = Field(gt=0)  # channels of z^k; fewer than h^k (paper 2)
     hidden: int = Field(gt=0)  # of the ConvLSTM in prior and posterior
     encoder_blocks: int = Field(ge=1)
@@ -29,14 +29,14 @@ class ModuleConfig(Config):
 
 
 class GhvaeConfig(ModelConfig):
-    """The size and the kind of a GHVAE. The paper gives no layer sizes: all of them are ours."""
+    """Sizes and variants of a GHVAE. The paper gives no layer sizes; all are ours."""
 
     kind: Literal["ghvae"] = "ghvae"
     modules: tuple[ModuleConfig, ...] = Field(min_length=1)  # shallowest first; 6 in the paper's main results
     pixel_channels: int = Field(gt=0)  # of decoder 1 at image size
     prior: Literal["learned", "uniform"] = "learned"  # uniform: N(0, I), paper's ablation 3; ignores the actions
     refine_latent: bool = True  # one more convolution in prior and posterior; ours
-    posterior_std: float = Field(default=0.1, gt=0)  # constant (paper 2), value ours: 1 let the posterior collapse
+    posterior_std: float = Field(default=0.1, gt=0)  # constant (paper 2); value ours: with 1 the posterior collapsed
 
     @model_validator(mode="after")
     def _check_size(self) -> GhvaeConfig:
@@ -50,20 +50,20 @@ class GhvaeConfig(ModelConfig):
 
     @property
     def n_modules(self) -> int:
-        """How many modules the model has."""
+        """Number of modules."""
         return len(self.modules)
 
     def up_to(self, depth: int) -> GhvaeConfig:
-        """Return the configuration of the first `depth` modules alone."""
+        """Return the configuration of the first `depth` modules."""
         return self.model_copy(update={"modules": self.modules[:depth]})
 
     @property
     def takes_actions(self) -> bool:
-        """Whether actions change what is imagined: they enter through the learned prior alone."""
+        """Whether predictions depend on actions, which are an input of the learned prior alone."""
         return self.action_dim > 0 and self.prior == "learned"
 
     def px(self, k: int) -> int:
-        """Return the side of h^k; k = 0 is the image."""
+        """Return the side of h^k; k = 0: the image."""
         return int(self.image_px // 2**k)
 
 
@@ -74,11 +74,11 @@ class GhvaeModule(nn.Module):
         super().__init__()
         size, px = config.modules[k - 1], config.px(k)
         above = config.modules[k - 2].channels if k > 1 else IMAGE_CHANNELS
-        kernel = 3 if px > 1 else 1  # at 1x1 a 3x3 kernel would waste 8 of its 9 weights
+        kernel = 3 if px > 1 else 1  # at 1x1 only the middle of a 3x3 kernel would be used
         outputs = above if k > 1 else config.pixel_channels
         self.encoder = Encoder(above, size.channels, size.encoder_blocks, px)
         self.decoder = Decoder(size.channels, outputs, size.latent, size.decoder_blocks, px)
-        # No norm in front of the output: it would erase absolute colour.
+        # No norm before the output: it would remove absolute colour.
         self.pixels = nn.Conv2d(outputs, IMAGE_CHANNELS, 3, padding=1) if k == 1 else None
         body = (size.channels, size.hidden, kernel)
         self.prior = Prior(RecurrentLatent(*body, config.action_dim, config.refine_latent), size.hidden, size.latent)
@@ -86,7 +86,7 @@ class GhvaeModule(nn.Module):
 
 
 class Ghvae(VideoModel):
-    """K modules. The first `depth` of them form a complete model; the default depth is all."""
+    """K modules. The first `depth` modules form a complete model; default: all."""
 
     config: GhvaeConfig
 
@@ -98,7 +98,7 @@ class Ghvae(VideoModel):
     def module(self, k: int) -> GhvaeModule:
         """Return module k, counted from 1."""
         level = self.levels[k - 1]
-        assert isinstance(level, GhvaeModule)  # noqa: S101 - ModuleList forgets the type
+        assert isinstance(level, GhvaeModule)  # noqa: S101 - for the type checker
         return level
 
     def encode(self, frames: Tensor, depth: int | None = None) -> list[Tensor]:
@@ -119,14 +119,14 @@ class Ghvae(VideoModel):
 
         Args:
             z: (N, C_Z, H, W) latent z_{t+1} of the deepest module in use.
-            features: h_t^1 .. h_t^depth; their number says which module is the deepest.
+            features: h_t^1 .. h_t^depth; their number is the number of modules in use.
         """
         depth = len(features)
         v = self.module(depth).decoder.project(z)
         for k in range(depth, 0, -1):
             v = self.module(k).decoder(features[k - 1], v)
         pixels = self.module(1).pixels
-        assert pixels is not None  # noqa: S101 - module 1 has it
+        assert pixels is not None  # noqa: S101 - for the type checker
         return torch.sigmoid(pixels(v).float())
 
     def prior(
@@ -142,7 +142,7 @@ class Ghvae(VideoModel):
     def unroll(
         self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
     ) -> Iterator[Tensor]:
-        """Do as `predict`, but record gradients where the caller does."""
+        """Like `predict`, but with gradients if the caller records them."""
         depth = self.check_request(context, actions, depth)
         n, n_context = len(actions), context.shape[1]
         seen = self.encode(context.transpose(0, 1).flatten(0, 1), depth)  # each (n_context * (1 or N), C, H, W)
@@ -153,7 +153,7 @@ class Ghvae(VideoModel):
                 features = [h.chunk(n_context)[t].expand(n, *h.shape[1:]) for h in seen]
             else:
                 features = self.encode(frame, depth)
-            belief, state = self.prior(features[-1], actions[:, t], depth, state=state)
+            prior, state = self.prior(features[-1], actions[:, t], depth, state=state)
             if t >= n_context - 1:
-                frame = self.decode(draw(belief.mean, (0.5 * belief.log_variance).exp(), generator), features)
+                frame = self.decode(draw(prior.mean, (0.5 * prior.log_variance).exp(), generator), features)
                 yield frame

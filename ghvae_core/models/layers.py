@@ -1,7 +1,7 @@
-"""The four networks that one GHVAE module is made of: encoder, decoder, prior, posterior.
+"""The four networks of one GHVAE module: encoder, decoder, prior, posterior.
 
-Time is folded into the batch, oldest step first: (T * B, C, H, W) holds B sequences of T steps, and everything but the
-recurrence itself runs on all steps at once. There is no batch normalisation: a frozen module must not drift.
+Time is folded into the batch, oldest step first: (T * B, C, H, W) holds B sequences of T steps, and everything except
+the recurrence runs on all steps at once. No batch normalisation: a frozen module must not change.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_LOG_VARIANCE_MIN, _LOG_VARIANCE_MAX = -6.0, 4.0  # ours; keeps the KL finite whatever the prior's head says
+_LOG_VARIANCE_MIN, _LOG_VARIANCE_MAX = -6.0, 4.0  # ours; keeps the KL finite
 
 
 class RecurrentState(NamedTuple):
-    """What a recurrent network carries from step to step; each (B, hidden, H, W)."""
+    """State of a recurrent network between steps; each (B, hidden, H, W)."""
 
     hidden: Tensor
     cell: Tensor
@@ -30,19 +30,19 @@ class Gaussian(NamedTuple):
 
 
 def norm(channels: int) -> nn.GroupNorm:
-    """Return a group norm with at least 8 channels a group; smaller groups erase absolute colour."""
+    """Return a group norm with at least 8 channels per group; smaller groups remove absolute colour."""
     most = min(32, max(1, channels // 8))
     return nn.GroupNorm(next(n for n in range(most, 0, -1) if channels % n == 0), channels)
 
 
 def gaussian(head: Tensor) -> Gaussian:
-    """Return the Gaussian in float32 that a head of 2 * C_Z channels tells: means, then log variances, clamped."""
+    """Return the float32 Gaussian of a head of 2 * C_Z channels: means, then log variances, which are clamped."""
     mean, log_variance = head.float().chunk(2, 1)
     return Gaussian(mean, log_variance.clamp(_LOG_VARIANCE_MIN, _LOG_VARIANCE_MAX))
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = True) -> nn.Conv2d:
-    """Return a convolution that keeps the image size (or divides it by the stride)."""
+    """Return a convolution that keeps the image size, or divides it by the stride."""
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias)
 
 
@@ -69,7 +69,7 @@ class Encoder(nn.Module):
     """`h^{k-1} -> h^k` at half the size: (N, inputs, 2H, 2W) -> (N, channels, H, W)."""
 
     def __init__(self, inputs: int, channels: int, n_blocks: int, px: int) -> None:
-        """Build module 1's encoder, with a stem, for an image of 3 channels, else a plain one; `px` is H."""
+        """Build the encoder, with a stem if the input is an image of 3 channels; `px` is H."""
         super().__init__()
         stem = inputs == 3
         kernel = 3 if px > 1 else 1
@@ -87,8 +87,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """`(h_t^k, v^k) -> v^{k-1}` at twice the size; v^0 is the next image, before the sigmoid.
 
-    v^k is what stands below this decoder: `project(z^k)` while module k is the deepest one, afterwards the output of
-    decoder k + 1. So a decoder once frozen is never asked for anything but the input it was trained on.
+    v^k is `project(z^k)` if module k is the deepest one, else the output of decoder k + 1. A frozen decoder thus
+    gets only inputs of the kind that it was trained on.
     """
 
     def __init__(self, channels: int, outputs: int, latent: int, n_blocks: int, px: int) -> None:
@@ -109,7 +109,7 @@ class Decoder(nn.Module):
 
 
 class ConvLstm(nn.Module):
-    """A convolutional LSTM whose input convolution runs on all steps at once."""
+    """Convolutional LSTM; its input convolution runs on all steps at once."""
 
     def __init__(self, inputs: int, hidden: int, kernel: int) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class ConvLstm(nn.Module):
         bias = self.from_input.bias
         assert bias is not None  # noqa: S101 - for the type checker; `conv` makes one
         with torch.no_grad():
-            bias[hidden : 2 * hidden] += 1.0  # forget gate open at the start: gradients reach back in time
+            bias[hidden : 2 * hidden] += 1.0  # forget gate open at the start, for gradients through time
 
     def forward(self, x: Tensor, n_steps: int, state: RecurrentState | None) -> tuple[Tensor, RecurrentState]:
         """Return the hidden states (T * B, hidden, H, W) of all steps and the state after the last."""
@@ -142,14 +142,14 @@ class ConvLstm(nn.Module):
 
 
 class RecurrentLatent(nn.Module):
-    """The body of prior and posterior: (h, a) of all steps -> features of the latent of all steps.
+    """Body of prior and posterior: (h, a) of all steps -> features of the latent of all steps.
 
-    Actions enter through a small network and are added to the normalised features; tiled raw beside features of
-    another scale they were ignored.
+    Actions are embedded by a small network and added to the normalised features; concatenated without it they were
+    ignored.
     """
 
     def __init__(self, channels: int, hidden: int, kernel: int, action_dim: int, refine: bool) -> None:
-        """Build the body; `action_dim` 0 leaves actions out, `refine` adds a convolution after the ConvLSTM."""
+        """Build the body; `action_dim` 0: no actions; `refine` adds a convolution after the ConvLSTM."""
         super().__init__()
         self.norm = norm(channels)
         self.embed = conv(channels, hidden, kernel)
@@ -174,7 +174,7 @@ class RecurrentLatent(nn.Module):
 
 
 class Prior(nn.Module):
-    """`p(z_{t+1} | h_{<=t}, a_{<=t})`: where the next latent will be."""
+    """`p(z_{t+1} | h_{<=t}, a_{<=t})`: distribution of the next latent."""
 
     def __init__(self, body: RecurrentLatent, hidden: int, latent: int) -> None:
         super().__init__()

@@ -1,12 +1,11 @@
-"""SVG', the rival: a stochastic recurrent network made better by width alone (Villegas et al. 2019).
+"""The baseline SVG', a wide stochastic recurrent network (Villegas et al. 2019).
 
-Their "High Fidelity Video Prediction with Large Stochastic Recurrent Neural Networks" takes stochastic video generation
-(Denton and Fergus 2018), puts convolutional LSTMs on 8x8 maps in the place of vectors, a shallow VGG around them, and
-widens both: M the recurrent part, K the frame encoder and decoder. It is trained end to end. Written from the papers'
-descriptions, with three choices of ours. ProcessGroup norm in place of batch norm: neither the rest of a batch nor the
-difference between training and imagining may change a prediction. An open forget gate at the start. And actions in the
-prior, not in the predictor alone: the latent holds what the posterior saw of the next frame, and so what the action did
-to it; a prior that is not told the action could only guess that part.
+"High Fidelity Video Prediction with Large Stochastic Recurrent Neural Networks" replaces the vectors of stochastic
+video generation (Denton and Fergus 2018) by convolutional LSTMs on 8x8 maps, between a shallow VGG encoder and decoder,
+and widens both: the recurrent part by M, the frame encoder and decoder by K. It is trained end to end. Written from the
+papers, with three choices of ours. Group norm instead of batch norm: a prediction must not depend on the rest of the
+batch, nor differ between training and evaluation. An open forget gate at the start. Actions are an input of the prior
+too, not only of the predictor: the latent contains the effect of the action, which such a prior can predict.
 
 Shapes: B sequences, T steps, N = T * B with the oldest step first; features are px / 8 wide.
 """
@@ -28,7 +27,7 @@ _STAGES = 3  # of encoder and decoder: 64 -> 8 pixels
 
 
 class SvgConfig(ModelConfig):
-    """The size of an SVG'."""
+    """Sizes of an SVG'."""
 
     kind: Literal["svg"] = "svg"
     width_k: float = Field(default=1.0, gt=0)  # K: widens frame encoder and decoder; 1 to 5 in Villegas et al.
@@ -38,7 +37,7 @@ class SvgConfig(ModelConfig):
     hidden: int = Field(default=256, gt=0)
     features: int = Field(default=128, gt=0)  # channels of a frame's 8x8 map; Denton and Fergus
     latent: int = Field(default=10, gt=0)  # channels of z; Villegas et al.
-    # In training as in imagining, the skip connections stay those of the last context frame; paper E.1.
+    # Skip connections are those of the last context frame, in training and prediction; paper E.1.
     n_context: int = Field(default=2, ge=1)
 
     @model_validator(mode="after")
@@ -53,8 +52,8 @@ class SvgConfig(ModelConfig):
         """Return the channels of the stages, shallowest first."""
         return [max(1, round(self.width_k * channels)) for channels in self.stage_channels]
 
-    def up_to(self, depth: int) -> SvgConfig:  # noqa: ARG002 - one module is all there is
-        """Return the configuration of the first `depth` modules alone."""
+    def up_to(self, depth: int) -> SvgConfig:  # noqa: ARG002 - there is one module
+        """Return the configuration itself, which has one module."""
         return self
 
 
@@ -66,7 +65,7 @@ class ConvBlock(nn.Sequential):
 
 
 class FrameEncoder(nn.Module):
-    """A frame -> its features, and on the way one skip connection a stage."""
+    """Frame -> features and one skip connection per stage."""
 
     def __init__(self, config: SvgConfig) -> None:
         super().__init__()
@@ -91,7 +90,7 @@ class FrameEncoder(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """Predicted features and the skips of an earlier frame -> the predicted frame."""
+    """Predicted features and the skips of an earlier frame -> predicted frame."""
 
     def __init__(self, config: SvgConfig) -> None:
         super().__init__()
@@ -118,7 +117,7 @@ class FrameDecoder(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """An embedding, ConvLSTMs one upon the other, and a head: (N, inputs, H, W) -> (N, outputs, H, W)."""
+    """Embedding, stacked ConvLSTMs and head: (N, inputs, H, W) -> (N, outputs, H, W)."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int, n_layers: int) -> None:
         super().__init__()
@@ -129,7 +128,7 @@ class Recurrent(nn.Module):
     def forward(
         self, x: Tensor, n_steps: int, states: list[RecurrentState] | None
     ) -> tuple[Tensor, list[RecurrentState]]:
-        """Return the outputs of all steps and the states after the last; None starts from zero."""
+        """Return the outputs of all steps and the states after the last one; `states` None: zero."""
         x, after = self.embed(x), []
         for layer, lstm in enumerate(self.lstms):
             x, state = lstm(x, n_steps, None if states is None else states[layer])
@@ -137,31 +136,31 @@ class Recurrent(nn.Module):
         return self.head(x), after
 
 
-class _Memory(NamedTuple):
-    """What is carried from step to step; None is the start of a sequence."""
+class _States(NamedTuple):
+    """Recurrent states between steps; None at the start of a sequence."""
 
     prior: list[RecurrentState] | None = None
     predictor: list[RecurrentState] | None = None
 
 
 class Svg(VideoModel):
-    """One module."""
+    """SVG' as a model of one module."""
 
     config: SvgConfig
 
     def __init__(self, config: SvgConfig) -> None:
         super().__init__(config)
-        hidden, told = max(1, round(config.width_m * config.hidden)), config.features + config.action_dim
+        hidden, inputs = max(1, round(config.width_m * config.hidden)), config.features + config.action_dim
         self.encoder, self.decoder = FrameEncoder(config), FrameDecoder(config)
-        self.prior = Recurrent(told, hidden, 2 * config.latent, 1)
+        self.prior = Recurrent(inputs, hidden, 2 * config.latent, 1)
         self.posterior = Recurrent(config.features, hidden, 2 * config.latent, 1)
-        self.predictor = Recurrent(told + config.latent, hidden, config.features, 2)
+        self.predictor = Recurrent(inputs + config.latent, hidden, config.features, 2)
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
 
     def module(self, k: int) -> nn.Module:
         """Return the model itself: all its parameters are those of module 1."""
         if k != 1:
-            raise ValueError(f"an SVG' has one module, asked for module {k}")
+            raise ValueError(f"expected module 1, as an SVG' has one module, got {k}")
         return self
 
     def features(self, frames: Tensor) -> Tensor:
@@ -175,36 +174,36 @@ class Svg(VideoModel):
         return torch.cat([features, scaled.to(features.dtype)], 1)
 
     def next_features(
-        self, told: Tensor, z: Tensor, n_steps: int = 1, states: list[RecurrentState] | None = None
+        self, inputs: Tensor, z: Tensor, n_steps: int = 1, states: list[RecurrentState] | None = None
     ) -> tuple[Tensor, list[RecurrentState]]:
-        """Return the features of the next frames, and the predictor's states after the last step."""
-        features, states = self.predictor(torch.cat([told, z.to(told.dtype)], 1), n_steps, states)
+        """Return the features of the next frames and the states of the predictor after the last step."""
+        features, states = self.predictor(torch.cat([inputs, z.to(inputs.dtype)], 1), n_steps, states)
         return torch.tanh(features), states
 
     def unroll(
         self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
     ) -> Iterator[Tensor]:
-        """Do as `predict`, but record gradients where the caller does.
+        """Like `predict`, but with gradients if the caller records them.
 
-        Context frames warm the states up with the prior's mean; no posterior is asked. The skip connections are those
-        of the last context frame.
+        On context frames the recurrent states are computed with the prior mean; the posterior is not used. The skip
+        connections are those of the last context frame.
         """
         self.check_request(context, actions, depth)
         n, n_context = len(actions), context.shape[1]
         seen, skips = self.encoder(context.transpose(0, 1).flatten(0, 1))
         last = [skip.chunk(n_context)[-1].expand(n, *skip.shape[1:]) for skip in skips]
-        memory, frame = _Memory(), context.new_empty(0)
+        states, frame = _States(), context.new_empty(0)
         for t in range(actions.shape[1]):
             if t < n_context:
                 features = seen.chunk(n_context)[t].expand(n, *seen.shape[1:])
             else:
                 features, _ = self.encoder(frame)
-            told = self.with_actions(features, actions[:, t])
-            head, prior = self.prior(told, 1, memory.prior)
-            belief, is_context = gaussian(head), t < n_context - 1
-            z = draw(belief.mean, (0.5 * belief.log_variance).exp(), None if is_context else generator)
-            predicted, predictor = self.next_features(told, z, 1, memory.predictor)
-            memory = _Memory(prior, predictor)
+            inputs = self.with_actions(features, actions[:, t])
+            head, prior = self.prior(inputs, 1, states.prior)
+            latent, is_context = gaussian(head), t < n_context - 1
+            z = draw(latent.mean, (0.5 * latent.log_variance).exp(), None if is_context else generator)
+            predicted, predictor = self.next_features(inputs, z, 1, states.predictor)
+            states = _States(prior, predictor)
             if not is_context:
                 frame = self.decoder(predicted, last)
                 yield frame

@@ -1,4 +1,4 @@
-"""How many steps lie between two images: a small network that recorded videos teach by themselves, without labels."""
+"""Temporal distance: a small network that estimates the number of steps between two images."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class TemporalDistanceConfig(Config):
     renamed_keys: ClassVar[Mapping[str, str]] = {"most_steps": "max_steps"}
 
     image_px: int = Field(default=64, ge=8)
-    channels: tuple[int, ...] = (24, 48, 64, 96)  # of its stages, each at half the side of the one before
-    max_steps: int = Field(default=18, ge=1)  # more, or no way at all, is one class beyond
-    provenance: dict[str, str | int | float] = Field(default_factory=dict)  # data, seed, steps, figures
+    channels: tuple[int, ...] = (24, 48, 64, 96)  # per stage; each stage halves the image side
+    max_steps: int = Field(default=18, ge=1)  # a larger distance, or an unreachable goal, is one further class
+    provenance: dict[str, str | int | float] = Field(default_factory=dict)  # data, seed, steps, metrics
 
     @model_validator(mode="after")
     def _check_size(self) -> TemporalDistanceConfig:
@@ -44,14 +44,14 @@ class TemporalDistanceConfig(Config):
 
 
 class TemporalDistance(nn.Module):
-    """Tells, of an image and a goal, how likely each number of steps from the one to the other is."""
+    """Predicts the distribution of the number of steps from an image to a goal."""
 
     def __init__(self, config: TemporalDistanceConfig) -> None:
         super().__init__()
         self.config = config
-        self.sha256 = ""  # of the manifest that it was read from
+        self.sha256 = ""  # of its manifest; empty if not loaded from one
         widths = config.channels
-        stages: list[nn.Module] = [conv(9, widths[0], 3)]  # the image, the goal, and what differs
+        stages: list[nn.Module] = [conv(9, widths[0], 3)]  # image, goal and their difference
         for inputs, outputs in zip((widths[0], *widths), widths, strict=False):
             stages += [ResidualBlock(inputs, outputs), nn.AvgPool2d(2)]
         self.body = nn.Sequential(*stages, norm(widths[-1]), nn.LeakyReLU(0.2))
@@ -61,7 +61,7 @@ class TemporalDistance(nn.Module):
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
 
     def forward(self, frames: Tensor, goals: Tensor) -> Tensor:
-        """Return logits (N, max_steps + 2): of 0, 1, ... max_steps steps, and of more or none.
+        """Return logits (N, max_steps + 2) of 0, 1, ... max_steps steps, and of more steps or an unreachable goal.
 
         Args:
             frames: (N, 3, px, px) in [0, 1].
@@ -73,16 +73,16 @@ class TemporalDistance(nn.Module):
         return logits
 
     def steps(self, frames: Tensor, goals: Tensor) -> Tensor:
-        """Return the expected number of steps (N,); more or none counts as `max_steps` + 1."""
+        """Return the expected number of steps (N,); the last class counts as `max_steps` + 1."""
         logits: Tensor = self(frames, goals).float()
         return logits.softmax(1) @ torch.arange(logits.shape[1], device=logits.device, dtype=torch.float32)
 
 
 def save(folder: Path, distance: TemporalDistance, provenance: dict[str, str | int | float]) -> None:
-    """Write the network as a folder of hashed files, whole or not at all.
+    """Write the network as a folder of hashed files, completely or not at all.
 
     Raises:
-        CheckpointWriteError: The disk refused. What stood there before is kept.
+        CheckpointWriteError: Writing failed. An existing folder is kept.
     """
     config = distance.config.model_copy(update={"provenance": provenance})
     text = json.dumps(config.model_dump(mode="json"), indent=2).encode() + b"\n"
@@ -90,15 +90,15 @@ def save(folder: Path, distance: TemporalDistance, provenance: dict[str, str | i
 
 
 def load(folder: Path, device: str | torch.device = "cpu") -> TemporalDistance:
-    """Load a network that `save` wrote, after checking every hash, then shapes, then finiteness.
+    """Load a network after checking all hashes, shapes and values.
 
     Raises:
-        CheckpointError: Anything missing, changed, or not fitting.
+        CheckpointError: A file is missing, changed or does not fit.
     """
     files, _, sha256 = read_manifest(folder)
     if {*files} != {_CONFIG, _WEIGHTS}:
         raise CheckpointError(
-            f"{folder}: expected {_CONFIG} and {_WEIGHTS}, got {sorted(files)}; make one with run_distance"
+            f"{folder}: expected {_CONFIG} and {_WEIGHTS}, got {sorted(files)}; train one with run_distance"
         )
     try:
         config = TemporalDistanceConfig.model_validate_json(_current(files[_CONFIG]))
@@ -106,10 +106,10 @@ def load(folder: Path, device: str | torch.device = "cpu") -> TemporalDistance:
         item = error.errors()[0]
         raise CheckpointError(f"{folder / _CONFIG}: {_place(item['loc'])}: {item['msg']}") from None
     state = unpack_tensors(files[_WEIGHTS], str(folder / _WEIGHTS))
-    with torch.device("meta"):  # without memory, of which a damaged configuration could ask for any amount
+    with torch.device("meta"):  # allocates no memory, whatever a damaged configuration says
         expected = {name: tensor.shape for name, tensor in TemporalDistance(config).state_dict().items()}
     if {name: tensor.shape for name, tensor in state.items()} != expected:
-        raise CheckpointError(f"{folder / _WEIGHTS}: expected the weights of {_CONFIG}, got others; use another copy")
+        raise CheckpointError(f"{folder / _WEIGHTS}: its tensors do not fit {_CONFIG}; use another copy")
     distance = TemporalDistance(config)
     distance.load_state_dict(state)
     distance.sha256 = sha256

@@ -1,7 +1,7 @@
-"""What everything but the training objectives knows of a model of video: its size, its modules, how it imagines.
+"""Interface of all video-prediction models: configuration, modules and rollout.
 
-Symbols: N sequences, A numbers an action, px the image's side. Modules count from 1, the shallowest; a model that is
-not built greedily is one module.
+Symbols: N sequences, A numbers per action, px the side of the image. Modules count from 1, the shallowest; a model that
+is not trained greedily is one module.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ IMAGE_CHANNELS = 3  # RGB
 
 
 def _ones(fields: dict[str, Any]) -> tuple[float, ...]:
-    return (1.0,) * int(fields.get("action_dim", 0))  # absent when it was refused
+    return (1.0,) * int(fields.get("action_dim", 0))  # absent if it was refused
 
 
 class ModelConfig(Config):
-    """What the configurations of all models share."""
+    """Settings of all kinds of models."""
 
     image_px: int = Field(default=64, gt=0)  # paper E.1
     action_dim: int = Field(default=4, ge=0)  # paper E.1; 0 is the paper's action-free mode
-    # What raw actions are divided by, so that the model sees numbers around 1. Set from the data.
+    # Raw actions are divided by it, so that the inputs are around 1. Set from the data.
     action_scale: tuple[float, ...] = Field(default_factory=_ones)
 
     @model_validator(mode="after")
@@ -39,17 +39,17 @@ class ModelConfig(Config):
 
     @property
     def n_modules(self) -> int:
-        """How many modules the model has."""
+        """Number of modules."""
         return 1
 
     @property
     def takes_actions(self) -> bool:
-        """Whether actions change what is imagined."""
+        """Whether predictions depend on actions."""
         return self.action_dim > 0
 
 
 class VideoModel(nn.Module, ABC):
-    """A model that imagines frames from context frames and, unless it is action-free, actions."""
+    """A model that predicts frames from context frames and, unless it is action-free, actions."""
 
     action_scale: Tensor  # (A,)
 
@@ -60,18 +60,18 @@ class VideoModel(nn.Module, ABC):
 
     @property
     def n_modules(self) -> int:
-        """How many modules there are."""
+        """Number of modules."""
         return self.config.n_modules
 
     @abstractmethod
     def module(self, k: int) -> nn.Module:
-        """Return module k, counted from 1: its parameters, and no others, are those of this module."""
+        """Return module k, counted from 1, with exactly its own parameters."""
 
     @abstractmethod
     def unroll(
         self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
     ) -> Iterator[Tensor]:
-        """Do as `predict`, but record gradients where the caller does."""
+        """Like `predict`, but with gradients if the caller records them."""
 
     @abstractmethod
     def features(self, frames: Tensor) -> Tensor:
@@ -80,14 +80,14 @@ class VideoModel(nn.Module, ABC):
     def predict(
         self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
     ) -> Iterator[Tensor]:
-        """Imagine where action sequences lead, one step at a time (the caller may stop between steps).
+        """Predict the frames of action sequences, one step at a time; the caller may stop between steps.
 
         Args:
             context: (1 or N, n_context, 3, px, px) in [0, 1], oldest first. One context is encoded once and shared.
-            actions: (N, n_context - 1 + T, A) raw: as recorded, metres and the gripper's +-1 for a robot arm. The
-                first n_context - 1 lead from context frame to context frame. Action-free: A is 0.
-            generator: Draws the latents; None takes the prior's mean.
-            depth: How many modules to use; None is all.
+            actions: (N, n_context - 1 + T, A) as recorded: metres and +-1 for the gripper of a robot arm. The first
+                n_context - 1 lead from one context frame to the next. Action-free: A is 0.
+            generator: Samples the latents; None: the prior mean.
+            depth: Number of modules to use; None: all.
 
         Yields:
             T times (N, 3, px, px) in [0, 1]: the frame after each action that follows the context.
@@ -103,19 +103,19 @@ class VideoModel(nn.Module, ABC):
     def rollout(
         self, context: Tensor, actions: Tensor, generator: torch.Generator | None = None, depth: int | None = None
     ) -> Tensor:
-        """Return the T imagined frames (B, T, 3, px, px) in [0, 1]; arguments as in `predict`."""
+        """Return the T predicted frames (N, T, 3, px, px) in [0, 1]; arguments as in `predict`."""
         return torch.stack(list(self.predict(context, actions, generator, depth)), 1)
 
     def check_request(self, context: Tensor, actions: Tensor, depth: int | None) -> int:
-        """Return the depth to use.
+        """Return the number of modules to use.
 
         Raises:
-            ValueError: Context, actions or depth are not what `predict` takes.
+            ValueError: Context, actions or depth do not fit `predict`.
         """
         n, n_context = len(actions), context.shape[1]
         if len(context) not in (1, n) or actions.shape[1] < n_context:
             raise ValueError(
-                f"expected 1 or {n} contexts and at least {n_context} actions a sequence, "
+                f"expected 1 or {n} contexts and at least {n_context} actions per sequence, "
                 f"got {len(context)} and {actions.shape[1]}"
             )
         if actions.shape[2] != self.config.action_dim:
@@ -127,7 +127,7 @@ class VideoModel(nn.Module, ABC):
 
 
 def draw(mean: Tensor, std: Tensor | float, generator: torch.Generator | None) -> Tensor:
-    """Return a sample of N(mean, std^2), the same on every device; without a generator the mean."""
+    """Return a sample of N(mean, std^2), identical on all devices; without a generator the mean."""
     if generator is None:
         return mean
     noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean.device)

@@ -181,7 +181,7 @@ def test_ctrl_c_before_the_first_batch_reports_nothing(
         (["--out", "taken"], "taken: expected a new or empty folder"),
         pytest.param(
             ["--device", "cuda"],
-            "--device cuda: this machine has cpu",
+            "--device cuda: expected auto or one of cpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device"),
         ),
     ],

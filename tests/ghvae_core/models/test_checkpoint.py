@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ghvae_core.goal_cost import GoalCost
 from ghvae_core.models.checkpoint import (
-    TOLERANCE,
+    SELF_TEST_TOLERANCE,
     CheckpointError,
     CheckpointInfo,
     build,
@@ -64,8 +64,8 @@ def test_a_model_that_computes_something_else_cannot_prove_itself(tmp_path: Path
 
 def test_another_answer_is_told_from_rounding() -> None:
     stored = (0.5, 0.25)
-    assert matches_self_test(stored, (0.5 + 0.9 * TOLERANCE, 0.25))
-    for other in ((0.5 + 1.1 * TOLERANCE, 0.25), (np.nan, 0.25), (np.inf, 0.25)):
+    assert matches_self_test(stored, (0.5 + 0.9 * SELF_TEST_TOLERANCE, 0.25))
+    for other in ((0.5 + 1.1 * SELF_TEST_TOLERANCE, 0.25), (np.nan, 0.25), (np.inf, 0.25)):
         assert not matches_self_test(stored, other)
 
 
@@ -86,7 +86,7 @@ def test_a_model_that_imagines_nan_is_not_written(tmp_path: Path, monkeypatch: p
         return (frame * torch.nan for frame in imagine(*arguments, **more))
 
     monkeypatch.setattr(checkpoint.model, "predict", with_nan)
-    with pytest.raises(CheckpointWriteError, match="imagines NaN"):
+    with pytest.raises(CheckpointWriteError, match="predicts NaN"):
         save(tmp_path / "worse", checkpoint.model, checkpoint.info)
     assert not (tmp_path / "worse").exists()
 
@@ -170,7 +170,7 @@ def test_every_flipped_bit_is_refused(folder: Path, name: str) -> None:
             except CheckpointError:
                 continue
         else:
-            with pytest.raises(CheckpointError, match=f"{name}: its sha256 is not the manifest's"):
+            with pytest.raises(CheckpointError, match=f"{name}: its sha256 differs from the manifest"):
                 load(folder)
 
 

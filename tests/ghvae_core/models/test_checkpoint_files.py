@@ -138,7 +138,7 @@ def test_a_damaged_manifest_is_refused(folder: Path, text: str) -> None:
 def test_a_newer_manifest_is_refused_by_name(folder: Path) -> None:
     tree = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**tree, "version": 2}))
-    with pytest.raises(CheckpointError, match="expected manifest version 1, got 2; it needs a newer program"):
+    with pytest.raises(CheckpointError, match="expected manifest version 1, got 2; use a newer version of this program"):
         read_manifest(folder)
 
 
@@ -233,7 +233,7 @@ def test_a_step_does_not_change_its_input(version: int) -> None:
         (b"[1]", "expected a JSON object"),
         (b"\xff", "expected a JSON object"),
         (b"[" * 100_000, "expected a JSON object"),
-        (b'{"schema_version": 4}', "expected schema_version 3 or less, got 4; it needs a newer program"),
+        (b'{"schema_version": 4}', "expected schema_version 3 or less, got 4; use a newer version of this program"),
         (b'{"schema_version": 0}', "schema_version: expected a whole number from 1, got 0"),
         (b'{"schema_version": true}', "schema_version: expected a whole number from 1, got True"),
         (b'{"schema_version": "2"}', "schema_version: expected a whole number from 1, got '2'"),

@@ -12,5 +12,5 @@ def test_what_is_there_is_found_and_nothing_else(n: int, best: str, monkeypatch:
     assert find_device("auto") == best
     assert [find_device(name) for name in there] == there
     for name in {"cuda", "cuda:0", "cuda:2", "mps", ""} - {*there}:
-        with pytest.raises(DeviceError, match=f"--device {name}: this machine has {', '.join(there)}; take one"):
+        with pytest.raises(DeviceError, match=f"--device {name}: expected auto or one of {', '.join(there)}, which"):
             find_device(name)
