@@ -1,4 +1,4 @@
-"""Clips as another camera might have seen them: cropped and recoloured, the same over all frames of a clip."""
+"""Random crops and colour changes, the same for all frames of a clip."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ class AugmentationConfig(Config):
 
     renamed_keys: ClassVar[Mapping[str, str]] = {"min_side_share": "min_side_fraction"}
 
-    min_side_fraction: float = Field(default=0.8, gt=0, le=1)  # of the image that a crop keeps at least; FitVid
-    brightness: float = Field(default=0.1, ge=0, lt=1)  # share by which all colours rise or fall; RoboNet
-    contrast: float = Field(default=0.1, ge=0, lt=1)  # share of the distance from the clip's mean grey; RoboNet
-    saturation: float = Field(default=0.1, ge=0, lt=1)  # share of the distance from grey; RoboNet
-    hue: float = Field(default=0.1, ge=0, le=0.5)  # of a turn around the circle of hues; RoboNet
+    min_side_fraction: float = Field(default=0.8, gt=0, le=1)  # smallest side of a crop, of the image; FitVid
+    brightness: float = Field(default=0.1, ge=0, lt=1)  # largest relative change; RoboNet
+    contrast: float = Field(
+        default=0.1, ge=0, lt=1
+    )  # largest relative change of the distance from the mean grey of the clip; RoboNet
+    saturation: float = Field(default=0.1, ge=0, lt=1)  # largest relative change of the distance from grey; RoboNet
+    hue: float = Field(default=0.1, ge=0, le=0.5)  # largest rotation, in turns; RoboNet
 
 
 def augment(frames: NDArray[np.uint8], config: AugmentationConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return clips, each with a crop and a change of colour of its own; equal for equal `rng`.
+    """Return clips, each with its own random crop and colour change; equal for equal `rng`.
 
     Args:
         frames: (T, B, px, px, 3) uint8 RGB.
-        config: How far.
-        rng: Draws one crop and one change of colour a clip.
+        config: Ranges.
+        rng: Draws one crop and one colour change per clip.
 
     Returns:
         (T, B, px, px, 3) uint8.
@@ -53,10 +55,10 @@ def _zoom(clip: NDArray[np.uint8], config: AugmentationConfig, rng: np.random.Ge
 
 
 def _recolour(clip: NDArray[np.uint8], config: AugmentationConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Apply hue, saturation, contrast and brightness, in this order, which together are one affine map of colours."""
+    """Apply hue, saturation, contrast and brightness, in this order, as one affine map of colours."""
     turn = 2 * np.pi * rng.uniform(-config.hue, config.hue)
     saturation, contrast, brightness = (
-        1 + rng.uniform(-share, share) for share in (config.saturation, config.contrast, config.brightness)
+        1 + rng.uniform(-size, size) for size in (config.saturation, config.contrast, config.brightness)
     )
     cos, sin = np.cos(turn), np.sin(turn)
     hue = np.linalg.inv(_YIQ) @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ

@@ -1,9 +1,9 @@
-"""Recordings decoded once to model size, in files that are mapped into memory: larger than it, if need be.
+"""Cache of recordings decoded to model size, in memory-mapped files.
 
-One folder a set of recordings, named by the hash of their names, sizes and times and of how they were read. In it,
-shards of some recordings each: `shard-<i>.frames` (uint8, as it is used) and `shard-<i>.index` (an npz archive of all
-else, and the checksum of the frames). A shard exists whole or not at all, so a broken-off preparation goes on where it
-was; a damaged shard is found when it is opened, and made again.
+One folder per set of recordings, named by a hash of their names, sizes, times and of the options of decoding. It holds
+shards of several recordings: `shard-<i>.frames` (uint8) and `shard-<i>.index` (an npz archive of all other data, with
+the checksum of the frames). A shard is written completely or not at all, so an interrupted preparation is resumed; a
+damaged shard is detected when it is opened, and rebuilt.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from data_collection.formats.video import VideoReading
 from ghvae_core.data.parallel import DatasetError, map_in_processes
 from robot_bridge.camera import Camera, Crop, model_image
 
-_VERSION = 1  # of the files and of how recordings are read; another number makes them anew
-_LEAST_RECORDINGS, _MOST_SHARDS = 8, 256  # of a shard; of a folder, each of which keeps a file open; ours
-_PIECE_BYTES = 2**24  # read at once for a checksum
-_ORPHAN_S = 3600.0  # without a write, after which an unfinished file has no writer any more; ours
+_VERSION = 1  # of the files and of the decoding; another number rebuilds them
+_MIN_RECORDINGS, _MAX_SHARDS = 8, 256  # per shard; per folder, as each shard keeps a file open; ours
+_CHUNK_BYTES = 2**24  # read at once for a checksum
+_ORPHAN_S = 3600.0  # age of a partial file without a writer; ours
 
 _Vector = tuple[float, float, float]
 
 
 class DecodeOptions(NamedTuple):
-    """How recordings are read."""
+    """Options of decoding."""
 
     camera: int
     image_px: int
@@ -54,30 +54,30 @@ class DecodeOptions(NamedTuple):
 
 
 class EpisodeFacts(NamedTuple):
-    """What one usable recording is."""
+    """Properties of one usable recording."""
 
     number: int  # in the list of recordings
     n_frames: int
     n_action_dims: int
     action_space: str
-    step_limit_m: float | None  # None: the file does not say it
+    step_limit_m: float | None  # None: not in the file
     step_s: float | None
-    camera: str  # calibration as JSON; empty: the file does not say it
+    camera: str  # calibration as JSON; empty: not in the file
     workspace_m: tuple[_Vector, _Vector] | None
 
 
 @dataclass(frozen=True)
 class PreparedEpisodes:
-    """The recordings of one folder at model size."""
+    """The decoded recordings of one folder."""
 
-    parts: list[NDArray[np.uint8]]  # frames (F_i, px, px, 3), mapped, those of all episodes end to end
+    parts: list[NDArray[np.uint8]]  # frames (F_i, px, px, 3), memory-mapped, of concatenated episodes
     actions: list[NDArray[np.float32]]  # of each episode, (n_frames - 1, A)
     facts: list[EpisodeFacts]  # of each episode
     refused: Counter[str]  # reason to number of recordings
 
 
 class _Task(NamedTuple):
-    """One shard to make."""
+    """One shard to write."""
 
     place: Path  # without suffix
     first: int  # number of its first recording
@@ -95,16 +95,17 @@ class _Shard(NamedTuple):
 def prepare(
     recordings: Sequence[Recording], reading: DecodeOptions, cache: Path, notify: Callable[[int, int], None]
 ) -> PreparedEpisodes:
-    """Return recordings at model size, from the cache as far as they are there and sound, else decoded in parallel.
+    """Return recordings at model size: intact shards from the cache, others decoded in parallel.
 
     Args:
         recordings: At least one.
-        reading: How to read them.
-        cache: Folder of prepared sets; may be shared by runs.
-        notify: Called with the number of recordings at hand and of all, once one of them proved usable.
+        reading: Options of decoding.
+        cache: Folder of the cache; may be shared by runs.
+        notify: Called with the number of decoded recordings and of all, once one of them is usable.
 
     Raises:
-        DatasetError: A process was killed, or the disk gives back other data than were written.
+        DatasetError: A process was killed, or the disk returns other data than were written.
+        KeyboardInterrupt: A signal is due within `configs.interruption`.
     """
     tasks = list(_tasks(recordings, reading, cache))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
@@ -119,22 +120,22 @@ def prepare(
         if is_usable:
             notify(done, len(recordings))
         shards[task.place] = _open(task)
-    sound = [shard for shard in shards.values() if shard is not None]
-    if len(sound) < len(tasks):
-        raise DatasetError(f"{cache}: prepared episodes read back otherwise than written: the disk is at fault")
+    intact = [shard for shard in shards.values() if shard is not None]
+    if len(intact) < len(tasks):
+        raise DatasetError(f"{cache}: decoded episodes differ from what was written; check the disk")
     return PreparedEpisodes(
-        parts=[shard.frames for shard in sound],
-        actions=[actions for shard in sound for actions in shard.actions],
-        facts=[facts for shard in sound for facts in shard.facts],
-        refused=sum((shard.refused for shard in sound), Counter()),
+        parts=[shard.frames for shard in intact],
+        actions=[actions for shard in intact for actions in shard.actions],
+        facts=[facts for shard in intact for facts in shard.facts],
+        refused=sum((shard.refused for shard in intact), Counter()),
     )
 
 
 def model_frames(episode: Episode, image_px: int) -> NDArray[np.uint8]:
-    """Return an episode's frames (T + 1, px, px, 3) as the model sees them, with the crop that its file names.
+    """Return the frames (T + 1, px, px, 3) of an episode at model size, with the crop of its file.
 
     Raises:
-        EpisodeError: The file's camera is none of ours, or its crop is of frames of another size.
+        EpisodeError: The camera calibration is invalid, or its crop is for frames of another size.
     """
     calibration = episode.info.get("camera_calibration")
     crop = _crop(str(calibration), episode.frames.shape[1:3]) if calibration else None
@@ -148,7 +149,7 @@ def _crop(calibration: str, size_px: tuple[int, ...]) -> Crop | None:
         raise EpisodeError("camera_calibration: expected a camera as run_collection writes it, got another") from None
     if camera.crop and size_px != (camera.height_px, camera.width_px):
         raise EpisodeError(
-            f"camera_calibration: its crop is of frames of {camera.height_px}x{camera.width_px}, "
+            f"camera_calibration: its crop is for frames of {camera.height_px}x{camera.width_px}, "
             f"got {size_px[0]}x{size_px[1]}"
         )
     return camera.crop
@@ -159,14 +160,14 @@ def _tasks(recordings: Sequence[Recording], reading: DecodeOptions, cache: Path)
     stamps = {path: (state.st_size, state.st_mtime_ns) for path, state in states}
     named = [(recording.name, *stamps[recording.path]) for recording in recordings]
     key = hashlib.sha256(json.dumps([_VERSION, named, reading]).encode()).hexdigest()
-    size = max(_LEAST_RECORDINGS, math.ceil(len(recordings) / _MOST_SHARDS))
+    size = max(_MIN_RECORDINGS, math.ceil(len(recordings) / _MAX_SHARDS))
     bounds = [*range(0, len(recordings), size), len(recordings)]
     for i, (first, end) in enumerate(pairwise(bounds)):
         yield _Task(cache / key[:32] / f"shard-{i:04d}", first, list(recordings[first:end]), reading)
 
 
 def _make(task: _Task) -> int:
-    """Write a shard; return how many of its recordings are usable."""
+    """Write a shard; return the number of usable recordings."""
     facts: list[EpisodeFacts] = []
     actions: list[NDArray[np.float32]] = []
     refused: Counter[str] = Counter()
@@ -194,7 +195,7 @@ def _make(task: _Task) -> int:
 
 
 def _read(recording: Recording, reading: DecodeOptions) -> Episode:
-    """Return an episode with model-sized frames."""
+    """Return an episode with frames of model size."""
     video = VideoReading(reading.video_stride, reading.image_px)
     episode = read(recording, reading.camera, reading.action_free, video)
     return Episode(
@@ -226,15 +227,15 @@ def _positive(name: str, episode: Episode) -> float | None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a killed process left unfinished, but not what another one is writing now."""
+    """Remove partial files of killed processes, but not of running ones."""
     for part in folder.glob(".*.part"):
-        with suppress(FileNotFoundError):  # swept by another run
+        with suppress(FileNotFoundError):  # removed by another run
             if time.time() - part.stat().st_mtime > _ORPHAN_S:
                 part.unlink()
 
 
 def _open(task: _Task) -> _Shard | None:
-    """Map a shard; None where there is none or it is damaged."""
+    """Map a shard; None if it is missing or damaged."""
     path, side = task.place.with_suffix(".frames"), task.reading.image_px
     try:
         index = task.place.with_suffix(".index")
@@ -247,7 +248,7 @@ def _open(task: _Task) -> _Shard | None:
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError):
         return None
     shape = (n_frames, side, side, 3)
-    # Copied when written to, which nobody does: only what can be written to becomes a tensor without a warning.
+    # Copy on write, although nothing is written: torch warns about read-only arrays.
     frames = np.asarray(np.memmap(path, np.uint8, "c", shape=shape)) if n_frames else np.empty(shape, np.uint8)
     shapes = [(each.n_frames - 1, each.n_action_dims) for each in facts]
     ends = np.cumsum([rows * columns for rows, columns in shapes])
@@ -256,7 +257,7 @@ def _open(task: _Task) -> _Shard | None:
 
 
 def _restored(values: list[Any]) -> EpisodeFacts:
-    """Return facts from JSON, which knows no tuples."""
+    """Return facts from JSON, which has no tuples."""
     facts = EpisodeFacts(*values)
     if facts.workspace_m is None:
         return facts
@@ -267,6 +268,6 @@ def _restored(values: list[Any]) -> EpisodeFacts:
 def _crc(path: Path) -> int:
     crc = 0
     with path.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
+        while piece := file.read(_CHUNK_BYTES):
             crc = zlib.crc32(piece, crc)
     return crc

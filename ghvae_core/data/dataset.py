@@ -1,4 +1,4 @@
-"""Episodes as the model sees them: all in reach, cut into windows of context and horizon."""
+"""Datasets: windows of context and horizon in the episodes of data folders, for training and validation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from data_collection.formats.reader import Recording
 from ghvae_core.data.augmentation import AugmentationConfig
 from ghvae_core.data.cache import DecodeOptions, EpisodeFacts, PreparedEpisodes, model_frames, prepare
 from ghvae_core.data.parallel import DatasetError
-from ghvae_core.data.selection import Selection, choose
+from ghvae_core.data.selection import Selection, select
 from ghvae_core.data.windows import Windows, end_to_end
 from robot_bridge.camera import Camera
 from robot_bridge.robot import ACTION_DIM, CLOSE
@@ -36,14 +36,14 @@ __all__ = [
     "model_frames",
 ]
 
-_PERCENTILE = 99.5  # of a dimension's absolute values, which becomes 1: the rest are outliers; ours
+_PERCENTILE = 99.5  # of the absolute values of an action dimension; it becomes 1; ours
 
 _Vector = tuple[float, float, float]
 _Value = TypeVar("_Value")
 
 
 class DataConfig(Config):
-    """Which part of the episodes is used, and how."""
+    """Selection and reading of episodes."""
 
     renamed_keys: ClassVar[Mapping[str, str]] = {
         "validation_share": "validation_fraction",
@@ -52,26 +52,24 @@ class DataConfig(Config):
 
     n_context: int = Field(default=2, ge=1)  # paper E.1
     horizon: int = Field(default=10, ge=1)  # paper E.1
-    camera: int = Field(default=0, ge=0)  # of a file with several
-    validation_fraction: float = Field(
-        default=0.05, gt=0, lt=1
-    )  # of the episodes, chosen by a hash of their names; ours
-    step_limit_m: float | None = Field(default=None, gt=0)  # for files of others, which do not say it; ours do
+    camera: int = Field(default=0, ge=0)  # index, in a file with several cameras; ours
+    validation_fraction: float = Field(default=0.05, gt=0, lt=1)  # of the episodes, by a hash of their names; ours
+    step_limit_m: float | None = Field(default=None, gt=0)  # for files that do not contain it
     step_s: float | None = Field(default=None, gt=0)
     robots: tuple[str, ...] = ()  # of RoboNet files; empty: all
-    only_names: str | None = None  # text file of file names, one a line: no others are used
-    exclude_names: str | None = None  # text file of file names that are not used, as RoboNet's published test set
-    action_free: bool = False  # leave the actions out, and use RoboNet files whose actions cannot be used
+    only_names: str | None = None  # text file of file names, one per line; others are not used
+    exclude_names: str | None = None  # text file of file names that are not used, such as the test set of RoboNet
+    action_free: bool = False  # ignore actions, and use RoboNet files without usable actions
     video_stride: int = Field(default=1, ge=1)  # every n-th frame of video files
     # Fraction of each batch, one per data folder; empty: equal, as in RoboNet's recipe for new robots
     folder_fractions: tuple[float, ...] = ()
-    prepared: str | None = None  # folder of decoded episodes that runs share; None: in the run's own
-    augment: bool = False  # FitVid and RoboNet do; off, so that features of frozen encoders can be kept; ours
+    prepared: str | None = None  # folder of decoded episodes, shared by runs; None: in the folder of the run
+    augment: bool = False  # FitVid and RoboNet: on; off allows the feature cache; ours
     augmentation: AugmentationConfig = AugmentationConfig()
 
     @property
     def n_frames(self) -> int:
-        """Frames of a window."""
+        """Number of frames of a window."""
         return self.n_context + self.horizon
 
 
@@ -81,19 +79,19 @@ _NAMED_IF_SET = {"action_free", "video_stride"}
 
 @dataclass(frozen=True)
 class Dataset:
-    """What there is to train on."""
+    """Training and validation windows, and properties of the data."""
 
     train: Windows
     validation: Windows
-    action_scale: tuple[float, ...]  # A; actions are divided by it
-    step_limit_m: float | None  # of the robot, where its files or the configuration say it
+    action_scale: tuple[float, ...]  # (A,); actions are divided by it
+    step_limit_m: float | None  # of the robot, from the files or the configuration; None: unknown
     step_s: float | None
-    camera: Camera | None  # of all episodes that say it, where they agree
-    workspace_m: tuple[_Vector, _Vector] | None  # low and high corner, the same
+    camera: Camera | None  # of all episodes with a calibration; None: unknown or different
+    workspace_m: tuple[_Vector, _Vector] | None  # low and high corner, likewise
     n_episodes: int
     refused: dict[str, int]  # reason to number of episodes
-    warnings: tuple[str, ...]  # what was found odd but not refused
-    sha256: str  # of file names and sizes, and of what is used of them: names the data
+    warnings: tuple[str, ...]  # about data that are used
+    sha256: str  # of file names, sizes and selection: identifies the data
     folder_sha256: tuple[str, ...]  # the same of each folder
 
 
@@ -104,28 +102,28 @@ class _Folder:
     path: Path
     recordings: list[Recording]
     prepared: PreparedEpisodes
-    usable: NDArray[np.bool_]  # of each prepared episode: long enough
+    usable: NDArray[np.bool_]  # of each decoded episode: long enough
     sha256: str
 
     def name(self, i: int) -> str:
-        """Return the name of a prepared episode."""
+        """Return the name of decoded episode i."""
         return self.recordings[self.prepared.facts[i].number].name
 
 
 def load_dataset(
     folders: Sequence[Path], config: DataConfig, image_px: int, cache: Path, notify: Callable[[int, int], None]
 ) -> Dataset:
-    """Read every episode of some folders, in parallel, and split them into training and validation.
+    """Read all episodes of data folders, in parallel, and split them into training and validation.
 
     Args:
-        folders: Searched for recordings of every known kind, subfolders too.
-        config: What to use of them.
+        folders: Searched recursively for recordings of all known kinds.
+        config: Selection and reading.
         image_px: Side of the model image.
-        cache: Folder for the decoded episodes, unless `config.prepared` names one; what is there is used.
-        notify: Called with the number of episodes read so far, and of all of a folder, once one proved usable.
+        cache: Folder of decoded episodes, unless `config.prepared` is set; existing ones are used.
+        notify: Called with the number of read episodes and of all of a folder, once one is usable.
 
     Raises:
-        DatasetError: No usable episode; or episodes whose actions, step limits or step durations differ.
+        DatasetError: No usable episode; or episodes with different actions, step limits or step durations.
         EpisodeError: A list of names cannot be read.
     """
     if config.folder_fractions and len(config.folder_fractions) != len(folders):
@@ -138,14 +136,14 @@ def load_dataset(
         raise DatasetError(
             f"data.folder_fractions: expected fractions of 0 and more, not all of them 0, got {config.folder_fractions}"
         )
-    wanted = Selection(config.robots, config.only_names, config.exclude_names)
-    chosen = choose(folders, wanted)
+    selection = Selection(config.robots, config.only_names, config.exclude_names)
+    selected = select(folders, selection)
     place = cache if config.prepared is None else Path(config.prepared)
     first_new = next((path for path in (*reversed(place.parents), place) if not path.exists()), None)
     reading = DecodeOptions(config.camera, image_px, config.action_free, config.video_stride)
     read = []
     try:
-        for folder, (recordings, refused) in zip(folders, chosen, strict=True):
+        for folder, (recordings, refused) in zip(folders, selected, strict=True):
             prepared = prepare(recordings, reading, place, notify)
             prepared.refused.update(refused)
             read.append(_folder(folder, recordings, prepared, config))
@@ -153,39 +151,42 @@ def load_dataset(
         return _dataset(read, config)
     except DatasetError:
         if config.prepared is None and first_new is not None:
-            _take_back(place, first_new)
+            _remove_new(place, first_new)
         raise
 
 
 def digest_files(paths: Sequence[Path], folder: Path, config: DataConfig) -> str:
-    """Return the sha256 that names episodes: of their names and sizes, and of what is used of them."""
+    """Return a sha256 of the names and sizes of files and of the selection: identifies the episodes."""
     files = [(str(path.relative_to(folder)), path.stat().st_size) for path in paths]
     used = config.model_dump(include=_ALWAYS_NAMED) | config.model_dump(include=_NAMED_IF_SET, exclude_defaults=True)
-    used = former_names(DataConfig, used)  # the digest of a folder outlives the names of the keys
+    used = former_names(DataConfig, used)  # stored digests use the former names
     return hashlib.sha256(json.dumps([files, used]).encode()).hexdigest()
 
 
-def held_out_mask(names: Sequence[str], share: float) -> NDArray[np.bool_]:
-    """Tell which episodes of a folder are kept for validation; by their names, so that new episodes move no old one.
+def held_out_mask(names: Sequence[str], fraction: float) -> NDArray[np.bool_]:
+    """Return which episodes of a folder are held out for validation, by a hash of their names.
 
-    RoboNet's file names are unique, so that their folder does not matter; of other kinds it does. Where the names
-    decide for none or for all of several, the last one is kept; a single one never is.
+    Added episodes do not change the split of the others. RoboNet file names are unique, so their folder is ignored; for
+    other kinds it counts. If none or all of several episodes would be held out, the last one is; a single one never is.
 
     Args:
-        names: Of the folder's usable episodes, in order.
-        share: To keep; 1 keeps all.
+        names: Of the usable episodes of the folder, in order.
+        fraction: To hold out; 1: all.
+
+    Returns:
+        (N,) True for validation.
     """
-    if share >= 1:
+    if fraction >= 1:
         return np.ones(len(names), bool)
-    kept = np.array([_draw(name) < share for name in names], bool)
+    kept = np.array([_draw(name) < fraction for name in names], bool)
     if len(names) == 1:
         return np.zeros(1, bool)
     return np.arange(len(names)) == len(names) - 1 if kept.all() or not kept.any() else kept
 
 
 def _draw(name: str) -> float:
-    told = Path(name).name if name.endswith(".hdf5") else name
-    return int.from_bytes(hashlib.sha256(told.encode()).digest()[:4], "big") / 2**32
+    hashed = Path(name).name if name.endswith(".hdf5") else name
+    return int.from_bytes(hashlib.sha256(hashed.encode()).digest()[:4], "big") / 2**32
 
 
 def _folder(path: Path, recordings: list[Recording], prepared: PreparedEpisodes, config: DataConfig) -> _Folder:
@@ -200,7 +201,7 @@ def _folder(path: Path, recordings: list[Recording], prepared: PreparedEpisodes,
 
 
 def _check_alike(folders: Sequence[_Folder], config: DataConfig) -> None:
-    """Refuse episodes that differ in what the model is built for, by name."""
+    """Refuse episodes with different actions, step limits or step durations."""
     first_of: dict[str, tuple[Path, float]] = {}
     for folder in folders:
         for i in np.flatnonzero(folder.usable).tolist():
@@ -244,16 +245,16 @@ def _dataset(folders: Sequence[_Folder], config: DataConfig) -> Dataset:
         fractions = config.folder_fractions or (1.0,) * len(folders)
         parts.append(Windows(frames, rows, np.concatenate(starts), config.n_frames, tuple(sizes.tolist()), fractions))
     learned = np.concatenate([actions[i] for i in np.flatnonzero(usable & ~kept)])
-    step_limit_m = _said({each.step_limit_m for each in taken if each.n_action_dims}, config.step_limit_m)
+    step_limit_m = _common({each.step_limit_m for each in taken if each.n_action_dims}, config.step_limit_m)
     spaces = {each.action_space for each in taken}
     return Dataset(
         train=parts[0],
         validation=parts[1],
         action_scale=_scale(learned, step_limit_m if spaces == {ROBOT_ACTIONS} else None),
         step_limit_m=step_limit_m if learned.shape[1] else None,
-        step_s=_said({each.step_s for each in taken if each.n_action_dims}, config.step_s),
+        step_s=_common({each.step_s for each in taken if each.n_action_dims}, config.step_s),
         camera=_camera(taken),
-        workspace_m=_said({each.workspace_m for each in taken}, None),
+        workspace_m=_common({each.workspace_m for each in taken}, None),
         n_episodes=len(taken),
         refused=dict(sum((folder.prepared.refused for folder in folders), Counter[str]())),
         warnings=_warnings(spaces),
@@ -263,7 +264,7 @@ def _dataset(folders: Sequence[_Folder], config: DataConfig) -> Dataset:
 
 
 def _validation(folder: _Folder, config: DataConfig) -> NDArray[np.bool_]:
-    """Tell which usable episodes validate."""
+    """Return which episodes are usable and held out for validation."""
     usable = np.flatnonzero(folder.usable)
     kept = np.zeros(len(folder.usable), bool)
     kept[usable] = held_out_mask([folder.name(i) for i in usable.tolist()], config.validation_fraction)
@@ -271,10 +272,9 @@ def _validation(folder: _Folder, config: DataConfig) -> NDArray[np.bool_]:
 
 
 def _scale(actions: NDArray[np.float32], step_limit_m: float | None) -> tuple[float, ...]:
-    """Return what actions (N, A) are divided by: the robot's own limits where they are known, else what the data show.
+    """Return the scale of actions (N, A): the limits of the robot if known, else from the data.
 
-    Of the data it is the 99.5th percentile of absolute values, which a few wild ones do not move; of a number that is
-    rarely not 0 the largest, and of one that always is 0, 1.
+    From the data: the 99.5th percentile of absolute values; if that is 0, the largest one; if that is 0, 1.
     """
     if step_limit_m is not None and actions.shape[1] == ACTION_DIM:
         return (step_limit_m, step_limit_m, step_limit_m, CLOSE)
@@ -286,31 +286,31 @@ def _scale(actions: NDArray[np.float32], step_limit_m: float | None) -> tuple[fl
     return tuple(float(each) if each > 0 else 1.0 for each in scale)
 
 
-def _said(values: set[_Value | None], otherwise: _Value | None) -> _Value | None:
-    """Return the one thing that all who say anything say; None where they differ."""
-    said = values - {None}
-    if not said:
+def _common(values: set[_Value | None], otherwise: _Value | None) -> _Value | None:
+    """Return the common value of all that are not None; None if they differ, `otherwise` if there is none."""
+    known = values - {None}
+    if not known:
         return otherwise
-    return said.pop() if len(said) == 1 else None
+    return known.pop() if len(known) == 1 else None
 
 
 def _camera(taken: Sequence[EpisodeFacts]) -> Camera | None:
-    calibration = _said({facts.camera or None for facts in taken}, None)
+    calibration = _common({facts.camera or None for facts in taken}, None)
     return None if calibration is None else Camera.model_validate_json(calibration)
 
 
 def _warnings(spaces: set[str]) -> tuple[str, ...]:
     if len(spaces) == 1:
         return ()
-    return (f"actions of several kinds are learned as if they were one: {'; '.join(sorted(spaces))}",)
+    return (f"actions of several kinds are trained on as one kind: {'; '.join(sorted(spaces))}",)
 
 
 def _combined(digests: Sequence[str]) -> str:
     return digests[0] if len(digests) == 1 else hashlib.sha256(json.dumps(digests).encode()).hexdigest()
 
 
-def _take_back(place: Path, first_new: Path | None) -> None:
-    """Remove what a refused start has written where nothing was before."""
+def _remove_new(place: Path, first_new: Path | None) -> None:
+    """Remove the new files of a refused start."""
     if first_new is None:
         return
     for path in sorted(place.rglob("*"), reverse=True):

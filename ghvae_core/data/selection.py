@@ -1,4 +1,4 @@
-"""Which recordings of a folder are used: by file name, and by robot."""
+"""Selection of the recordings of a folder by file name and robot."""
 
 from __future__ import annotations
 
@@ -14,70 +14,70 @@ from data_collection.formats.reader import KINDS, Recording, find, read_names, r
 from ghvae_core.data.parallel import DatasetError, map_in_processes
 
 _PIECE_BYTES = 2**24  # read at once
-_ROBOTS_AT_ONCE = 64  # files whose robot one process looks up at a time; ours
+_ROBOTS_AT_ONCE = 64  # files that one process reads at a time; ours
 
 
 class Selection(NamedTuple):
-    """Which recordings are wanted."""
+    """Conditions on recordings."""
 
-    robots: tuple[str, ...]  # of RoboNet files, the only ones that name theirs; empty: all
+    robots: tuple[str, ...]  # of RoboNet files, the only kind that names its robot; empty: all
     only_names: str | None  # text file of file names; None: all
     exclude_names: str | None
 
 
-class Chosen(NamedTuple):
-    """The wanted recordings of one folder."""
+class SelectedRecordings(NamedTuple):
+    """The selected recordings of one folder."""
 
     recordings: list[Recording]
-    refused: Counter[str]  # reason to number of recordings that may have been wanted but cannot be used
+    refused: Counter[str]  # reason to number of recordings that cannot be used
 
 
-def choose(folders: Sequence[Path], wanted: Selection) -> list[Chosen]:
-    """Return the wanted recordings of each folder.
+def select(folders: Sequence[Path], selection: Selection) -> list[SelectedRecordings]:
+    """Return the selected recordings of each folder; duplicate files are refused.
 
     Raises:
-        DatasetError: A folder has none, or a robot is asked for that no file in any of them names.
+        DatasetError: A folder has none, or no file names a requested robot.
         EpisodeError: A list of names cannot be read.
     """
-    chosen = [Chosen(_listed(folder, wanted), Counter()) for folder in folders]
-    if wanted.robots:
-        chosen = _of_robots(chosen, wanted.robots)
+    chosen = [SelectedRecordings(_listed(folder, selection), Counter()) for folder in folders]
+    if selection.robots:
+        chosen = _of_robots(chosen, selection.robots)
     for folder, each in zip(folders, chosen, strict=True):
         if not each.recordings:
             raise DatasetError(f"{folder}: data.only_names, data.exclude_names and data.robots leave no recording")
-    chosen = _once(chosen)
+    chosen = _without_duplicates(chosen)
     for folder, each in zip(folders, chosen, strict=True):
         if not each.recordings:
-            raise DatasetError(f"{folder}: all its recordings stand in the folders before it, too; name each once")
+            raise DatasetError(f"{folder}: all its recordings are also in the folders before it; give each folder once")
     return chosen
 
 
-def _once(chosen: Sequence[Chosen]) -> list[Chosen]:
-    """Leave out files that stand there a second time: one copy could be trained on, and the other validate."""
+def _without_duplicates(chosen: Sequence[SelectedRecordings]) -> list[SelectedRecordings]:
+    """Refuse duplicate files: one copy could be used for training and the other for validation."""
     paths = [list(dict.fromkeys(recording.path for recording in each.recordings)) for each in chosen]
-    counts = Counter(_outside(path) for each in paths for path in each)
+    counts = Counter(_identity(path) for each in paths for path in each)
     seen: set[bytes] = set()
     once = []
     for each, files in zip(chosen, paths, strict=True):
         twice: set[Path] = set()
         for path in files:
-            content = _inside(path) if counts[_outside(path)] > 1 else b""
+            content = _content_sha256(path) if counts[_identity(path)] > 1 else b""
             if content in seen:
                 twice.add(path)
             elif content:
                 seen.add(content)
         fresh = [recording for recording in each.recordings if recording.path not in twice]
         n_twice = len(each.recordings) - len(fresh)
-        once.append(Chosen(fresh, each.refused + Counter({"the same file stands in the data twice": n_twice})))
+        once.append(SelectedRecordings(fresh, each.refused + Counter({"duplicate of another file": n_twice})))
     return once
 
 
-def _outside(path: Path) -> tuple[str, int]:
+def _identity(path: Path) -> tuple[str, int]:
     return path.name, path.stat().st_size
 
 
-def _inside(path: Path) -> bytes:
-    """Return a file's sha256; nothing of one that cannot be read, for which it is refused later."""
+def _content_sha256(path: Path) -> bytes:
+    """Return the sha256 of a file; empty if it cannot be read, which is reported later."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -88,22 +88,22 @@ def _inside(path: Path) -> bytes:
     return digest.digest()
 
 
-def _listed(folder: Path, wanted: Selection) -> list[Recording]:
+def _listed(folder: Path, selection: Selection) -> list[Recording]:
     if not folder.is_dir():
-        raise DatasetError(f"{folder}: expected a folder of recordings, got none of that name; check --data")
+        raise DatasetError(f"{folder}: expected a folder of recordings, found none; check --data")
     recordings = find(folder)
     if not recordings:
         raise DatasetError(f"{folder}: expected {KINDS}, found none; record some with run_collection")
-    if wanted.only_names is not None:
-        names = read_names(Path(wanted.only_names))
+    if selection.only_names is not None:
+        names = read_names(Path(selection.only_names))
         recordings = [each for each in recordings if each.is_in(names)]
-    if wanted.exclude_names is not None:
-        names = read_names(Path(wanted.exclude_names))
+    if selection.exclude_names is not None:
+        names = read_names(Path(selection.exclude_names))
         recordings = [each for each in recordings if not each.is_in(names)]
     return recordings
 
 
-def _of_robots(chosen: Sequence[Chosen], robots: tuple[str, ...]) -> list[Chosen]:
+def _of_robots(chosen: Sequence[SelectedRecordings], robots: tuple[str, ...]) -> list[SelectedRecordings]:
     found = [list(map_in_processes(_robot, each.recordings, _ROBOTS_AT_ONCE)) for each in chosen]
     present = sorted({named.robot for each in found for named in each if named.robot})
     for name in robots:
@@ -113,7 +113,7 @@ def _of_robots(chosen: Sequence[Chosen], robots: tuple[str, ...]) -> list[Chosen
             known = ", ".join(present) or "none is named"
             raise DatasetError(f"data.robots: expected robots of the data ({known}), got '{name}'{hint}")
     return [
-        Chosen(
+        SelectedRecordings(
             [item for item, named in zip(each.recordings, names, strict=True) if named.robot in {None, *robots}],
             Counter(named.refusal for named in names if named.refusal),
         )
@@ -122,7 +122,7 @@ def _of_robots(chosen: Sequence[Chosen], robots: tuple[str, ...]) -> list[Chosen
 
 
 class _Named(NamedTuple):
-    robot: str | None  # None: of a kind that names none
+    robot: str | None  # None: a kind of file without robot names
     refusal: str
 
 
@@ -131,4 +131,4 @@ def _robot(recording: Recording) -> _Named:
         name = robot(recording)
     except EpisodeError as error:
         return _Named("", str(error).removeprefix(f"{recording.path}: "))
-    return _Named(name, "the file does not name its robot, but data.robots asks for some" if name == "" else "")
+    return _Named(name, "the file does not name its robot, and data.robots is set" if name == "" else "")

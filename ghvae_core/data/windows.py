@@ -1,4 +1,4 @@
-"""Windows of context and horizon, cut out of episodes that lie end to end."""
+"""Windows of context and horizon in concatenated episodes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 
 class Frames:
-    """Arrays (F_i, px, px, 3) uint8 laid end to end without being copied; rows are read from where they lie."""
+    """Arrays (F_i, px, px, 3) uint8 concatenated without copying."""
 
     def __init__(self, parts: Sequence[NDArray[np.uint8]]) -> None:
-        """Hold at least one part; all of one frame size."""
+        """Take at least one part; all parts have the same frame size."""
         self._parts = [part for part in parts if len(part)] or list(parts[:1])
         self._ends = np.cumsum([len(part) for part in self._parts])
 
@@ -27,10 +27,10 @@ class Frames:
         return (len(self), *self._parts[0].shape[1:])
 
     def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return a copy of some frames, in the shape of `rows`.
+        """Return a copy of the frames `rows`, in the shape of `rows`.
 
         Raises:
-            IndexError: A row that is not there; rows count from 0 only.
+            IndexError: A row is out of range; negative rows are refused.
         """
         index = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows)
         flat = index.reshape(-1)
@@ -39,29 +39,31 @@ class Frames:
         found = np.empty((len(flat), *self.shape[1:]), np.uint8)
         owners = np.searchsorted(self._ends, flat, side="right")
         for owner in np.unique(owners):
-            mine, part = owners == owner, self._parts[owner]
-            found[mine] = part[flat[mine] - (self._ends[owner] - len(part))]
+            is_owned, part = owners == owner, self._parts[owner]
+            found[is_owned] = part[flat[is_owned] - (self._ends[owner] - len(part))]
         return found.reshape(*index.shape, *self.shape[1:])
 
 
-FrameArray: TypeAlias = "NDArray[np.uint8] | Frames"  # both have a length, a shape, and rows by slice or by index
+FrameArray: TypeAlias = "NDArray[np.uint8] | Frames"  # both have a length, a shape, and rows by slice or index
 
 
 def end_to_end(parts: Sequence[NDArray[np.uint8]]) -> FrameArray:
-    """Return parts as one array: the part itself where only one holds anything."""
+    """Return parts as one array; a single non-empty part is returned itself."""
     full = [part for part in parts if len(part)] or list(parts[:1])
     return full[0] if len(full) == 1 else Frames(full)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Episodes laid end to end, and where the windows start that lie within one episode each."""
+    """Concatenated episodes, and the first frames of windows that lie within one episode each."""
 
     frames: FrameArray  # (F, px, px, 3) RGB
-    actions: NDArray[np.float32]  # (F, A) applied, raw; row f leads from frame f to f + 1; an episode's last row is 0
+    actions: NDArray[
+        np.float32
+    ]  # (F, A) applied, raw; row f leads from frame f to f + 1; the last row of an episode is 0
     starts: NDArray[np.int64]  # (W,) first frames, folder by folder
     n_frames: int  # of a window
-    folder_sizes: tuple[int, ...] = ()  # windows of each data folder; empty: all are of one
+    folder_sizes: tuple[int, ...] = ()  # windows of each data folder; empty: one folder
     folder_fractions: tuple[float, ...] = ()  # of the drawn windows, one per folder
 
     def batch(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]:
@@ -70,7 +72,7 @@ class Windows:
         return self.frames[rows], self.actions[rows[:-1]], rows
 
     def draw(self, rng: np.random.Generator, n: int) -> NDArray[np.int64]:
-        """Return n window numbers (n,), uniform within each folder, the folders by their shares."""
+        """Return n window numbers (n,), uniform within each folder, folders by `folder_fractions`."""
         sizes = np.array(self.folder_sizes or (len(self.starts),))
         weights = np.array(self.folder_fractions or (1.0,)) * (sizes > 0)
         firsts = np.cumsum(sizes) - sizes

@@ -1,8 +1,7 @@
-"""Weights of others: a `.pt` or `.pth` file is opened in a process of its own, with little time and memory.
+"""Import of PyTorch weights: a `.pt` or `.pth` file is read in a separate process with limited time and memory.
 
-A file of torch is a pickle, and reading one can run whatever its author put into it. It is read with torch's restricted
-unpickler alone, which has had holes; so the process that does it is limited, and all that it hands back is a
-safetensors file.
+A PyTorch file is a pickle, and loading it can execute code. It is loaded with the restricted unpickler of torch, which
+has had vulnerabilities; therefore the process that loads it is limited, and returns only a safetensors file.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from ghvae_core.models.checkpoint_files import CheckpointError, unpack_tensors
 from ghvae_core.models.transfer import TransferReport
 from ghvae_core.models.video_model import VideoModel
 
-_TIMEOUT_S = 600  # for a file of the largest size from a slow disk; ours
-_LARGEST_BYTES = 16 * 2**30  # of a file; a model of the paper's size with its optimizer has 7 GB
-_MEMORY_BYTES = 2**30  # beside twice the file: ours
+_TIMEOUT_S = 600  # for the largest file from a slow disk; ours
+_LARGEST_BYTES = 16 * 2**30  # of a file; a model of the paper's size with its optimizer has 7 GB; ours
+_MEMORY_BYTES = 2**30  # in addition to twice the file size; ours
 _MOST_TENSORS = 100_000
 _DTYPES = {
     torch.float32,
@@ -39,36 +38,36 @@ _DTYPES = {
     torch.int32,
     torch.int64,
 }
-_WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which others keep the weights
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # common keys of the state dictionary
 _PREFIX = "module."  # of torch's DistributedDataParallel
 
 
 def read_torch_file(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a foreign file by name, nested names joined by dots.
+    """Return the tensors of a PyTorch file by name; nested names are joined by dots.
 
     Raises:
-        CheckpointError: It is no such file, is damaged or too large, holds anything but tensors, numbers and text, or
-            a value that is not finite. Nothing in it was run.
+        CheckpointError: The file is missing, damaged or too large, contains anything but tensors, numbers and text, or
+            a value that is not finite. None of its code was executed.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: expected a .pt or .pth file, got none")
     size_bytes = path.stat().st_size
     if size_bytes > _LARGEST_BYTES:
         raise CheckpointError(f"{path}: expected at most {_LARGEST_BYTES} bytes, got {size_bytes}")
-    with tempfile.TemporaryDirectory(prefix="foreign-") as folder:
+    with tempfile.TemporaryDirectory(prefix="torch-") as folder:
         out = Path(folder) / "weights.safetensors"
-        _convert_apart(path, out)
+        _convert_in_process(path, out)
         return unpack_tensors(out.read_bytes(), str(path))
 
 
 def load_torch_file(path: Path, model: VideoModel) -> TransferReport:
-    """Fill a model, in place, with those tensors of a foreign file that have the name and shape of its own.
+    """Load into a model, in place, the tensors of a PyTorch file that have the names and shapes of its own.
 
     Returns:
-        What was loaded, and what was not.
+        The loaded and unused tensors.
 
     Raises:
-        CheckpointError: As for `read_torch_file`; or nothing in the file fits. The model is as it was.
+        CheckpointError: As for `read_torch_file`; or no tensor fits. The model is unchanged.
     """
     theirs, ours = read_torch_file(path), model.state_dict()
     fitting = {name for name, tensor in theirs.items() if name in ours and tensor.shape == ours[name].shape}
@@ -91,8 +90,8 @@ def load_torch_file(path: Path, model: VideoModel) -> TransferReport:
     )
 
 
-def _convert_apart(path: Path, out: Path) -> None:
-    """Let another process read the file, and write its tensors as safetensors."""
+def _convert_in_process(path: Path, out: Path) -> None:
+    """Read the file in another process, which writes its tensors as safetensors."""
     command = [sys.executable, "-m", "ghvae_core.models.torch_import", str(path.absolute()), str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
@@ -101,45 +100,45 @@ def _convert_apart(path: Path, out: Path) -> None:
         )
     except subprocess.TimeoutExpired:
         raise CheckpointError(
-            f"{path}: could not be read within {_TIMEOUT_S} s; it is damaged, or no weights"
+            f"{path}: could not be read within {_TIMEOUT_S} s; it is damaged, or contains no weights"
         ) from None
     if done.returncode != 0 or not out.is_file():
         raise CheckpointError(f"{path}: refused: {_reason(done)}")
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:
-    """Return, in one line, why the other process failed; never torch's advice to load without restrictions."""
+    """Return in one line why the other process failed, without the advice of torch to lift the restrictions."""
     found = re.search(r"GLOBAL ([\w.]+)", done.stderr)
     if "Weights only load failed" in done.stderr or "UnpicklingError" in done.stderr:
-        what = f"it asks for {found[1]}" if found else "it holds more than tensors, numbers and text"
-        return f"{what}; ask its author for the weights alone, best as safetensors"
+        what = f"it refers to {found[1]}" if found else "it contains more than tensors, numbers and text"
+        return f"{what}; save the weights alone, best as safetensors"
     if "MemoryError" in done.stderr or "Cannot allocate memory" in done.stderr or done.returncode < 0:
-        return "it needs more memory or time than a file of its size may; it is damaged, or made to do harm"
+        return "it needs more memory or time than a file of its size should; it is damaged or malicious"
     lines = done.stderr.strip().splitlines() or ["no reason given"]
-    return f"not a whole file of torch ({lines[-1][:200]}); use another copy"
+    return f"not an intact PyTorch file ({lines[-1][:200]}); use another copy"
 
 
 def _convert(path: Path, out: Path) -> None:
-    """Read a foreign file under limits that cannot be lifted again; runs in a process of its own."""
+    """Convert a PyTorch file under resource limits; runs in a process of its own."""
     size_bytes = path.stat().st_size
     memory_bytes = _virtual_bytes() + _MEMORY_BYTES + 2 * size_bytes
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (_TIMEOUT_S, _TIMEOUT_S))
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 * size_bytes + 2**20,) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Only files in torch's newer format can be mapped.
+    # Only zip files, the newer format of torch, can be mapped.
     tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     tensors = dict(flatten(tree))
-    odd = [f"{name} of {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in _DTYPES]
-    if odd:
-        raise ValueError(f"expected ordinary numbers, got {odd[0]}")
+    invalid = [f"{name} of {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in _DTYPES]
+    if invalid:
+        raise ValueError(f"expected common number types, got {invalid[0]}")
     if not tensors or len(tensors) > _MOST_TENSORS:
         raise ValueError(f"expected 1 to {_MOST_TENSORS} tensors, got {len(tensors)}")
     safetensors.torch.save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, out)
 
 
 def flatten(tree: object) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of nested mappings and sequences by name, without the wrappings that others put around."""
+    """Yield the tensors of nested mappings and sequences by name, without common wrappers."""
     while isinstance(tree, Mapping):
         inner = next((tree[name] for name in _WRAPPERS if isinstance(tree.get(name), Mapping)), None)
         if inner is None:
@@ -161,7 +160,7 @@ def _walk(tree: object, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _virtual_bytes() -> int:
-    """Return the address space that this process has already, which the limit counts too."""
+    """Return the address space in use, which counts towards the limit."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     return pages * os.sysconf("SC_PAGE_SIZE")
 

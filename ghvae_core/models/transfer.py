@@ -1,7 +1,7 @@
-"""Start from a checkpoint that was made for other data: weights are copied by name, and what differs is told.
+"""Initialization from a checkpoint of other data: weights are copied by name, and differences are reported.
 
-Numbers of an action are matched by place: x, y, z and any further movements from the front, the gripper last. An action
-of fewer than four numbers has no gripper.
+Numbers of an action are matched by position: first x, y, z and further movements, the gripper last. An action of fewer
+than four numbers has no gripper.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
 from ghvae_core.models.svg import Svg, SvgConfig
 from ghvae_core.models.video_model import VideoModel
 
-# Settings that need no, or other, weights. All others are the sizes of the networks and must agree.
+# Settings that may differ. All others are sizes of the networks and must be equal.
 _FREE = {"image_px", "action_dim", "action_scale", "modules", "prior", "posterior_std", "n_context"}
-_GROUP_PARTS = 3  # of a tensor's name, which say its module and network
-_WITH_GRIPPER = 4  # numbers of the smallest action that ends with the gripper
+_GROUP_PARTS = 3  # of a tensor's name, which identify its module and network
+_WITH_GRIPPER = 4  # length of the shortest action with a gripper
 
 
 class TransferReport(Config):
-    """What became of every tensor when a model was started from another; names as in its state dictionary."""
+    """Origin of every tensor of a model that was initialized from another one; names as in its state dictionary."""
 
-    loaded: tuple[str, ...] = ()  # as they were
-    adapted: dict[str, str] = Field(default_factory=dict)  # and how
-    new: tuple[str, ...] = ()  # of this model alone: random, as in training from scratch
-    unused: tuple[str, ...] = ()  # of the other alone: not used
-    changed: dict[str, str] = Field(default_factory=dict)  # settings: what they were, and are
+    loaded: tuple[str, ...] = ()  # unchanged
+    adapted: dict[str, str] = Field(default_factory=dict)  # name to change
+    new: tuple[str, ...] = ()  # only in this model: random, as in training from scratch
+    unused: tuple[str, ...] = ()  # only in the other model
+    changed: dict[str, str] = Field(default_factory=dict)  # settings: old and new values
 
     def lines(self) -> list[str]:
-        """Return the report in words, networks in place of the tensors where there is nothing more to say."""
+        """Return the report as lines of text; unchanged tensors are grouped by network."""
         lines = [f"{name}: {change}" for name, change in self.changed.items()]
         for what, names in (("loaded", self.loaded), ("new", self.new), ("unused", self.unused)):
             if names:
@@ -59,24 +59,24 @@ class TransferReport(Config):
 def adapt(
     start: Checkpoint, config: GhvaeConfig | SvgConfig, rng: np.random.Generator
 ) -> tuple[VideoModel, TransferReport]:
-    """Return a model of a configuration that starts as a checkpoint's model, and what was done for it.
+    """Return a model of a configuration, initialized from a checkpoint, and a report.
 
-    Where the settings agree all weights are the checkpoint's, bit for bit. Where the data differ:
+    With equal settings all weights are those of the checkpoint. Differences:
 
-    - another action scale: the weights of the actions are scaled, so that the same movement has the same effect;
-    - other numbers in an action: those that both have keep their weights, new ones start without effect;
-    - actions that the checkpoint did not know at all: their network starts without effect;
-    - another image size: convolutions are kept; 1x1 kernels become the middle of 3x3 ones, and the reverse;
-    - more modules: new ones are random; fewer: the deepest are left;
-    - a learned prior in place of a uniform one: random, as the checkpoint's was never trained.
+    - action scale: the weights of the actions are scaled, so that the same movement has the same effect;
+    - numbers of an action: common ones keep their weights, new ones start without effect;
+    - actions where the checkpoint has none: their network starts without effect;
+    - image size: convolutions are kept; 1x1 kernels become the middle of 3x3 kernels, and vice versa;
+    - more modules: new ones are random; fewer: the deepest are not used;
+    - a learned prior instead of a uniform one: random, as that of the checkpoint is untrained.
 
     Args:
-        start: Whose trained modules are used.
-        config: With the new data's action scale.
-        rng: Draws the weights that the checkpoint does not bring.
+        start: Its trained modules are used.
+        config: Of the new model, with the action scale of the new data.
+        rng: Draws the weights that are not in the checkpoint.
 
     Raises:
-        CheckpointError: It is of another kind, or its networks have other sizes.
+        CheckpointError: The model is of another kind, or its networks have other sizes.
     """
     check_sizes(start, config)
     with torch.random.fork_rng(devices=[]):
@@ -93,7 +93,7 @@ def adapt(
             adapted[name] = how
         else:
             loaded.append(name)
-    for name in _silenced(ours, theirs):
+    for name in _zeroed(ours, theirs):
         ours[name] = torch.zeros_like(ours[name])
         adapted[name] = "new and 0: actions have no effect yet"
     model.load_state_dict(ours)
@@ -107,10 +107,10 @@ def adapt(
 
 
 def check_sizes(start: Checkpoint, config: GhvaeConfig | SvgConfig) -> None:
-    """Refuse a checkpoint whose networks are others than those of a configuration, whatever the data are.
+    """Refuse a checkpoint whose networks differ from those of a configuration.
 
     Raises:
-        CheckpointError: It is of another kind, or its networks have other sizes; which, is said.
+        CheckpointError: The model is of another kind, or its networks have other sizes; the message names the setting.
     """
     theirs, kind = start.model.config, start.info.model.kind
     if kind != config.kind:
@@ -125,12 +125,12 @@ def check_sizes(start: Checkpoint, config: GhvaeConfig | SvgConfig) -> None:
         if old != new:
             raise CheckpointError(
                 f"--init: {name}: the checkpoint has {old}, this run {new}; weights of other sizes cannot be adapted, "
-                "take the --model that it was trained with"
+                "use the --model that it was trained with"
             )
 
 
 def _usable(model: VideoModel) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that were trained: all, but a prior that was uniform in their place."""
+    """Yield the trained tensors: all except the unused prior networks of a uniform prior."""
     is_uniform = isinstance(model, Ghvae) and model.config.prior == "uniform"
     for name, tensor in model.state_dict().items():
         if not (is_uniform and ".prior." in name):
@@ -138,32 +138,32 @@ def _usable(model: VideoModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def _fitted(name: str, tensor: Tensor, start: VideoModel, model: VideoModel) -> tuple[Tensor, str]:
-    """Return a tensor as the new model needs it, and how it was changed; empty where it was not."""
+    """Return a tensor for the new model, and a description of its change; empty if unchanged."""
     first = _first_action(name, model)
     if first is not None:
         return _with_actions(tensor, first, start, model)
     new_px = model.state_dict()[name].shape[2:]
     if tensor.dim() == 4 and tensor.shape[2:] != new_px:
         return (
-            (_grown(tensor), "1x1 kernel put into the middle of a 3x3 one")
+            (_grown(tensor), "1x1 kernel placed in the middle of a 3x3 kernel")
             if new_px == (3, 3)
             else (
                 tensor[:, :, 1:2, 1:2].clone(),
-                "the middle of a 3x3 kernel, which alone sees anything in a 1x1 image",
+                "middle of a 3x3 kernel, the only part used on a 1x1 image",
             )
         )
     return tensor.clone(), ""
 
 
 def _first_action(name: str, model: VideoModel) -> int | None:
-    """Return which input of a weight is the first number of an action; None where no action goes in."""
+    """Return the input index of the first number of an action; None if the weight takes no action."""
     if isinstance(model, Svg) and name in {"prior.embed.weight", "predictor.embed.weight"}:
         return model.config.features
     return 0 if name.endswith(".prior.body.action.0.weight") else None
 
 
 def _with_actions(tensor: Tensor, first: int, start: VideoModel, model: VideoModel) -> tuple[Tensor, str]:
-    """Return a weight (outputs, inputs, ...) for other actions."""
+    """Return a weight (outputs, inputs, ...) adapted to other actions, and a description of the change."""
     old, new = start.config, model.config
     if (old.action_dim, old.action_scale) == (new.action_dim, new.action_scale):
         return tensor.clone(), ""
@@ -172,7 +172,7 @@ def _with_actions(tensor: Tensor, first: int, start: VideoModel, model: VideoMod
     for place, scale in zip(places, new.action_scale, strict=True):
         if place is None:
             columns.append(torch.zeros_like(tensor[:, 0]))
-        else:  # the networks see action / scale, so this gives the same movement the same effect
+        else:  # networks get action / scale: the same movement has the same effect
             columns.append(tensor[:, first + place] * (scale / old.action_scale[place]))
     end = first + old.action_dim
     value = torch.cat([tensor[:, :first], *[column[:, None] for column in columns], tensor[:, end:]], 1)
@@ -185,7 +185,7 @@ def _with_actions(tensor: Tensor, first: int, start: VideoModel, model: VideoMod
 
 
 def _matched(n_old: int, n_new: int) -> list[int | None]:
-    """Return for each number of the new actions which one of the old it is; None where it is none."""
+    """Return for each number of the new actions its index in the old ones; None if new."""
     n_old_moves, n_new_moves = n_old - (n_old >= _WITH_GRIPPER), n_new - (n_new >= _WITH_GRIPPER)
     places: list[int | None] = [place if place < n_old_moves else None for place in range(n_new_moves)]
     if n_new >= _WITH_GRIPPER:
@@ -197,8 +197,8 @@ def _grown(tensor: Tensor) -> Tensor:
     return torch.nn.functional.pad(tensor, (1, 1, 1, 1))
 
 
-def _silenced(ours: Iterable[str], theirs: Iterable[str]) -> list[str]:
-    """Return the last layers of action networks that are new in a prior that is not."""
+def _zeroed(ours: Iterable[str], theirs: Iterable[str]) -> list[str]:
+    """Return the last layers of new action networks in priors that are not new."""
     known = set(theirs)
     ends = (".action.2.weight", ".action.2.bias")
     return [

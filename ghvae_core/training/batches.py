@@ -1,4 +1,4 @@
-"""Batches for training, the next one prepared while the present one is learned from."""
+"""Training batches; the next one is prepared during the present step."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Augment = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]] 
 
 
 class MicroBatch(NamedTuple):
-    """What one process learns from at once, a part of the batch of a step."""
+    """The part of the batch of a step that one process uses in one backward pass."""
 
     batch: Batch
-    noise_seed: int  # the same for all parts: noise is drawn for the whole batch
+    noise_seed: int  # equal for all parts: noise is drawn for the whole batch
 
 
 @dataclass(frozen=True)
 class BatchSource:
-    """Where the windows come from."""
+    """Windows, augmentation and seed of the batches."""
 
     windows: Windows
     augment: Augment | None
@@ -38,18 +38,18 @@ class BatchSource:
 
 
 class BatchLoader:
-    """Draws windows as a function of seed, stage and step alone, in a thread of its own.
+    """Draws windows as a function of seed, stage and step, in a thread of its own.
 
-    The batch of a step is divided evenly: first by process, then by accumulation step. So any number of processes and
-    of accumulation steps learns from the same windows.
+    The batch of a step is divided evenly by process, then by accumulation step. Any number of processes and of
+    accumulation steps thus uses the same windows.
     """
 
     def __init__(
-        self, draw: BatchSource, training: TrainingConfig, group: ProcessGroup, features: FeatureCache
+        self, source: BatchSource, training: TrainingConfig, group: ProcessGroup, features: FeatureCache
     ) -> None:
-        """Prepare nothing yet."""
-        self._draw, self._group, self._features = draw, group, features
-        self._n_whole, self._n_parts = training.batch_windows, training.accumulation_steps
+        """Start the thread; prepare nothing yet."""
+        self._source, self._group, self._features = source, group, features
+        self._n_total, self._n_parts = training.batch_windows, training.accumulation_steps
         self._thread = ThreadPoolExecutor(1, "loader")
         self._next: tuple[tuple[int, int, int], Future[MicroBatch]] | None = None
 
@@ -58,7 +58,7 @@ class BatchLoader:
         self._thread.shutdown(cancel_futures=True)
 
     def parts(self, stage: int, step: int, n_steps: int) -> Iterator[MicroBatch]:
-        """Yield this process's parts of the batch of a step, and prepare what most likely follows."""
+        """Yield the parts of this process of the batch of a step, and prepare the next one."""
         for part in range(self._n_parts):
             place = (stage, step, part)
             if self._next is None or self._next[0] != place:
@@ -77,31 +77,33 @@ class BatchLoader:
         self._next = (place, self._thread.submit(self._prepare, *place))
 
     def forget(self) -> None:
-        """Drop what was prepared: other features are kept from now on."""
+        """Discard the prepared part; called when the feature cache changes."""
         if self._next is not None:
             self._next[1].exception()  # waits for it
             self._next = None
 
     def _prepare(self, stage: int, step: int, part: int) -> MicroBatch:
-        draw, device = self._draw, self._group.device
-        numbers = np.random.default_rng([draw.seed, stage, step])
-        indices = draw.windows.draw(numbers, self._n_whole)
+        source, device = self._source, self._group.device
+        numbers = np.random.default_rng([source.seed, stage, step])
+        indices = source.windows.draw(numbers, self._n_total)
         noise_seed = int(numbers.integers(2**63))
         place = self._group.rank * self._n_parts + part
-        n = self._n_whole // (self._group.size * self._n_parts)
-        frames, actions, rows = draw.windows.batch(indices[place * n : (place + 1) * n])
-        if draw.augment is not None:
-            frames = _augmented(frames, draw.augment, [[draw.seed, stage, step, 1 + place * n + i] for i in range(n)])
+        n = self._n_total // (self._group.size * self._n_parts)
+        frames, actions, rows = source.windows.batch(indices[place * n : (place + 1) * n])
+        if source.augment is not None:
+            frames = _augmented(
+                frames, source.augment, [[source.seed, stage, step, 1 + place * n + i] for i in range(n)]
+            )
         with torch.cuda.device(device) if device != "cpu" else nullcontext():
             batch = Batch.of(frames, actions, device)
             lower = self._features.gather(rows, device)
-        return MicroBatch(replace(batch, lower=lower, first=place * n, n_whole=self._n_whole), noise_seed)
+        return MicroBatch(replace(batch, lower=lower, first=place * n, n_total=self._n_total), noise_seed)
 
 
 def _augmented(frames: NDArray[np.uint8], augment: Augment, seeds: list[list[int]]) -> NDArray[np.uint8]:
-    """Return each clip augmented from a seed of its own, so that it is the same however the batch is divided.
+    """Return each clip augmented with a seed of its own, so that the result does not depend on the division.
 
-    No seed may end with 0: numpy takes [1, 2, 0] for [1, 2], which drew the windows.
+    Seeds must not end with 0: numpy treats [1, 2, 0] as [1, 2], the seed of the windows.
     """
     clips = [augment(frames[:, i : i + 1], np.random.default_rng(seed)) for i, seed in enumerate(seeds)]
     return np.concatenate(clips, axis=1)

@@ -1,4 +1,4 @@
-"""All settings of a training run, and what they must agree on among each other and with the model to start from."""
+"""Configuration of a training run, and checks of its consistency with the initial model."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class TrainingRunConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> TrainingRunConfig:
-        # Not ValueError: pydantic would give back all sections with it.
+        # ConfigError, not ValueError: pydantic would print all sections.
         if isinstance(self.model, GhvaeConfig) and self.model.prior == "uniform" and self.training.prior_finetune_steps:
-            raise ConfigError("model.prior: uniform has nothing to polish; set training.prior_finetune_steps=0")
+            raise ConfigError("model.prior: uniform cannot be fine-tuned; set training.prior_finetune_steps=0")
         if isinstance(self.model, SvgConfig) and self.objective.prior_emphasis != 1:
             emphasis = self.objective.prior_emphasis
             raise ConfigError(
-                f"objective.prior_emphasis: expected 1, as an SVG' knows no other bound, got {emphasis:g}"
+                f"objective.prior_emphasis: expected 1, the only value that an SVG' supports, got {emphasis:g}"
             )
         return self
 
 
 def load_config(model: str, overrides: Sequence[str], n_modules: int | None = None) -> TrainingRunConfig:
-    """Return the configuration: the model's file, the training file of its name (or tiny's), and the overrides.
+    """Return the configuration: the file of the model, the training file of its name, or tiny, and the overrides.
 
     Args:
         model: A file of configs/models without its suffix, or a path.
-        overrides: `section.key=value`; decide last.
-        n_modules: How many of the model's modules, from the first; None: all.
+        overrides: `section.key=value`; applied last.
+        n_modules: Number of modules, from the first; None: all.
 
     Raises:
         ConfigError: As `configs.loader.load`; or the model has fewer modules.
@@ -64,14 +64,14 @@ def load_config(model: str, overrides: Sequence[str], n_modules: int | None = No
         if not isinstance(config.model, GhvaeConfig) or not 1 <= n_modules <= config.model.n_modules:
             raise ConfigError(f"--modules: expected 1 to {config.model.n_modules} as {model} has, got {n_modules}")
         config = config.model_copy(update={"model": config.model.up_to(n_modules)})
-    if isinstance(config.model, SvgConfig):  # its skips come from the last context frame, so that it must know which
+    if isinstance(config.model, SvgConfig):  # its skip connections are those of the last context frame
         model_config = config.model.model_copy(update={"n_context": config.data.n_context})
         config = config.model_copy(update={"model": model_config})
     return config
 
 
 def continued(config: TrainingRunConfig, start: Checkpoint, overrides: Sequence[str]) -> TrainingRunConfig:
-    """Return the configuration with no steps for trained modules, where others are missing and none were asked for."""
+    """Return the configuration without steps for trained modules, unless all are trained or steps were set."""
     n_trained, n_modules = start.model.n_modules, config.model.n_modules
     if _is_set("training.module_steps", overrides) or n_trained >= n_modules:
         return config
@@ -80,33 +80,35 @@ def continued(config: TrainingRunConfig, start: Checkpoint, overrides: Sequence[
 
 
 def check_steps(config: TrainingRunConfig, n_trained: int, stage: str) -> None:
-    """Refuse to leave a module untrained or behind, and to polish a prior towards a posterior that no longer fits.
+    """Refuse steps that would leave a module untrained or outdated, or fine-tune a prior to an outdated posterior.
 
     Args:
-        config: Of the run.
-        n_trained: How many modules the model to start from brings; 0 without one.
-        stage: After which it was saved; empty where that is unknown.
+        config: Configuration of the run.
+        n_trained: Number of trained modules of the initial model; 0 without one.
+        stage: Last stage of the initial model; empty if unknown.
 
     Raises:
-        ConfigError: What is missing.
+        ConfigError: The message names the steps.
     """
     n_modules = config.model.n_modules
-    if config.training.end_to_end_steps > 0 and not any(config.training.module_steps):  # all is trained at once
+    if config.training.end_to_end_steps > 0 and not any(
+        config.training.module_steps
+    ):  # all modules are trained at once
         n_trained = n_modules
     for k in range(n_trained + 1, n_modules + 1):
         if not config.training.steps_of(k):
-            raise ConfigError(f"training.module_steps: expected steps for module {k}, which no --init brings, got 0")
+            raise ConfigError(f"training.module_steps: expected steps for module {k}, which is not trained, got 0")
     if stage == "rollout" and config.training.prior_finetune_steps and not config.training.steps_of(n_modules):
         raise ConfigError(
-            "--init: got a checkpoint after its rollout stage, which left the posterior behind, so that there is "
-            "nothing to polish towards; set training.prior_finetune_steps=0, or take the checkpoint of an earlier stage"
+            "--init: expected a checkpoint of a stage before rollout, which does not train the posterior, so that the "
+            "prior cannot be fine-tuned; set training.prior_finetune_steps=0, or use the checkpoint of an earlier stage"
         )
     steps = [config.training.steps_of(k) for k in range(1, n_modules + 1)]
-    behind = [k for k in range(2, n_modules + 1) if any(steps[: k - 1]) and not steps[k - 1]]
-    if behind and not config.training.end_to_end_steps and not config.training.rollout_steps:
+    outdated = [k for k in range(2, n_modules + 1) if any(steps[: k - 1]) and not steps[k - 1]]
+    if outdated and not config.training.end_to_end_steps and not config.training.rollout_steps:
         raise ConfigError(
-            f"training.module_steps: expected steps for module {behind[0]} too, as modules above it change and it was "
-            "trained on what they were, got 0; give it steps, or take fewer with --modules"
+            f"training.module_steps: expected steps for module {outdated[0]} too, as it was trained on the present "
+            "weights of lower modules, which will change, got 0; give it steps, or train fewer with --modules"
         )
 
 
@@ -114,7 +116,7 @@ def check_processes(config: TrainingRunConfig, n_processes: int) -> None:
     """Refuse a batch that cannot be divided evenly.
 
     Raises:
-        ConfigError: By what it must be divisible.
+        ConfigError: The message names the divisor.
     """
     n_parts = config.training.accumulation_steps * n_processes
     if config.training.batch_windows % n_parts:
@@ -125,20 +127,20 @@ def check_processes(config: TrainingRunConfig, n_processes: int) -> None:
 
 
 def check_unset(overrides: Sequence[str]) -> None:
-    """Refuse to say what the data say.
+    """Refuse settings that are derived from the data.
 
     Raises:
-        ConfigError: Of which key.
+        ConfigError: The message names the key.
     """
     for key in ("model.action_dim", "model.action_scale"):
         if _is_set(key, overrides):
             raise ConfigError(
-                f"{key}: comes from the data; leave it out, or leave the actions out with --set data.action_free=true"
+                f"{key}: is derived from the data; remove it, or ignore all actions with --set data.action_free=true"
             )
 
 
 def fitted(config: TrainingRunConfig, dataset: Dataset) -> TrainingRunConfig:
-    """Return the configuration with the data's actions: how many numbers, and what they are divided by."""
+    """Return the configuration with the number and the scale of the actions of the data."""
     update = {"action_dim": dataset.train.actions.shape[1], "action_scale": dataset.action_scale}
     return config.model_copy(update={"model": config.model.model_copy(update=update)})
 

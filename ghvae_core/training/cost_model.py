@@ -1,8 +1,7 @@
-"""What a model is and costs: its layers, parameters, arithmetic and memory, computed without running it.
+"""Layers, parameters, FLOP and memory of a model, computed without running it.
 
-Everything is read off the modules themselves: they are built of tensors that have shapes and no numbers, and taken
-through the very training steps and plans that a run would take them through. FLOP are counted as torch does, two for a
-multiplication and an addition; only convolutions and matrix products count.
+The modules are built of tensors without data and taken through the training steps and predictions of a run. FLOP are
+counted as in torch: two for a multiplication and an addition; only convolutions and matrix products count.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from ghvae_core.training.stages import StageLoss, TrainingConfig, TrainingStage,
 
 N_CONTEXT, HORIZON = 2, 10  # paper E.1
 N_FRAMES = N_CONTEXT + HORIZON  # of a clip
-N_CANDIDATES = 200  # of a plan; ours
+N_CANDIDATES = 200  # per plan; ours
 
 
 class LayerSummary(Config):
-    """One network of one module. Shapes are those of one frame: (height, width, channels), or (numbers,)."""
+    """One network of one module. Shapes are of one frame: (height, width, channels), or (numbers,)."""
 
     module: int  # from 1
     network: str
@@ -45,16 +44,16 @@ class LayerSummary(Config):
 
 
 class StageCost(Config):
-    """One stage of training: FLOP of one clip, bytes of one batch."""
+    """One stage of training: FLOP per clip, bytes per batch."""
 
     stage: str
-    n_trained: int  # parameters that it trains
+    n_trained: int  # trained parameters
     forward_flop: int
     backward_flop: int
     weights_bytes: int  # of the whole model
-    optimizer_bytes: int  # gradients and Adam's two moments of what is trained
-    activations_bytes: int  # kept for the backward pass, the batch and the cached features among them
-    peak_bytes: int  # the most that is there at once, temporary tensors too; the kernels' own workspaces come on top
+    optimizer_bytes: int  # gradients and the two moments of Adam
+    activations_bytes: int  # kept for the backward pass, with the batch and the cached features
+    peak_bytes: int  # maximum, with temporary tensors, without workspaces of kernels
 
     @property
     def kept_bytes(self) -> int:
@@ -63,37 +62,37 @@ class StageCost(Config):
 
 
 class ModelCost(Config):
-    """What a model is and costs."""
+    """Size and cost of a model."""
 
     kind: str
     n_parameters: int
-    n_parameters_at_test: int  # those that imagining uses
+    n_parameters_at_test: int  # those used in prediction
     layers: tuple[LayerSummary, ...]
-    batch_windows: int  # clips that go through at once
+    batch_windows: int  # clips per pass
     n_frames: int  # of a clip
     precision: str
-    stages: tuple[StageCost, ...]  # each kind there is, whether or not the run has steps for it
-    feature_cache_bytes: int  # of one clip: the features of all modules but the deepest
+    stages: tuple[StageCost, ...]  # every kind of stage, also those without steps
+    feature_cache_bytes: int  # per clip: features of all modules except the deepest
     n_candidates: int  # of a plan
     horizon: int
-    frame_flop: int  # of one predicted frame
-    plan_flop: int  # of imagining all candidates of a plan
+    frame_flop: int  # per predicted frame
+    plan_flop: int  # per plan: prediction of all candidates
 
 
 def model_cost(config: GhvaeConfig | SvgConfig, training: TrainingConfig) -> ModelCost:
-    """Return what a model costs to train with these settings and to plan with; takes seconds and no device.
+    """Return the cost of a model in training with these settings and in planning; takes seconds, on the CPU.
 
-    The encoders of frozen modules are counted as cached, sharding as off.
+    Features of frozen encoders count as cached, sharding as off.
     """
     training = training.model_copy(update={"shard": False})
     layers: dict[tuple[int, int], LayerSummary] = {}
     with torch.device("meta"):
         model = build(config)
-    with FakeTensorMode():  # tensors without numbers that all networks take for tensors of a CPU
+    with FakeTensorMode():  # tensors without data that act as CPU tensors
         _make_fake(model)
-        with _noted(model, layers):
+        with _recorded(model, layers):
             costs = tuple(_cost(model, stage, training) for stage in _every_stage(model, training))
-        frame_flop, plan_flop = _imagining(model)
+        frame_flop, plan_flop = _prediction_flop(model)
         return ModelCost(
             kind=config.kind,
             n_parameters=_count(model.parameters()),
@@ -111,32 +110,38 @@ def model_cost(config: GhvaeConfig | SvgConfig, training: TrainingConfig) -> Mod
         )
 
 
-def print_cost(description: ModelCost, console: Console) -> None:
-    """Print a description: the layers, the stages of training, and the totals."""
+def print_cost(cost: ModelCost, console: Console) -> None:
+    """Print the layers, the stages of training, and the totals."""
     layers = Table("k", "network", "in", "out", title="Layers: height x width x channels", title_justify="left")
     layers.add_column("parameters", justify="right")
-    for layer in description.layers:
+    for layer in cost.layers:
         inputs = " + ".join(map(_text, layer.inputs))
         layers.add_row(str(layer.module), layer.network, inputs, _text(layer.output), f"{layer.n_parameters:,}")
     console.print(layers)
-    batch = f"{description.batch_windows} x {description.n_frames} frames in {description.precision}"
-    table = Table("stage", title=f"Training: GFLOP a clip, GB for {batch}", title_justify="left")
+    batch = f"{cost.batch_windows} x {cost.n_frames} frames in {cost.precision}"
+    table = Table("stage", title=f"Training: GFLOP per clip, GB for {batch}", title_justify="left")
     for name in ("trained", "forward", "backward", "weights", "optimizer", "activations", "sum", "peak"):
         table.add_column(name, justify="right")
-    for cost in description.stages:
-        flop = [f"{value / 1e9:.2f}" for value in (cost.forward_flop, cost.backward_flop)]
-        sizes = (cost.weights_bytes, cost.optimizer_bytes, cost.activations_bytes, cost.kept_bytes, cost.peak_bytes)
-        table.add_row(cost.stage, f"{cost.n_trained:,}", *flop, *[f"{value / 1e9:.2f}" for value in sizes])
+    for stage in cost.stages:
+        flop = [f"{value / 1e9:.2f}" for value in (stage.forward_flop, stage.backward_flop)]
+        sizes = (
+            stage.weights_bytes,
+            stage.optimizer_bytes,
+            stage.activations_bytes,
+            stage.kept_bytes,
+            stage.peak_bytes,
+        )
+        table.add_row(stage.stage, f"{stage.n_trained:,}", *flop, *[f"{value / 1e9:.2f}" for value in sizes])
     console.print(table)
-    for line in _totals(description):
+    for line in _totals(cost):
         console.print(line, highlight=False, soft_wrap=True)
 
 
 class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts FLOP, and the bytes of the tensors that are there: the most that ever were at once."""
+    """Counts FLOP and the maximal number of bytes of live tensors."""
 
     def __init__(self, tensors: Sequence[Tensor] = ()) -> None:
-        """Start with some tensors."""
+        """Start with `tensors` allocated."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.flop = 0
         self._now_bytes = self.peak_bytes = 0
@@ -178,7 +183,7 @@ def _make_fake(model: VideoModel) -> None:
 
 
 def _every_stage(model: VideoModel, training: TrainingConfig) -> list[TrainingStage]:
-    """Return a stage of each kind that the model can be trained in."""
+    """Return one stage of each kind that the model supports."""
     once: dict[str, object] = {
         "module_steps": (1,),
         "end_to_end_steps": 1,
@@ -229,7 +234,7 @@ def _cost(model: VideoModel, stage: TrainingStage, training: TrainingConfig) -> 
 
 
 def _batch(model: VideoModel, stage: TrainingStage, training: TrainingConfig) -> Batch:
-    """Return a batch as the loader does: with the features of frozen encoders where a stage has some."""
+    """Return a batch as from the loader, with the features of frozen encoders."""
     n = _n_windows(training)
     frames = _frames(model, N_FRAMES * n)
     actions = torch.empty((N_FRAMES - 1) * n, model.config.action_dim)
@@ -250,22 +255,22 @@ def _feature_cache_bytes(model: VideoModel, training: TrainingConfig) -> int:
     return _bytes(_features(model, _frames(model, N_FRAMES), model.n_modules - 1, training))
 
 
-def _imagining(model: VideoModel) -> tuple[int, int]:
-    """Return the FLOP of one predicted frame, the last of a plan, and of all candidates of the plan."""
+def _prediction_flop(model: VideoModel) -> tuple[int, int]:
+    """Return the FLOP of one predicted frame, the last of a plan, and of a plan."""
     with torch.no_grad(), _Meter() as meter:
-        totals = [meter.flop for _ in model.unroll(*_question(model, N_CANDIDATES, HORIZON))]
+        totals = [meter.flop for _ in model.unroll(*_inputs(model, N_CANDIDATES, HORIZON))]
     return (totals[-1] - totals[-2]) // N_CANDIDATES, totals[-1]
 
 
 def _count_at_test(model: VideoModel) -> int:
-    """Return how many parameters imagining depends on: those that a gradient reaches."""
+    """Return the number of parameters used in prediction: those with a gradient."""
     model.requires_grad_(True)
-    frames = torch.stack(list(model.unroll(*_question(model, 1, 2))))
+    frames = torch.stack(list(model.unroll(*_inputs(model, 1, 2))))
     frames.sum().backward()  # type: ignore[no-untyped-call]
     return _count(parameter for parameter in model.parameters() if parameter.grad is not None)
 
 
-def _question(model: VideoModel, n: int, horizon: int) -> tuple[Tensor, Tensor]:
+def _inputs(model: VideoModel, n: int, horizon: int) -> tuple[Tensor, Tensor]:
     """Return one context and n action sequences."""
     return _frames(model, N_CONTEXT)[None], torch.empty(n, N_CONTEXT - 1 + horizon, model.config.action_dim)
 
@@ -280,12 +285,12 @@ def _n_windows(training: TrainingConfig) -> int:
 
 
 @contextmanager
-def _noted(model: VideoModel, layers: dict[tuple[int, int], LayerSummary]) -> Iterator[None]:
-    """Note what goes into and comes out of each network of each module when it is first called."""
+def _recorded(model: VideoModel, layers: dict[tuple[int, int], LayerSummary]) -> Iterator[None]:
+    """Record the input and output shapes of each network of each module at its first call."""
     hooks = []
     for k in range(1, model.n_modules + 1):
         for place, (name, network) in enumerate(model.module(k).named_children()):
-            hooks.append(network.register_forward_hook(_note(layers, (k, place), name)))
+            hooks.append(network.register_forward_hook(_recorder(layers, (k, place), name)))
     try:
         yield
     finally:
@@ -293,10 +298,10 @@ def _noted(model: VideoModel, layers: dict[tuple[int, int], LayerSummary]) -> It
             hook.remove()
 
 
-def _note(
+def _recorder(
     layers: dict[tuple[int, int], LayerSummary], place: tuple[int, int], name: str
 ) -> Callable[[nn.Module, tuple[Any, ...], object], None]:
-    def note(network: nn.Module, args: tuple[Any, ...], out: object) -> None:
+    def record(network: nn.Module, args: tuple[Any, ...], out: object) -> None:
         if place not in layers:
             shapes = [[_shape(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)] for tree in (args, out)]
             n_parameters = _count(network.parameters())
@@ -305,15 +310,15 @@ def _note(
                 module=place[0], network=name, inputs=inputs, output=output, n_parameters=n_parameters
             )
 
-    return note
+    return record
 
 
-def _totals(description: ModelCost) -> Iterator[str]:
-    yield f"{description.n_parameters:,} parameters, {description.n_parameters_at_test:,} of them used at test"
-    plan = f"{description.n_candidates} x {description.horizon} steps: {description.plan_flop / 1e9:,.0f} GFLOP"
-    yield f"a predicted frame: {description.frame_flop / 1e9:.3f} GFLOP; a plan of {plan}"
-    if description.feature_cache_bytes:
-        yield f"features of frozen encoders: {description.feature_cache_bytes / 1e6:.2f} MB a clip"
+def _totals(cost: ModelCost) -> Iterator[str]:
+    yield f"{cost.n_parameters:,} parameters, {cost.n_parameters_at_test:,} of them used in prediction"
+    plan = f"{cost.n_candidates} x {cost.horizon} steps: {cost.plan_flop / 1e9:,.0f} GFLOP"
+    yield f"predicted frame: {cost.frame_flop / 1e9:.3f} GFLOP; plan of {plan}"
+    if cost.feature_cache_bytes:
+        yield f"features of frozen encoders: {cost.feature_cache_bytes / 1e6:.2f} MB per clip"
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
-"""Cached outputs of frozen encoders (paper 2): each frame goes through each of them once, not at every step.
+"""Cache of the features of frozen encoders (paper 2): each frame is encoded once, not at every step.
 
-What is kept is bit for bit what would be computed: in the precision of training, and encoded in pieces of the size of
-a batch, because the kernels that a library picks, and with them the last bits, depend on the size.
+Cached features equal computed ones bit for bit: they are encoded in the precision of training and in chunks of the
+size of a batch, as the kernels of a library, and so the last bits, depend on the size.
 """
 
 from __future__ import annotations
@@ -30,43 +30,45 @@ from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.stages import autocast
 
+# Of a file that is read to measure a rate, and of one read, about the features of a frame; ours
+_PROBE_BYTES, _PROBE_ROW = 32_000_000, 64_000
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class FeatureKey(Config):
-    """What made the features of one level."""
+    """Identifies the features of one level."""
 
     weights: tuple[str, ...]  # sha256 of encoders 1 .. k
-    data: str  # sha256 that names the frames
+    data: str  # sha256 that identifies the frames
     shape: tuple[int, ...]  # (F, H, W, C)
     type: str  # of a number: float32 or bfloat16
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of a number, as torch has it."""
+        """The torch type of a number."""
         return _TYPES[self.type]
 
     @property
     def n_bytes(self) -> int:
-        """Return the size of all features."""
+        """Size of all features in bytes."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
 class FeatureFile:
-    """One level. Its numbers are written first and its manifest last, so what has a manifest is whole."""
+    """File of one level. Its manifest is written last, so a level with a manifest is complete."""
 
     def __init__(self, folder: Path, k: int, origin: FeatureKey) -> None:
-        """Touch nothing yet."""
+        """Open nothing yet."""
         self.path, self._manifest, self._origin = folder / f"level_{k}.bin", folder / f"level_{k}.json", origin
 
     @property
     def is_there(self) -> bool:
-        """Whether there is a manifest, whatever it says."""
+        """Whether there is a manifest, valid or not."""
         return self._manifest.exists()
 
     @property
     def fits(self) -> bool:
-        """Whether the features are there, whole, and of the very weights and data."""
+        """Whether the features are complete and of the same weights and data."""
         try:
             found = FeatureKey.model_validate_json(self._manifest.read_bytes())
             return found == self._origin and self.path.stat().st_size == self._origin.n_bytes
@@ -74,40 +76,37 @@ class FeatureFile:
             return False
 
     def allocate(self) -> None:
-        """Take the space on the disk now, and not in the middle of writing.
+        """Reserve the disk space before writing.
 
         Raises:
-            CheckpointWriteError: There is none.
+            CheckpointWriteError: There is not enough space.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._manifest.unlink(missing_ok=True)
-            self.path.unlink(missing_ok=True)  # whoever maps the old one keeps it
+            self.path.unlink(missing_ok=True)  # processes that map the old one keep it
             with self.path.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, self._origin.n_bytes)
         except OSError as error:
             raise CheckpointWriteError(
-                f"{self.path}: no room for {self._origin.n_bytes / 1e9:.1f} GB of features ({error.strerror}); free "
+                f"{self.path}: no space for {self._origin.n_bytes / 1e9:.1f} GB of features ({error.strerror}); free "
                 "some, or set training.feature_cache=off"
             ) from None
 
     def map(self) -> Tensor:
-        """Return the features (F, H, W, C); what is written into them goes to the file."""
+        """Return the features (F, H, W, C), mapped from the file for reading and writing."""
         size = math.prod(self._origin.shape)
         return torch.from_file(str(self.path), shared=True, size=size, dtype=self._origin.dtype).view(
             self._origin.shape
         )
 
     def sync(self) -> None:
-        """Wait until what this process wrote is on the disk."""
+        """Flush the data that this process wrote to disk."""
         flush(self.path)
 
     def seal(self) -> None:
-        """Say that the features are whole."""
+        """Write the manifest, which marks the features as complete."""
         write_file(self._manifest, self._origin.model_dump_json(indent=2))
-
-
-_PROBE_BYTES, _PROBE_ROW = 32_000_000, 64_000  # of a file, and what is read of it at once; about a frame's features
 
 
 @dataclass(frozen=True)
@@ -120,15 +119,15 @@ class FeatureLevel:
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """What is encoded, and how."""
+    """The frames, and the settings of their encoding."""
 
     frames: FrameArray  # (F, px, px, 3)
-    data_sha256: str  # names the frames
-    n_chunk: int  # frames that go through an encoder at once: as many as at a step
+    data_sha256: str  # identifies the frames
+    n_chunk: int  # frames per call of an encoder: as many as in a step
     is_half: bool  # bfloat16, else float32
 
-    def origin(self, model: Ghvae, k: int) -> FeatureKey:
-        """Return what h^k of all frames would be made of."""
+    def key(self, model: Ghvae, k: int) -> FeatureKey:
+        """Return the key of h^k of all frames."""
         return FeatureKey(
             weights=tuple(module_sha256(model.module(j).encoder.state_dict()) for j in range(1, k + 1)),
             data=self.data_sha256,
@@ -137,12 +136,12 @@ class FeatureSource:
         )
 
     def frame_bytes(self, model: Ghvae, levels: range) -> int:
-        """Return the size of some levels of one frame."""
+        """Return the size in bytes of `levels` of one frame."""
         sizes = (model.config.modules[k - 1].channels * model.config.px(k) ** 2 for k in levels)
         return (2 if self.is_half else 4) * sum(sizes)
 
     def size_gb(self, model: Ghvae, levels: range) -> float:
-        """Return the size of some levels of all frames."""
+        """Return the size in GB of `levels` of all frames."""
         return len(self.frames) * self.frame_bytes(model, levels) / 1e9
 
 
@@ -153,29 +152,29 @@ class FeatureCache:
         """Start empty.
 
         Args:
-            source: What is encoded.
-            folder: For files; made when it is needed.
-            group: Whose processes share the encoding, when it goes to files.
-            notify: Told, in words, of files that cannot be used.
+            source: The frames.
+            folder: Of the files; created when needed.
+            group: Its processes share the encoding into files.
+            notify: Called with a warning about files that cannot be used.
         """
         self._source, self._folder, self._group, self._notify = source, folder, group, notify
         self._levels: dict[int, FeatureLevel] = {}
 
     @property
     def levels(self) -> range:
-        """Which levels are held."""
+        """The levels in the cache."""
         return range(min(self._levels), max(self._levels) + 1) if self._levels else range(0)
 
     def missing(self, model: Ghvae, levels: range) -> list[int]:
-        """Return which of some levels are not held, or were made by other weights."""
+        """Return which of `levels` are not in the cache, or are of other weights."""
         kept = self._levels
-        return [k for k in levels if k not in kept or kept[k].origin != self._source.origin(model, k)]
+        return [k for k in levels if k not in kept or kept[k].origin != self._source.key(model, k)]
 
     def fill(self, model: Ghvae, levels: range, in_files: bool) -> None:
-        """Hold exactly some levels, computing those that are missing or were made by other weights.
+        """Cache exactly `levels`; compute those that are missing or of other weights.
 
         Raises:
-            OSError: No space for a file.
+            CheckpointWriteError: No space for a file.
         """
         missing = self.missing(model, levels)
         self._levels = {k: level for k, level in self._levels.items() if k in levels and k not in missing}
@@ -183,33 +182,33 @@ class FeatureCache:
             self._levels[k] = self._in_file(model, k) if in_files else self._in_memory(model, k)
 
     def gather(self, rows: NDArray[np.int64], device: str) -> tuple[Tensor, ...]:
-        """Return the levels held of frames `rows`, flattened to (N,); each (N, C, H, W), channels last in memory."""
+        """Return the cached levels of frames `rows`, flattened to (N,); each (N, C, H, W), channels last in memory."""
         index = torch.from_numpy(rows.reshape(-1))
         return tuple(
             self._levels[k].values[index].to(device, non_blocking=True).permute(0, 3, 1, 2) for k in self.levels
         )
 
     def discard(self) -> None:
-        """Forget everything, and remove the files: once training ended nobody needs them."""
+        """Empty the cache and remove its files."""
         self._levels = {}
         if self._group.is_first:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _in_memory(self, model: Ghvae, k: int) -> FeatureLevel:
-        origin = self._source.origin(model, k)
+        origin = self._source.key(model, k)
         values = torch.empty(origin.shape, dtype=origin.dtype)
         for chunk, h in self._encoded(model, k, rank=0, size=1):
             values[chunk] = h
         return FeatureLevel(values, origin)
 
     def _in_file(self, model: Ghvae, k: int) -> FeatureLevel:
-        """Return a level mapped from its file, which is made, by all processes together, if it does not fit."""
-        origin = self._source.origin(model, k)
+        """Return a level mapped from its file, which all processes write together if it does not fit."""
+        origin = self._source.key(model, k)
         file = FeatureFile(self._folder, k, origin)
         (is_new,) = self._group.largest(not file.fits)
         if is_new and self._group.is_first:
             if file.is_there:
-                self._notify(f"{file.path}: features of other weights or data, or cut short; made anew")
+                self._notify(f"{file.path}: features are incomplete or of other weights or data; rebuilt")
             file.allocate()
         self._group.wait()
         values = file.map()
@@ -223,14 +222,14 @@ class FeatureCache:
         return FeatureLevel(values, origin)
 
     def _encoded(self, model: Ghvae, k: int, rank: int, size: int) -> Iterator[tuple[slice, Tensor]]:
-        """Yield this process's share of h^k, piece by piece: which frames, and their features (n, H, W, C)."""
+        """Yield the part of h^k of this process in chunks: slice of frames, and features (n, H, W, C)."""
         n, n_chunk = len(self._source.frames), self._source.n_chunk
         for first in range(rank * n_chunk, n, size * n_chunk):
             chunk = slice(first, min(first + n_chunk, n))
             yield chunk, self.encode(model, k, np.arange(first, first + n_chunk).clip(max=n - 1))[: n - first].cpu()
 
     def encode(self, model: Ghvae, k: int, rows: NDArray[np.int64]) -> Tensor:
-        """Return h^k (n, H, W, C) of some frames, computed from the deepest level below it that is held."""
+        """Return h^k (n, H, W, C) of frames `rows`, computed from the deepest cached level below it."""
         device = model.action_scale.device
         below = max((held for held in self._levels if held < k), default=0)
         with torch.no_grad(), autocast(model, self._source.is_half):
@@ -244,7 +243,7 @@ class FeatureCache:
 
 
 def read_rate(folder: Path | None) -> float:
-    """Measure how many bytes a second are read at random places, from memory or, past its cache, from a disk."""
+    """Return the measured rate of random reads in bytes per second, from memory (None) or from the disk of a folder."""
     rng, size = np.random.default_rng(0), _PROBE_BYTES // _PROBE_ROW
     rows = rng.permutation(size)[: size // 4]
     values = torch.zeros(size, _PROBE_ROW, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Which features of frozen encoders are worth keeping: by what is asked for, by memory, and by measured times."""
+"""Choice of the cached features of frozen encoders by configuration, memory, disk space and measured times."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.feature_cache import FeatureCache, FeatureSource, read_rate
 from ghvae_core.training.stages import TrainingConfig, autocast
 
-_SPARE = 1.1  # of the disk space that files need; ours
-_RUNS = 2  # of an encoder when it is timed; the first one warms up
+_DISK_MARGIN = 1.1  # factor of the disk space of the files; ours
+_N_TIMED = 2  # runs of an encoder; the first one warms up; ours
 
 
 @dataclass(frozen=True)
 class FeatureCacheChoice:
-    """Which levels are kept, and where."""
+    """The cached levels, and whether they are in files."""
 
     levels: range
     in_files: bool
@@ -30,21 +30,21 @@ class FeatureCacheChoice:
 
 @dataclass(frozen=True)
 class FeaturePolicy:
-    """Chooses for one stage after another."""
+    """Chooses the cached levels of each stage."""
 
     training: TrainingConfig
     source: FeatureSource
-    folder: Path  # where files would be
+    folder: Path  # of the files
     group: ProcessGroup
 
     def choose(self, model: Ghvae, depth: int, n_uses: int, cache: FeatureCache) -> FeatureCacheChoice:
-        """Return what to keep of levels 1 .. depth; the same in all processes.
+        """Return which of the levels 1 .. depth to cache; equal in all processes.
 
         Args:
-            model: Whose encoders 1 .. depth are frozen.
-            depth: 0 where a stage uses no frozen encoder.
-            n_uses: How often this process will look up a frame in this and later stages.
-            cache: What is held already, which costs nothing more.
+            model: Its encoders 1 .. depth are frozen.
+            depth: 0 if the stage has no frozen encoder.
+            n_uses: Number of frames that this process will look up in this and later stages.
+            cache: Levels that it holds cost nothing.
         """
         choice = (
             self._choose(model, depth, n_uses, cache) if self.group.is_first else FeatureCacheChoice(range(0), False)
@@ -59,11 +59,11 @@ class FeaturePolicy:
         levels = [options[policy]] if policy != "auto" else [*options.values()]
         choices = [choice for choice in map(self._placed(model), levels) if self._has_space(model, choice)]
         if depth and len(choices) > 1:
-            return min(choices, key=self._price(model, depth, n_uses, cache))
+            return min(choices, key=self._cost_function(model, depth, n_uses, cache))
         return choices[0] if choices and depth else FeatureCacheChoice(range(0), False)
 
     def _placed(self, model: Ghvae) -> Callable[[range], FeatureCacheChoice]:
-        """Choose memory or files; processes of one machine share files, but not memory."""
+        """Return a function that chooses memory or files; processes share files, but not memory."""
 
         def place(levels: range) -> FeatureCacheChoice:
             too_large = self.source.size_gb(model, levels) > self.training.feature_cache_limit_gb
@@ -73,27 +73,27 @@ class FeaturePolicy:
 
     def _has_space(self, model: Ghvae, choice: FeatureCacheChoice) -> bool:
         there = next(path for path in (self.folder, *self.folder.parents) if path.exists())
-        needed = _SPARE * 1e9 * self.source.size_gb(model, choice.levels)
-        own = sum(path.stat().st_size for path in self.folder.glob("*.bin"))  # will be used again, or replaced
+        needed = _DISK_MARGIN * 1e9 * self.source.size_gb(model, choice.levels)
+        own = sum(path.stat().st_size for path in self.folder.glob("*.bin"))  # reused or replaced
         return not choice.in_files or shutil.disk_usage(there).free + own > needed
 
-    def _price(
+    def _cost_function(
         self, model: Ghvae, depth: int, n_uses: int, cache: FeatureCache
     ) -> Callable[[FeatureCacheChoice], float]:
-        """Return what tells the seconds that a choice costs: to fill, to read, and to compute what is not kept."""
+        """Return the cost function of a choice, in seconds: to fill, to read, and to compute features not cached."""
         encode_s = {j: self._encode_s(model, j) for j in {1, depth}}
         memory, disk = read_rate(None), read_rate(self.folder.parent)
 
-        def price(choice: FeatureCacheChoice) -> float:
+        def cost_s(choice: FeatureCacheChoice) -> float:
             computed_s = 0.0 if choice.levels.start == 1 else encode_s[1 if choice.levels else depth]
             read_s = self.source.frame_bytes(model, choice.levels) / (disk if choice.in_files else memory)
             filled = len(self.source.frames) / self.group.size if cache.missing(model, choice.levels) else 0.0
             return filled * encode_s[depth] + n_uses * (computed_s + read_s)
 
-        return price
+        return cost_s
 
     def _encode_s(self, model: Ghvae, depth: int) -> float:
-        """Return the seconds that a frame takes through encoders 1 .. depth."""
+        """Return the seconds to encode a frame with encoders 1 .. depth."""
         device = model.action_scale.device
         frames = torch.from_numpy(self.source.frames[np.arange(min(self.source.n_chunk, len(self.source.frames)))]).to(
             device
@@ -101,7 +101,7 @@ class FeaturePolicy:
         images = frames.permute(0, 3, 1, 2).float().div_(255)
         started_s = 0.0
         with torch.no_grad(), autocast(model, self.source.is_half):
-            for _ in range(_RUNS):
+            for _ in range(_N_TIMED):
                 started_s = time.perf_counter()
                 model.encode(images, depth)[-1].sum().item()  # waits for the device
         return (time.perf_counter() - started_s) / len(images)

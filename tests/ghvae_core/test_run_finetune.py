@@ -169,21 +169,21 @@ def test_the_way_on_that_a_failure_names_works(folder: Path, tmp_path: Path, mon
         (
             "checkpoint",
             ["training.module_steps=[3, 0]"],
-            "nothing to polish towards; set training.prior_finetune_steps=0",
+            "prior cannot be fine-tuned; set training.prior_finetune_steps=0",
         ),
-        ("stages/module_1", ["training.module_steps=[3, 0]"], "expected steps for module 2, which no --init brings"),
-        (None, ["training.module_steps=[0, 3]"], "expected steps for module 1, which no --init brings"),
+        ("stages/module_1", ["training.module_steps=[3, 0]"], "expected steps for module 2, which is not trained"),
+        (None, ["training.module_steps=[0, 3]"], "expected steps for module 1, which is not trained"),
         (None, ["model.image_px=66"], "divisible by"),
-        (None, ["model.prior=uniform"], "uniform has nothing to polish; set training.prior_finetune_steps=0"),
+        (None, ["model.prior=uniform"], "uniform cannot be fine-tuned; set training.prior_finetune_steps=0"),
         (None, ["training.end_to_end_steps=0.5"], "training.end_to_end_steps"),
         (None, ["training.speed=1"], "unknown key 'training.speed'"),
-        (None, ["model.action_dim=5"], "model.action_dim: comes from the data"),
+        (None, ["model.action_dim=5"], "model.action_dim: is derived from the data"),
         (
             "stages/prior_finetune",
             ["training.module_steps=[3, 0]", "training.prior_finetune_steps=0", "training.rollout_steps=0"],
             "expected steps for module 2 too",
         ),
-        ("weights.pt", [], "expected a .pt file of others, found none"),
+        ("weights.pt", [], "expected a .pt file of weights, found none"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(

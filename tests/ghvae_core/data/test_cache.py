@@ -183,7 +183,7 @@ def test_what_a_killed_process_left_is_swept_when_it_is_old(folder: Path, tmp_pa
 
 def test_a_disk_that_forgets_is_reported(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_open", lambda task: None)
-    with pytest.raises(DatasetError, match="read back otherwise than written"):
+    with pytest.raises(DatasetError, match="differ from what was written"):
         _prepare(folder, tmp_path)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from data_collection.episode import EpisodeError
 from ghvae_core.data.parallel import DatasetError
-from ghvae_core.data.selection import Selection, choose
+from ghvae_core.data.selection import Selection, select
 from tests.data_collection.formats.test_npz import write_bair
 from tests.data_collection.formats.test_robonet_file import write_foreign
 from tests.ghvae_core.episodes import record
@@ -28,12 +28,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _names(folder: Path, wanted: Selection) -> list[str]:
-    return [recording.name for recording in choose([folder], wanted)[0].recordings]
+    return [recording.name for recording in select([folder], wanted)[0].recordings]
 
 
 def test_recordings_are_chosen_by_robot(folder: Path) -> None:
     assert len(_names(folder, ALL)) == 4
-    ((recordings, refused),) = choose([folder], Selection(("sawyer",), None, None))
+    ((recordings, refused),) = select([folder], Selection(("sawyer",), None, None))
     assert [each.name for each in recordings] == ["lab_sawyer_traj0.hdf5"]
     assert refused.total() == 1 and "sound RoboNet HDF5" in next(iter(refused))
     assert len(_names(folder, Selection(("sawyer", "franka"), None, None))) == 3
@@ -41,9 +41,9 @@ def test_recordings_are_chosen_by_robot(folder: Path) -> None:
 
 def test_a_robot_that_no_file_names_is_refused_with_the_nearest(folder: Path) -> None:
     with pytest.raises(DatasetError, match=r"\(franka, sawyer\), got 'sawier'; did you mean 'sawyer'\?"):
-        choose([folder], Selection(("franka", "sawier"), None, None))
+        select([folder], Selection(("franka", "sawier"), None, None))
     with pytest.raises(DatasetError, match=r"got 'ur5'$"):
-        choose([folder], Selection(("ur5",), None, None))
+        select([folder], Selection(("ur5",), None, None))
 
 
 def test_recordings_are_chosen_by_lists_of_names(folder: Path, tmp_path: Path) -> None:
@@ -53,9 +53,9 @@ def test_recordings_are_chosen_by_lists_of_names(folder: Path, tmp_path: Path) -
     assert _names(folder, Selection((), None, str(listed))) == ["cut.hdf5", "lab_franka_test_traj1.hdf5"]
     assert _names(folder, Selection(("franka",), str(listed), None)) == ["lab_franka_test_traj0.hdf5"]
     with pytest.raises(DatasetError, match="leave no recording"):
-        choose([folder], Selection((), str(listed), str(listed)))
+        select([folder], Selection((), str(listed), str(listed)))
     with pytest.raises(EpisodeError, match=r"none\.txt"):
-        choose([folder], Selection((), str(tmp_path / "none.txt"), None))
+        select([folder], Selection((), str(tmp_path / "none.txt"), None))
 
 
 def test_a_file_that_stands_there_twice_is_used_once(folder: Path, tmp_path: Path) -> None:
@@ -66,17 +66,17 @@ def test_a_file_that_stands_there_twice_is_used_once(folder: Path, tmp_path: Pat
     shutil.copy(tmp_path / "a.npz", tmp_path / "deeper")
     write_bair(tmp_path / "other/a.npz", action=np.ones((5, 4)))  # of the same name and size
     shutil.copy(folder / "lab_sawyer_traj0.hdf5", tmp_path)
-    first, second = choose([folder, tmp_path], ALL)
+    first, second = select([folder, tmp_path], ALL)
     assert len(first.recordings) == 4 and not first.refused
     assert [each.name for each in second.recordings] == ["a.npz", "other/a.npz"]
-    assert second.refused == {"the same file stands in the data twice": 2}
-    with pytest.raises(DatasetError, match="deeper: all its recordings stand in the folders before it, too"):
-        choose([tmp_path, tmp_path / "deeper"], ALL)
+    assert second.refused == {"duplicate of another file": 2}
+    with pytest.raises(DatasetError, match="deeper: all its recordings are also in the folders before it"):
+        select([tmp_path, tmp_path / "deeper"], ALL)
 
 
 def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"expected \*\.hdf5 \(RoboNet\).* found none; record some"):
-        choose([tmp_path], ALL)
+        select([tmp_path], ALL)
 
 
 def test_robots_may_stand_in_any_of_the_folders_and_other_kinds_have_none(folder: Path, tmp_path: Path) -> None:
@@ -84,15 +84,15 @@ def test_robots_may_stand_in_any_of_the_folders_and_other_kinds_have_none(folder
     write_foreign(tmp_path / "lab_kuka_traj0.hdf5")
     with h5py.File(tmp_path / "lab_kuka_traj0.hdf5", "r+") as file:
         del file["metadata"].attrs["robot"]
-    first, second = choose([folder, tmp_path], Selection(("sawyer",), None, None))
+    first, second = select([folder, tmp_path], Selection(("sawyer",), None, None))
     assert [each.name for each in first.recordings] == ["lab_sawyer_traj0.hdf5"]
     assert [each.name for each in second.recordings] == ["a.npz"]
-    assert dict(second.refused) == {"the file does not name its robot, but data.robots asks for some": 1}
+    assert dict(second.refused) == {"the file does not name its robot, and data.robots is set": 1}
     with pytest.raises(DatasetError, match=f"^{folder}: .*leave no recording"):
         (tmp_path / "other").mkdir()
         write_foreign(tmp_path / "other/lab_sawyer_traj0.hdf5")
         with h5py.File(tmp_path / "other/lab_sawyer_traj0.hdf5", "r+") as file:
             file["metadata"].attrs["robot"] = "ur5"
-        choose([tmp_path / "other", folder], Selection(("ur5",), None, None))
-    with pytest.raises(DatasetError, match=r"missing: expected a folder of recordings, got none of that name"):
-        choose([tmp_path / "missing"], ALL)
+        select([tmp_path / "other", folder], Selection(("ur5",), None, None))
+    with pytest.raises(DatasetError, match=r"missing: expected a folder of recordings, found none"):
+        select([tmp_path / "missing"], ALL)

@@ -218,7 +218,7 @@ def test_a_newer_schema_is_refused_by_name(folder: Path) -> None:
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.replace('"schema_version": 3', '"schema_version": 4'))
     _reseal(folder)
-    with pytest.raises(CheckpointError, match=r"config\.json: expected schema_version 3 .*got 4; .* newer program"):
+    with pytest.raises(CheckpointError, match=r"config\.json: expected schema_version 3 .*got 4; use a newer version"):
         load(folder)
 
 

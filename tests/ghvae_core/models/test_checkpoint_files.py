@@ -138,7 +138,9 @@ def test_a_damaged_manifest_is_refused(folder: Path, text: str) -> None:
 def test_a_newer_manifest_is_refused_by_name(folder: Path) -> None:
     tree = json.loads((folder / MANIFEST).read_text())
     (folder / MANIFEST).write_text(json.dumps({**tree, "version": 2}))
-    with pytest.raises(CheckpointError, match="expected manifest version 1, got 2; use a newer version of this program"):
+    with pytest.raises(
+        CheckpointError, match="expected manifest version 1, got 2; use a newer version of this program"
+    ):
         read_manifest(folder)
 
 

@@ -83,16 +83,16 @@ def test_files_are_used_again_only_for_the_same_weights_and_data(tmp_path: Path)
 
     assert fill() == []
     assert (file.stat().st_mtime_ns, file.stat().st_ino) == written
-    assert "made anew" in fill(_source("other data"))[0]
-    assert "made anew" in fill(_source("other data", is_half=True))[0]
+    assert "rebuilt" in fill(_source("other data"))[0]
+    assert "rebuilt" in fill(_source("other data", is_half=True))[0]
     assert fill(_source("other data", is_half=True)) == []
     _change(model)
-    assert "made anew" in fill()[0]
+    assert "rebuilt" in fill()[0]
     with file.open("r+b") as opened:
         opened.truncate(100)
-    assert "made anew" in fill()[0]
+    assert "rebuilt" in fill()[0]
     (tmp_path / "features" / "level_2.json").write_text("{")
-    assert "made anew" in fill()[0]
+    assert "rebuilt" in fill()[0]
     assert fill() == []
 
 
