@@ -125,7 +125,7 @@ def test_there_is_one_module() -> None:
     model = _svg()
     assert model.n_modules == 1
     assert model.module(1) is model
-    with pytest.raises(ValueError, match="one module, asked for module 2"):
+    with pytest.raises(ValueError, match="expected module 1, as"):
         model.module(2)
     with pytest.raises(ValueError, match="depth: expected 1 to 1 modules, got 2"):
         model.rollout(_context(), _actions(), depth=2)

@@ -66,13 +66,13 @@ def test_a_damaged_folder_is_refused_by_name(distance: TemporalDistance, tmp_pat
 def test_weights_of_another_size_are_refused(distance: TemporalDistance, tmp_path: Path) -> None:
     distance.config = CONFIG.model_copy(update={"max_steps": 9})
     save(tmp_path / "d", distance, {})
-    with pytest.raises(CheckpointError, match=r"expected the weights of distance\.json"):
+    with pytest.raises(CheckpointError, match=r"its tensors do not fit distance\.json"):
         load(tmp_path / "d")
 
 
 def test_a_model_is_no_distance(tmp_path: Path) -> None:
     shipped = Path(__file__).parents[3] / "ghvae_core/checkpoints/tiny"
-    with pytest.raises(CheckpointError, match="make one with run_distance"):
+    with pytest.raises(CheckpointError, match="train one with run_distance"):
         load(shipped)
 
 
