@@ -1,4 +1,4 @@
-"""Episode files of a few frames, written as the collector writes them."""
+"""Episode files of a few frames, in the format of the collector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STEP_LIMIT_M, STEP_S = 0.2, 0.6
 
 
 def spec(step_limit_m: float = STEP_LIMIT_M, crop: Crop | None = None) -> RobotSpec:
-    """Return a robot with the smallest camera that there may be."""
+    """Return a robot with the smallest camera."""
     limits = MotionLimits(workspace_low_m=(0.3, -0.2, 0.0), workspace_high_m=(0.7, 0.2, 0.3), step_limit_m=step_limit_m)
     camera = Camera(
         height_px=240,
@@ -30,7 +30,7 @@ def spec(step_limit_m: float = STEP_LIMIT_M, crop: Crop | None = None) -> RobotS
 
 
 def record(folder: Path, index: int, n_frames: int = 6, robot: RobotSpec | None = None) -> Path:
-    """Write an episode of a bright square that moves over a grey ground; return its path."""
+    """Write an episode of a bright square that moves over a grey background; return its path."""
     rng = np.random.default_rng(index)
     actions = rng.uniform(-0.1, 0.1, (n_frames - 1, 4)).astype(np.float32)
     actions[:, 3] = np.sign(actions[:, 3])

@@ -1,4 +1,4 @@
-"""Trainers of a small model on small windows, and a listener that remembers."""
+"""Trainers of a small model on small windows, and a listener that records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG = TrainingConfig(
 
 
 class Record:
-    """A listener that remembers, and may do something at a step."""
+    """A listener that records all events, and calls a function at each step."""
 
     def __init__(self, at_step: Callable[[TrainingStage, int], None] = lambda _stage, _step: None) -> None:
         self.losses: list[tuple[str, int, float]] = []
@@ -52,7 +52,7 @@ def make_trainer(
     group: ProcessGroup | None = None,
     augment: Augment | None = None,
 ) -> tuple[Trainer, VideoModel, Record]:
-    """Return a trainer that keeps its state in `folder`/state, its model, and who listens."""
+    """Return a trainer that keeps its state in `folder`/state, its model, and its listener."""
     model, windows, listener = model or small_model(), small_windows(), listener or Record()
     windows = replace(windows, actions=windows.actions[:, : model.config.action_dim])
     job = TrainingJob(model, windows, windows, 2, stages(config, model.n_modules), seed, f"run {seed}", "data", augment)
@@ -61,11 +61,11 @@ def make_trainer(
 
 
 def never() -> bool:
-    """Go on."""
+    """Return that training continues."""
     return False
 
 
 def after(n_steps: int) -> Callable[[], bool]:
-    """Return a stop switch that goes on until it was asked so many times."""
+    """Return a stop function that returns True from its n-th call on."""
     asked = iter(range(1, 10_000))
     return lambda: next(asked) >= n_steps

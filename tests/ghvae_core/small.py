@@ -1,4 +1,4 @@
-"""A GHVAE and windows so small that tests with them take moments."""
+"""A GHVAE and windows small enough for fast tests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def small_model(n_modules: int = 2, **changes: object) -> Ghvae:
 
 
 def small_windows(n_episodes: int = 6) -> Windows:
-    """Return windows of a square that the actions move over a plain ground."""
+    """Return windows of a square that the actions move over a uniform background."""
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1, 1, (n_episodes, EPISODE_FRAMES, 4)).astype(np.float32)
     places = 6 + np.cumsum(np.roll(actions[..., :2], 1, axis=1) * 2, axis=1).round().astype(int)

@@ -1,4 +1,4 @@
-"""`run_finetune` as two processes run it, the second of which gets SIGTERM at a step."""
+"""`run_finetune` in two processes, the second of which gets SIGTERM at a step."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(folder: Path) -> Path:
-    """A run that reached its end; no test may change it."""
+    """A finished run; tests do not change it."""
     assert train(_request(folder, folder / "run")) == 0
     return folder / "run"
 
@@ -64,7 +64,7 @@ def _request(folder: Path, out: Path, **changes: Any) -> TrainingRequest:
 
 
 def _finetune(folder: Path, out: Path, *options: str) -> Result:
-    """Give the command as at a terminal."""
+    """Run the command."""
     app = typer.Typer()
     app.command()(finetune)
     arguments = ["--data", str(folder / "episodes"), "--out", str(out), "--model", str(folder / "small.yaml")]
@@ -83,7 +83,7 @@ def _killer(
     return step
 
 
-def test_a_run_leaves_checkpoints_pictures_curves_and_figures(folder: Path, tmp_path: Path) -> None:
+def test_a_run_writes_checkpoints_images_curves_and_metrics(folder: Path, tmp_path: Path) -> None:
     result = _finetune(folder, tmp_path / "run")
     assert result.exit_code == 0
     report = json.loads(result.stdout.splitlines()[-1])
@@ -104,7 +104,7 @@ def test_a_run_leaves_checkpoints_pictures_curves_and_figures(folder: Path, tmp_
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_a_stopped_run_is_saved_and_goes_on(
+def test_a_stopped_run_is_saved_and_resumed(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, code: int
 ) -> None:
     folder = finished.parent
@@ -121,7 +121,7 @@ def test_a_stopped_run_is_saved_and_goes_on(
         assert torch.equal(tensor, got.state_dict()[name]), name
 
 
-def test_a_model_of_all_modules_is_trained_on(folder: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_complete_model_is_trained_further(folder: Path, finished: Path, tmp_path: Path) -> None:
     start = finished / "stages" / "prior_finetune"
     idle = (*SETTINGS, "training.module_steps=[0]", "training.learning_rate=1e-12", "training.rollout_steps=0")
     assert train(_request(folder, tmp_path, init=start, overrides=idle)) == 0
@@ -131,7 +131,7 @@ def test_a_model_of_all_modules_is_trained_on(folder: Path, finished: Path, tmp_
         torch.testing.assert_close(tensor, second.model.state_dict()[name])
 
 
-def test_missing_modules_alone_are_trained_unless_all_are_asked_for(
+def test_missing_modules_alone_are_trained_unless_steps_are_set(
     folder: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unasked = tuple(setting for setting in SETTINGS if "module_steps" not in setting)
@@ -142,7 +142,9 @@ def test_missing_modules_alone_are_trained_unless_all_are_asked_for(
         assert not (tmp_path / first / "stages").exists()  # it was the first stage
 
 
-def test_the_way_on_that_a_failure_names_works(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_options_in_the_message_of_a_failure_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def poisoned(model: Ghvae, k: int, *rest: Any) -> Loss:
         loss = module_loss(model, k, *rest)
         return loss._replace(total=loss.total * float("nan")) if k == 2 else loss
@@ -186,7 +188,7 @@ def test_the_way_on_that_a_failure_names_works(folder: Path, tmp_path: Path, mon
         ("weights.pt", [], "expected a .pt file of weights, found none"),
     ],
 )
-def test_what_cannot_be_trained_is_refused_before_anything_is_written(
+def test_invalid_input_is_refused_before_anything_is_written(
     finished: Path, tmp_path: Path, start: str | None, settings: list[str], reason: str
 ) -> None:
     options = [] if start is None else ["--init", str(finished / start)]
@@ -199,7 +201,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_a_checkpoint_brings_and_does_not_is_told(
+def test_the_use_of_the_initial_checkpoint_is_reported(
     folder: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "shallow.yaml").write_text("\n".join(line for line in MODEL.splitlines() if "12" not in line))
@@ -213,7 +215,7 @@ def test_what_a_checkpoint_brings_and_does_not_is_told(
     assert "levels.1.decoder" in str(provenance["init_unused"])
 
 
-def test_weights_of_others_are_a_start(folder: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_pytorch_file_initializes_the_model(folder: Path, finished: Path, tmp_path: Path) -> None:
     weights = load(finished / "checkpoint").model.state_dict()
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}}, tmp_path / "foreign.pt")
     idle = ("training.module_steps=[0]", "training.learning_rate=1e-12", "training.rollout_steps=0")
@@ -223,7 +225,7 @@ def test_weights_of_others_are_a_start(folder: Path, finished: Path, tmp_path: P
         torch.testing.assert_close(tensor, weights[name])
 
 
-def test_the_cost_of_a_model_is_told_without_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cost_of_a_model_is_printed_without_data(capsys: pytest.CaptureFixture[str]) -> None:
     app = typer.Typer()
     app.command()(finetune)
     result = CliRunner().invoke(app, ["--describe", "--model", "svg_tiny", "--set", "training.batch_windows=1"])
@@ -246,7 +248,7 @@ def test_a_model_that_does_not_say_its_kind_is_refused(tmp_path: Path, line: str
         load_config(str(tmp_path / "odd.yaml"), ())
 
 
-def test_data_and_out_are_asked_for() -> None:
+def test_data_and_out_are_required() -> None:
     app = typer.Typer()
     app.command()(finetune)
     result = CliRunner().invoke(app, ["--data", "episodes"])
@@ -254,7 +256,7 @@ def test_data_and_out_are_asked_for() -> None:
     assert "expected --out" in result.stderr
 
 
-def test_what_would_be_overwritten_or_is_not_there_is_refused(folder: Path, finished: Path, tmp_path: Path) -> None:
+def test_existing_runs_and_missing_data_are_refused(folder: Path, finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ReportedError, match="no run to resume"):
         train(_request(folder, tmp_path / "other", resume=True))
     with pytest.raises(ReportedError, match="found none"):
@@ -337,7 +339,7 @@ def test_decoded_episodes_may_move(folder: Path, tmp_path: Path, monkeypatch: py
     assert any((tmp_path / "elsewhere").iterdir())
 
 
-def test_a_bound_that_the_rival_does_not_know_is_refused() -> None:
+def test_a_bound_that_svg_does_not_support_is_refused() -> None:
     with pytest.raises(ReportedError, match=r"objective.prior_emphasis: expected 1, .* got 2"):
         load_config("svg_tiny", ("objective.prior_emphasis=2",))
 

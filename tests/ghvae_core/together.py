@@ -1,4 +1,4 @@
-"""What two processes do in one launch of torchrun; each leaves what it saw in a file."""
+"""The work of two processes of one launch of torchrun; each writes its results to a file."""
 
 from __future__ import annotations
 
@@ -38,9 +38,11 @@ SHARDED = CONFIG.model_copy(
 
 
 def main(folder: Path) -> None:
-    """Do everything, and write `rank_N.json`."""
+    """Run all trainings and write `rank_N.json`."""
     torch.set_num_threads(1)
-    faulthandler.dump_traceback_later(_HANGS_S, exit=True)  # ten times what it takes; says where each thread stands
+    faulthandler.dump_traceback_later(
+        _HANGS_S, exit=True
+    )  # ten times the usual duration; prints the stack of each thread
     with ProcessGroup("cpu") as group:
         seen: dict[str, Any] = {"largest": group.largest(group.rank, 10 - group.rank)}
         for name, config in (("plain", CONFIG), ("sharded", SHARDED)):
@@ -55,14 +57,14 @@ def main(folder: Path) -> None:
 
 
 def _stops(group: ProcessGroup, *steps: int) -> list[Callable[[], bool]]:
-    """Tell the second process alone to stop, after so many steps of each start."""
+    """Return stop functions that stop the second process alone, after the given steps of each start."""
     return [after(n_steps) if group.rank else never for n_steps in steps]
 
 
 def _train(
     folder: Path, config: TrainingConfig, group: ProcessGroup, stops: list[Callable[[], bool]]
 ) -> dict[str, Any]:
-    """Train with interruptions, each time with a new trainer; return what there was to see."""
+    """Train with interruptions, each time with a new trainer; return the results."""
     losses: list[float] = []
     notes: list[str] = []
     for stop in stops:

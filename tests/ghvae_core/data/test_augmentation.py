@@ -12,13 +12,13 @@ ZOOM = NOTHING.model_copy(update={"min_side_fraction": 0.8})
 
 
 def _clips(n_clips: int = 5, n_frames: int = 3) -> NDArray[np.uint8]:
-    """Smooth clips that stand still."""
+    """Smooth clips without motion."""
     ramp = np.linspace(40, 200, 64)
     image = np.stack([ramp[:, None] + 0 * ramp, ramp + 0 * ramp[:, None], np.full((64, 64), 90)], axis=-1)
     return np.tile(image.astype(np.uint8), (n_frames, n_clips, 1, 1, 1))
 
 
-def test_nothing_is_changed_when_nothing_may_be() -> None:
+def test_zero_ranges_change_nothing() -> None:
     clips = np.random.default_rng(0).integers(0, 256, (3, 2, 64, 64, 3), dtype=np.uint8)
     np.testing.assert_array_equal(augment(clips, NOTHING, np.random.default_rng(0)), clips)
 
@@ -36,14 +36,14 @@ def test_a_clip_changes_as_a_whole_and_each_in_its_own_way(config: AugmentationC
     assert not np.array_equal(found, augment(clips, config, np.random.default_rng(2)))
 
 
-def test_a_crop_keeps_its_share_of_the_image() -> None:
+def test_a_crop_has_at_least_the_minimal_side() -> None:
     """Over a ramp of 160 levels a crop of 0.8 of the side spans at least 128 of them, and stretches them."""
     spans = np.ptp(augment(_clips(200, 1), ZOOM, np.random.default_rng(0))[0, ..., 0].astype(int), axis=(1, 2))
     assert 0.76 * 160 < spans.min() < 0.85 * 160 and spans.max() == 160
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
-def test_colours_change_by_as_much_as_is_said(name: str) -> None:
+def test_colours_change_within_their_range(name: str) -> None:
     clips = _clips(100, 1)
     config = NOTHING.model_copy(update={name: 0.1})
     found = augment(clips, config, np.random.default_rng(0)).astype(float)
@@ -62,7 +62,7 @@ def test_colours_change_by_as_much_as_is_said(name: str) -> None:
         assert np.abs(found - clips).max() > 5
 
 
-def test_shares_beyond_reason_are_refused() -> None:
+def test_ranges_out_of_bounds_are_refused() -> None:
     for name, value in {"min_side_fraction": 0.0, "brightness": 1.0, "hue": 0.6}.items():
         with pytest.raises(ValidationError):
             AugmentationConfig.model_validate({name: value})

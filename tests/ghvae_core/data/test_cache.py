@@ -78,7 +78,7 @@ def test_recordings_are_kept_as_the_model_sees_them(folder: Path, tmp_path: Path
     assert count == 1 and reason.startswith("expected a sound RoboNet HDF5 file") and str(folder) not in reason
 
 
-def test_a_second_start_decodes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_decodes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = _prepare(folder, tmp_path)
     made = _count(monkeypatch)
     assert _same(_prepare(folder, tmp_path), once) and not made
@@ -148,7 +148,7 @@ def test_other_files_or_another_reading_are_another_set(folder: Path, tmp_path: 
     assert len(list((tmp_path / "cache").iterdir())) == 5
 
 
-def test_progress_is_told_once_something_is_usable(folder: Path, tmp_path: Path) -> None:
+def test_progress_is_reported_once_a_recording_is_usable(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     shutil.copy(folder / "cut.hdf5", tmp_path / "bad")
 
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_no_part_of_a_shard(folder: Path, tmp_path: Path, mon
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_what_a_killed_process_left_is_swept_when_it_is_old(folder: Path, tmp_path: Path) -> None:
+def test_old_partial_files_are_removed(folder: Path, tmp_path: Path) -> None:
     _prepare(folder, tmp_path)
     (place,) = tmp_path.iterdir()
     old, new = place / ".shard-0000.frames.1.part", place / ".shard-0001.frames.2.part"

@@ -92,7 +92,7 @@ CALIBRATION = spec(crop=Crop(top_px=40, left_px=0, height_px=120, width_px=120))
         ({"step_s": float("nan")}, "step_s: expected a number above 0, got nan"),
     ],
 )
-def test_files_that_say_nonsense_are_left_out_with_the_reason(
+def test_files_with_invalid_attributes_are_refused_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, info: dict[str, object], reason: str
 ) -> None:
     for index in range(3):
@@ -108,7 +108,7 @@ def test_files_that_say_nonsense_are_left_out_with_the_reason(
     assert [reason in refused for refused in dataset.refused] == [True]
 
 
-def test_what_files_of_others_do_not_say_is_not_known_unless_it_is_given(tmp_path: Path) -> None:
+def test_missing_attributes_are_unknown_unless_configured(tmp_path: Path) -> None:
     for index in range(3):
         write_foreign(tmp_path / f"data/lab_sawyer_traj{index}.hdf5") if index else (tmp_path / "data").mkdir()
     unknown = _load(tmp_path / "data", tmp_path / "cache")
@@ -118,7 +118,7 @@ def test_what_files_of_others_do_not_say_is_not_known_unless_it_is_given(tmp_pat
     assert (given.step_limit_m, given.step_s, given.action_scale) == (0.2, 0.6, (0.2, 0.2, 0.2, 1.0))
 
 
-def test_robots_with_other_step_limits_are_refused_by_name_and_nothing_is_left(tmp_path: Path) -> None:
+def test_robots_with_other_step_limits_are_refused_by_name_and_new_files_removed(tmp_path: Path) -> None:
     record(tmp_path / "data", 0)
     record(tmp_path / "data", 1, robot=spec(step_limit_m=0.1))
     with pytest.raises(DatasetError, match=r"traj1.*expected step_limit_m 0.2 as in .*traj0.*got 0.1; train on one"):
@@ -232,7 +232,7 @@ def test_a_scale_ignores_wild_values_but_not_rare_ones(tmp_path: Path) -> None:
     assert 0.9 < scale[0] <= 1 and scale[1:3] == (1.0, 3.0)
 
 
-def test_the_split_goes_by_name_and_keeps_its_share() -> None:
+def test_the_split_depends_on_names_and_has_its_fraction() -> None:
     names = [f"lab_franka_traj{i}.hdf5" for i in range(4000)]
     kept = held_out_mask(names, 0.05)
     assert 0.035 < np.mean(kept) < 0.065
@@ -242,7 +242,7 @@ def test_the_split_goes_by_name_and_keeps_its_share() -> None:
     assert 0.035 < np.mean(videos) < 0.065
 
 
-def test_where_names_decide_for_none_or_for_all_the_last_one_is_left_out() -> None:
+def test_the_last_episode_is_held_out_if_none_or_all_would_be() -> None:
     assert (
         held_out_mask(["a", "b", "c"], 1e-9).tolist()
         == held_out_mask(["a", "b", "c"], 0.999).tolist()

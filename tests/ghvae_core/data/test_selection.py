@@ -58,7 +58,7 @@ def test_recordings_are_chosen_by_lists_of_names(folder: Path, tmp_path: Path) -
         select([folder], Selection((), str(tmp_path / "none.txt"), None))
 
 
-def test_a_file_that_stands_there_twice_is_used_once(folder: Path, tmp_path: Path) -> None:
+def test_duplicate_files_are_used_once(folder: Path, tmp_path: Path) -> None:
     """Else one copy could be trained on while the other, under another name, validates."""
     write_bair(tmp_path / "a.npz")
     for name in ("deeper", "other"):
@@ -74,12 +74,12 @@ def test_a_file_that_stands_there_twice_is_used_once(folder: Path, tmp_path: Pat
         select([tmp_path, tmp_path / "deeper"], ALL)
 
 
-def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"expected \*\.hdf5 \(RoboNet\).* found none; record some"):
         select([tmp_path], ALL)
 
 
-def test_robots_may_stand_in_any_of_the_folders_and_other_kinds_have_none(folder: Path, tmp_path: Path) -> None:
+def test_robots_may_be_in_any_folder_and_other_kinds_of_files_have_none(folder: Path, tmp_path: Path) -> None:
     write_bair(tmp_path / "a.npz")
     write_foreign(tmp_path / "lab_kuka_traj0.hdf5")
     with h5py.File(tmp_path / "lab_kuka_traj0.hdf5", "r+") as file:

@@ -54,7 +54,7 @@ def test_windows_of_one_folder_are_drawn_evenly() -> None:
 
 
 @pytest.mark.parametrize(("fractions", "first"), [((1.0, 1.0), 0.5), ((3.0, 1.0), 0.75), ((0.0, 1.0), 0.0)])
-def test_folders_are_drawn_by_their_shares_whatever_their_sizes(fractions: tuple[float, ...], first: float) -> None:
+def test_folders_are_drawn_by_their_fractions_independent_of_size(fractions: tuple[float, ...], first: float) -> None:
     windows = small_windows()
     n = len(windows.starts)
     mixed = replace(windows, folder_sizes=(2, n - 2), folder_fractions=fractions)

@@ -38,14 +38,14 @@ from tests.ghvae_core.serving.small_model import HORIZON, small_checkpoint
 from tests.ghvae_core.small import PX, small_config, small_model
 
 
-def test_a_checkpoint_is_saved_with_what_it_answers(tmp_path: Path) -> None:
+def test_a_checkpoint_is_saved_with_its_self_test_output(tmp_path: Path) -> None:
     checkpoint = load(small_checkpoint(tmp_path / "small"))
     assert checkpoint.info.self_test_output == self_test_output(checkpoint.model, 2, HORIZON)
     assert len(checkpoint.info.self_test_output) == 36
     InProcessPredictor(checkpoint, GoalCost()).self_test()
 
 
-def test_the_shipped_checkpoint_gives_its_answer_also_in_half_the_bits() -> None:
+def test_the_shipped_checkpoint_passes_its_self_test_also_in_bfloat16() -> None:
     checkpoint = load(SHIPPED)
     assert checkpoint.info.self_test_output is not None
     InProcessPredictor(checkpoint, GoalCost()).self_test()
@@ -54,7 +54,7 @@ def test_the_shipped_checkpoint_gives_its_answer_also_in_half_the_bits() -> None
     assert matches_self_test(checkpoint.info.self_test_output, coarse)
 
 
-def test_a_model_that_computes_something_else_cannot_prove_itself(tmp_path: Path) -> None:
+def test_a_model_with_other_outputs_fails_the_self_test(tmp_path: Path) -> None:
     checkpoint = load(SHIPPED)
     weights = checkpoint.model.module(1).state_dict()["encoder.stem.weight"]
     weights.zero_()  # what a broken kernel might do
@@ -62,7 +62,7 @@ def test_a_model_that_computes_something_else_cannot_prove_itself(tmp_path: Path
         InProcessPredictor(checkpoint, GoalCost()).self_test()
 
 
-def test_another_answer_is_told_from_rounding() -> None:
+def test_outputs_match_within_the_tolerance() -> None:
     stored = (0.5, 0.25)
     assert matches_self_test(stored, (0.5 + 0.9 * SELF_TEST_TOLERANCE, 0.25))
     for other in ((0.5 + 1.1 * SELF_TEST_TOLERANCE, 0.25), (np.nan, 0.25), (np.inf, 0.25)):
@@ -70,7 +70,7 @@ def test_another_answer_is_told_from_rounding() -> None:
 
 
 @pytest.mark.parametrize("action_dim", [0, 4])
-def test_other_kinds_of_model_answer_too(action_dim: int) -> None:
+def test_other_kinds_of_models_have_a_self_test_output(action_dim: int) -> None:
     scale = (1.0,) * action_dim
     config = SvgConfig(
         image_px=16, action_dim=action_dim, action_scale=scale, width_k=0.125, width_m=0.0625, features=16, latent=3
@@ -78,7 +78,7 @@ def test_other_kinds_of_model_answer_too(action_dim: int) -> None:
     assert len(self_test_output(build(config), 2, 3)) == 36
 
 
-def test_a_model_that_imagines_nan_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_predicts_nan_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load(small_checkpoint(tmp_path / "small"))
     imagine = checkpoint.model.predict
 
@@ -105,7 +105,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _reseal(folder: Path) -> None:
-    """Make the manifest agree with the files, as an attacker or a careless copy would."""
+    """Make the manifest agree with the files, like a deliberate change."""
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest["files"] = {p.name: sha256(p.read_bytes()) for p in folder.iterdir() if p.name != MANIFEST}
     (folder / MANIFEST).write_text(json.dumps(manifest))
@@ -150,7 +150,7 @@ def test_weights_of_another_type_are_refused_and_not_rounded(folder: Path, dtype
         load(folder)
 
 
-def test_saving_again_replaces_the_whole_and_leaves_nothing_beside(folder: Path) -> None:
+def test_saving_again_replaces_the_folder(folder: Path) -> None:
     (folder / "left_over").write_text("x")
     save(folder, small_model(), _info(modules_trained=1))
     assert load(folder).info.modules_trained == 1
@@ -222,7 +222,7 @@ def test_a_newer_schema_is_refused_by_name(folder: Path) -> None:
         load(folder)
 
 
-def test_an_old_checkpoint_loads_and_imagines_the_same(folder: Path) -> None:
+def test_an_old_checkpoint_loads_and_predicts_the_same(folder: Path) -> None:
     context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(2, 4, 4)
     before = load(folder).model.rollout(context, actions)
     config = json.loads((GOLDEN / "config_schema_1.json").read_bytes())
@@ -290,7 +290,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path
         load(folder)
 
 
-def test_configurations_and_versions_of_others_are_refused(folder: Path) -> None:
+def test_unknown_configurations_and_versions_are_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "color": "blue"}))
     _reseal(folder)

@@ -1,4 +1,4 @@
-"""Checkpoints that were damaged, or whose writing was cut off: refused by name, and never half there."""
+"""Damaged checkpoints are refused by name; interrupted writes leave no partial ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.patience import patience
 N_DAMAGED = 200
 N_KILLS = 20
 
-Damage = Callable[[Path, np.random.Generator], str]  # damages a folder; returns what the refusal must name
+Damage = Callable[[Path, np.random.Generator], str]  # damages a folder; returns a part of the expected message
 
 
 def _file(folder: Path, rng: np.random.Generator, with_manifest: bool = True) -> Path:
@@ -163,7 +163,7 @@ folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])
 rng, model = random.Random(0), small_model()
 moments = OptimizerState({f"{i}.exp_avg": p.detach() for i, p in enumerate(model.parameters())}, {})
 info = CheckpointInfo(model=small_config(), step_limit_m=0.2, step_s=0.6, modules_trained=2)
-checkpoint.self_test_output = lambda *_: (0.5,) * 36  # so that a kill finds it writing, not computing
+checkpoint.self_test_output = lambda *_: (0.5,) * 36  # so that kills interrupt writing, not computing
 last, cut = 0, 0
 for _ in range(20 * n_kills):  # of those that came between two saves there may be many
     if cut == n_kills:

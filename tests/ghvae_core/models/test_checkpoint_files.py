@@ -85,7 +85,7 @@ def test_folders_swap_names_in_one_step(folder: Path) -> None:
     assert not atomic_io._exchange(folder, folder.with_name("nowhere"))
 
 
-def test_after_each_of_20_kills_a_whole_folder_stands_there(tmp_path: Path) -> None:
+def test_after_each_of_20_kills_there_is_an_intact_folder(tmp_path: Path) -> None:
     script = [sys.executable, "-c", _KILLS, str(tmp_path / "folder")]
     done = subprocess.run(script, capture_output=True, text=True, timeout=patience(100), check=False)
     assert done.returncode == 0, done.stderr
@@ -94,7 +94,7 @@ def test_after_each_of_20_kills_a_whole_folder_stands_there(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_only_what_a_killed_writer_of_this_folder_left_is_swept(folder: Path) -> None:
+def test_only_abandoned_files_of_this_folder_are_removed(folder: Path) -> None:
     kept = [".folder.more.abcd1234", ".folder", "folder.abcd1234", ".other.abcd1234"]
     for name in (*kept, ".folder.abcd1234", ".folder.abcd1234.old"):
         folder.with_name(name).mkdir()
@@ -102,7 +102,7 @@ def test_only_what_a_killed_writer_of_this_folder_left_is_swept(folder: Path) ->
     assert {path.name for path in folder.parent.iterdir()} == {"folder", *kept}
 
 
-def test_the_only_copy_left_by_a_kill_is_not_swept(tmp_path: Path) -> None:
+def test_the_only_copy_after_a_kill_is_not_removed(tmp_path: Path) -> None:
     (tmp_path / ".folder.abcd1234.old").mkdir()
     write_folder(tmp_path / "folder", FILES, {})
     assert (tmp_path / ".folder.abcd1234.old").exists()
@@ -187,7 +187,7 @@ def test_what_is_packed_is_unpacked() -> None:
     assert CheckpointInfo.model_validate_json(checkpoint_files.unpack_config(packed, PATH)) == info
 
 
-def test_version_1_becomes_a_ghvae_with_everything_it_said() -> None:
+def test_version_1_becomes_a_ghvae_with_all_values() -> None:
     old = _old()
     dumped = _read(old).model_dump(mode="json")
     model = old.pop("model")
@@ -241,7 +241,7 @@ def test_a_step_does_not_change_its_input(version: int) -> None:
         (b'{"schema_version": "2"}', "schema_version: expected a whole number from 1, got '2'"),
     ],
 )
-def test_what_is_no_configuration_of_ours_is_refused(data: bytes, words: str) -> None:
+def test_an_invalid_configuration_is_refused(data: bytes, words: str) -> None:
     with pytest.raises(CheckpointError, match=rf"somewhere/config\.json: {words}"):
         checkpoint_files.unpack_config(data, PATH)
 

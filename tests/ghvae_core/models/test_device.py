@@ -5,7 +5,7 @@ from ghvae_core.models.device import DeviceError, find_device
 
 
 @pytest.mark.parametrize(("n", "best"), [(0, "cpu"), (2, "cuda")])
-def test_what_is_there_is_found_and_nothing_else(n: int, best: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_present_devices_are_found(n: int, best: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: n > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
     there = ["cpu", *["cuda", "cuda:0", "cuda:1"][: 1 + n if n else 0]]

@@ -73,7 +73,7 @@ def test_a_longer_rollout_begins_with_the_shorter_one() -> None:
     torch.testing.assert_close(model.rollout(context, actions)[:, :3], model.rollout(context, actions[:, :4]))
 
 
-def test_imagining_can_stop_between_steps_and_leaves_gradients_on() -> None:
+def test_prediction_can_stop_between_steps_and_leaves_gradients_on() -> None:
     steps = small_model().predict(torch.rand(1, 2, 3, PX, PX), torch.rand(3, 9, 4))
     assert next(steps).shape == (3, 3, PX, PX)
     assert torch.is_grad_enabled()
@@ -119,7 +119,7 @@ def test_any_number_of_modules_and_any_side_that_can_be_halved_so_often(n_module
     assert ((3, 3) in kernels) == (px > 2**n_modules)
 
 
-def test_only_the_deepest_prior_is_used_to_imagine() -> None:
+def test_only_the_deepest_prior_is_used_in_prediction() -> None:
     model = small_model(3)
 
     def refuse(*_: object) -> None:

@@ -95,7 +95,7 @@ def test_latents_are_drawn_from_the_generator_and_are_the_mean_without() -> None
     assert torch.equal(model.rollout(context, actions), model.rollout(context, actions))
 
 
-def test_imagining_asks_no_posterior() -> None:
+def test_prediction_does_not_use_the_posterior() -> None:
     model = _svg()
 
     def refuse(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""The network of steps to go: what it says, and that its file is whole."""
+"""The temporal distance network and its files."""
 
 from pathlib import Path
 

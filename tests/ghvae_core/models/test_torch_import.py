@@ -48,7 +48,7 @@ def test_wrappings_are_taken_off(tree: dict[str, Any]) -> None:
     assert set(dict(flatten(tree))) == set(TENSORS)
 
 
-def test_a_file_that_runs_something_is_refused_and_nothing_ran(tmp_path: Path) -> None:
+def test_a_file_with_code_is_refused_and_not_executed(tmp_path: Path) -> None:
     path, witness = tmp_path / "model.pt", tmp_path / "ran"
     torch.save({"state_dict": {**TENSORS, "b": _Gadget(f"touch {witness}")}}, path)
     with pytest.raises(CheckpointError, match=r"model\.pt: refused: it refers to posix\.system") as error:
@@ -59,7 +59,7 @@ def test_a_file_that_runs_something_is_refused_and_nothing_ran(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
-def test_a_file_cut_short_is_refused(tmp_path: Path, share: float) -> None:
+def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
     path = tmp_path / "model.pt"
     torch.save(TENSORS, path)
     content = path.read_bytes()
@@ -106,7 +106,7 @@ def test_a_file_that_takes_too_long_is_refused(tmp_path: Path, monkeypatch: pyte
         read_torch_file(tmp_path / "model.pt")
 
 
-def test_what_fits_is_loaded_and_the_rest_is_told(tmp_path: Path) -> None:
+def test_fitting_tensors_are_loaded_and_the_others_reported(tmp_path: Path) -> None:
     theirs = small_model(3).state_dict()
     scaled = {name: tensor * 2 for name, tensor in theirs.items()}
     scaled["levels.0.prior.head.bias"] = torch.zeros(99)
@@ -123,7 +123,7 @@ def test_what_fits_is_loaded_and_the_rest_is_told(tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, before[name] * (1 if name in report.new else 2), rtol=1e-3, atol=1e-5)
 
 
-def test_a_file_of_another_model_is_refused_and_the_model_left_alone(tmp_path: Path) -> None:
+def test_a_file_of_another_model_is_refused_and_the_model_unchanged(tmp_path: Path) -> None:
     torch.save(TENSORS, tmp_path / "model.pt")
     model = small_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

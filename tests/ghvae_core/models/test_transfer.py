@@ -84,7 +84,7 @@ def test_more_numbers_keep_the_old_ones_and_the_gripper_last(config: GhvaeConfig
 
 
 @CONFIGS
-def test_fewer_numbers_leave_the_others(config: GhvaeConfig | SvgConfig) -> None:
+def test_fewer_action_numbers_keep_the_others(config: GhvaeConfig | SvgConfig) -> None:
     start = _start(_of_actions(config, *(1.0,) * 7))
     model, _ = _adapt(start, _of_actions(config, *(1.0,) * 4))
     new = _actions()
@@ -114,7 +114,7 @@ def test_actions_that_were_unknown_have_no_effect_yet_and_can_be_learned(config:
     assert gradient.abs().sum() > 0
 
 
-def test_actions_that_are_gone_are_left() -> None:
+def test_removed_actions_are_reported_as_unused() -> None:
     start = _start(small_config())
     model, report = _adapt(start, _of_actions(small_config()))
     assert report.unused
@@ -122,7 +122,7 @@ def test_actions_that_are_gone_are_left() -> None:
     assert _rollout(model, _actions()[..., :0]).isfinite().all()
 
 
-def test_modules_are_added_and_left() -> None:
+def test_modules_are_added_and_removed() -> None:
     start = _start(small_config(2))
     more, report = _adapt(start, small_config(3))
     assert report.new == tuple(name for name in more.state_dict() if name.startswith("levels.2."))
@@ -197,7 +197,7 @@ def test_other_sizes_are_refused_by_name(
         _adapt(_start(start), config)
 
 
-def test_the_report_says_everything_in_words() -> None:
+def test_the_report_as_text_is_complete() -> None:
     start = _start(small_config(2))
     _, report = _adapt(start, _of_actions(small_config(3), 0.5, 0.5, 0.5, 1.0))
     text = "\n".join(report.lines())

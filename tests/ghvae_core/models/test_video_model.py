@@ -11,7 +11,7 @@ from ghvae_core.models.video_model import ModelConfig, VideoModel, draw
 
 
 class Darker(VideoModel):
-    """Each frame is half as bright as the one before; stops for nothing."""
+    """Each frame is half as bright as the one before; never stops."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -65,7 +65,7 @@ def test_the_action_scale_moves_with_the_model_but_is_no_weight() -> None:
     assert "action_scale" not in MODEL.state_dict()
 
 
-def test_a_rollout_is_all_that_is_imagined_and_records_no_gradient() -> None:
+def test_a_rollout_stacks_all_predictions_without_gradient() -> None:
     imagined = MODEL.rollout(CONTEXT, torch.zeros(3, 5, 4))
     assert imagined.shape == (3, 4, 3, 4, 4)
     assert imagined[0, :, 0, 0, 0].tolist() == [0.5, 0.25, 0.125, 0.0625]
@@ -73,7 +73,7 @@ def test_a_rollout_is_all_that_is_imagined_and_records_no_gradient() -> None:
     assert next(MODEL.unroll(CONTEXT, torch.zeros(3, 5, 4))).requires_grad
 
 
-def test_imagining_can_stop_between_steps_and_leaves_gradients_on() -> None:
+def test_prediction_can_stop_between_steps_and_leaves_gradients_on() -> None:
     steps = MODEL.predict(CONTEXT, torch.zeros(3, 9, 4))
     assert next(steps).shape == (3, 3, 4, 4)
     assert torch.is_grad_enabled()
@@ -89,9 +89,7 @@ def test_imagining_can_stop_between_steps_and_leaves_gradients_on() -> None:
         (1, (3, 5, 4), 0, "depth: expected 1 to 1 modules, got 0"),
     ],
 )
-def test_what_cannot_be_imagined_is_refused(
-    n_contexts: int, shape: tuple[int, ...], depth: int | None, reason: str
-) -> None:
+def test_invalid_requests_are_refused(n_contexts: int, shape: tuple[int, ...], depth: int | None, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         MODEL.rollout(CONTEXT.expand(n_contexts, -1, -1, -1, -1), torch.zeros(shape), depth=depth)
 

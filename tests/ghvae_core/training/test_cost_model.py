@@ -137,7 +137,7 @@ def _most_allocated(profiler: profile) -> int:
     return most
 
 
-def test_imagining_costs_what_it_really_costs(small: ModelCost) -> None:
+def test_the_cost_of_prediction_is_the_measured_one(small: ModelCost) -> None:
     model = small_model()
     context, actions = torch.rand(1, N_CONTEXT, 3, PX, PX), torch.rand(N_CANDIDATES, N_CONTEXT - 1 + HORIZON, 4)
     with FlopCounterMode(display=False) as counter:

@@ -44,7 +44,7 @@ def _launch(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where two processes left what they saw."""
+    """Folder with the results of two processes."""
     folder = tmp_path_factory.mktemp("together")
     done = _launch("tests.ghvae_core.together", str(folder))
     assert done.returncode == 0, done.stderr[-6000:]
@@ -85,7 +85,7 @@ def test_two_processes_train_as_one_that_accumulates(
 
 
 @pytest.mark.parametrize(("name", "config"), [("plain", CONFIG), ("sharded", SHARDED)])
-def test_one_process_goes_on_where_two_stood(folder: Path, name: str, config: TrainingConfig) -> None:
+def test_one_process_resumes_a_run_of_two(folder: Path, name: str, config: TrainingConfig) -> None:
     alone = config.model_copy(update={"accumulation_steps": 2})
     trainer, model, record = make_trainer(folder / f"{name}_half", alone)
     assert trainer.resume()
@@ -111,7 +111,7 @@ def test_a_bad_loss_in_one_process_is_skipped_by_all(seen: list[dict[str, Any]])
         assert len(each["poisoned"]["losses"]) == len(each["plain"]["losses"]) - 1
 
 
-def test_the_first_process_may_take_days_where_it_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_process_may_decode_for_days(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[object] = []
     timeouts: list[timedelta] = []
 
@@ -162,7 +162,7 @@ SETTINGS = (
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_command_is_stopped_by_sigterm_to_one_process_and_goes_on(tmp_path: Path) -> None:
+def test_the_command_is_stopped_by_sigterm_to_one_process_and_resumed(tmp_path: Path) -> None:
     for index in range(4):
         record_episode(tmp_path / "episodes", index)
     (tmp_path / "small.yaml").write_text(MODEL)

@@ -18,7 +18,7 @@ def _engine() -> Engine:
 
 
 def _moments() -> OptimizerState:
-    """Return what an engine kept after a step, as read from a file."""
+    """Return the state of an engine after a step, as loaded from a file."""
     engine = _engine()
     engine.gradients([MicroBatch(small_batch(), 0)], 0)
     engine.update(1e-3, 0)

@@ -153,7 +153,7 @@ def _policy(tmp_path: Path, **settings: object) -> FeaturePolicy:
         ("all", 0, 8.0, FeatureCacheChoice(range(0), False)),
     ],
 )
-def test_the_policy_asked_for_is_followed(
+def test_the_configured_policy_is_used(
     tmp_path: Path, name: str, depth: int, limit_gb: float, expected: FeatureCacheChoice
 ) -> None:
     policy = _policy(tmp_path, feature_cache=name, feature_cache_limit_gb=limit_gb)

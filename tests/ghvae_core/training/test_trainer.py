@@ -118,7 +118,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> list[int]:
 LONG = TrainingConfig(module_steps=(12, 1), batch_windows=3, validation_windows=4)
 
 
-def test_a_bad_step_is_skipped_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_step_is_skipped_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _poison(monkeypatch, {2})
     trainer, model, record = make_trainer(tmp_path, LONG)
     trainer.train(never)
@@ -215,7 +215,9 @@ def test_a_large_state_is_saved_less_often(tmp_path: Path, monkeypatch: pytest.M
     assert saved[2] - saved[1] >= 5  # 0.25 s of saving in 5 s of training, both in the first stage
 
 
-def test_a_device_too_small_is_told_with_the_way_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_reported_with_the_options_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(model: Ghvae, k: int, *rest: object) -> Loss:
         raise torch.OutOfMemoryError
 
@@ -279,7 +281,7 @@ def test_end_to_end_trains_all_that_makes_the_deepest_prediction(tmp_path: Path)
     assert same == {name for name in before if name.startswith(unused)}
 
 
-def test_a_rival_is_trained_end_to_end_and_resumed(tmp_path: Path) -> None:
+def test_svg_is_trained_end_to_end_and_resumed(tmp_path: Path) -> None:
     def rival() -> Svg:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
