@@ -1,4 +1,4 @@
-"""GHVAE of 2, 4 and 6 modules, its ablations and its rival, trained on the same clips and judged in one table."""
+"""GHVAE of 2, 4 and 6 modules, its ablations and the baseline SVG', trained and evaluated on the same clips."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from ghvae_core.models.checkpoint import load as load_checkpoint
 _FIRST_STEPS, _TIMED_STEPS = (
     2,
     20,
-)  # not timed, and timed to tell how many fit in; ours
-_NOTHING = {"prior_finetune_steps": 0, "rollout_steps": 0, "end_to_end_steps": 0}
+)  # untimed and timed steps of the calibration; ours
+_NO_STEPS = {"prior_finetune_steps": 0, "rollout_steps": 0, "end_to_end_steps": 0}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way to train, and what it starts from."""
+    """One row of the table: training settings and initial checkpoint."""
 
     label: str  # in the table
-    settings: Mapping[str, object]  # of `training`; "matched": as many steps as cost what greedy training cost
-    init: str = ""  # a checkpoint in the folder of all rows
+    settings: Mapping[str, object]  # of `training`; "matched": as many steps as take the CPU time of greedy training
+    init: str = ""  # a checkpoint in the folder of the study
     model: str = "tiny"
-    n_modules: int = 6  # of the model, from the first; 0: it is not made of modules
+    n_modules: int = 6  # the first modules of the model; 0: it has no modules
     more: Sequence[str] = field(default_factory=tuple)  # further `--set`
 
 
 def rows(size: str, n_deepest: int) -> dict[str, Row]:
-    """Return all rows by the name of their folder, in the order in which they must be trained.
+    """Return all rows by folder name, in the order of training.
 
     Args:
-        size: Of the model.
+        size: Size of the model.
         n_deepest: Steps of module 6.
     """
-    polished = {"module_steps": [0], **_NOTHING, "prior_finetune_steps": 1500}
+    finetuned = {"module_steps": [0], **_NO_STEPS, "prior_finetune_steps": 1500}
     stage = "greedy/stages/module_{}"
-    whole = {"module_steps": [0], **_NOTHING, "end_to_end_steps": "matched"}
+    whole = {"module_steps": [0], **_NO_STEPS, "end_to_end_steps": "matched"}
     return {
-        "greedy": Row("6 modules, greedy, before the polish", _NOTHING, model=size),
-        "ghvae_2": Row("GHVAE, 2 modules", polished, stage.format(2), size, 2),
-        "ghvae_4": Row("GHVAE, 4 modules", polished, stage.format(4), size, 4),
-        "ghvae_6": Row("GHVAE, 6 modules", polished, stage.format(6), size),
+        "greedy": Row("6 modules, greedy, before prior fine-tuning", _NO_STEPS, model=size),
+        "ghvae_2": Row("GHVAE, 2 modules", finetuned, stage.format(2), size, 2),
+        "ghvae_4": Row("GHVAE, 4 modules", finetuned, stage.format(4), size, 4),
+        "ghvae_6": Row("GHVAE, 6 modules", finetuned, stage.format(6), size),
         "averaged": Row(
-            "6 modules, the last one and the polish averaged (EMA)",
-            {**polished, "module_steps": [0, 0, 0, 0, 0, n_deepest], "ema_decay": 0.995},
+            "6 modules, the last one and prior fine-tuning averaged (EMA)",
+            {**finetuned, "module_steps": [0, 0, 0, 0, 0, n_deepest], "ema_decay": 0.995},
             stage.format(5),
             size,
         ),
@@ -64,34 +64,38 @@ def rows(size: str, n_deepest: int) -> dict[str, Row]:
             "ghvae_6/checkpoint",
             size,
         ),
-        "uniform": Row("6 modules, uniform prior", _NOTHING, "", size, 6, ("model.prior=uniform",)),
+        "uniform": Row("6 modules, uniform prior", _NO_STEPS, "", size, 6, ("model.prior=uniform",)),
         "scratch": Row("6 modules, end to end from scratch", whole, "", size),
         "svg": Row("SVG'", whole, "", f"svg_{size}", 0),
     }
 
 
 def ablations(  # noqa: PLR0917 - the parameters are the options of the command line
-    data: Annotated[Path, typer.Option(help="episodes to train on")],
-    out: Annotated[Path, typer.Option(help="folder of all rows; those that are finished stay")],
-    held_out: Annotated[Path | None, typer.Option(help="episodes to judge on; none: those left out of data")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="a row's folder; again for more; all without it")] = None,
-    size: Annotated[str, typer.Option(help="of the model; a svg_SIZE must stand beside it")] = "tiny",
-    steps: Annotated[tuple[int, int, int], typer.Option(help="of module 1, each of 2 to 5, and 6")] = (
+    data: Annotated[Path, typer.Option(help="Episodes for training.")],
+    out: Annotated[Path, typer.Option(help="Folder of all rows; finished rows are kept.")],
+    held_out: Annotated[
+        Path | None, typer.Option(help="Episodes for evaluation (default: the validation episodes of --data).")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Folder of a row to train; repeat for several (default: all).")
+    ] = None,
+    size: Annotated[str, typer.Option(help="Size of the model; svg_SIZE must exist too.")] = "tiny",
+    steps: Annotated[tuple[int, int, int], typer.Option(help="Steps of module 1, of each of 2 to 5, and of 6.")] = (
         800,
         600,
         1200,
     ),
-    seed: Annotated[int, typer.Option(help="of weights, windows and latents")] = 0,
-    judge: Annotated[bool, typer.Option(help="measure all finished rows")] = True,
-    windows: Annotated[int, typer.Option(help="to judge on")] = 256,
-    fvd: Annotated[bool, typer.Option(help="FVD too: minutes a row on a CPU")] = True,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="further settings of all trainings")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, windows and latents.")] = 0,
+    judge: Annotated[bool, typer.Option(help="Evaluate all finished rows.")] = True,
+    windows: Annotated[int, typer.Option(help="Number of windows for evaluation.")] = 256,
+    fvd: Annotated[bool, typer.Option(help="Also compute FVD: minutes per row on a CPU.")] = True,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Further settings of all trainings.")] = None,
 ) -> None:
-    """Train every row that is not finished yet, then judge all finished ones side by side.
+    """Train all unfinished rows, then evaluate all finished ones together.
 
-    A row that was broken off goes on where it was. End to end from scratch and the rival get as many steps as take the
-    CPU seconds of greedy training: a short calibration tells how many. The steps and the seconds that a row really
-    took, of all its starts, stand beside its folder (`ROW.json`); the seconds are printed at the end.
+    An interrupted row is resumed. End to end from scratch and SVG' get as many steps as take the CPU time of greedy
+    training, as determined by a short calibration. Steps and CPU seconds of a row, over all its starts, are saved in
+    `ROW.json`; the seconds are printed at the end.
     """
     first, middle, deepest = steps
     module_steps = f"training.module_steps={[first, middle, middle, middle, middle, deepest]}"
@@ -104,9 +108,9 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
 
 
 class Spent(NamedTuple):
-    """What is known of a row that was begun."""
+    """Settings and CPU time of a started row."""
 
-    settings: dict[str, object]  # of `training`, with the number of matched steps
+    settings: dict[str, object]  # of `training`, with the matched number of steps
     cpu_s: float
     finished: bool
 
@@ -122,19 +126,19 @@ class Study:
     common: tuple[str, ...]  # settings of all trainings
 
     def check(self, names: Sequence[str]) -> Sequence[str]:
-        """Return the names, if they are all of rows."""
+        """Return the names after checking that all are rows."""
         unknown = sorted({*names} - {*self.rows})
         if unknown:
             raise ReportedError(f"--only: expected one of {', '.join(self.rows)}, got {unknown[0]}")
         return names
 
     def is_finished(self, name: str) -> bool:
-        """Tell whether a row needs no more training."""
+        """Return whether a row is finished."""
         spent = self._spent(name)
         return spent is not None and spent.finished
 
     def train(self, name: str) -> None:
-        """Train a row, or go on with it, with as many steps as its seconds allow where they are to be matched."""
+        """Train or resume a row, with a matched number of steps where requested."""
         spent = self._spent(name) or Spent(self._matched(name), 0.0, finished=False)
         self.out.mkdir(parents=True, exist_ok=True)
         started_s, ended = _child_cpu_s(), 1
@@ -144,29 +148,29 @@ class Study:
             cpu_s = spent.cpu_s + _child_cpu_s() - started_s
             self._keep(name, Spent(spent.settings, round(cpu_s, 1), finished=ended == 0))
         if ended:
-            raise ReportedError(f"{name}: its training ended with {ended}; the same command goes on with it")
+            raise ReportedError(f"{name}: its training ended with {ended}; the same command resumes it")
         print(f"{name}: {cpu_s:.0f} CPU seconds", flush=True)
 
     def seconds(self, name: str) -> float:
-        """Return the CPU seconds that a finished row took."""
+        """Return the CPU seconds of a finished row."""
         spent = self._spent(name)
         if spent is None or not spent.finished:
             raise ReportedError(f"{self.out / name}: expected a finished row, found none; train {name} first")
         return spent.cpu_s
 
     def judge(self, held_out: Path | None, windows: int, fvd: bool) -> None:
-        """Measure all finished rows on the same windows, and print what each cost.
+        """Evaluate all finished rows on the same windows, and print their CPU seconds.
 
         Args:
-            held_out: Episodes to judge on; None: those that training left out.
-            windows: How many.
-            fvd: Whether to measure it too.
+            held_out: Episodes for evaluation; None: the validation episodes of training.
+            windows: Number of windows.
+            fvd: Also compute FVD.
         """
         finished = {name: row for name, row in self.rows.items() if name != "greedy" and self.is_finished(name)}
         report = self.out / f"evaluation-{time.strftime('%Y%m%dT%H%M%S')}"
         command = [sys.executable, "-m", "ghvae_core.run_evaluation", "--data", str(held_out or self.data)]
         if held_out is None:
-            command += ["--set", f"evaluation.validation_fraction={self._left_out(next(iter(finished)))}"]
+            command += ["--set", f"evaluation.validation_fraction={self._validation_fraction(next(iter(finished)))}"]
         command += [
             "--windows",
             str(windows),
@@ -185,7 +189,7 @@ class Study:
                 print(f"| {row.label} | {self.seconds(name):.0f} |", flush=True)
 
     def _matched(self, name: str) -> dict[str, object]:
-        """Return a row's settings, the matched steps counted out by a short calibration."""
+        """Return the settings of a row, with matched steps from a short calibration."""
         settings = dict(self.rows[name].settings)
         for key in [key for key, value in settings.items() if value == "matched"]:
             greedy_s = self.seconds("greedy")
@@ -195,7 +199,7 @@ class Study:
         return settings
 
     def _calibrated_s(self, name: str, settings: Mapping[str, object], key: str) -> float:
-        """Return the CPU seconds of a step: what a longer run takes more than a shorter one."""
+        """Return the CPU seconds of a step: the difference of a longer and a shorter run."""
         taken = []
         self.out.mkdir(parents=True, exist_ok=True)
         for n in (_FIRST_STEPS, _FIRST_STEPS + _TIMED_STEPS):
@@ -204,11 +208,11 @@ class Study:
                 ended = self._run(name, f"{folder}/run", {**settings, key: n, "validation_windows": 2})
                 taken.append(_child_cpu_s() - before_s)
             if ended:
-                raise ReportedError(f"{name}: its calibration ended with {ended}; what it printed says why")
+                raise ReportedError(f"{name}: its calibration ended with {ended}; see its output")
         return (taken[1] - taken[0]) / _TIMED_STEPS
 
     def _run(self, name: str, folder: str, settings: Mapping[str, object]) -> int:
-        """Train one row into a folder; return how its process ended."""
+        """Train one row into a folder; return the exit code."""
         row = self.rows[name]
         command = [sys.executable, "-m", "ghvae_core.run_finetune", "--data", str(self.data), "--model", row.model]
         command += ["--out", str(self.out / folder), "--seed", str(self.seed)]
@@ -218,13 +222,13 @@ class Study:
             command += ["--init", str(self.out / row.init)]
         if (self.out / folder / "state").is_dir():
             command.append("--resume")
-        told = [f"data.prepared={self.out / 'prepared'}", *self.common, *row.more]
-        for item in [*told, *(f"training.{key}={value}" for key, value in settings.items())]:
+        common = [f"data.prepared={self.out / 'prepared'}", *self.common, *row.more]
+        for item in [*common, *(f"training.{key}={value}" for key, value in settings.items())]:
             command += ["--set", item]
         print(" ".join(command[2:]), flush=True)
         return subprocess.run(command, check=False).returncode
 
-    def _left_out(self, name: str) -> float:
+    def _validation_fraction(self, name: str) -> float:
         return float(load_checkpoint(self.out / name / "checkpoint").info.provenance["validation_fraction"])
 
     def _spent(self, name: str) -> Spent | None:
@@ -236,7 +240,7 @@ class Study:
 
 
 def _child_cpu_s() -> float:
-    """Return the CPU seconds of all processes that were started here and have ended."""
+    """Return the CPU seconds of all finished child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

@@ -1,4 +1,4 @@
-"""What the benchmarks train: a model of one of the sizes, random clips, and the steps of one stage."""
+"""Subject of the training benchmarks: a model of one size, random clips, and the steps of one stage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _EPISODE_FRAMES = 2 * N_FRAMES
 
 
 class Settings(Config):
-    """A size, and how it is trained."""
+    """Model and training settings of a size."""
 
     model: AnyConfig
     training: TrainingConfig
@@ -44,19 +44,19 @@ class Subject:
     training: TrainingConfig
     windows: Windows
     group: ProcessGroup
-    folder: Path  # for files of features
+    folder: Path  # of the feature cache
 
     def stages(self, **steps: object) -> list[TrainingStage]:
-        """Return the stages that have steps, 10 in each phase unless `steps` says otherwise."""
+        """Return the stages; modules have 10 steps, other stages none, unless `steps` is given."""
         plan = {"module_steps": (10,), "prior_finetune_steps": 0, "rollout_steps": 0, **steps}
         return stages(self.training.model_copy(update=plan), self.model.n_modules)
 
     def engine(self, stage: TrainingStage) -> Engine:
-        """Return what takes the steps of a stage."""
+        """Return the engine of a stage."""
         return Engine(self.model, stage, Recipe(self.training, ObjectiveConfig(), N_CONTEXT), self.group)
 
     def cache(self, levels: range) -> FeatureCache:
-        """Return a cache that holds some levels of features, in memory."""
+        """Return a cache of `levels` in memory."""
         source = FeatureSource(self.windows.frames, "random", self.training.batch_windows * N_FRAMES, is_half=False)
         cache = FeatureCache(source, self.folder, self.group, print)
         if isinstance(self.model, Ghvae):
@@ -65,7 +65,7 @@ class Subject:
 
     @contextmanager
     def loader(self, levels: range = range(0)) -> Iterator[BatchLoader]:
-        """Load batches as training does, with some levels of features."""
+        """Load batches as in training, with cached `levels`."""
         loader = BatchLoader(BatchSource(self.windows, None, 0), self.training, self.group, self.cache(levels))
         try:
             yield loader
@@ -80,7 +80,7 @@ class Subject:
 
 @contextmanager
 def subject(size: str, batch_windows: int, device: str, n_modules: int | None = None) -> Iterator[Subject]:
-    """Make a model of a size, or its first modules, and clips to train it on."""
+    """Build a model of a size, or its first modules, and training clips."""
     files = {"model": f"models/{size}.yaml", "training": "training/tiny.yaml"}
     settings = load(Settings, files, [f"training.batch_windows={batch_windows}"])
     config = settings.model if n_modules is None else settings.model.up_to(n_modules)
@@ -101,10 +101,10 @@ def clips(n_episodes: int, px: int, action_dim: int) -> Windows:
 
 
 def interleaved(sides: Sequence[Callable[[], None]], n_repeats: int, device: str) -> list[float]:
-    """Return the median seconds of each side; the sides take turns, so that all suffer alike from a busy machine."""
+    """Return the median seconds of each side; sides alternate, so that a busy machine affects all equally."""
     times_s: list[list[float]] = [[] for _ in sides]
     for side in sides:
-        side()  # warms up
+        side()  # warm-up
     for _ in range(n_repeats):
         for side, each in zip(sides, times_s, strict=True):
             started_s = time.perf_counter()
@@ -116,7 +116,7 @@ def interleaved(sides: Sequence[Callable[[], None]], n_repeats: int, device: str
 
 
 def machine(device: str) -> str:
-    """Return, in words, what the figures were measured on."""
+    """Return a description of the machine."""
     if device != "cpu":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     return f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -1,4 +1,4 @@
-"""What greedy training needs of memory beside end-to-end training, for models of 2, 4 and 6 modules."""
+"""Peak memory of greedy and of end-to-end training, for models of 2, 4 and 6 modules."""
 
 from __future__ import annotations
 
@@ -16,24 +16,28 @@ from ghvae_core.models.ghvae import GhvaeConfig
 from ghvae_core.training.cost_model import model_cost
 from tests.benchmarks.subject import machine, subject
 
-LIMIT = 1.0  # greedy over end to end, of 6 modules of `base` and larger; smaller ones keep next to nothing but images
-_STEPS = 2  # of each stage: from the second on Adam has its moments
+LIMIT = 1.0  # greedy over end to end, for 6 modules of `base` and larger; smaller models mostly hold images
+_STEPS = 2  # per stage: Adam has its moments from the second on
 
 
 def training_memory(  # noqa: PLR0917 - the parameters are the options of the command line
-    model: Annotated[str, typer.Option(help="size: a file of configs/models")] = "base",
-    batch: Annotated[int, typer.Option(min=1, help="clips of 12 frames a step")] = 4,
-    repeats: Annotated[int, typer.Option(min=1, help="runs of each side; medians are reported")] = 3,
-    modules: Annotated[list[int] | None, typer.Option(min=1, help="how many modules; 2, 4 and 6 without it")] = None,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="where to train")] = "cpu",
-    computed: Annotated[bool, typer.Option("--computed", help="compute it, for sizes that fit no memory here")] = False,
+    model: Annotated[str, typer.Option(help="Model size: a file of configs/models.")] = "base",
+    batch: Annotated[int, typer.Option(min=1, help="Clips of 12 frames per step.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, help="Runs of each side; medians are reported.")] = 3,
+    modules: Annotated[
+        list[int] | None, typer.Option(min=1, help="Number of modules; repeat for several (default: 2, 4 and 6).")
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to train on.")] = "cpu",
+    computed: Annotated[
+        bool, typer.Option("--computed", help="Compute the memory instead of measuring it, for sizes that do not fit.")
+    ] = False,
 ) -> None:
-    """Measure the peak memory of both ways of training, each run in a process of its own, in turns."""
-    print(f"{model}, {batch} clips of 12 frames a step, float32; {machine(device)}")
+    """Measure the peak memory of both kinds of training, alternating, each run in a process of its own."""
+    print(f"{model}, {batch} clips of 12 frames per step, float32; {machine(device)}")
     if computed:
-        what = "computed, without the kernels' workspaces"
+        what = "computed, without workspaces of kernels"
     else:
-        what = "allocated on the device" if device == "cuda" else "of the process, above what torch itself takes"
+        what = "allocated on the device" if device == "cuda" else "of the process, without torch itself"
     print(f"peak MB, {what}")
     print(f"{'modules':>7} {'greedy':>8} {'end to end':>10} {'ratio':>6}")
     for n in modules or (2, 4, 6):
@@ -43,7 +47,7 @@ def training_memory(  # noqa: PLR0917 - the parameters are the options of the co
 
 
 def _computed(model: str, batch: int, n_modules: int) -> tuple[float, float]:
-    """Return the peak of the largest greedy phase, and that of the end-to-end stage."""
+    """Return the peak of the largest greedy stage, and that of the end-to-end stage."""
     with subject(model, 1, "cpu", n_modules) as trained:
         config, training = trained.model.config, trained.training.model_copy(update={"batch_windows": batch})
     assert isinstance(config, GhvaeConfig)
@@ -56,17 +60,17 @@ def _measured(model: str, batch: int, n_modules: int, repeats: int, device: str)
     sides: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(repeats):
         for is_greedy, peaks in sides.items():
-            peaks.append(_apart(model, batch, n_modules, is_greedy, device))
+            peaks.append(_in_process(model, batch, n_modules, is_greedy, device))
     return median(sides[True]), median(sides[False])
 
 
-def _apart(model: str, batch: int, n_modules: int, is_greedy: bool, device: str) -> float:
+def _in_process(model: str, batch: int, n_modules: int, is_greedy: bool, device: str) -> float:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(peak_bytes, model, batch, n_modules, is_greedy, device).result()
 
 
 def peak_bytes(model: str, batch: int, n_modules: int, is_greedy: bool, device: str) -> float:
-    """Train some steps of each stage in this process and return how much memory that took at most."""
+    """Train some steps of each stage in this process and return the peak memory."""
     steps: dict[str, object] = (
         {"module_steps": (_STEPS,)} if is_greedy else {"module_steps": (0,), "end_to_end_steps": _STEPS}
     )
@@ -81,11 +85,11 @@ def peak_bytes(model: str, batch: int, n_modules: int, is_greedy: bool, device: 
 
 
 def _reset(device: str) -> float:
-    """Forget the peak so far; return what is in use."""
+    """Reset the peak; return the memory in use."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return 0.0
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak of the resident memory
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak of the resident memory
     return _status("VmRSS")
 
 

@@ -50,7 +50,7 @@ def test_the_rate_ramps_up_and_falls_along_a_cosine() -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"module_steps": (0,)}, "nothing would be trained"),
+        ({"module_steps": (0,)}, "expected steps above 0"),
         ({"batch_windows": 6, "accumulation_steps": 4}, "expected a divisor of batch_windows 6, got 4"),
         ({"ema_decay": 1.0}, "less than 1"),
         ({"feature_cache": "some"}, "'off', 'deep', 'all' or 'auto'"),
