@@ -1,4 +1,4 @@
-"""One recorded episode, whatever file it came from."""
+"""One recorded episode, independent of its file format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Vector = tuple[float, float, float]
 
 
 class EpisodeError(ReportedError):
-    """An episode, or a file of one, that cannot be used. Nothing was written or changed."""
+    """An episode or file that cannot be used. Nothing was written or changed."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Episode:
     frames: NDArray[np.uint8]  # (T+1, H, W, 3) RGB
     states: NDArray[np.float64]  # (T+1, S); ours: x, y, z [m], yaw [rad], gripper opening in [0, 1]
     actions: NDArray[np.float32]  # (T, A) applied; ours: dx, dy, dz [m], gripper +1 closes / -1 opens
-    commanded: NDArray[np.float32]  # (T, A) as asked, before the safety limits
+    commanded: NDArray[np.float32]  # (T, A) before the safety limits
     times_s: NDArray[np.float64]  # (T+1,) monotonic
     info: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # policy, seed, robot, ...
     action_space: str = ROBOT_ACTIONS  # what the actions' numbers mean; empty where there are none
-    workspace_m: tuple[_Vector, _Vector] | None = None  # low and high corner, where the file is ours and says them
+    workspace_m: tuple[_Vector, _Vector] | None = None  # low and high corner; None if unknown
 
     def __post_init__(self) -> None:
         n = len(self.actions)

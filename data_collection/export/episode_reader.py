@@ -1,4 +1,4 @@
-"""One recorded episode with all its cameras, on its way out."""
+"""Reads one episode with all its cameras for export."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ ACTION_NAMES = ("dx_m", "dy_m", "dz_m", "gripper")  # gripper: +1 closes, -1 ope
 
 @dataclass(frozen=True)
 class EpisodeArrays:
-    """An episode of T actions, and what each of its cameras saw: T + 1 frames."""
+    """An episode of T actions, with the T + 1 frames of each camera."""
 
     path: Path
     episode: Episode  # its frames are those of camera 0
-    videos: tuple[Video, ...]  # one a camera, still encoded
+    videos: tuple[Video, ...]  # one per camera, encoded
 
     @property
     def step_s(self) -> float:
-        """The duration of one step as the robot commands it; 1 in files that do not say it, as their `times_s` has."""
+        """Commanded duration of one step; 1 in files without it, as in their `times_s`."""
         return float(self.episode.info.get("step_s", 1.0))
 
     def frames(self, camera: int) -> NDArray[np.uint8]:
-        """Return what a camera saw: (T + 1, H, W, 3) uint8 RGB.
+        """Return the frames of a camera: (T + 1, H, W, 3) uint8 RGB.
 
         Raises:
             EpisodeError: The video is damaged, or has fewer frames.
@@ -42,7 +42,7 @@ class EpisodeArrays:
         return self.videos[camera].frames()[: len(self.episode.states)]
 
     def description(self) -> str:
-        """Return what the file says of the episode, as one line of JSON with sorted keys."""
+        """Return the metadata of the episode as one line of JSON with sorted keys."""
         info = {
             name: value if not isinstance(value, float) or math.isfinite(value) else str(value)
             for name, value in self.episode.info.items()
@@ -64,7 +64,7 @@ def read_episode_arrays(path: Path) -> EpisodeArrays:
     Raises:
         EpisodeError: As `robonet.read_episode`; the message names the file.
     """
-    take = EpisodeArrays(path, read_episode(path), read_footage(path).videos)
-    if not (math.isfinite(take.step_s) and take.step_s > 0):
-        raise EpisodeError(f"{path}: expected a step_s above 0, got {take.step_s}")
-    return take
+    arrays = EpisodeArrays(path, read_episode(path), read_footage(path).videos)
+    if not (math.isfinite(arrays.step_s) and arrays.step_s > 0):
+        raise EpisodeError(f"{path}: expected a step_s above 0, got {arrays.step_s}")
+    return arrays

@@ -53,7 +53,7 @@ _FEATURES: Final[dict[str, tuple[str, tuple[str, ...] | None]]] = {
 
 
 class FileSizes(NamedTuple):
-    """How large files may become, where they hold more than one episode; LeRobot's defaults."""
+    """Size limits of files with more than one episode; LeRobot's defaults."""
 
     data_mib: float = 100  # before compression
     video_mib: float = 200
@@ -62,17 +62,17 @@ class FileSizes(NamedTuple):
 def export_lerobot(paths: Sequence[Path], out: Path, *, task: str, on_episode: Callable[[], None]) -> int:
     """Write episodes as one dataset.
 
-    An episode of T actions becomes T frames: LeRobot wants an action with every frame, the last of ours has none, and
-    none is invented. `action` is the applied one, `commanded_action` what was asked for. LeRobot's `timestamp` goes on
-    by `step_s` from frame to frame (hence `fps`, which need not be whole; 1 where a file does not say how long a step
-    takes), while `time_s` is when the frame was taken. Floats are float32, as LeRobot reads them. H.264 that stands in
-    the files as ours does is copied, packet by packet; videos of others are encoded anew. Equal files give equal bytes
-    with equal versions of pyarrow and FFmpeg. One episode is in memory at a time, and one column at the end.
+    An episode of T actions becomes T frames: LeRobot needs an action with every frame, and the last frame has none.
+    `action` is the applied action, `commanded_action` the commanded one. LeRobot's `timestamp` increases by `step_s`
+    per frame (hence `fps`, which need not be an integer; 1 for files without `step_s`), `time_s` is the measured time.
+    Floats are float32, as LeRobot reads them. H.264 packets of our files are copied; other videos are encoded again.
+    Equal files give equal bytes with equal versions of pyarrow and FFmpeg. One episode is in memory at a time, and one
+    column at the end.
 
     Args:
         paths: RoboNet files of one robot, in the order of the episodes.
-        out: A new folder; it appears when it is whole.
-        task: What LeRobot is told that the robot did, in words.
+        out: New folder; it appears once it is complete.
+        task: Task description.
         on_episode: Called after each episode.
 
     Returns:
@@ -87,39 +87,39 @@ def export_lerobot(paths: Sequence[Path], out: Path, *, task: str, on_episode: C
         raise EpisodeError(f"expected at least one episode and a task in words, got {len(paths)} and {task!r}")
     with new_folder(out) as folder, closing(LeRobotWriter(folder, task, FileSizes())) as dataset:
         for path in paths:
-            take = read_episode_arrays(path)
+            arrays = read_episode_arrays(path)
             with naming(path):
-                dataset.append(take)
+                dataset.append(arrays)
             on_episode()
         dataset.finish()
     return len(paths)
 
 
 class _Kind(NamedTuple):
-    """What all episodes of one dataset have in common."""
+    """Properties that all episodes of one dataset share."""
 
     robot: str
     step: Fraction  # seconds; rational, so that times in files of any length are exact
     sizes_px: tuple[tuple[int, int], ...]  # height and width, one a camera
 
     @classmethod
-    def of(cls, take: EpisodeArrays) -> _Kind:
-        step = Fraction(take.step_s).limit_denominator(1000)
+    def of(cls, arrays: EpisodeArrays) -> _Kind:
+        step = Fraction(arrays.step_s).limit_denominator(1000)
         if step <= 0:
-            raise EpisodeError(f"expected a step_s of at least 0.001, got {take.step_s:g}")
-        sizes = tuple((height, width) for _, height, width in (video.shape for video in take.videos))
-        return cls(str(take.episode.info.get("robot", "unknown")), step, sizes)
+            raise EpisodeError(f"expected a step_s of at least 0.001, got {arrays.step_s:g}")
+        sizes = tuple((height, width) for _, height, width in (video.shape for video in arrays.videos))
+        return cls(str(arrays.episode.info.get("robot", "unknown")), step, sizes)
 
     def check(self, other: _Kind) -> None:
-        """Refuse an episode that cannot stand in the same dataset."""
+        """Check that an episode fits into the same dataset."""
         for name, mine, its in zip(("robot", "step_s", "camera sizes"), self, other, strict=True):
             if mine != its:
                 wanted, got = (float(value) if isinstance(value, Fraction) else value for value in (mine, its))
-                raise EpisodeError(f"expected {name} {wanted} as in the episodes before, got {got}; export them apart")
+                raise EpisodeError(f"expected {name} {wanted} as in earlier episodes, got {got}; export separately")
 
 
 class LeRobotWriter:
-    """Folders of Parquet and mp4 files that `append` fills; only after `finish` is there an info.json to load it by."""
+    """Writes Parquet and mp4 files; `finish` adds the info.json that makes the dataset loadable."""
 
     def __init__(self, folder: Path, task: str, sizes: FileSizes) -> None:
         self._folder, self._task, self._sizes = folder, task, sizes
@@ -127,40 +127,40 @@ class LeRobotWriter:
         data_bytes = round(sizes.data_mib * MIB)
         self._rows = TableWriter(folder / "data", data_bytes, _GROUP_FRAMES)
         self._episodes = TableWriter(folder / "meta/episodes", data_bytes, _GROUP_EPISODES)
-        self._reels: dict[str, VideoWriter] = {}  # by the name of the feature
+        self._videos: dict[str, VideoWriter] = {}  # by the name of the feature
         self._pixels: dict[str, PixelHistogram] = {}
         self._n_episodes = self._n_frames = 0
 
-    def append(self, take: EpisodeArrays) -> None:
+    def append(self, arrays: EpisodeArrays) -> None:
         """Write an episode of T actions as T frames.
 
         Raises:
             EpisodeError: It has another robot, step or camera than those before.
         """
-        kind = _Kind.of(take)
+        kind = _Kind.of(arrays)
         if self._kind is None:
             self._kind = kind
             for key in (f"observation.images.cam{camera}" for camera in range(len(kind.sizes_px))):
-                self._reels[key] = VideoWriter(
+                self._videos[key] = VideoWriter(
                     self._folder / "videos" / key, kind.step, round(self._sizes.video_mib * MIB)
                 )
                 self._pixels[key] = PixelHistogram.none()
         self._kind.check(kind)
-        columns = self._columns(take, kind)
+        columns = self._columns(arrays, kind)
         stats = {name: summarize(values) for name, values in columns.items()}
         places: dict[str, Any] = {}
-        for camera, (key, reel) in enumerate(self._reels.items()):
-            span, pixels = _film(take, camera, reel)
+        for camera, (key, writer) in enumerate(self._videos.items()):
+            span, pixels = _append_video(arrays, camera, writer)
             self._pixels[key] = self._pixels[key].plus(pixels)
             stats[key] = pixels.summarize()
             places |= _span(key, span)
         table = pa.table({name: _array(values) for name, values in columns.items()})
         places |= _place("data", self._rows.place(table.nbytes))
         self._rows.append(table)
-        self._note(take, places, stats)
+        self._note(arrays, places, stats)
 
     def finish(self) -> None:
-        """Write what is known only at the end: the tasks, the summary of all, and last the info.json."""
+        """Write the tasks, the statistics, and last the info.json."""
         self.close()
         meta = self._folder / "meta"
         _write_tasks(self._task, meta / "tasks.parquet")
@@ -170,14 +170,14 @@ class LeRobotWriter:
         _write_json(self._info(), meta / "info.json")
 
     def close(self) -> None:
-        """End all files."""
-        files: list[TableWriter | VideoWriter] = [self._rows, self._episodes, *self._reels.values()]
+        """Close all files."""
+        files: list[TableWriter | VideoWriter] = [self._rows, self._episodes, *self._videos.values()]
         for file in files:
             file.close()
 
-    def _columns(self, take: EpisodeArrays, kind: _Kind) -> dict[str, NDArray[Any]]:
-        """Return the numbers of an episode, one row a frame."""
-        episode = take.episode
+    def _columns(self, arrays: EpisodeArrays, kind: _Kind) -> dict[str, NDArray[Any]]:
+        """Return the columns of an episode, one row per frame."""
+        episode = arrays.episode
         n = len(episode.actions)
         frame = np.arange(n)
         columns = {
@@ -193,9 +193,9 @@ class LeRobotWriter:
         }
         return {name: columns[name].astype(dtype) for name, (dtype, _) in _FEATURES.items()}
 
-    def _note(self, take: EpisodeArrays, places: dict[str, Any], stats: dict[str, dict[str, list[Any]]]) -> None:
-        """Write the episode's row: where it is, and what it is like."""
-        n = len(take.episode.actions)
+    def _note(self, arrays: EpisodeArrays, places: dict[str, Any], stats: dict[str, dict[str, list[Any]]]) -> None:
+        """Write the episode's row: locations and statistics."""
+        n = len(arrays.episode.actions)
         row = {
             "episode_index": self._n_episodes,
             "tasks": [self._task],
@@ -203,8 +203,8 @@ class LeRobotWriter:
             "dataset_from_index": self._n_frames,
             "dataset_to_index": self._n_frames + n,
             **places,
-            "source": take.path.name,
-            "description": take.description(),
+            "source": arrays.path.name,
+            "description": arrays.description(),
             **{f"stats/{key}/{name}": value for key, parts in stats.items() for name, value in parts.items()},
         }
         place = self._episodes.place(pa.Table.from_pylist([row]).nbytes)
@@ -218,7 +218,7 @@ class LeRobotWriter:
         fps = 1 / self._kind.step
         rate = fps.numerator if fps.denominator == 1 else float(fps)
         features = {
-            key: _camera_feature(size, rate) for key, size in zip(self._reels, self._kind.sizes_px, strict=True)
+            key: _camera_feature(size, rate) for key, size in zip(self._videos, self._kind.sizes_px, strict=True)
         }
         for name, (dtype, names) in _FEATURES.items():
             features[name] = {"dtype": dtype, "shape": [len(names) if names else 1], "names": names}
@@ -239,12 +239,12 @@ class LeRobotWriter:
         }
 
 
-def _film(take: EpisodeArrays, camera: int, reel: VideoWriter) -> tuple[VideoSpan, PixelHistogram]:
-    """Add the frames that have an action to a camera's reel: copied where that can be, else encoded anew."""
-    n = len(take.episode.actions)
-    video, frames = take.videos[camera], take.frames(camera)[:n]
+def _append_video(arrays: EpisodeArrays, camera: int, videos: VideoWriter) -> tuple[VideoSpan, PixelHistogram]:
+    """Append the frames with an action to a camera's video: copied where possible, otherwise encoded again."""
+    n = len(arrays.episode.actions)
+    video, frames = arrays.videos[camera], arrays.frames(camera)[:n]
     data = video.data if not video.is_bgr and is_copyable(video.data) else encode_video(frames, VideoConfig())
-    return reel.append(data, n), PixelHistogram.of(frames)
+    return videos.append(data, n), PixelHistogram.of(frames)
 
 
 def _camera_feature(size_px: tuple[int, int], rate: float) -> dict[str, Any]:
@@ -287,7 +287,7 @@ def _values(folder: Path, name: str) -> NDArray[Any]:
 
 
 def _write_tasks(task: str, path: Path) -> None:
-    """Write the table that LeRobot reads with pandas: the index is the task's text."""
+    """Write the table of tasks, which LeRobot reads with pandas; its index is the text of the task."""
     index = "task"
     schema = {
         "index_columns": [index],

@@ -1,4 +1,4 @@
-"""What LeRobot keeps of every feature: least, greatest, mean, standard deviation, count and quantiles."""
+"""Statistics of LeRobot features: minimum, maximum, mean, standard deviation, count and quantiles."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ QUANTILES: Final = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0
 
 
 def summarize(values: NDArray[Any]) -> dict[str, list[Any]]:
-    """Return the summary of N rows of numbers (N,) or (N, D), each part a list of D numbers; `count` is [N].
+    """Return the statistics of N rows (N,) or (N, D); each is a list of D numbers, `count` is [N].
 
-    All is exact, and so it is of a whole dataset, where LeRobot itself takes means of its episodes' quantiles.
+    All values are exact, also for a complete dataset; LeRobot itself averages the quantiles of episodes.
     """
     rows = values.reshape(len(values), -1)
     exact = rows.astype(np.float64)
@@ -29,14 +29,14 @@ def summarize(values: NDArray[Any]) -> dict[str, list[Any]]:
 
 
 class PixelHistogram(NamedTuple):
-    """How often each value occurs in each channel of some frames: all that a summary of images needs, and it adds."""
+    """Histogram of each channel of some frames, from which image statistics follow."""
 
     counts: NDArray[np.int64]  # (3, 256)
     n_frames: int
 
     @classmethod
     def none(cls) -> PixelHistogram:
-        """Return the pixels of no frames."""
+        """Return an empty histogram."""
         return cls(np.zeros((3, 256), np.int64), 0)
 
     @classmethod
@@ -46,13 +46,13 @@ class PixelHistogram(NamedTuple):
         return cls(np.array(counts, np.int64), len(frames))
 
     def plus(self, other: PixelHistogram) -> PixelHistogram:
-        """Return the pixels of both."""
+        """Return the sum of both."""
         return PixelHistogram(self.counts + other.counts, self.n_frames + other.n_frames)
 
     def summarize(self) -> dict[str, list[Any]]:
-        """Return the summary over all pixels, values in [0, 1], each part (3, 1, 1) as LeRobot has it of images.
+        """Return the statistics over all pixels in [0, 1], each (3, 1, 1) as in LeRobot's images.
 
-        `count` is that of the frames.
+        `count` is the number of frames.
         """
         values = np.arange(256) / 255
         total = self.counts.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Episodes as WebDataset shards: tar files in which the members of one sample stand side by side."""
+"""Export of episodes as WebDataset shards: tar files with consecutive members per sample."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from data_collection.export.episode_reader import EpisodeArrays, read_episode_ar
 from data_collection.formats.hdf5 import naming
 from data_collection.formats.video import VideoConfig, encode_video
 
-SHARD_BYTES = 2**28  # ours: some 3000 episodes; large enough to be read in one go, small enough to be shuffled
+SHARD_BYTES = 2**28  # ours: about 3000 episodes; large for sequential reads, small for shuffling
 INDEX_NAME = "index.json"
 
 
@@ -29,16 +29,16 @@ def export_shards(
 ) -> int:
     """Write episodes as `out/shard-000000.tar` and so on, for `webdataset.WebDataset`, and `out/index.json`.
 
-    A sample is an episode, with its number as the key: `cam0.mp4` and so on (T + 1 frames, RGB; the file's own bytes
-    where its colours stand in that order), `states.npy` (T + 1, 5) float64, `actions.npy` and `commanded.npy` (T, 4)
-    float32, `times_s.npy` (T + 1,) float64, and `json`: the file's name and what it says of the episode. The index
+    A sample is an episode, with its number as the key: `cam0.mp4` and so on (T + 1 frames, RGB; the original bytes
+    if they are RGB), `states.npy` (T + 1, 5) float64, `actions.npy` and `commanded.npy` (T, 4)
+    float32, `times_s.npy` (T + 1,) float64, and `json`: the file's name and metadata. The index
     has the size and the SHA-256 of every shard. Equal files give equal bytes. One episode is in memory at a time.
 
     Args:
         paths: RoboNet files, in the order of the samples.
-        out: A new folder; it appears when it is whole.
+        out: New folder; it appears once it is complete.
         on_episode: Called after each episode.
-        shard_bytes: At most in one shard, where it holds more than one episode.
+        shard_bytes: Limit of a shard with more than one episode.
 
     Returns:
         The number of episodes.
@@ -52,31 +52,31 @@ def export_shards(
     with new_folder(out) as folder:
         with closing(_Shards(folder, shard_bytes)) as shards:
             for number, path in enumerate(paths):
-                take = read_episode_arrays(path)
+                arrays = read_episode_arrays(path)
                 with naming(path):
-                    shards.append(f"{number:06d}", _members(take))
+                    shards.append(f"{number:06d}", _members(arrays))
                 on_episode()
         index = {"episodes": len(paths), "shards": shards.entries}
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return len(paths)
 
 
-def _members(take: EpisodeArrays) -> dict[str, bytes]:
-    episode = take.episode
-    arrays: dict[str, NDArray[Any]] = {
+def _members(arrays: EpisodeArrays) -> dict[str, bytes]:
+    episode = arrays.episode
+    values: dict[str, NDArray[Any]] = {
         "states": episode.states,
         "actions": episode.actions,
         "commanded": episode.commanded,
         "times_s": episode.times_s,
     }
-    members = {f"cam{camera}.mp4": _video(take, camera) for camera in range(len(take.videos))}
-    members |= {f"{name}.npy": _npy(array) for name, array in arrays.items()}
-    return {**members, "json": take.description().encode()}
+    members = {f"cam{camera}.mp4": _video(arrays, camera) for camera in range(len(arrays.videos))}
+    members |= {f"{name}.npy": _npy(array) for name, array in values.items()}
+    return {**members, "json": arrays.description().encode()}
 
 
-def _video(take: EpisodeArrays, camera: int) -> bytes:
-    """Return the video of a camera as it is, once it has been decoded; made anew where colours or count differ."""
-    video, frames = take.videos[camera], take.frames(camera)
+def _video(arrays: EpisodeArrays, camera: int) -> bytes:
+    """Return the video of a camera; encoded again where the colour order or frame count differs."""
+    video, frames = arrays.videos[camera], arrays.frames(camera)
     if video.is_bgr or video.shape[0] != len(frames):
         return encode_video(frames, VideoConfig())
     return video.data
@@ -89,16 +89,16 @@ def _npy(array: NDArray[Any]) -> bytes:
 
 
 class _Shards:
-    """Tar files in a folder, the next one begun where one would grow too large."""
+    """Tar files in a folder; a new one starts where the limit would be exceeded."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder, self._limit_bytes = folder, limit_bytes
         self._tar: tarfile.TarFile | None = None
         self._n_samples = 0  # in the open file
-        self.entries: list[dict[str, str | int]] = []  # of the closed ones
+        self.entries: list[dict[str, str | int]] = []  # of closed files
 
     def append(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Write one sample; names in the tar are `<key>.<member>`, whatever the machine, the user or the hour."""
+        """Write one sample; names in the tar are `<key>.<member>`, without user or time."""
         n_bytes = sum(len(data) + 2 * tarfile.BLOCKSIZE for data in members.values()) + tarfile.RECORDSIZE
         if self._tar is not None and self._tar.offset + n_bytes > self._limit_bytes:
             self.close()
@@ -112,7 +112,7 @@ class _Shards:
         self._n_samples += 1
 
     def close(self) -> None:
-        """End the open file, if there is one."""
+        """Close the open file, if any."""
         if self._tar is None:
             return
         tar, self._tar = self._tar, None

@@ -1,1 +1,1 @@
-"""Recordings of every kind as episodes, and ours as RoboNet files."""
+"""File formats: readers for several datasets, and the writer of RoboNet files."""

@@ -1,4 +1,4 @@
-"""Episodes of BridgeData as RLDS keeps them: one record an episode, its steps laid end to end in each feature."""
+"""BridgeData in RLDS: one TFRecord record per episode; each feature holds all steps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_bridge(path: Path, index: int, camera: int = 0) -> Episode:
 
 
 def _episode(features: Mapping[str, Feature], camera: int) -> Episode:
-    """Return an episode: action t was taken at step t, so the last one leads nowhere."""
+    """Return an episode: action t belongs to step t; the last one has no next frame."""
     views = sorted(name for name in features if name.startswith(_IMAGE))
     if not views:
         raise EpisodeError(f"expected features '{_IMAGE}*', got {', '.join(sorted(features)[:8]) or 'none'}")
@@ -55,8 +55,8 @@ def _episode(features: Mapping[str, Feature], camera: int) -> Episode:
     if not isinstance(pictures, list):
         raise EpisodeError(f"'{views[camera]}': expected encoded images, got numbers")
     frames = _frames(pictures)
-    if not np.ptp(frames):  # how a missing camera is filled in; the flags has_image_* cannot be relied on
-        raise EpisodeError(f"'{views[camera]}': expected a camera that filmed, got one colour; take another camera")
+    if not np.ptp(frames):  # a missing camera is one colour; the flags has_image_* are not reliable
+        raise EpisodeError(f"'{views[camera]}': expected camera images, got one colour; choose another camera")
     actions = _table(features, _ACTION, len(frames))[:-1].astype(np.float32)
     states = _table(features, _STATE, len(frames)) if _STATE in features else np.empty((len(frames), 0))
     times_s = np.arange(len(frames), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Which of RoboNet's gripper commands close: one convention for a robot, told by what its grippers then did."""
+"""Sign of RoboNet's gripper commands: estimated per robot from the measured openings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from data_collection.episode import EpisodeError
 from data_collection.formats.robonet_file import Trajectory, read_trajectory
 
-_CORRELATION_FLOOR = 0.3  # of command and next opening, below which the sign of the command is a guess; ours
-_POOL_FILES = 64  # of a robot, spread over its folder, which decide for all of them; ours
+_CORRELATION_FLOOR = 0.3  # of command and next opening, below which the sign is not reliable; ours
+_POOL_FILES = 64  # files of a robot, spread over its folder, from which the sign is estimated; ours
 
 
 def closes(trajectory: Trajectory, path: Path) -> NDArray[np.bool_]:
-    """Tell which commands (T,) of a file of others close the gripper.
+    """Return which commands (T,) of a file from another lab close the gripper.
 
     A command that was imputed from the next state is high when it opens. What a commanded one means is a property of
     the robot, which one file alone may not show: it is decided by the correlation of command and next opening over

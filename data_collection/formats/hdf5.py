@@ -1,4 +1,4 @@
-"""HDF5 from other hands: plain numbers and text out, or an error in one line."""
+"""Checked reading of untrusted HDF5 files: numbers and text, or an error in one line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Owner: TypeAlias = h5py.File | h5py.Group | h5py.Dataset
 
 @contextmanager
 def open_hdf5(path: Path) -> Iterator[tuple[h5py.File, bool]]:
-    """Open a file, read whole into memory; whatever HDF5 dislikes in it becomes an `EpisodeError` with its path.
+    """Open a file that is read into memory; every HDF5 error becomes an `EpisodeError` with the path.
 
     Yields:
         The file, and whether it is sealed. A broken seal is refused before HDF5 sees the file: there is damage on
@@ -43,7 +43,7 @@ def open_hdf5(path: Path) -> Iterator[tuple[h5py.File, bool]]:
     # What h5py raises on a damaged file depends on the damaged byte.
     except (OSError, LookupError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise EpisodeError(f"{path}: expected a sound RoboNet HDF5 file, got: {reason[:200]}") from None
+        raise EpisodeError(f"{path}: expected an intact RoboNet HDF5 file, got: {reason[:200]}") from None
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def seal(data: bytes) -> bytes:
-    """Return a file's bytes followed by a line with their SHA-256; HDF5 does not look beyond its own end."""
+    """Return a file's bytes followed by a line with their SHA-256; HDF5 ignores bytes after its end."""
     return data + _SEAL + hashlib.sha256(data).hexdigest().encode() + b"\n"
 
 
@@ -70,7 +70,7 @@ def _check_seal(data: bytes) -> bool:
 
 
 def find(owner: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
-    """Return the member at `name`, which must lie in this very file: links elsewhere are refused."""
+    """Return the member at `name`, which must be stored in this file; external links are refused."""
     place = owner
     for part in name.strip("/").split("/"):
         if not has(place, part):
@@ -125,7 +125,7 @@ def attribute(owner: _Owner, name: str) -> Any:
 
 
 def _check_size(n_values: int, dtype: np.dtype[Any], file: h5py.File, name: str) -> None:
-    """Refuse what claims to be larger than its file, before memory is taken for it."""
+    """Check that a dataset is not larger than its file, before memory is allocated."""
     if n_values * dtype.itemsize > file.id.get_filesize():
         raise EpisodeError(f"'{name}': expected no more data than the file has bytes, got {n_values} values")
 

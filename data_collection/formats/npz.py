@@ -1,4 +1,4 @@
-"""Episodes in NumPy archives: arrays out of files from other hands, and the two layouts that are known."""
+"""Episodes in NumPy archives: BAIR and MetaWorld."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ METAWORLD_ACTIONS = "MetaWorld: x, y, z and gripper in [-1, 1]"
 
 
 def read_archive(path: Path, camera: int = 0) -> Episode:
-    """Read one episode of BAIR or MetaWorld, told apart by the names of its arrays.
+    """Read one episode of BAIR or MetaWorld; the names of the arrays decide which.
 
     Raises:
         EpisodeError: Damaged, or of another layout; the message names the file.
@@ -46,7 +46,7 @@ def read_archive(path: Path, camera: int = 0) -> Episode:
 
 
 def _bair(arrays: Mapping[str, NDArray[Any]], camera: int) -> Episode:
-    """Return an episode of the BAIR pushing data: action t was taken at image t, so the last one leads nowhere."""
+    """Return an episode of the BAIR pushing data: action t belongs to image t; the last one has no next frame."""
     views = ["image", *sorted(name for name in arrays if name.startswith("aux") and name.endswith("_image"))]
     frames = _images(arrays, _view(views, camera))
     actions = _actions(arrays, len(frames))[:-1]
@@ -57,14 +57,14 @@ def _bair(arrays: Mapping[str, NDArray[Any]], camera: int) -> Episode:
 
 
 def _metaworld(arrays: Mapping[str, NDArray[Any]], camera: int) -> Episode:
-    """Return an episode of stacked frames: the newest stands last, and action t led to observation t."""
+    """Return an episode of stacked frames: the newest is last, and action t led to observation t."""
     _view(["observation"], camera)
     stacks = arrays["observation"]
     if stacks.ndim != 4 or stacks.dtype != np.uint8 or stacks.shape[1] % 3 or not stacks.shape[1]:
         raise EpisodeError(f"'observation': expected uint8 (T, 3 x stacked, H, W), got {stacks.dtype} {stacks.shape}")
     frames = np.ascontiguousarray(stacks[:, -3:].transpose(0, 2, 3, 1))
     commanded = _actions(arrays, len(frames))[1:]
-    applied = np.clip(commanded, -1, 1)  # as MetaWorld does; its scripted policies ask for up to 30 times as much
+    applied = np.clip(commanded, -1, 1)  # as MetaWorld does; its scripted policies command up to 30 times as much
     times_s, states = np.arange(len(frames), dtype=np.float64), np.empty((len(frames), 0))
     return Episode(frames, states, applied, commanded, times_s, {"robot": "metaworld"}, METAWORLD_ACTIONS)
 
@@ -99,7 +99,7 @@ def _table(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float64]
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return all arrays of an archive; what it claims to hold is weighed before memory is taken."""
+    """Return all arrays of an archive; its declared size is checked before memory is allocated."""
     try:
         with path.open("rb") as file:
             with zipfile.ZipFile(file) as members:
@@ -111,4 +111,4 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
                 return {name: np.asarray(archive[name]) for name in archive.files}
     except _DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise EpisodeError(f"{path}: expected a sound NumPy archive, got: {reason[:200]}") from None
+        raise EpisodeError(f"{path}: expected an intact NumPy archive, got: {reason[:200]}") from None

@@ -1,4 +1,4 @@
-"""Recordings of every known kind in a folder, as one stream of episodes."""
+"""Finds and reads the recordings of all supported formats in a folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Recording:
     name: str  # relative to the folder, "#index" behind it where a file may hold several; unique and stable
 
     def is_in(self, names: frozenset[str]) -> bool:
-        """Tell whether a list, as from `read_names`, has the name of this recording's file, with or without suffix."""
+        """Return whether names, as from `read_names`, contain this recording's file, with or without suffix."""
         return self.path.name in names or self.path.stem in names
 
 
@@ -109,7 +109,7 @@ def _recordings(path: Path, folder: Path) -> Iterator[Recording]:
 
 
 def _name(path: Path, folder: Path) -> str:
-    """Return a file's name in text that can be hashed and written, whatever bytes the disk has for it."""
+    """Return a file's name as valid Unicode text, whatever bytes it has on disk."""
     return os.fsencode(path.relative_to(folder)).decode("utf-8", "backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""Episodes from and to RoboNet files (HDF5, file_version 0.1.0): units, the sign of the gripper, and the safe write."""
+"""Reads and writes episodes as RoboNet files (HDF5, file_version 0.1.0): units, gripper sign, verified writing."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from data_collection.formats.robonet_file import FILE_VERSION, ROBONET_DIM, Traj
 from data_collection.formats.video import VideoConfig, encode_video
 from robot_bridge.robot import ACTION_DIM, CLOSE, OPEN, STATE_DIM, RobotSpec
 
-ASIDE = ".aside"  # behind the name of a file in quarantine, which no reader of folders takes for an episode
+ASIDE = ".aside"  # suffix of files in quarantine, which readers skip
 
 PSNR_FLOOR_DB = 25.0  # of the worst frame read back; ours: H.264 gives 34 to 40, a wrong or shifted frame less than 20
 
-# Texts that RoboNet's writer demands; an episode's info may replace those of the scene.
+# Attributes that RoboNet requires; an episode's info may replace those of the scene.
 _SCENE: Final[Mapping[str, str]] = {
     "camera_configuration": "single_view",
     "camera_type": "rgb",
@@ -44,7 +44,7 @@ _TAKEN: Final = (
 
 
 def read_episode(path: Path, camera: int = 0, action_free: bool = False) -> Episode:
-    """Read one camera of a RoboNet file, whoever wrote it, as an episode.
+    """Read one camera of any RoboNet file as an episode.
 
     A file of our own gives back what was written, but for the video's loss. In a file of others positions come from
     its bounds, the gripper from `gripper.closes`, and the applied translation is the command with its target kept
@@ -72,7 +72,7 @@ def read_episode(path: Path, camera: int = 0, action_free: bool = False) -> Epis
 
 
 def write_episode(episode: Episode, path: Path, spec: RobotSpec) -> None:
-    """Write an episode as one RoboNet file that exists either whole or not at all.
+    """Write an episode as one RoboNet file, complete or not at all.
 
     The file is built in memory, sealed by its SHA-256, and committed as `commit.commit` does, compared with the episode
     when it is read back. The gripper command has RoboNet's imputed convention, 1 opens and 0 closes, so that it means
@@ -88,7 +88,7 @@ def write_episode(episode: Episode, path: Path, spec: RobotSpec) -> None:
             differs. No file of that name is left behind.
     """
     if not {".hdf5", ASIDE} & {path.suffix}:
-        raise EpisodeError(f"{path}: expected a name that ends in .hdf5, or RoboNet's reader does not see it")
+        raise EpisodeError(f"{path}: expected a name that ends in .hdf5, as RoboNet's reader requires")
     _check(episode, spec)
     write_new(path, _build(episode, spec), lambda part: _compare(episode, read_episode(part)))
 
@@ -124,7 +124,7 @@ def _others_episode(trajectory: Trajectory, path: Path, camera: int) -> Episode:
     commanded = trajectory.actions[:, [0, 1, 2, 4]]
     commanded[:, 3] = np.where(closes(trajectory, path), CLOSE, OPEN)
     actions = commanded.copy()
-    # A hand that was measured outside may stay where it is, but the command does not take it further out.
+    # A hand measured outside may stay there; the command must not move it further out.
     inner, outer = np.minimum(low[:3], states[:-1, :3]), np.maximum(high[:3], states[:-1, :3])
     actions[:, :3] = np.clip(states[:-1, :3] + commanded[:, :3], inner, outer) - states[:-1, :3]
     return Episode(
@@ -163,9 +163,9 @@ def _check(episode: Episode, spec: RobotSpec) -> None:
     if episode.frames.shape[1:3] != expected:
         raise EpisodeError(f"expected frames of the camera's size {expected}, got {episode.frames.shape[1:3]}")
     if not np.isin(episode.actions[:, 3], (OPEN, CLOSE)).all():
-        raise EpisodeError(f"expected applied gripper commands of {OPEN:+g} or {CLOSE:+g}, got others")
+        raise EpisodeError(f"expected applied gripper commands {OPEN:+g} or {CLOSE:+g}, got other values")
     if (np.diff(episode.times_s) <= 0).any():
-        raise EpisodeError("expected rising times_s, got a step back or a repetition")
+        raise EpisodeError("expected rising times_s, got falling or equal ones")
     for name, dtype in {"states": np.float64, "actions": np.float32, "commanded": np.float32}.items():
         if getattr(episode, name).dtype != dtype:
             raise EpisodeError(f"{name}: expected {np.dtype(dtype)}, got {getattr(episode, name).dtype}")
@@ -189,7 +189,7 @@ def _attributes(episode: Episode, spec: RobotSpec) -> dict[str, Any]:
         if name in _TAKEN:
             raise EpisodeError(f"info '{name}': the name has a meaning in RoboNet files; choose another")
         if attributes.setdefault(name, value) != value:
-            raise EpisodeError(f"info '{name}': expected {attributes[name]!r}, as the robot has it, got {value!r}")
+            raise EpisodeError(f"info '{name}': expected {attributes[name]!r}, the robot's value, got {value!r}")
     attributes = {**_SCENE, **attributes}
     attributes["object_classes"] = str(attributes["object_classes"]).split(", ")
     attributes["software_version"] = f"ghvae-foresight {importlib.metadata.version('ghvae-foresight')}"
@@ -197,7 +197,7 @@ def _attributes(episode: Episode, spec: RobotSpec) -> dict[str, Any]:
 
 
 def _build(episode: Episode, spec: RobotSpec) -> bytes:
-    """Return the whole file: contiguous datasets, the earliest superblock, sealed by a SHA-256."""
+    """Return the bytes of the file: contiguous datasets, the earliest superblock, and a SHA-256 at the end."""
     low, high = spec.state_bounds()
     n_frames, *shape = episode.frames.shape
     states = episode.states.copy()
@@ -224,12 +224,12 @@ def _build(episode: Episode, spec: RobotSpec) -> bytes:
 
 
 def _compare(written: Episode, found: Episode) -> None:
-    """Refuse a file that does not give back what it was made from."""
+    """Check that a file read back equals the episode."""
     for name in ("states", "actions", "commanded", "times_s"):
         if not np.array_equal(getattr(written, name), getattr(found, name)):
-            raise EpisodeError(f"read back other {name} than were written: the disk or its driver is at fault")
+            raise EpisodeError(f"{name} read back differ from those written: the disk or its driver is failing")
     if any(found.info.get(name) != value for name, value in written.info.items()):
-        raise EpisodeError("read back other info than was written")
+        raise EpisodeError("info read back differs from that written")
     worst_db = min(cv2.PSNR(image, again) for image, again in zip(written.frames, found.frames, strict=True))
     if worst_db < PSNR_FLOOR_DB:
         raise EpisodeError(f"expected a video of at least {PSNR_FLOOR_DB:g} dB, got a frame of {worst_db:.1f} dB")

@@ -1,4 +1,4 @@
-"""A RoboNet file as RoboNet sees it: every camera, 5-D actions and states in the file's own units."""
+"""Content of a RoboNet file in its own units: all cameras, 5-D actions and states."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from data_collection.formats.video import decode_video
 
 FILE_VERSION = "0.1.0"
 ROBONET_DIM = 5  # x, y, z, yaw, gripper: of states and of actions
-OWN_DATASETS = {  # what our files hold beyond RoboNet, with its number of dimensions
+OWN_DATASETS = {  # additional datasets of our files, with their number of dimensions
     "env/state_si": 2,
     "env/timestamps": 1,
     "policy/commanded_actions": 2,
@@ -60,7 +60,7 @@ class Trajectory:
     n_state_dims: int
     is_gripper_imputed: bool  # the file has no gripper command; the one here is high where the next state is open
     metadata: Mapping[str, Any]
-    own: Mapping[str, NDArray[Any]] | None  # the datasets of `OWN_DATASETS`; None in files that others wrote
+    own: Mapping[str, NDArray[Any]] | None  # the datasets of `OWN_DATASETS`; None in other files
 
     def frames(self, camera: int = 0) -> NDArray[np.uint8]:
         """Decode one camera: (T, H, W, 3) uint8 RGB.
@@ -73,7 +73,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Footage:
-    """The videos of a RoboNet file and what it says of them, whatever its actions are like."""
+    """The videos and metadata of a RoboNet file, without its actions."""
 
     videos: tuple[Video, ...]
     metadata: Mapping[str, Any]
@@ -84,7 +84,7 @@ class Footage:
 
 
 def read_footage(path: Path) -> Footage:
-    """Read the videos and the metadata of a RoboNet file, and nothing else of it.
+    """Read the videos and the metadata of a RoboNet file.
 
     Raises:
         EpisodeError: As `read_trajectory`.
@@ -95,7 +95,7 @@ def read_footage(path: Path) -> Footage:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Read what a RoboNet file says of itself.
+    """Read the metadata of a RoboNet file.
 
     Raises:
         EpisodeError: As `read_trajectory`.
@@ -157,13 +157,13 @@ def _metadata(file: h5py.File) -> dict[str, Any]:
     metadata = {name: read(find(misc, name)) for name in misc}
     for name in attributes.attrs:
         if name in metadata:
-            raise EpisodeError(f"'{name}' stands in both /misc and /metadata")
+            raise EpisodeError(f"'{name}' is in both /misc and /metadata")
         metadata[name] = attribute(attributes, name)
     return metadata
 
 
 def _own(file: h5py.File, metadata: Mapping[str, Any], is_sealed: bool) -> dict[str, NDArray[Any]] | None:
-    """Return what our files hold beyond RoboNet; None in files of others."""
+    """Return the additional datasets of our files; None for other files."""
     places = [(find(file, name.split("/")[0]), name.split("/")[1]) for name in OWN_DATASETS]
     if not any(name in metadata for name in OWN_ATTRIBUTES) and not any(has(*place) for place in places):
         return None

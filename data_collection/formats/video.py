@@ -1,4 +1,4 @@
-"""Frames to H.264 in memory and back, frame for frame."""
+"""Encodes frames as H.264 in memory and decodes them frame by frame; reads video files."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MAX_PIXELS = 2**26  # of one frame as it is filmed; 8K has half as many
 
 
 class VideoReading(NamedTuple):
-    """Which frames of a video are kept, and how large."""
+    """Selection and size of the frames of a video."""
 
     stride: int = 1  # every n-th frame
     side_px: int = MODEL_IMAGE_PX  # of the square that is kept of each
 
 
 def read_video(path: Path, reading: VideoReading) -> Episode:
-    """Read a video file: the largest centred square of every n-th frame, at the size asked for.
+    """Read a video file: the largest centred square of every n-th frame, at the requested size.
 
     Frames are made small one by one, so that a long video in high resolution needs no more memory than a short one.
 
@@ -48,7 +48,7 @@ def read_video(path: Path, reading: VideoReading) -> Episode:
                 rate_hz = float(stream.average_rate or 0) or 1.0
                 frames = _frames(container, stream, reading)
         except (FFmpegError, ValueError, OSError) as error:
-            raise EpisodeError(f"expected a sound video, got: {' '.join(str(error).split())[:200]}") from None
+            raise EpisodeError(f"expected an intact video, got: {' '.join(str(error).split())[:200]}") from None
         if len(frames) < 2:
             raise EpisodeError(f"expected at least 2 frames, got {len(frames)} with a stride of {reading.stride}")
         return video_episode(np.stack(frames), {}, reading.stride / rate_hz)
@@ -57,7 +57,7 @@ def read_video(path: Path, reading: VideoReading) -> Episode:
 def _frames(
     container: av.container.InputContainer, stream: av.VideoStream, reading: VideoReading
 ) -> list[NDArray[np.uint8]]:
-    stream.codec_context.thread_count = 1  # the processes that read are many already
+    stream.codec_context.thread_count = 1  # many processes read at the same time
     limit = MAX_BYTES // (3 * reading.side_px**2)
     frames: list[NDArray[np.uint8]] = []
     for number, frame in enumerate(container.decode(stream)):
@@ -103,7 +103,7 @@ def encode_video(frames: NDArray[np.uint8], config: VideoConfig) -> bytes:
         raise EpisodeError(f"expected a frame height and width that are multiples of 16, got {height}x{width}")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        # With mbtree or threads x264's output depends on the CPU and on where memory happens to lie.
+        # With mbtree or threads x264's output depends on the CPU and on memory addresses.
         options = {"crf": str(config.crf), "preset": config.preset, "bf": "0", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=config.fps, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -142,14 +142,14 @@ def decode_video(data: bytes, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
             size = None if context is None else (context.height, context.width)
             if context is None or size != (height, width):
                 raise EpisodeError(f"expected a video of {height}x{width}, got {size}")
-            context.options = {"err_detect": "explode"}  # an error, not a guess at the damaged part
+            context.options = {"err_detect": "explode"}  # raise an error on damage instead of concealing it
             context.thread_count = 1
             for frame in container.decode(stream):
                 if count < n_frames:
                     frames[count] = frame.to_ndarray(format="rgb24")
                 count += 1
     except (FFmpegError, ValueError) as error:  # ValueError: the size changed on the way
-        raise EpisodeError(f"expected a sound H.264 video, got: {' '.join(str(error).split())}") from None
+        raise EpisodeError(f"expected an intact H.264 video, got: {' '.join(str(error).split())}") from None
     if count != n_frames:
         raise EpisodeError(f"expected a video of {n_frames} frames, got {count}")
     return frames

@@ -1,1 +1,1 @@
-"""What the arm tries by itself, and what of it is worth keeping."""
+"""Random policy: object detection, motion primitives, waypoints."""

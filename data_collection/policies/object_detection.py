@@ -1,4 +1,4 @@
-"""Objects as the camera sees them: coloured blobs, placed on the table by the calibrated camera."""
+"""Object detection: coloured regions of the image, located on the table by the calibrated camera."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from robot_bridge.safety import MotionLimits
 
 _WALL_M = 0.03  # half an object; ours
 _HUES = 180  # OpenCV's circle
-_CLEAR = 0.75  # of a peak's height: how far the valleys beside it must be below it; ours
+_CLEAR = 0.75  # of a peak's height: depth of the valleys next to it; ours
 
 
 class ObjectDetectionConfig(Config):
-    """What counts as an object in the image: saturated colour, since arm, gripper and bin are white to black."""
+    """Thresholds of an object: saturated colour, since arm, gripper and bin are white to black."""
 
     min_saturation: int = Field(default=90, ge=0, le=255)  # HSV on OpenCV's scale; ours
     min_value: int = Field(default=50, ge=0, le=255)  # darker pixels have no reliable hue; ours
     min_area_px: int = Field(default=25, ge=1)  # about 1.5 cm across where images are 240x320; ours
-    height_m: float = Field(default=0.02, ge=0)  # height above the table at which a blob's centre is assumed; ours
+    height_m: float = Field(default=0.02, ge=0)  # assumed height of an object's centre above the table; ours
 
 
 class DetectedObjects(NamedTuple):
-    """Coloured things in one image, the largest first; M may be 0."""
+    """Objects in one image, the largest first; M may be 0."""
 
-    places_m: NDArray[np.float64]  # (M, 3) base frame; z is that at which their centres are assumed
-    pixels: NDArray[np.float64]  # (M, 2) their centres in the image, x then y
+    places_m: NDArray[np.float64]  # (M, 3) base frame; z is the assumed height of the centre
+    pixels: NDArray[np.float64]  # (M, 2) centres in the image, x then y
     hues: NDArray[np.float64]  # (M,) on OpenCV's circle, 0 to 180
-    masks: NDArray[np.bool_]  # (M, H, W) the pixels of each
+    masks: NDArray[np.bool_]  # (M, H, W)
 
 
 def detect_objects(image: NDArray[np.uint8], camera: Camera, config: ObjectDetectionConfig) -> DetectedObjects:
-    """Return where coloured things stand in the robot base frame.
+    """Return the positions of coloured objects in the robot base frame.
 
-    Neighbouring things of different hue are told apart; a thing that the arm covers is not found.
+    Adjacent objects of different hue are separated; an object covered by the arm is not found.
 
     Args:
         image: (H, W, 3) uint8 RGB at camera size.
@@ -65,25 +65,25 @@ def detect_objects(image: NDArray[np.uint8], camera: Camera, config: ObjectDetec
 
 
 def within_reach(places_m: NDArray[np.float64], limits: MotionLimits) -> NDArray[np.bool_]:
-    """Return which of the places (M, 3) the hand may come to; a thing at the wall may still be touched from inside."""
+    """Return which positions (M, 3) the hand can reach, including objects at the wall."""
     low, high = np.array(limits.workspace_low_m[:2]), np.array(limits.workspace_high_m[:2])
     inside: NDArray[np.bool_] = (places_m[:, :2] > low - _WALL_M) & (places_m[:, :2] < high + _WALL_M)
     return np.asarray(inside.all(axis=1))
 
 
 def colours(image: NDArray[np.uint8], config: ObjectDetectionConfig) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return the hue (H, W) of each pixel, 0 to 179, and which pixels have a colour at all (H, W).
+    """Return the hue (H, W) of each pixel, 0 to 179, and which pixels are coloured (H, W).
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        config: From which saturation and value on.
+        config: Thresholds of saturation and value.
     """
     hsv = np.asarray(cv2.cvtColor(cv2.GaussianBlur(image, (3, 3), 0), cv2.COLOR_RGB2HSV), dtype=np.uint8)
     return hsv[..., 0], (hsv[..., 1] >= config.min_saturation) & (hsv[..., 2] >= config.min_value)
 
 
 def components(mask: NDArray[np.bool_], min_area_px: int) -> list[tuple[NDArray[np.float64], NDArray[np.bool_]]]:
-    """Return the connected parts of a mask (H, W) that are large enough: centre (2,), x then y, and own mask."""
+    """Return the connected components of a mask (H, W) above the minimum area: centre (2,), x then y, and mask."""
     _, labels, stats, centers = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=4)
     large = [i for i in range(1, len(stats)) if stats[i, cv2.CC_STAT_AREA] >= min_area_px]  # 0 is the background
     return [(np.asarray(centers[i], np.float64), np.asarray(labels == i)) for i in large]
@@ -115,31 +115,31 @@ def _hue_bands(hues: NDArray[np.uint8], min_area_px: int) -> list[NDArray[np.int
     return [np.arange(a, b) % _HUES for a, b in pairwise([valleys[-1] - _HUES, *valleys])]
 
 
-MOVED_M = 0.03  # an object that was seen to go so far was moved; ours
+MOVED_M = 0.03  # object motion that counts as moved; ours
 
-_SAME_HUE = 8.0  # of OpenCV's 180: less far apart is the same thing; ours
-_LIFTED_M = 0.06  # above the floor of the workspace, what is held touches nothing; ours
-_SAME_SIZE = 0.6  # share of its area that a thing shows at least, else the arm covers it and its centre lies; ours
+_SAME_HUE = 8.0  # of OpenCV's 180: largest difference of the same object; ours
+_LIFTED_M = 0.06  # above the floor of the workspace, a held object is lifted; ours
+_SAME_SIZE = 0.6  # least visible fraction of an object's area; with less its centre is biased; ours
 
-OPENING_OPEN = 0.93  # above, the gripper is open; between this and _OPENING_EMPTY something keeps it from closing
+OPENING_OPEN = 0.93  # above, the gripper is open; between this and _OPENING_EMPTY it holds an object
 _OPENING_EMPTY = 0.04
 
 
 def is_holding(observation: Observation) -> bool:
-    """Tell whether something keeps the closed gripper apart."""
+    """Return whether the gripper holds an object."""
     return _OPENING_EMPTY < float(observation.state[4]) < OPENING_OPEN
 
 
 class SceneActivity(NamedTuple):
-    """What one episode showed."""
+    """Object motion in one episode."""
 
-    objects_seen: int  # coloured things within reach, at its beginning
-    objects_moved_m: float  # the furthest that one of them was seen to go, on the table; 0 where none was seen again
-    lifted: bool  # the gripper held something in the air
+    objects_seen: int  # objects within reach in the first frame
+    objects_moved_m: float  # largest motion of one of them on the table; 0 if none was detected again
+    lifted: bool  # an object was held above the table
 
 
 def measure_activity(seen: Sequence[Observation], spec: RobotSpec, config: ObjectDetectionConfig) -> SceneActivity:
-    """Return what the observations of an episode, in order, showed."""
+    """Return the object motion in the observations of an episode, in order."""
     before, after = (detect_objects(observation.image, spec.camera, config) for observation in (seen[0], seen[-1]))
     reachable = within_reach(before.places_m, spec.limits)
     floor_m = spec.limits.workspace_low_m[2]
@@ -148,26 +148,26 @@ def measure_activity(seen: Sequence[Observation], spec: RobotSpec, config: Objec
 
 
 def objects_at_edge(
-    seen: Observation, spec: RobotSpec, config: ObjectDetectionConfig, share: float
+    seen: Observation, spec: RobotSpec, config: ObjectDetectionConfig, middle_fraction: float
 ) -> NDArray[np.float64]:
-    """Return where (M, 3) the things are that lie outside the middle of the workspace.
+    """Return the positions (M, 3) of objects outside the middle of the workspace.
 
     Args:
-        seen: With the arm out of the way.
+        seen: Observation with the arm out of view.
         spec: Of the robot.
-        config: What counts as a thing.
-        share: How much of the workspace, along each of its sides, is the middle.
+        config: Thresholds of an object.
+        middle_fraction: Of each side of the workspace.
     """
-    blobs = detect_objects(seen.image, spec.camera, config)
+    objects = detect_objects(seen.image, spec.camera, config)
     low, high = np.array(spec.limits.workspace_low_m[:2]), np.array(spec.limits.workspace_high_m[:2])
-    away = np.abs(blobs.places_m[:, :2] - (low + high) / 2) > share * (high - low) / 2
-    return np.asarray(blobs.places_m[within_reach(blobs.places_m, spec.limits) & away.any(axis=1)])
+    away = np.abs(objects.places_m[:, :2] - (low + high) / 2) > middle_fraction * (high - low) / 2
+    return np.asarray(objects.places_m[within_reach(objects.places_m, spec.limits) & away.any(axis=1)])
 
 
 def _furthest_m(before: DetectedObjects, after: DetectedObjects, reachable: NDArray[np.bool_]) -> float:
-    """Return how far the thing that moved most is from the nearest one that looks like it."""
+    """Return the largest distance of an object from the nearest one of the same hue."""
     furthest = 0.0
-    areas = [np.count_nonzero(blobs.masks, axis=(1, 2)) for blobs in (before, after)]
+    areas = [np.count_nonzero(objects.masks, axis=(1, 2)) for objects in (before, after)]
     for i in np.flatnonzero(reachable):
         apart = np.abs(after.hues - before.hues[i])
         alike = (np.minimum(apart, 180 - apart) < _SAME_HUE) & (areas[1] > _SAME_SIZE * areas[0][i])

@@ -1,4 +1,4 @@
-"""Places to go to one after another, and the actions that lead there."""
+"""Waypoints and the actions that follow them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from robot_bridge.safety import MotionLimits
 
 def _rising(lengths: tuple[float, float]) -> tuple[float, float]:
     if not 0 <= lengths[0] <= lengths[1]:
-        raise ValueError("expected two lengths from 0 on, of which the second is not below the first")
+        raise ValueError("expected two lengths, 0 or more, in rising order")
     return lengths
 
 
-Range = Annotated[tuple[float, float], AfterValidator(_rising)]  # lengths in metres between which one is drawn
+Range = Annotated[tuple[float, float], AfterValidator(_rising)]  # bounds in metres of a random length
 
 
 @dataclass(frozen=True)
@@ -27,20 +27,20 @@ class Sequences:
     """Open-loop action sequences from one observation."""
 
     actions: NDArray[np.float32]  # (n, horizon, 4)
-    families: list[str]  # n of them: what kind each is
+    families: list[str]  # n names
 
 
 def follow(
     paths_m: NDArray[np.float64], gripper: NDArray[np.float32], start_m: NDArray[np.float64], limits: MotionLimits
 ) -> NDArray[np.float32]:
-    """Return the actions (n, T, 4) that keep as near to paths as the limits let them.
+    """Return the actions (n, T, 4) that follow paths as closely as the limits allow.
 
-    A step that the limits shorten is made up for by later ones; it does not move the rest of the path.
+    Later steps compensate for a step that the limits shorten; the rest of the path does not move.
 
     Args:
-        paths_m: (n, T, 3) where the hand should be after each step, base frame.
-        gripper: (T,) its commands.
-        start_m: (3,) the hand.
+        paths_m: (n, T, 3) hand position after each step, base frame.
+        gripper: (T,) commands.
+        start_m: (3,) hand position.
         limits: Of the robot.
     """
     actions = np.empty((*paths_m.shape[:2], 4))
@@ -57,11 +57,11 @@ def follow(
 
 
 class Waypoint(NamedTuple):
-    """A place to go to, and what the gripper does on the way and there."""
+    """A hand position, and the gripper commands on the way and at the end."""
 
     place_m: NDArray[np.float64]  # (3,) base frame
     gripper: float  # the command on the way
-    there: float | None = None  # the command of the last step, after whose motion the gripper moves; None: the same
+    there: float | None = None  # command of the last step; None: the same
 
 
 def walk(
@@ -73,15 +73,15 @@ def walk(
     *,
     onward: Callable[[], NDArray[np.float64]] | None = None,
 ) -> NDArray[np.float64]:
-    """Return the actions (horizon, 4) along a route in straight steps of equal length between its places.
+    """Return the actions (horizon, 4) along waypoints, in straight steps of equal length between two.
 
     Args:
-        route: At least one place; those outside the workspace are moved to its boundary.
-        start_m: (3,) the hand, base frame.
+        route: At least one waypoint; positions outside the workspace are moved to its boundary.
+        start_m: (3,) hand position, base frame.
         horizon: Number of actions. A longer route is cut off.
-        stride_m: Longest step; the step limit where that is shorter.
+        stride_m: Longest step; limited by the step limit.
         limits: Of the robot.
-        onward: Draws a place to go on to when a route ends early, asked once a place; None: the hand stays.
+        onward: Draws a further position after the last waypoint, called once per waypoint; None: the hand stays.
     """
     low, high = np.array(limits.workspace_low_m), np.array(limits.workspace_high_m)
     longest_m = min(stride_m, limits.step_limit_m)

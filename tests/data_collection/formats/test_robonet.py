@@ -188,7 +188,7 @@ def test_what_reads_back_differently_is_not_kept(tmp_path: Path, monkeypatch: py
     """A disk that gives back another episode must not count as written."""
     other = make_episode(seed=9)
     monkeypatch.setattr("data_collection.formats.robonet.read_episode", lambda _path: other)
-    with pytest.raises(EpisodeError, match="read back other states"):
+    with pytest.raises(EpisodeError, match="states read back differ"):
         write_episode(make_episode(), tmp_path / "x.hdf5", SPEC)
     monkeypatch.setattr(
         "data_collection.formats.robonet.read_episode", lambda _path: make_episode(frames=np.zeros_like(make_frames(7)))

@@ -86,10 +86,10 @@ def test_what_is_no_video_is_said_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     for data in (b"", b"not a video", write_video(tmp_path / "b.mp4", video_frames(8)).read_bytes()[:400]):
         path.write_bytes(data)
-        with pytest.raises(EpisodeError, match="expected a sound video, got") as caught:
+        with pytest.raises(EpisodeError, match="expected an intact video, got") as caught:
             read_video(path, VideoReading())
         assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
-    with pytest.raises(EpisodeError, match=r"expected a sound video, got.*No such file"):
+    with pytest.raises(EpisodeError, match=r"expected an intact video, got.*No such file"):
         read_video(tmp_path / "none.mp4", VideoReading())
 
 

@@ -75,7 +75,7 @@ def test_recordings_are_kept_as_the_model_sees_them(folder: Path, tmp_path: Path
         assert facts.workspace_m == ((0.3, -0.2, 0.0), (0.7, 0.2, 0.3)) and '"fovy_rad":0.8' in facts.camera
         first += facts.n_frames
     ((reason, count),) = prepared.refused.items()
-    assert count == 1 and reason.startswith("expected a sound RoboNet HDF5 file") and str(folder) not in reason
+    assert count == 1 and reason.startswith("expected an intact RoboNet HDF5 file") and str(folder) not in reason
 
 
 def test_a_second_run_decodes_nothing(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
