@@ -1,6 +1,6 @@
-"""The keys by which a planner's machine and a server know each other: CURVE pairs (ZeroMQ RFC 26), files in a folder.
+"""Authentication of machines by CURVE key pairs (ZeroMQ RFC 26), stored as files in a folder.
 
-Every machine makes its own pair, and only public halves travel:
+Every machine creates its own pair; only public keys are copied:
 
     server's folder      server.key_secret  server.key  allowed/NAME.key ...
     planner's folder     NAME.key_secret  NAME.key  server.key
@@ -23,99 +23,38 @@ from data_collection.atomic_io import write_file
 from ghvae_core.predictor import PredictorError
 
 _DOMAIN = "ghvae"  # of ZAP, ZeroMQ RFC 27
-_TOLD = 100  # keys that are shut out; more would let strangers fill the disk with the log; ours
-
-_log = logging.getLogger(__name__)
-
-
-class Authenticator:
-    """Asks for CURVE keys on a socket, and answers for each machine by its list of keys, read anew whenever it changes.
-
-    Raises:
-        KeysError: From the constructor: the server's own pair is missing or open to others, or the list holds no keys.
-    """
-
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], folder: Path) -> None:
-        self._folder = folder
-        self._pair = load_own_pair(folder)
-        self._list = allowed_version(folder), load_allowed(folder)  # together, as two threads read and renew it
-        self._shut_out: set[bytes] = set()  # what the log has told, once each
-        if not self._list[1]:
-            _log.warning("%s lets nobody in yet; let machines in with: run_keys allow %s NAME.key", folder, folder)
-        self._authenticator = ThreadAuthenticator(context)
-        self._authenticator.start()
-        self._authenticator.configure_curve_callback(_DOMAIN, self)
-
-    def protect(self, socket: zmq.Socket[bytes]) -> None:
-        """Have a socket that is not bound yet take no message without an allowed key."""
-        socket.setsockopt(zmq.CURVE_SERVER, 1)
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, self._pair.public)
-        socket.setsockopt(zmq.CURVE_SECRETKEY, self._pair.secret)
-        socket.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        """Tell whether a machine may connect; the authenticator asks, in its own thread."""
-        name = self._names().get(key)
-        if name is not None:
-            _log.info("%s is let in", name)
-        elif key not in self._shut_out and len(self._shut_out) < _TOLD:
-            self._shut_out.add(key)
-            _log.warning("a machine is shut out; its key, %s, is not let in", key.decode("ascii", "replace"))
-        return domain == _DOMAIN and name is not None
-
-    def admits(self, frame: zmq.Frame) -> bool:
-        """Tell whether the machine that sent a message is still let in."""
-        with suppress(zmq.ZMQError):  # no key at all
-            return str(frame.get("User-Id")).encode() in self._names()
-        return False
-
-    def close(self) -> None:
-        """Let go of the authenticator, before its context ends."""
-        self._authenticator.stop()
-
-    def _names(self) -> dict[bytes, str]:
-        """Return who is let in; nobody, where the list cannot be read."""
-        try:
-            version = allowed_version(self._folder)
-            if version != self._list[0]:
-                self._list = version, load_allowed(self._folder)
-            return self._list[1]
-        except (KeysError, OSError) as error:
-            if self._list[1]:
-                _log.warning("nobody is let in: %s", error)
-            self._list = (), {}
-            return {}
-
-
+_MAX_LOGGED_KEYS = 100  # refused keys that are logged, so that no client can fill the disk; ours
 SERVER = "server"  # the name of a server's own pair
 _PUBLIC, _SECRET = ".key", ".key_secret"
 _ALLOWED = "allowed"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
+_log = logging.getLogger(__name__)
+
 
 class KeysError(PredictorError):
-    """Keys that are missing, open to others, or not keys."""
+    """Keys that are missing, readable by others, or invalid."""
 
     exit_code: ClassVar[int] = 2
 
 
 @dataclass(frozen=True)
 class KeyPair:
-    """The two halves of a machine's key, 40 characters each (Z85)."""
+    """The key pair of a machine, 40 characters each (Z85)."""
 
     public: bytes
     secret: bytes
 
 
 def create(folder: Path, name: str) -> Path:
-    """Make a machine's pair in a folder that only its owner can read, and return the file of the public half.
+    """Create the key pair of a machine in a folder that only its owner can read; return the file of the public key.
 
     Args:
-        folder: Made where it is not there.
-        name: `server` for a server, or one by which the server's owner knows this machine.
+        folder: Created if it does not exist.
+        name: `server` for a server, else a name for this machine.
 
     Raises:
-        KeysError: The name is not one, or the folder has a pair already. Nothing was written.
+        KeysError: The name is not valid, or the folder has a pair already. Nothing was written.
     """
     _check_name(name)
     if pairs := sorted(folder.glob(f"*{_SECRET}")):
@@ -130,10 +69,10 @@ def create(folder: Path, name: str) -> Path:
 
 
 def allow(folder: Path, public: Path) -> str:
-    """Let the machine of a public key in, at once where a server runs, and return its name.
+    """Allow the machine of a public key and return its name; a running server applies it at once.
 
     Raises:
-        KeysError: No public key, one with the secret half in it, or another key has its name. Nothing was written.
+        KeysError: The file is not a public key, or another key has the same name. Nothing was written.
     """
     name = public.name.removesuffix(_PUBLIC)
     _check_name(name)
@@ -149,21 +88,21 @@ def allow(folder: Path, public: Path) -> str:
 
 
 def revoke(folder: Path, name: str) -> None:
-    """Shut a machine out, at once where a server runs.
+    """Remove a machine from the allowed ones; a running server applies it at once.
 
     Raises:
-        KeysError: No machine of that name is let in.
+        KeysError: No machine of that name is allowed.
     """
     _check_name(name)
     path = folder / _ALLOWED / f"{name}{_PUBLIC}"
     if not path.exists():
         known = ", ".join(sorted(load_allowed(folder).values())) or "none"
-        raise KeysError(f"{name}: expected a machine that is let in ({known}); nothing was changed")
+        raise KeysError(f"{name}: expected an allowed machine ({known}); nothing was changed")
     path.unlink()
 
 
 def load_allowed(folder: Path) -> dict[bytes, str]:
-    """Return the public keys that are let in, with the names of their machines.
+    """Return the allowed public keys and the names of their machines.
 
     Raises:
         KeysError: A file in the list holds no key.
@@ -172,15 +111,15 @@ def load_allowed(folder: Path) -> dict[bytes, str]:
 
 
 def allowed_version(folder: Path) -> tuple[tuple[str, int], ...]:
-    """Return what differs whenever the list of keys that are let in has changed."""
+    """Return a value that changes whenever the list of allowed keys changes."""
     return tuple((path.name, path.stat().st_mtime_ns) for path in sorted((folder / _ALLOWED).glob(f"*{_PUBLIC}")))
 
 
 def load_own_pair(folder: Path) -> KeyPair:
-    """Return the pair of this machine.
+    """Load the key pair of this machine.
 
     Raises:
-        KeysError: There is not exactly one, or others can read it.
+        KeysError: There is not exactly one pair, or other users can read it.
     """
     secrets = sorted(folder.glob(f"*{_SECRET}"))
     if len(secrets) != 1:
@@ -197,15 +136,74 @@ def load_own_pair(folder: Path) -> KeyPair:
 
 
 def load_server_key(folder: Path) -> bytes:
-    """Return the public key of the server that a planner's folder names.
+    """Load the public key of the server from the folder of a planner.
 
     Raises:
-        KeysError: There is none.
+        KeysError: The file is missing.
     """
     path = folder / f"{SERVER}{_PUBLIC}"
     if not path.is_file():
         raise KeysError(f"{path}: no such file; copy it from the folder of the server's keys")
     return _load(path)[0]
+
+
+class Authenticator:
+    """Allows machines by their CURVE keys; the list of keys is reloaded whenever it changes.
+
+    Raises:
+        KeysError: From the constructor: the server's pair is missing or readable by others, or a file holds no key.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], folder: Path) -> None:
+        self._folder = folder
+        self._pair = load_own_pair(folder)
+        self._list = allowed_version(folder), load_allowed(folder)  # replaced together, as two threads use them
+        self._logged: set[bytes] = set()  # refused keys, each logged once
+        if not self._list[1]:
+            _log.warning("%s allows no machine yet; allow machines with: run_keys allow %s NAME.key", folder, folder)
+        self._thread = ThreadAuthenticator(context)
+        self._thread.start()
+        self._thread.configure_curve_callback(_DOMAIN, self)
+
+    def protect(self, socket: zmq.Socket[bytes]) -> None:
+        """Require an allowed key on a socket that is not bound yet."""
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, self._pair.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, self._pair.secret)
+        socket.setsockopt_string(zmq.ZAP_DOMAIN, _DOMAIN)
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        """Return whether a machine may connect. Called in the thread of `ThreadAuthenticator`."""
+        name = self._names().get(key)
+        if name is not None:
+            _log.info("%s is allowed", name)
+        elif key not in self._logged and len(self._logged) < _MAX_LOGGED_KEYS:
+            self._logged.add(key)
+            _log.warning("a machine is refused: its key %s is not allowed", key.decode("ascii", "replace"))
+        return domain == _DOMAIN and name is not None
+
+    def admits(self, frame: zmq.Frame) -> bool:
+        """Return whether the sender of a message is still allowed."""
+        with suppress(zmq.ZMQError):  # no key at all
+            return str(frame.get("User-Id")).encode() in self._names()
+        return False
+
+    def close(self) -> None:
+        """Stop the authentication thread; call it before the context is terminated."""
+        self._thread.stop()
+
+    def _names(self) -> dict[bytes, str]:
+        """Return the allowed keys and names; none if the list cannot be read."""
+        try:
+            version = allowed_version(self._folder)
+            if version != self._list[0]:
+                self._list = version, load_allowed(self._folder)
+            return self._list[1]
+        except (KeysError, OSError) as error:
+            if self._list[1]:
+                _log.warning("no machine is allowed: %s", error)
+            self._list = (), {}
+            return {}
 
 
 def _load(path: Path) -> tuple[bytes, bytes | None]:

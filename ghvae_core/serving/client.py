@@ -1,4 +1,4 @@
-"""The planner's side of the server: a predictor that needs no torch and never waits longer than it says."""
+"""The client of the server: a predictor that needs no torch and returns within its timeout."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ from ghvae_core.serving.protocol import Hello, Predict, PredictionReply, Refusal
 from ghvae_core.serving.wire import MAX_DEADLINE_S, MAX_PART_BYTES, ProtocolError
 
 _CONNECT_TIMEOUT_S = 5.0  # ours
-_EVENT_MS = 1  # from a connection that takes messages to the word of it; ours
-_HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a server that is silent for so long is taken for dead and dialled again
-_SHUT_OUT = {
+_EVENT_MS = 1  # delay between a new connection and its monitor event; ours
+_HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a silent server is disconnected and reconnected; ours
+_HANDSHAKE_ERRORS = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not know this machine's key; there: run_keys allow FOLDER NAME.key",
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "one of the two uses keys and the other does not; see planner.keys",
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it has another key than server.key, or speaks no ZeroMQ",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "only one of client and server uses keys; see planner.keys",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "its key differs from server.key, or it does not use ZeroMQ",
 }
 
 
 class ServerClient:
-    """A predictor at the other end of a socket. One caller at a time.
+    """A predictor in another process. One caller at a time.
 
     Args:
-        address: Of the server, such as `tcp://127.0.0.1:5555`.
-        cost: How imagined frames are compared with the goal; sent with each request.
-        timeout_s: Longest time that `predict` may take, at most 60.
+        address: Address of the server, such as `tcp://127.0.0.1:5555`.
+        cost: Weights of the goal cost; sent with each request.
+        timeout_s: Longest duration of `predict`, at most 60.
         keys: Folder of this machine's keys, for a server with keys.
 
     Raises:
         PredictorError: From the constructor: no server answered within 5 s.
-        MismatchError: From the constructor: the address is not valid, or the server speaks another version.
+        MismatchError: From the constructor: the address is not valid, or the server uses another protocol version.
         KeysError: From the constructor: the folder does not hold this machine's keys and the server's public one.
     """
 
@@ -63,8 +63,8 @@ class ServerClient:
         self._address, self._cost, self._timeout_s = address, cost, timeout_s
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | sum(_SHUT_OUT))
-        self._shut_out = ""  # why the last handshake failed, where it was more than nobody there
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | sum(_HANDSHAKE_ERRORS))
+        self._handshake_error = ""  # why the last handshake failed, if there was a server
         try:
             self._connect(keys)
             self._spec = self._shake_hands()
@@ -74,16 +74,16 @@ class ServerClient:
 
     @property
     def spec(self) -> PredictorSpec:
-        """What the server said of itself when this client connected."""
+        """The capabilities of the server, from the handshake."""
         return self._spec
 
     def predict(
         self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
     ) -> Prediction:
-        """Do as `Predictor.predict`; a server that is busy or not ready is asked again until `timeout_s` is over.
+        """Do as `Predictor.predict`; retry until `timeout_s` while the server is busy or not ready.
 
         Raises:
-            DeadlineError: No answer within `timeout_s`.
+            DeadlineError: No prediction within `timeout_s`.
             NonFiniteError: No candidate has a finite cost.
             MismatchError: The arguments do not fit the server's predictor.
             PredictorError: The server refused, for the reason given.
@@ -92,13 +92,13 @@ class ServerClient:
         protocol.check(request, self._spec)
         start_s = time.monotonic()
         end_s = start_s + self._timeout_s
-        waiting = "it may have stopped, or be too slow for so many candidates"
+        waiting = "it may have stopped, or be too slow for this number of candidates"
         while True:
             message = Predict(uuid4().bytes, request, self._spec.checkpoint, end_s - time.monotonic())
             reply = self._ask(message, end_s)
             if reply is None:
                 raise DeadlineError(
-                    f"no answer from the server at {self._address} within {self._timeout_s:g} s; {waiting}"
+                    f"no reply from the server at {self._address} within {self._timeout_s:g} s; {waiting}"
                 )
             if isinstance(reply, PredictionReply):
                 self._check(reply.prediction, request)
@@ -110,7 +110,7 @@ class ServerClient:
             _wait_for(reply, end_s)
 
     def close(self) -> None:
-        """Let go of the socket. Safe to call twice."""
+        """Close the socket. Safe to call twice."""
         if not self._socket.closed:
             self._socket.disable_monitor()
         self._monitor.close(linger=0)
@@ -125,7 +125,7 @@ class ServerClient:
             self._socket.setsockopt(zmq.CURVE_SERVERKEY, theirs)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is kept for a server that is not there
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # no messages are queued without a connection
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _SILENCE_MS)
@@ -145,8 +145,8 @@ class ServerClient:
         if reply is None:
             while self._monitor.poll(0):
                 self._is_connected()
-            if self._shut_out:
-                raise PredictorError(f"the server at {self._address} did not let this machine in: {self._shut_out}")
+            if self._handshake_error:
+                raise PredictorError(f"the server at {self._address} refused this machine: {self._handshake_error}")
             raise PredictorError(
                 f"no server at {self._address} within {_CONNECT_TIMEOUT_S:g} s; start one with: "
                 "run_server --checkpoint FOLDER"
@@ -156,16 +156,16 @@ class ServerClient:
         return replace(reply.spec, name="server")
 
     def _ask(self, message: Hello | Predict, end_s: float) -> Welcome | PredictionReply | Refusal | None:
-        """Send, and return the reply to this very message, or None when the time is over.
+        """Send a message and return the reply to it, or None at `end_s`.
 
-        Where there is a new connection, the message went down with the old one and is sent again. To imagine twice by
-        mistake would do no harm.
+        After a reconnection the message is sent again, as it was lost with the old connection. Predicting it twice is
+        harmless.
         """
         parts = protocol.encode_request(message)
         while self._wait(zmq.POLLOUT, end_s):
-            while self._monitor.poll(_EVENT_MS):  # of the connection that takes the message, and those before
+            while self._monitor.poll(_EVENT_MS):  # of this connection and earlier ones
                 self._is_connected()
-            with suppress(zmq.Again):  # the server went away in this very moment
+            with suppress(zmq.Again):  # the server has just disconnected
                 self._socket.send_multipart(parts, zmq.NOBLOCK)
                 reply = self._reply(message.id, end_s)
                 if reply is not None:
@@ -173,7 +173,7 @@ class ServerClient:
         return None
 
     def _reply(self, id_: bytes, end_s: float) -> Welcome | PredictionReply | Refusal | None:
-        """Return the reply to a message that was sent, or None when there is a new connection or the time is over."""
+        """Return the reply to a sent message, or None after a reconnection or at `end_s`."""
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
@@ -181,25 +181,25 @@ class ServerClient:
             ready = _poll(poller, remaining_s)
             if self._socket in ready:
                 reply = self._receive()
-                if reply.id in (id_, b""):  # the answer to an earlier, given-up request is ignored
+                if reply.id in (id_, b""):  # replies to earlier requests are ignored
                     return reply
             elif self._monitor in ready and self._is_connected():
                 return None
         return None
 
     def _is_connected(self) -> bool:
-        """Take the next word on connections, and tell whether it is of a new one."""
+        """Read the next monitor event and return whether a new connection was established."""
         event = zmq.Event(recv_monitor_message(self._monitor)["event"])
-        # A connection may also just break off, on a busy machine, where those before it said why.
-        if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or not self._shut_out:
-            self._shut_out = _SHUT_OUT.get(event, "")
-        return not self._shut_out
+        # A connection may also break without detail on a busy machine; an earlier event then has the reason.
+        if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or not self._handshake_error:
+            self._handshake_error = _HANDSHAKE_ERRORS.get(event, "")
+        return not self._handshake_error
 
     def _receive(self) -> Welcome | PredictionReply | Refusal:
         try:
             return protocol.decode_reply(self._socket.recv_multipart(zmq.NOBLOCK))
         except ProtocolError as error:
-            raise MismatchError(f"the server at {self._address} does not speak our language: {error}") from None
+            raise MismatchError(f"the server at {self._address} sent an invalid message: {error}") from None
 
     def _wait(self, event: int, end_s: float) -> bool:
         remaining_s = end_s - time.monotonic()
@@ -208,9 +208,9 @@ class ServerClient:
         return remaining_s > 0 and bool(_poll(poller, remaining_s))
 
     def _error(self, reply: Welcome | PredictionReply | Refusal) -> PredictorError:
-        """Return what a reply without a prediction means."""
+        """Return the error of a reply without a prediction."""
         if not isinstance(reply, Refusal):
-            return MismatchError(f"the server at {self._address} answered another question")
+            return MismatchError(f"the server at {self._address} sent a reply of another kind")
         text = f"the server at {self._address} refused ({reply.status}): {reply.why}"
         kind: dict[str, type[PredictorError]] = {
             "bad": MismatchError,
@@ -230,13 +230,13 @@ class ServerClient:
 
 
 def _wait_for(refusal: Refusal, end_s: float) -> None:
-    """Wait as long as a server asks for, but not beyond a time."""
-    # Jitter keeps clients that were turned away together from coming back together.
+    """Wait as long as the refusal says, at most until `end_s`."""
+    # Jitter: clients that were refused together must not retry together.
     sleep(max(0.0, min(refusal.retry_after_s * random.uniform(0.5, 1.5), end_s - time.monotonic())))
 
 
 def _poll(poller: zmq.Poller, timeout_s: float) -> dict[object, int]:
-    """Return which sockets are ready, and for what; end at once on a signal.
+    """Return the ready sockets and their events; return at once on a signal.
 
     Raises:
         KeyboardInterrupt: A signal is due; see `configs.interruption`.

@@ -1,4 +1,4 @@
-"""The configuration of a server, a section for each part."""
+"""The configuration of a server, with one section for each part."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from ghvae_core.serving.server import ServingConfig
 
 
 class InProcessConfig(CostNetworks):
-    """How the work is cut up, how exactly it is done, and what is held for costs."""
+    """Size of chunks, precision, and the networks for the cost."""
 
-    # Imagined together; bounds the memory and how late a deadline is noticed; ours.
+    # Candidates predicted together, halved where memory does not suffice; bounds the delay at a deadline. Raise it on a
+    # large GPU; ours.
     chunk: int = Field(default=50, ge=1)
     max_candidates: int = Field(default=1000, ge=1, le=65536)  # in one request; ours
     precision: Literal["float32", "bfloat16"] = "float32"  # of the model's convolutions; ours
 
 
 class RunServerConfig(Config):
-    """All sections that `--set` knows."""
+    """The sections of `--set`."""
 
     serving: ServingConfig
     predictor: InProcessConfig
 
 
 def load_run_server(overrides: Sequence[str]) -> RunServerConfig:
-    """Read the files of a server; the overrides decide last.
+    """Load the configuration; the overrides take precedence over the files.
 
     Raises:
         ConfigError: As `configs.loader.load`.

@@ -1,4 +1,4 @@
-"""A server of one's own: a child process that is started for one task and never outlives it."""
+"""A private server: a child process for one task that never outlives its parent."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from configs.interruption import wait
 from ghvae_core.goal_cost import CostNetworks
 from ghvae_core.predictor import MismatchError, PredictorError
 
-_READY_TIMEOUT_S = 120.0  # torch and a large checkpoint from a cold disk; ours
-_STOP_TIMEOUT_S = 10.0  # then it is killed; longer than the server's own `drain_s`
+_READY_TIMEOUT_S = 120.0  # imports torch and loads a large checkpoint from a cold disk; ours
+_STOP_TIMEOUT_S = 10.0  # then it is killed; longer than `ServingConfig.drain_s`; ours
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PrivateServer:
-    """A running server that only this user's processes can reach."""
+    """A running server that only processes of this user can reach."""
 
     address: str  # for `ServerClient`
     pid: int
@@ -36,18 +36,18 @@ class PrivateServer:
 def private_server(
     checkpoint: Path, device: str = "auto", threads: int | None = None, *, networks: CostNetworks | None = None
 ) -> Iterator[PrivateServer]:
-    """Start `run_server` on a socket in a private folder, and stop it at the end of the `with` block.
+    """Start `run_server` on a socket in a private folder; stop it at the end of the `with` block.
 
-    The server also stops when this process dies in any way, because its standard input then ends.
+    The server also stops when this process exits in any way, because its standard input then ends.
 
     Args:
         checkpoint: Folder of the model.
         device: "auto", "cpu" or "cuda".
         threads: CPU threads of the model; None for all cores.
-        networks: What it holds for costs; None: nothing beside the model.
+        networks: Networks for the cost; None: none.
 
     Raises:
-        MismatchError: The server refused the checkpoint or the device; the message holds its last words.
+        MismatchError: The server refused the checkpoint or the device; the message ends with the last line of its log.
         PredictorError: The server did not become ready for another reason.
     """
     with tempfile.TemporaryDirectory(prefix="ghvae_") as folder:  # mode 0700
@@ -63,7 +63,7 @@ def private_server(
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                start_new_session=True,  # Ctrl-C is for this process, which then stops the server in order
+                start_new_session=True,  # Ctrl-C is for this process, which then stops the server
             )
         try:
             server = PrivateServer(_wait_until_ready(process, log), process.pid)
@@ -71,7 +71,7 @@ def private_server(
                 yield server
             finally:
                 if process.poll() is not None:
-                    _log.warning("the private server had ended with %d: %s", process.returncode, _last_words(log))
+                    _log.warning("the private server had ended with %d: %s", process.returncode, _last_line(log))
         finally:
             _stop(process)
 
@@ -82,12 +82,12 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path) -> str:
     end_s, line = time.monotonic() + _READY_TIMEOUT_S, b""
     while not line.endswith(b"\n"):
         if not wait([process.stdout], max(0.0, end_s - time.monotonic())):
-            raise PredictorError(f"the private server was not ready within {_READY_TIMEOUT_S:g} s: {_last_words(log)}")
+            raise PredictorError(f"the private server was not ready within {_READY_TIMEOUT_S:g} s: {_last_line(log)}")
         piece = os.read(process.stdout.fileno(), 4096)
         if not piece:
             refused = process.wait(_STOP_TIMEOUT_S) == MismatchError.exit_code
             kind = MismatchError if refused else PredictorError
-            raise kind(f"the private server did not start: {_last_words(log)}")
+            raise kind(f"the private server did not start: {_last_line(log)}")
         line += piece
     return str(json.loads(line)["ready"])
 
@@ -105,7 +105,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.stdout.close()
 
 
-def _last_words(log: Path) -> str:
+def _last_line(log: Path) -> str:
     """Return the last line of the server's log."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("error: ") if lines else "it said nothing"
+    return lines[-1].removeprefix("error: ") if lines else "its log is empty"

@@ -1,4 +1,4 @@
-"""The model in this process as a predictor: candidates in chunks, costs where the frames are."""
+"""The predictor that runs a checkpoint in this process: candidates in chunks, costs on the device of the model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ghvae_core.serving.wire import MAX_ERRORS
 from robot_bridge.robot import ACTION_DIM
 
 _DEFAULTS = InProcessConfig()
-_WARM_STEPS = 2  # the first step decodes, the second one encodes what was decoded
+_WARM_STEPS = 2  # the first step decodes, the second encodes the decoded frame
 _log = logging.getLogger(__name__)
 
 
@@ -44,17 +44,17 @@ def _never() -> bool:
 
 
 class InProcessPredictor:
-    """A checkpoint that imagines on the device that it was loaded to. One caller at a time.
+    """Predicts with a checkpoint on the device it was loaded to. One caller at a time.
 
     Args:
-        checkpoint: The model and what it was made for; its latents take the prior's mean, so that the same request has
-            the same answer.
-        cost: How imagined frames are compared with the goal in `predict`.
-        config: How the work is cut up.
+        checkpoint: The model and its data. Latents are the prior's mean, so that equal requests give equal predictions.
+        cost: Weights of the goal cost in `predict`.
+        config: Size of chunks, precision, and networks for the cost.
 
     Raises:
-        MismatchError: The checkpoint is of data that no robot of ours could have recorded, so nothing can be planned.
-        MetricError: The weights of LPIPS are wanted and cannot be had.
+        MismatchError: The data of the checkpoint do not fit any robot of this project, so it cannot be used to plan.
+        MetricError: LPIPS weights were requested but are not available.
+        CheckpointError: The temporal distance network cannot be used.
     """
 
     def __init__(self, checkpoint: Checkpoint, cost: GoalCost, config: InProcessConfig = _DEFAULTS) -> None:
@@ -67,12 +67,12 @@ class InProcessPredictor:
 
     @property
     def chunk(self) -> int:
-        """How many candidates are imagined together at most."""
+        """Largest number of candidates that are predicted together."""
         return min(self._chunk, self._spec.max_candidates)
 
     @property
     def spec(self) -> PredictorSpec:
-        """What the checkpoint was made for."""
+        """The capabilities of the checkpoint."""
         return self._spec
 
     def predict(
@@ -86,22 +86,22 @@ class InProcessPredictor:
         """
         prediction = self.evaluate(PredictionRequest(context, candidates, goal, n_videos, self._cost))
         if not np.isfinite(prediction.costs).any():
-            raise NonFiniteError(f"not one of {len(candidates)} candidates has a finite cost; use another checkpoint")
+            raise NonFiniteError(f"none of {len(candidates)} candidates has a finite cost; use another checkpoint")
         return prediction
 
-    def evaluate(self, request: PredictionRequest, is_over: Callable[[], bool] = _never) -> Prediction:
-        """Answer one request. A cost that is not finite is returned as it is, and ranked behind all that are.
+    def evaluate(self, request: PredictionRequest, must_stop: Callable[[], bool] = _never) -> Prediction:
+        """Compute one request. A cost that is not finite is returned as it is, and ranked last.
 
-        Where the memory does not hold a chunk, half of it is tried, then and later.
+        If a chunk does not fit into the memory of the device, the size of chunks is halved from then on.
 
         Args:
-            request: What to imagine, and how to weigh it.
-            is_over: Asked before every imagined step; when it says yes, the work ends there.
+            request: The request.
+            must_stop: Called before every predicted step; the computation ends when it returns True.
 
         Raises:
-            DeadlineError: `is_over` said yes.
+            DeadlineError: `must_stop` returned True.
             MismatchError: The request does not fit the checkpoint.
-            PredictorError: The device's memory does not hold a single candidate.
+            PredictorError: Not even one candidate fits into the memory of the device.
         """
         request.check(self._spec)
         start_s = time.monotonic()
@@ -115,7 +115,7 @@ class InProcessPredictor:
             while first < len(actions):
                 chunk = actions[first : first + self._chunk]
                 try:
-                    parts.append(self._predict(context, chunk, goal, request, is_over))
+                    parts.append(self._predict(context, chunk, goal, request, must_stop))
                 except torch.OutOfMemoryError:
                     self._halve(len(chunk))
                     continue
@@ -124,13 +124,13 @@ class InProcessPredictor:
         return replace(merge(parts, request.n_videos), timing_s=timing_s)
 
     def warm_up(self, horizon: int = _WARM_STEPS) -> float:
-        """Imagine one full chunk and return the seconds it took; as short as the default, all kinds of work occur.
+        """Predict one full chunk and return the time in s; the default number of steps covers all operations.
 
         Args:
-            horizon: Steps, as far as the checkpoint goes.
+            horizon: Number of steps, limited to the horizon of the checkpoint.
 
         Raises:
-            PredictorError: The device's memory does not hold a single candidate.
+            PredictorError: Not even one candidate fits into the memory of the device.
         """
         spec = self._spec
         image = np.zeros((spec.n_context, spec.image_px, spec.image_px, 3), dtype=np.uint8)
@@ -141,80 +141,82 @@ class InProcessPredictor:
         return time.monotonic() - start_s
 
     def self_test(self) -> None:
-        """Compute the answer that is stored with the checkpoint, if one is.
+        """Compute the self-test output and compare it with the one stored in the checkpoint, if there is one.
 
         Raises:
-            PredictorError: Something else comes out.
+            PredictorError: The outputs differ.
         """
         stored = self._info.self_test_output
         if stored is None:
-            _log.warning("the checkpoint holds no stored answer; whether it computes rightly here cannot be told")
+            _log.warning("the checkpoint holds no self-test output; the computation on this device is not verified")
             return
         with torch.inference_mode(), self._precision():
             computed = self_test_output(self._model, self._info.n_context, self._info.horizon)
         if not matches_self_test(stored, computed):
             apart = max(abs(one - other) for one, other in zip(stored, computed, strict=True))
             raise PredictorError(
-                f"the model on {self._device} does not give the answer stored with it (off by {apart:.3g}); "
-                "try --device cpu, and look at the GPU"
+                f"the model on {self._device} does not reproduce its stored self-test output (difference {apart:.3g}); "
+                "try --device cpu, and check the GPU"
             )
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing; there is nothing to close."""
 
     def _precision(self) -> torch.autocast:
-        """Return the context in which the model computes; its images are float32 in any."""
+        """Return the autocast context of the model; its images are always float32."""
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._is_half)
 
     def _halve(self, n: int) -> None:
-        """Imagine fewer than n candidates at once from now on, as the device's memory does not hold them."""
+        """Halve the size of chunks after n candidates did not fit into the memory of the device."""
         if n == 1:
             raise PredictorError(
-                f"not one candidate fits the memory of {self._device}; free it, or take a smaller model"
+                f"not even one candidate fits into the memory of {self._device}; free memory, or use a smaller model"
             )
         self._chunk = n // 2
-        _log.warning("%d candidates at once do not fit the memory of %s; now %d", n, self._device, self._chunk)
+        _log.warning(
+            "a chunk of %d candidates does not fit into the memory of %s; reduced to %d", n, self._device, self._chunk
+        )
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _images(self, frames: NDArray[np.uint8]) -> Tensor:
         """Return (n, 3, px, px) in [0, 1] of frames (n, px, px, 3)."""
-        # The copy is for arrays that a message lent us read-only.
+        # Arrays of a message are read-only views, which torch does not accept.
         return torch.from_numpy(frames.copy()).to(self._device).permute(0, 3, 1, 2).float() / 255
 
     def _actions(self, request: PredictionRequest) -> Tensor:
-        """Return (N, n_context - 1 + T, A): the actions of the context in front of every candidate."""
+        """Return (N, n_context - 1 + T, A): the context's actions followed by those of each candidate."""
         past = np.broadcast_to(request.context.actions, (len(request.candidates), *request.context.actions.shape))
         return torch.from_numpy(np.concatenate([past, request.candidates], axis=1)).to(self._device)
 
     def _predict(
-        self, context: Tensor, actions: Tensor, goal: Tensor, request: PredictionRequest, is_over: Callable[[], bool]
+        self, context: Tensor, actions: Tensor, goal: Tensor, request: PredictionRequest, must_stop: Callable[[], bool]
     ) -> Prediction:
         """Return the prediction for one chunk of actions."""
         frames: list[Tensor] = []
         steps = self._model.predict(context, actions)
         with self._precision():
             for _ in range(request.candidates.shape[1]):
-                if is_over():
-                    raise DeadlineError("the time for the answer ran out while candidates were being imagined")
+                if must_stop():
+                    raise DeadlineError("the deadline passed while candidates were being predicted")
                 frames.append(next(steps))
         videos = torch.stack(frames, 1)
         costs = self._evaluator.costs(videos, goal, request.cost).cpu().numpy()
         best = rank(costs)[: request.n_videos]
-        return Prediction(costs, best, _pictures(videos[torch.from_numpy(best).to(self._device)]), {})
+        return Prediction(costs, best, _to_bytes(videos[torch.from_numpy(best).to(self._device)]), {})
 
 
 def open_predictor(folder: Path, device: str, threads: int | None, config: InProcessConfig) -> InProcessPredictor:
-    """Load a checkpoint to the device that was asked for, or that there is; the cost comes with each request.
+    """Load a checkpoint to a device; the weights of the cost come with each request.
 
     Args:
-        folder: Of the checkpoint.
-        device: "cpu", "cuda", "cuda:N", or "auto" for CUDA where there is any.
-        threads: CPU threads of the model; None for all cores.
-        config: How the work is cut up.
+        folder: Folder of the checkpoint.
+        device: "cpu", "cuda", "cuda:N", or "auto" for CUDA where available.
+        threads: CPU threads of the model; None: all cores.
+        config: Size of chunks, precision, and networks for the cost.
 
     Raises:
-        DeviceError: There is no such device.
+        DeviceError: The device does not exist.
         CheckpointError: As `load`.
     """
     device = find_device(device)
@@ -231,13 +233,13 @@ def _spec(checkpoint: Checkpoint, max_candidates: int, evaluator: GoalCostEvalua
     if info.model.action_dim != ACTION_DIM:
         raise MismatchError(
             f"the checkpoint's action_dim: the robot has {ACTION_DIM}, the model was trained with "
-            f"{info.model.action_dim}; take a checkpoint of the robot's own episodes"
+            f"{info.model.action_dim}; use a checkpoint trained on the robot's own episodes"
         )
     if info.step_limit_m is None or info.step_s is None:
         missing = "step_limit_m" if info.step_limit_m is None else "step_s"
         raise MismatchError(
-            f"the checkpoint's {missing}: expected a number, got none: its data are of no robot that it could drive; "
-            "take a checkpoint of the robot's own episodes"
+            f"the checkpoint's {missing}: expected a number, got none: its data do not describe a robot; "
+            "use a checkpoint trained on the robot's own episodes"
         )
     return PredictorSpec(
         name="in_process",
@@ -257,8 +259,8 @@ def _spec(checkpoint: Checkpoint, max_candidates: int, evaluator: GoalCostEvalua
     )
 
 
-def _pictures(frames: Tensor) -> NDArray[np.uint8]:
+def _to_bytes(frames: Tensor) -> NDArray[np.uint8]:
     """Return uint8 videos (n, T, px, px, 3) of frames (n, T, 3, px, px) in [0, 1]."""
     bytes_ = (frames.nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
-    pictures: NDArray[np.uint8] = bytes_.permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
-    return pictures
+    images: NDArray[np.uint8] = bytes_.permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
+    return images

@@ -3,18 +3,18 @@
 A message is a ZeroMQ multipart: one msgpack header of at most 4 KiB, then the raw little-endian bytes of each array, in
 a fixed order. Nothing in a message names code, a file or a type.
 
-    planner -> server   hello        who are you?
+    planner -> server   hello        request for the handshake
                         predict      context_frames, context_actions, candidates, goal
-    server -> planner   welcome      ok: what the predictor is, and the server's limits
+    server -> planner   welcome      ok: capabilities of the predictor, and limits of the server
                         prediction   ok: costs, videos
-                        refusal      why there is no prediction, and when to come back, if ever:
-                                     bad          the message, or what it asks for
-                                     busy         too many requests of others wait
-                                     superseded   the same client has asked anew: its newest request wins
+                        refusal      why there is no prediction, and when to retry, if at all:
+                                     bad          the message, or the request in it, is not valid
+                                     busy         the request queue is full
+                                     superseded   the same client sent a newer request
                                      expired      the deadline passed
                                      draining     the server is stopping
-                                     unavailable  the model is still being loaded, or its process was lost
-                                     nonfinite    not one candidate has a finite cost
+                                     unavailable  the model is being loaded, or its process was lost
+                                     nonfinite    no candidate has a finite cost
                                      failed       an internal error
 """
 
@@ -62,7 +62,7 @@ _REPLIES: TypeAdapter[WelcomeHeader | PredictionHeader | RefusalHeader] = TypeAd
 
 @dataclass(frozen=True)
 class Hello:
-    """The first question of a client."""
+    """A request for the handshake."""
 
     id: bytes  # 1 to 64 bytes
 
@@ -73,13 +73,13 @@ class Predict:
 
     id: bytes
     request: PredictionRequest
-    checkpoint: str  # that the client shook hands with; another one must not answer
+    checkpoint: str  # of the handshake; a server with another one refuses
     deadline_s: float  # from now on, at most 60
 
 
 @dataclass(frozen=True)
 class Welcome:
-    """What answers."""
+    """The reply to a hello."""
 
     id: bytes
     spec: PredictorSpec
@@ -88,7 +88,7 @@ class Welcome:
 
 @dataclass(frozen=True)
 class PredictionReply:
-    """The prediction for a request."""
+    """The reply to a request."""
 
     id: bytes
     prediction: Prediction
@@ -96,7 +96,7 @@ class PredictionReply:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why there is no prediction."""
+    """The reason why there is no prediction."""
 
     id: bytes
     status: Status
@@ -105,10 +105,10 @@ class Refusal:
 
 
 def check(request: PredictionRequest, spec: PredictorSpec) -> None:
-    """Refuse a request that does not fit the predictor, or whose answer would not fit a message.
+    """Refuse a request that does not fit the predictor, or whose prediction would not fit into a message.
 
     Raises:
-        MismatchError: As in `Request.check`; or more videos are asked for than a message holds.
+        MismatchError: As in `Request.check`; or or more videos are requested than a message holds.
         PredictorError: As in `Request.check`.
     """
     request.check(spec)

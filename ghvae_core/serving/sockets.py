@@ -1,4 +1,4 @@
-"""Where a server may listen: on this machine; where keys guard it, also where other machines reach it."""
+"""The server's socket: addresses on this machine, and with keys also addresses that other machines can reach."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from ghvae_core.predictor import PredictorError
 from ghvae_core.serving.auth import Authenticator
 from ghvae_core.serving.wire import MAX_PART_BYTES
 
-_WAITING_MESSAGES = 16  # in either direction and for each peer, before the peer is made to wait or loses answers
-_HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a peer that is silent for so long is let go; reliability practice, ours
-_HANDSHAKE_MS = 2000  # a connection that says nothing is closed
+_MAX_MESSAGES = 16  # in each direction for each peer; beyond it the peer blocks, and replies are dropped
+_HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a silent peer is disconnected; ours
+_HANDSHAKE_MS = 2000  # a connection without a handshake is closed; ours
 _MAX_IPC_BYTES = 107  # of a socket's path, Linux unix(7)
 
 
 class AddressError(PredictorError):
-    """An address that is refused or taken. Nothing was bound."""
+    """An address that is refused or in use. Nothing was bound."""
 
     exit_code: ClassVar[int] = 2
 
 
 def check_address(address: str, has_keys: bool = False) -> None:
-    """Refuse an address that another machine could reach, unless keys guard it.
+    """Refuse an address that another machine could reach, unless the server has keys.
 
     Args:
         address: `tcp://127.0.0.1:PORT` (any loopback number; port 0 takes a free one) or `ipc:///path/of/a/socket`;
-            with keys any IPv4 number of this machine, 0.0.0.0 for all of them.
-        has_keys: Whether they guard it.
+            with keys any IPv4 address of this machine, 0.0.0.0 for all.
+        has_keys: Whether the server has keys.
 
     Raises:
         AddressError: It is none of these.
@@ -46,14 +46,14 @@ def check_address(address: str, has_keys: bool = False) -> None:
         return
     raise AddressError(
         f"{address}: expected tcp://127.0.0.1:PORT, ipc:///PATH of at most {_MAX_IPC_BYTES} bytes, or, with --keys, "
-        "tcp://IPv4:PORT; what another machine can reach is served with keys only: run_keys new FOLDER"
+        "tcp://IPv4:PORT; an address that another machine can reach is served with keys only: run_keys new FOLDER"
     )
 
 
 def bind(
     context: zmq.Context[zmq.Socket[bytes]], address: str, authenticator: Authenticator | None
 ) -> zmq.Socket[bytes]:
-    """Return a ROUTER socket that listens at `address`, guarded or on this machine only, and never waits for a peer.
+    """Return a non-blocking ROUTER socket bound to `address`, which is local or protected by keys.
 
     Raises:
         AddressError: The address is not local, is in use, or is the path of another kind of file.
@@ -64,8 +64,8 @@ def bind(
         _check_path(path, address)
     router = context.socket(zmq.ROUTER)
     router.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
-    router.setsockopt(zmq.RCVHWM, _WAITING_MESSAGES)
-    router.setsockopt(zmq.SNDHWM, _WAITING_MESSAGES)
+    router.setsockopt(zmq.RCVHWM, _MAX_MESSAGES)
+    router.setsockopt(zmq.SNDHWM, _MAX_MESSAGES)
     router.setsockopt(zmq.SNDTIMEO, 0)
     router.setsockopt(zmq.LINGER, 0)
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -86,10 +86,10 @@ def bind(
 
 
 def _check_path(path: Path, address: str) -> None:
-    """Refuse a path that is taken: ZeroMQ would silently remove what is there."""
+    """Refuse the path of an existing file, which ZeroMQ would silently remove."""
     try:
         mode = path.lstat().st_mode
-    except OSError:  # nothing that could be removed; binding says what else is wrong
+    except OSError:  # there is no file; binding reports other problems
         return
     if not stat.S_ISSOCK(mode):
         raise AddressError(f"{address}: expected a new path or a socket's, got another file's; take another --address")

@@ -1,7 +1,7 @@
-"""The typed headers of the messages, and the one place where bytes from a peer become headers and arrays.
+"""The typed headers of messages, and the only place where bytes of a peer become headers and arrays.
 
-Every limit is checked before anything is made: the header's length before it is unpacked, its fields by strict models,
-and each array's shape against the bytes that really came. Whatever a peer sends, `ProtocolError` is all it can cause.
+Every limit is checked before anything is allocated: the length of the header before it is unpacked, its fields by
+strict models, and the shape of each array against the received bytes. Invalid input raises `ProtocolError`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MAX_PARTS = 5  # the header and four arrays
 MAX_DEADLINE_S = 60.0
 MAX_ID_BYTES = 64
 MAX_WHY = 500  # characters
-MAX_ERRORS = 256  # usual errors by step in a welcome, whose header bounds them
-MAX_VIDEOS = 1024  # imagined videos in one answer
+MAX_ERRORS = 256  # validation errors by step in a welcome, so that they fit into the header
+MAX_VIDEOS = 1024  # predicted videos in one reply
 
 Status = Literal["bad", "busy", "superseded", "expired", "draining", "unavailable", "nonfinite", "failed"]
 Count = Annotated[int, Field(ge=0, le=65536)]
@@ -36,11 +36,11 @@ _Schema = TypeVar("_Schema")
 
 
 class ProtocolError(PredictorError):
-    """A message that is not one of ours. Nothing was allocated or computed for it."""
+    """A message that does not follow the protocol. Nothing was allocated or computed for it."""
 
     def __init__(self, why: str, request_id: bytes = b"") -> None:
         super().__init__(why)
-        self.request_id = request_id  # empty when the message did not even tell its id
+        self.request_id = request_id  # empty if the message has no valid id
 
 
 class _Strict(BaseModel):
@@ -48,7 +48,7 @@ class _Strict(BaseModel):
 
 
 class ArrayHeader(_Strict):
-    """One array; its bytes are a part of their own."""
+    """The description of an array; its bytes are one part of the message."""
 
     name: str = Field(max_length=32)
     dtype: Literal["|u1", "<f4"]
@@ -56,14 +56,14 @@ class ArrayHeader(_Strict):
 
 
 class Header(_Strict):
-    """What all messages share."""
+    """The fields of all messages."""
 
     version: Literal[5] = 5
     id: bytes = Field(min_length=1, max_length=MAX_ID_BYTES)  # chosen by the client, repeated by the server
 
 
 class HelloHeader(Header):
-    """The first question of a client."""
+    """A request for the handshake."""
 
     kind: Literal["hello"] = "hello"
 
@@ -72,7 +72,7 @@ class PredictHeader(Header):
     """A request."""
 
     kind: Literal["predict"] = "predict"
-    checkpoint: str = Field(max_length=64)  # that the client shook hands with
+    checkpoint: str = Field(max_length=64)  # of the handshake
     deadline_ms: int = Field(ge=1, le=int(MAX_DEADLINE_S * 1000))  # from now; clocks differ
     n_videos: int = Field(ge=0, le=MAX_VIDEOS)
     cost: GoalCost
@@ -83,18 +83,18 @@ _Metres = Annotated[float, Field(ge=-100, le=100)]
 _Vector = Annotated[tuple[_Metres, _Metres, _Metres], Field(strict=False)]  # msgpack has lists only
 
 
-_Share = Annotated[float, Field(ge=0, le=1)]
+_Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class CameraHeader(Camera):
-    """A camera as msgpack tells it, bounded."""
+    """A camera with bounds, as msgpack represents it."""
 
     position_m: _Vector
     target_m: _Vector
 
 
 class SpecHeader(_Strict):
-    """The fields of `PredictorSpec`, bounded."""
+    """The fields of `PredictorSpec` with bounds."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -111,32 +111,32 @@ class SpecHeader(_Strict):
     camera: CameraHeader | None
     terms: Annotated[tuple[Annotated[str, Field(max_length=32)], ...], Field(strict=False, max_length=16)]
     distance: str = Field(max_length=64)
-    val_rmse_p95: Annotated[tuple[_Share, ...], Field(strict=False, max_length=MAX_ERRORS)] | None = Field(
+    val_rmse_p95: Annotated[tuple[_Fraction, ...], Field(strict=False, max_length=MAX_ERRORS)] | None = Field(
         alias="usual_error"  # its name on the wire
     )
 
     @staticmethod
     def of(spec: PredictorSpec) -> SpecHeader:
-        """Return what is sent of a spec."""
+        """Return the header of a spec."""
         camera = spec.camera and spec.camera.model_dump()
         return SpecHeader.model_validate({**vars(spec), "camera": camera})
 
     def spec(self) -> PredictorSpec:
-        """Return the spec that was sent."""
+        """Return the spec in the header."""
         fields = {name: getattr(self, name) for name in SpecHeader.model_fields}
         return PredictorSpec(**{**fields, "camera": self.camera and Camera(**self.camera.model_dump())})
 
 
 class ServerLimits(_Strict):
-    """What one server accepts."""
+    """The limits of a server."""
 
     max_part_bytes: int = Field(default=MAX_PART_BYTES, ge=1)
     max_deadline_s: float = Field(default=MAX_DEADLINE_S, gt=0)
-    max_waiting: int = Field(ge=1)  # requests of all clients together, the one in work included
+    max_waiting: int = Field(ge=1)  # requests of all clients together, including the current one
 
 
 class WelcomeHeader(Header):
-    """The answer to a hello."""
+    """The reply to a hello."""
 
     kind: Literal["welcome"] = "welcome"
     spec: SpecHeader
@@ -144,7 +144,7 @@ class WelcomeHeader(Header):
 
 
 class PredictionHeader(Header):
-    """The answer to a request."""
+    """The reply to a request."""
 
     kind: Literal["prediction"] = "prediction"
     best: list[Count] = Field(max_length=MAX_VIDEOS)
@@ -153,10 +153,10 @@ class PredictionHeader(Header):
 
 
 class RefusalHeader(Header):
-    """Why there is no answer."""
+    """The reason why there is no prediction."""
 
     kind: Literal["refusal"] = "refusal"
-    id: bytes = Field(max_length=MAX_ID_BYTES)  # empty when the refused message did not tell its own
+    id: bytes = Field(max_length=MAX_ID_BYTES)  # empty if the refused message has no valid id
     status: Status
     why: str = Field(max_length=MAX_WHY)
     retry_after_ms: int = Field(ge=0, le=60_000)
@@ -207,13 +207,13 @@ def views(
     """Return read-only views of the parts behind the header, as the header describes them.
 
     Args:
-        request_id: Of the message, for the error.
-        described: What the header says.
-        expected: The dtype of each array that this kind of message has, in their order.
-        parts: The whole message.
+        request_id: Id of the message, for the error.
+        described: The descriptions in the header.
+        expected: The dtype of each array of this kind of message, in order.
+        parts: All parts of the message.
 
     Raises:
-        ProtocolError: Other arrays than expected, or a shape that its bytes do not have.
+        ProtocolError: The arrays differ from the expected ones, or a shape does not fit the received bytes.
     """
     got = [(array.name, array.dtype) for array in described]
     if got != list(expected.items()) or len(got) != len(parts) - 1:

@@ -16,10 +16,10 @@ def test_keys_are_made_let_in_listed_and_shut_out(tmp_path: Path) -> None:
     server, lab = tmp_path / "server", tmp_path / "lab7"
     assert "copy" in run_keys("new", server, "--name", "server").stdout
     assert "lab7.key to the server" in run_keys("new", lab, "--name", "lab7").stdout
-    assert run_keys("allow", server, lab / "lab7.key").stdout == "lab7 is let in\n"
+    assert run_keys("allow", server, lab / "lab7.key").stdout == "lab7 is allowed\n"
     name, key = run_keys("list", server).stdout.strip().split("\t")
     assert name == "lab7" and key in (lab / "lab7.key").read_text(encoding="utf-8")
-    assert run_keys("revoke", server, "lab7").stdout == "lab7 is shut out\n"
+    assert run_keys("revoke", server, "lab7").stdout == "lab7 is revoked\n"
     assert run_keys("list", server).stdout == ""
 
 

@@ -58,7 +58,7 @@ def test_a_model_with_other_outputs_fails_the_self_test(tmp_path: Path) -> None:
     checkpoint = load(SHIPPED)
     weights = checkpoint.model.module(1).state_dict()["encoder.stem.weight"]
     weights.zero_()  # what a broken kernel might do
-    with pytest.raises(PredictorError, match="does not give the answer stored with it"):
+    with pytest.raises(PredictorError, match="does not reproduce its stored self-test output"):
         InProcessPredictor(checkpoint, GoalCost()).self_test()
 
 

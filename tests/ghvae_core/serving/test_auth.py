@@ -1,4 +1,4 @@
-"""Keys in a folder: what is made, what is let in, and what is refused before anything changes."""
+"""Keys in a folder: creating, allowing and refusing them."""
 
 import shutil
 import stat
@@ -71,11 +71,15 @@ def test_a_machine_that_is_let_in_is_served(lab: Lab) -> None:
         _ask(client)
 
 
-def test_who_has_no_key_an_unknown_one_or_the_wrong_server_is_not_heard(lab: Lab) -> None:
+def test_no_key_an_unknown_key_and_another_server_are_refused(lab: Lab) -> None:
     stranger, misled = lab.machine("stranger", False), lab.machine("misled", True)
     shutil.copy(auth.create(lab.keys.parent / "another", "server"), misled)
-    for folder, words in ((stranger, "does not know this machine's key"), (None, "uses keys"), (misled, "another key")):
-        with pytest.raises(PredictorError, match=f"did not let this machine in: .*{words}"):
+    for folder, words in (
+        (stranger, "does not know this machine's key"),
+        (None, "uses keys"),
+        (misled, "its key differs"),
+    ):
+        with pytest.raises(PredictorError, match=f"refused this machine: .*{words}"):
             lab.client(folder)
     with peer(lab.address) as bare:
         bare.send([b"hello"])
@@ -83,25 +87,23 @@ def test_who_has_no_key_an_unknown_one_or_the_wrong_server_is_not_heard(lab: Lab
     assert lab.heard == []
 
 
-def test_a_handshake_that_breaks_off_hides_no_reason_that_was_told_before(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_handshake_keeps_the_earlier_reason(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     failed, broke_off = zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     with closing(lab.client(lab.machine("lab7", True))) as client:
         for events, words in (
             ((failed, broke_off), "does not know this machine's key"),
             ((broke_off, failed), "does not know this machine's key"),
-            ((failed, zmq.EVENT_HANDSHAKE_SUCCEEDED, broke_off), "another key"),
+            ((failed, zmq.EVENT_HANDSHAKE_SUCCEEDED, broke_off), "its key differs"),
         ):
             told = iter(events)
             monkeypatch.setattr(
                 "ghvae_core.serving.client.recv_monitor_message", lambda _, told=told: {"event": next(told)}
             )
-            client._shut_out = ""
+            client._handshake_error = ""
             assert [client._is_connected() for _ in events] == [
                 event == zmq.EVENT_HANDSHAKE_SUCCEEDED for event in events
             ]
-            assert words in client._shut_out
+            assert words in client._handshake_error
 
 
 def test_a_machine_that_is_shut_out_is_not_heard_on_a_connection_that_stands(lab: Lab) -> None:
@@ -171,7 +173,7 @@ def test_machines_are_let_in_and_shut_out(tmp_path: Path) -> None:
     assert auth.allow(tmp_path / "server", public) == "lab7"  # twice is once
     auth.revoke(tmp_path / "server", "lab7")
     assert auth.load_allowed(tmp_path / "server") == {} and auth.allowed_version(tmp_path / "server") == before
-    with pytest.raises(KeysError, match=r"lab7: expected a machine that is let in \(none\)"):
+    with pytest.raises(KeysError, match=r"lab7: expected an allowed machine \(none\)"):
         auth.revoke(tmp_path / "server", "lab7")
 
 

@@ -128,7 +128,7 @@ def test_a_timeout_that_is_none_is_refused(timeout_s: float) -> None:
 
 
 def test_a_silent_server_ends_in_an_error_at_the_deadline() -> None:
-    with _scripted(lambda _: []) as address, pytest.raises(DeadlineError, match=r"no answer .* within 0.1 s"):
+    with _scripted(lambda _: []) as address, pytest.raises(DeadlineError, match=r"no reply .* within 0.1 s"):
         _predict(address, 0.1)
 
 
@@ -277,14 +277,14 @@ def test_another_version_is_refused_by_name() -> None:
 
 
 def test_garbage_from_a_server_is_an_error() -> None:
-    with _scripted(lambda _: [[b"\xc1"]]) as address, pytest.raises(MismatchError, match="does not speak our language"):
+    with _scripted(lambda _: [[b"\xc1"]]) as address, pytest.raises(MismatchError, match="sent an invalid message"):
         _predict(address)
 
 
 def test_a_welcome_is_no_answer() -> None:
     with (
         _scripted(lambda message: [encode_reply(replace(WELCOME, id=message.id))]) as address,
-        pytest.raises(MismatchError, match="answered another question"),
+        pytest.raises(MismatchError, match="sent a reply of another kind"),
     ):
         _predict(address)
 

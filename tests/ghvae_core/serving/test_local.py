@@ -130,7 +130,7 @@ def test_a_candidate_without_a_finite_cost_is_reported_and_ranked_last(
     got = _predictor(checkpoint).evaluate(replace(ASKED, n_videos=7))
     assert np.isnan(got.costs).tolist() == [True] + [False] * 6
     assert got.best[-1] == 0
-    with pytest.raises(NonFiniteError, match="not one of 7 candidates"):
+    with pytest.raises(NonFiniteError, match="none of 7 candidates"):
         _predictor(checkpoint, chunk=1).predict(ASKED.context, ASKED.candidates, ASKED.goal, 1)
 
 
@@ -189,7 +189,7 @@ def test_what_memory_does_not_hold_is_halved_and_nothing_is_left_out(
 
 def test_too_little_memory_for_one_is_said_so(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     _limit(checkpoint, monkeypatch, 0)
-    with pytest.raises(PredictorError, match="not one candidate fits the memory of cpu"):
+    with pytest.raises(PredictorError, match="not even one candidate fits into the memory of cpu"):
         _predictor(checkpoint).warm_up()
 
 

@@ -87,8 +87,8 @@ def test_the_welcome_tells_the_whole_spec() -> None:
     [
         (("workspace_m",), [[0, 0, 0]], "workspace_m"),
         (("workspace_m", 0), [0.0, 0.0, 101.0], "workspace_m.0.2: Input should be less than or equal to 100"),
-        (("camera", "position_m"), [0.4, 0.0, 0.5], "camera: .*must not look straight"),
-        (("camera", "crop", "width_px"), 320, "camera: .*beyond the 240x320 image"),
+        (("camera", "position_m"), [0.4, 0.0, 0.5], "camera: .*optical axis that is not vertical"),
+        (("camera", "crop", "width_px"), 320, "camera: .*crop inside the 240x320 image"),
         (("camera", "lens"), "wide", "camera.lens: Extra inputs"),
         (("usual_error", 1), 1.5, "usual_error.1: Input should be less than or equal to 1"),
     ],
