@@ -1,1 +1,1 @@
-"""Episodes as the model sees them."""
+"""Datasets of recorded episodes for training and evaluation."""

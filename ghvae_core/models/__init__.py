@@ -1,1 +1,1 @@
-"""What imagines: the GHVAE, its rival, and how they are kept."""
+"""Video-prediction models: the GHVAE, the baseline SVG', and checkpoints."""

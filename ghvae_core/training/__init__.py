@@ -1,1 +1,1 @@
-"""Greedy training, module by module, and its refinements."""
+"""Greedy training, one module after another, and its refinements."""

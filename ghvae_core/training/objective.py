@@ -143,8 +143,8 @@ def rollout_loss(model: Ghvae, k: int, batch: Batch, n_context: int) -> Loss:
     Beyond the paper: the prior mean is rolled out as in planning, with backpropagation through time.
     """
     frames, actions = batch.sequences()
-    imagined = torch.stack(list(model.unroll(frames[:, :n_context], actions, depth=k)), 1)
-    mse = functional.mse_loss(imagined, frames[:, n_context:])
+    predicted = torch.stack(list(model.unroll(frames[:, :n_context], actions, depth=k)), 1)
+    mse = functional.mse_loss(predicted, frames[:, n_context:])
     return Loss(mse, mse, mse.new_zeros(()))
 
 

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three shards, made here and not in other processes."""
-    monkeypatch.setattr(module, "_LEAST_RECORDINGS", 3)
+    monkeypatch.setattr(module, "_MIN_RECORDINGS", 3)
     monkeypatch.setattr(module, "map_in_processes", map)
 
 
@@ -209,7 +209,7 @@ def test_the_camera_s_own_crop_is_used(tmp_path: Path) -> None:
 def test_other_processes_make_the_same(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = _prepare(folder, tmp_path / "here")
     monkeypatch.undo()
-    monkeypatch.setattr(module, "_LEAST_RECORDINGS", 4)
+    monkeypatch.setattr(module, "_MIN_RECORDINGS", 4)
     there = _prepare(folder, tmp_path / "there")
     np.testing.assert_array_equal(np.concatenate(here.parts), np.concatenate(there.parts))
     assert (here.facts, here.refused) == (there.facts, there.refused)

@@ -86,7 +86,7 @@ CALIBRATION = spec(crop=Crop(top_px=40, left_px=0, height_px=120, width_px=120))
         ({"camera_calibration": "from the wall"}, "camera_calibration: expected a camera as run_collection writes it"),
         (
             {"camera_calibration": CALIBRATION.replace('"height_px":240', '"height_px":480')},
-            "crop is of frames of 480x",
+            "crop is for frames of 480x",
         ),
         ({"step_limit_m": "a hand"}, "step_limit_m: expected a number above 0, got 'a hand'"),
         ({"step_s": float("nan")}, "step_s: expected a number above 0, got nan"),

@@ -82,8 +82,8 @@ def test_prediction_can_stop_between_steps_and_leaves_gradients_on() -> None:
 @pytest.mark.parametrize(
     ("n_contexts", "shape", "depth", "reason"),
     [
-        (2, (3, 5, 4), None, "expected 1 or 3 contexts and at least 2 actions a sequence, got 2 and 5"),
-        (3, (3, 1, 4), None, "expected 1 or 3 contexts and at least 2 actions a sequence, got 3 and 1"),
+        (2, (3, 5, 4), None, "expected 1 or 3 contexts and at least 2 actions per sequence, got 2 and 5"),
+        (3, (3, 1, 4), None, "expected 1 or 3 contexts and at least 2 actions per sequence, got 3 and 1"),
         (1, (3, 5, 2), None, "expected actions of 4 numbers, got 2"),
         (1, (3, 5, 4), 2, "depth: expected 1 to 1 modules, got 2"),
         (1, (3, 5, 4), 0, "depth: expected 1 to 1 modules, got 0"),
