@@ -197,8 +197,8 @@ def _other(path: Path, **changes: Any) -> Path:
 
 SMALL = SPEC.camera.model_copy(update={"height_px": 224})
 UNFIT: dict[str, tuple[dict[str, Any], str]] = {
-    "robot": ({"name": "panda"}, "expected robot franka as in the episodes before, got panda"),
-    "step": ({"step_s": 2.5}, r"expected step_s 0\.6 as in the episodes before, got 2\.5"),
+    "robot": ({"name": "panda"}, "expected robot franka as in earlier episodes, got panda"),
+    "step": ({"step_s": 2.5}, r"expected step_s 0\.6 as in earlier episodes, got 2\.5"),
     "camera": ({"camera": SMALL}, r"expected camera sizes \(\(240, 320\),\) .*, got \(\(224, 320\),\)"),
     "tiny step": ({"step_s": 0.0001}, r"expected a step_s of at least 0\.001, got 0\.0001"),
 }
