@@ -225,7 +225,7 @@ def test_whatever_ends_the_block_leaves_nothing(tmp_path: Path, error: BaseExcep
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     message = r"out: could not be written: No space left on device$"
     with pytest.raises(ExportError, match=message) as caught, new_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("x")

@@ -75,7 +75,7 @@ def test_the_number_of_workers_changes_no_byte(three: tuple[Path, dict[str, Any]
     assert closed(tmp_path / "new") == closed(three[0])
 
 
-def test_resuming_fills_gaps_and_goes_on(three: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_resuming_fills_gaps_and_continues(three: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     before = closed(three[0])
     for name, data in before.items():
         (tmp_path / name).write_bytes(data)
@@ -131,7 +131,7 @@ def test_a_folder_with_content_is_refused_untouched(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_folder_that_is_no_collection_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_collection_is_not_continued(tmp_path: Path) -> None:
     for name in ("penn_sawyer_traj3.hdf5", "penn_sawyer_traj4.hdf5.part", "meta_data.pkl"):
         (tmp_path / name).write_bytes(b"x")
     result = collect(tmp_path, "--episodes", "1", "--resume", *TINY)
@@ -262,7 +262,7 @@ def test_kill_9_at_any_moment_loses_no_closed_episode(tmp_path: Path, n_kills: i
         read_episode(path)
 
 
-def test_a_lost_worker_is_replaced_and_told_of(tmp_path: Path) -> None:
+def test_a_lost_worker_is_replaced_and_reported(tmp_path: Path) -> None:
     process = start(tmp_path, "--episodes", "40", "--workers", "2")
     wait_for(tmp_path, 1)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")

@@ -92,7 +92,7 @@ def test_the_newest_episodes_are_listed_as_json(tmp_path: Path) -> None:
     assert [json.loads(line)["number"] for line in lines] == [9, 10, 11]
 
 
-def test_an_episode_is_drawn_as_a_sheet_and_as_an_animation(real: Path, tmp_path: Path) -> None:
+def test_an_episode_is_drawn_as_a_contact_sheet_and_as_an_animation(real: Path, tmp_path: Path) -> None:
     assert answer("show", real, 2, "--frames", 2, cwd=tmp_path) == "episode_2.png\n"
     with Image.open(tmp_path / "episode_2.png") as sheet:
         assert sheet.format == "PNG" and sheet.width >= 2 * 160
@@ -106,7 +106,7 @@ def test_an_episode_is_drawn_as_a_sheet_and_as_an_animation(real: Path, tmp_path
 
 
 @pytest.mark.parametrize("words", [[], ["--quick"]], ids=str)
-def test_a_sound_collection_is_verified(real: Path, words: list[str]) -> None:
+def test_a_intact_collection_is_verified(real: Path, words: list[str]) -> None:
     before = contents(real)
     told = json.loads(answer("verify", real, *words).splitlines()[-1])
     n_bytes = sum(len(data) for name, data in before.items() if name.endswith(".hdf5"))
@@ -126,13 +126,13 @@ def test_one_bit_that_has_changed_is_found_by_name(spoilt: Path, words: list[str
     assert contents(spoilt) == before
 
 
-def test_a_number_that_is_there_twice_is_told(real: Path, tmp_path: Path) -> None:
+def test_a_number_that_is_there_twice_is_reported(real: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(real, tmp_path / "twice"))
     shutil.copy2(episode_path(folder, 0), folder / "home_franka_play_traj0.hdf5")
     assert "number 0 twice" in refusal(ask("verify", folder, "--quick"), code=1)
 
 
-def test_what_is_set_aside_is_made_anew(real: Path, spoilt: Path) -> None:
+def test_what_is_set_aside_is_rebuilt(real: Path, spoilt: Path) -> None:
     names = answer("quarantine", spoilt, 1, "--reason", "bit_rot").splitlines()
     aside = spoilt / "quarantine/bit_rot/lab_franka_play_traj1.hdf5.aside"
     assert names == [str(aside)] and aside.exists() and not episode_path(spoilt, 1).exists()
@@ -157,7 +157,7 @@ def test_several_are_set_aside_at_once_or_none(tmp_path: Path) -> None:
     assert len(list((folder / "quarantine/by_hand").iterdir())) == 2
 
 
-def test_an_index_that_is_lost_is_made_anew(real: Path, tmp_path: Path) -> None:
+def test_an_index_that_is_lost_is_rebuilt(real: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(real, tmp_path / "copy"))
     before = (folder / index.INDEX_NAME).read_bytes()
     (folder / index.INDEX_NAME).write_bytes(before[:100])
@@ -210,7 +210,7 @@ def test_a_damaged_episode_leaves_no_export(spoilt: Path, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["spoilt"]
 
 
-def test_a_page_is_written_beside_the_folder(real: Path) -> None:
+def test_a_page_is_written_next_to_the_folder(real: Path) -> None:
     target = real.parent / "play.1.html"
     assert answer("page", real, "--shown", 1) == f"{target}\n"
     text = target.read_text()
@@ -235,7 +235,7 @@ def test_a_run_that_was_killed_is_not_well(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["ended"] is None
 
 
-def test_a_run_that_was_stopped_is_told_of_and_one_that_was_done_is_well(real: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_is_reported_and_one_that_was_done_is_well(real: Path, tmp_path: Path) -> None:
     told = json.loads(answer("status", real, "--max-age-s", 1))
     assert (told["ended"], told["episodes"], told["interventions_per_day"]) == ("done", N, 0.0)
     StatusFile(tmp_path, CollectionProgress(0, 0.0, 10, None)).beat("stopped")

@@ -65,7 +65,7 @@ def robot() -> Iterator[SimulatedFranka]:
     arm.close()
 
 
-def test_an_episode_holds_what_was_applied_and_what_was_asked(robot: SimulatedFranka) -> None:
+def test_an_episode_holds_what_was_applied_and_what_was_commanded(robot: SimulatedFranka) -> None:
     episode = episode_of(robot, seed=0, number=0)
     assert episode.actions.shape == (5, 4) and episode.frames.shape == (6, 240, 320, 3)
     moved = np.diff(episode.states[:, :3], axis=0)
@@ -89,7 +89,7 @@ def test_an_episode_depends_on_its_seed_and_number_alone(robot: SimulatedFranka)
     assert not np.array_equal(first.actions, episode_of(robot, seed=2, number=3).actions)
 
 
-def test_a_fault_drops_the_episode_and_the_next_attempt_stands() -> None:
+def test_a_fault_drops_the_episode_and_the_next_attempt_is_kept() -> None:
     arm = _Failing({2: RobotFault("reflex"), 5: CameraFault("stale")})
     episode, dropped = collect(arm, seed=0, number=0)
     assert [(d.attempt, d.kind, d.reason, d.is_fault) for d in dropped] == [
@@ -150,7 +150,7 @@ def test_attempts_come_to_an_end() -> None:
     arm.close()
 
 
-def test_an_arm_that_cannot_recover_is_told_of() -> None:
+def test_an_arm_that_cannot_recover_is_reported() -> None:
     arm = _Failing({1: RobotFault("reflex")})
     attempts = Collector(arm, CONFIG).attempts(0, 0)
     assert isinstance(next(attempts), DroppedAttempt)
@@ -169,7 +169,7 @@ def test_an_arm_that_cannot_recover_is_told_of() -> None:
         ("wrong_stamps", lambda seen: Observation(seen.image, seen.state, 9.0)),
     ],
 )
-def test_what_the_gate_refuses_is_whole_and_another_attempt_is_made(
+def test_what_the_filter_refuses_is_whole_and_another_attempt_is_made(
     monkeypatch: pytest.MonkeyPatch, kind: str, spoil: Callable[[Observation], Observation]
 ) -> None:
     arm = simulated.franka()

@@ -101,7 +101,7 @@ def test_a_step_is_at_most_as_long_as_the_arm_may_go() -> None:
 
 
 @pytest.mark.parametrize("command", [0.0, 0.999, -1.001])
-def test_a_gripper_is_told_to_open_or_to_close(command: float) -> None:
+def test_a_gripper_is_reported_to_open_or_to_close(command: float) -> None:
     actions = GOOD.actions.copy()
     actions[5, 3] = command
     assert says(judged(changed(actions=actions)), "wrong_actions", r"gripper commands of -1 or \+1, got other values")
@@ -158,7 +158,7 @@ def test_a_camera_may_not_freeze_while_the_hand_moves() -> None:
     assert says(judged(changed(frames=repeating(7))), "frozen_camera", "got 7")
 
 
-def test_a_picture_may_stay_as_it_is_while_the_hand_does() -> None:
+def test_a_image_may_stay_as_it_is_while_the_hand_does() -> None:
     moves_m = MOVES_M.copy()
     moves_m[2:] *= 0.4  # at most 9 mm a step
     assert judged(dataclasses.replace(moving(moves_m), frames=repeating(4))) == PASSES
@@ -193,7 +193,7 @@ def test_what_is_no_number_is_refused_even_where_an_episode_holds_it(name: str, 
     assert judged(spoilt)[0] == kind
 
 
-def test_the_most_basic_reason_is_told_first() -> None:
+def test_the_most_basic_reason_is_reported_first() -> None:
     spoilt = changed(frames=np.zeros_like(GOOD.frames), states=np.tile(GOOD.states[0] + 5, (7, 1)))
     assert judged(spoilt, n_steps=9, clock_shift_s=9.0)[0] == "wrong_count"
     assert judged(spoilt, clock_shift_s=9.0)[0] == "clock_jump"
@@ -215,6 +215,6 @@ def test_the_most_basic_reason_is_told_first() -> None:
     ],
     ids=str,
 )
-def test_a_gate_that_means_nothing_is_refused(changes: dict[str, object]) -> None:
+def test_a_filter_that_means_nothing_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         EpisodeFilterConfig.model_validate(changes)

@@ -49,7 +49,7 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_a_change_is_told_once(told: Path) -> None:
+def test_a_change_is_reported_once(told: Path) -> None:
     alerts = Notifier(writing(told), NEVER_S)
     answers = []
     for state, text in (
@@ -153,7 +153,7 @@ def test_a_command_that_hangs_is_killed_with_what_it_has_started(
     assert "sh ended with -9" in caplog.text
 
 
-def test_a_command_that_hangs_keeps_no_other_from_being_told(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_hangs_keeps_no_other_from_being_notified(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LIMIT_S", relaxed(0.5))
     alerts = Notifier(writing(told, '[ "$1" != first ] || sleep 300'), NEVER_S)
     alerts.change("waiting", "first")
@@ -249,7 +249,7 @@ CASES: list[tuple[Event, list[dict[str, object]]]] = [
 
 
 @pytest.mark.parametrize(("event", "notes"), CASES, ids=lambda case: type(case).__name__)
-def test_what_happens_is_written_down_and_counted(run: Run, event: Event, notes: list[dict[str, object]]) -> None:
+def test_what_happens_is_recorded_and_counted(run: Run, event: Event, notes: list[dict[str, object]]) -> None:
     with run.logbook:
         run.take(event)
         assert run.events()[1:] == notes
@@ -258,7 +258,7 @@ def test_what_happens_is_written_down_and_counted(run: Run, event: Event, notes:
     assert (history.lost, history.restarts, history.sweeps) == (account.lost, account.restarts, account.swept)
 
 
-def test_the_end_of_the_work_is_written_down_and_told(run: Run) -> None:
+def test_the_end_of_the_work_is_recorded_and_told(run: Run) -> None:
     with run.logbook:
         run.take(closed(4), FailedEvent(5, 0, "bad_light", "dark", None, False), LostEvent(5, "died", False))
     assert run.events()[-1] == {"event": "ended", "why": "done", "closed": 1, "attempts": 3}
@@ -278,7 +278,7 @@ def test_the_end_of_the_work_is_written_down_and_told(run: Run) -> None:
     ],
     ids=str,
 )
-def test_an_end_on_the_way_is_written_down_and_told(run: Run, error: BaseException, why: str) -> None:
+def test_an_end_on_the_way_is_recorded_and_told(run: Run, error: BaseException, why: str) -> None:
     with pytest.raises(type(error)) as raised, run.logbook:
         raise error
     assert raised.value is error
@@ -328,7 +328,7 @@ def test_a_disk_that_is_full_on_the_way_ends_the_run(run: Run, event: Event, mon
     assert run.events()[-1]["why"] == "[Errno 28] No space left on device"
 
 
-def test_a_person_is_told_once_when_nothing_succeeds_and_once_when_it_does(run: Run) -> None:
+def test_an_operator_is_reported_once_when_nothing_succeeds_and_once_when_it_does(run: Run) -> None:
     with run.logbook:
         run.take(TickEvent(1.0, 50), closed(0), WaitingEvent("no light", 5.0), WaitingEvent("still none", 10.0))
         run.take(FailedEvent(1, 0, "bad_light", "dark", None, False), closed(1), closed(2))
@@ -338,7 +338,7 @@ def test_a_person_is_told_once_when_nothing_succeeds_and_once_when_it_does(run: 
     assert "ended: done; 5 of 10 episodes" in last
 
 
-def test_a_table_on_which_nothing_moves_is_told_of_once(run: Run) -> None:
+def test_a_table_on_which_nothing_moves_is_reported_once(run: Run) -> None:
     with run.logbook:
         for number, idle_episodes in enumerate([0, 1, DULL - 1, DULL, DULL + 1, DULL + 2]):
             run.take(closed(number, idle_episodes=idle_episodes))
@@ -350,7 +350,7 @@ def test_a_table_on_which_nothing_moves_is_told_of_once(run: Run) -> None:
     assert "collecting again" in again and "no object moved" in second and "ended" in last
 
 
-def test_how_things_stand_is_told_after_its_time(tmp_path: Path, config: CollectionRunConfig) -> None:
+def test_the_summary_is_reported_after_its_time(tmp_path: Path, config: CollectionRunConfig) -> None:
     run = Run(tmp_path, config, digest_s=1e-9)
     with run.logbook:
         run.take(TickEvent(1.0, 50))
@@ -358,7 +358,7 @@ def test_how_things_stand_is_told_after_its_time(tmp_path: Path, config: Collect
 
 
 @pytest.mark.parametrize("what", [lambda run: run.folder.rmdir(), lambda run: (run.folder / "run.json").mkdir()])
-def test_a_folder_that_cannot_be_written_is_told_of_at_the_start(run: Run, what: Callable[[Run], None]) -> None:
+def test_a_folder_that_cannot_be_written_is_reported_at_the_start(run: Run, what: Callable[[Run], None]) -> None:
     what(run)
     with pytest.raises(OSError, match="play"), run.logbook:
         pass

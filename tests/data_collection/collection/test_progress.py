@@ -131,7 +131,7 @@ def test_of_hours_the_rest_takes_as_long_as_those_before(clock: Clock) -> None:
     assert account.left_s() == pytest.approx((1000.0 - 100.0 - 200.0) / 20.0 * 30.0)
 
 
-def test_only_the_last_episodes_tell_how_long_the_rest_takes(clock: Clock) -> None:
+def test_only_the_last_episodes_determine_how_long_the_rest_takes(clock: Clock) -> None:
     account = CollectionProgress(0, 0.0, 1300, None, began_s=clock.now_s)
     for number in range(1200):
         clock.now_s += 1.0 if number < 1000 else 9.0

@@ -72,7 +72,7 @@ def test_a_state_is_written_after_its_time(tmp_path: Path, monkeypatch: pytest.M
     assert read_status(tmp_path)["state"] == "no light"
 
 
-def test_whoever_reads_finds_a_whole_file_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_finds_a_whole_file_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "_INTERVAL_S", 0.0)
     mine = account()
     said = StatusFile(tmp_path, mine)
@@ -98,7 +98,7 @@ def test_whoever_reads_finds_a_whole_file_at_any_moment(tmp_path: Path, monkeypa
     assert len(seen) == 30
 
 
-def test_a_full_disk_is_told_of_and_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = StatusFile(tmp_path, account())
     said.beat()
     before = (tmp_path / STATUS_NAME).read_bytes()
@@ -156,7 +156,7 @@ def test_a_service_manager_that_is_dead_ends_no_run(
     assert len(caplog.records) == 1 and str(place / name) in caplog.text  # once, not with every beat
 
 
-def test_a_service_manager_that_comes_back_is_told_again(
+def test_a_service_manager_that_comes_back_is_reported_again(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(place / "notify"))

@@ -42,7 +42,7 @@ def test_what_is_given_up_is_replaced() -> None:
     assert [numbers.take(), numbers.take()] == [2, None]
 
 
-def test_nothing_is_wanted_where_there_is_enough() -> None:
+def test_nothing_is_requested_where_there_is_enough() -> None:
     assert EpisodeNumbers({0}, -3).take() is None
 
 
@@ -113,7 +113,7 @@ def test_a_process_that_dies_costs_its_episode_and_nothing_else(tmp_path: Path) 
     assert run.files == sorted(f"lab_franka_play_traj{n}.hdf5" for n in run.closed())
 
 
-def test_an_episode_whose_process_died_before_it_could_tell_is_not_made_again(tmp_path: Path) -> None:
+def test_an_episode_whose_process_died_before_it_could_report_is_not_made_again(tmp_path: Path) -> None:
     Run(tmp_path, 1, [])
     before = (tmp_path / "lab_franka_play_traj0.hdf5").read_bytes()
     run = Run(tmp_path, 1, ["robot.fault_injection.kills_per_reset=1"])
@@ -152,7 +152,7 @@ def test_an_episode_that_kills_every_process_is_given_up_for_another(tmp_path: P
     assert run.error is not None and "the last of 5 within an hour" in str(run.error) and not run.files
 
 
-def test_an_arm_that_keeps_stopping_itself_needs_a_person(tmp_path: Path) -> None:
+def test_an_arm_that_keeps_stopping_itself_needs_an_operator(tmp_path: Path) -> None:
     run = Run(tmp_path, 2, ["robot.fault_injection.reflexes_per_reset=1"])
     failures = [event for event in run.events if isinstance(event, FailedEvent)]
     assert [(f.number, f.attempt, f.kind, f.file) for f in failures] == [
@@ -188,13 +188,13 @@ def test_a_camera_that_freezes_is_waited_for_and_then_given_up(tmp_path: Path) -
     assert files and all((tmp_path / file).exists() for file in files)
 
 
-def test_a_process_that_is_old_is_renewed_between_episodes(tmp_path: Path) -> None:
+def test_a_process_that_is_old_is_replaced_between_episodes(tmp_path: Path) -> None:
     run = Run(tmp_path, 3, ["supervision.max_age_s=0.001"])
     assert run.error is None and sorted(run.closed()) == [0, 1, 2]
     assert len(run.of(ReplacedEvent)) == 3 and "h old" in str(run.of(ReplacedEvent)[0])
 
 
-def test_the_burden_of_processes_is_told(tmp_path: Path) -> None:
+def test_the_resource_use_of_processes_is_reported(tmp_path: Path) -> None:
     run = Run(tmp_path, 1, [])
     ticks = [event for event in run.events if isinstance(event, TickEvent)]
     assert max(tick.rss_gib for tick in ticks) > 0.02 and max(tick.descriptors for tick in ticks) > 3
@@ -214,7 +214,7 @@ def test_a_disk_that_is_gone_ends_the_run_in_one_line(tmp_path: Path) -> None:
         list(lone.run(EpisodeNumbers(set(), 1)))
 
 
-def test_an_arm_that_cannot_be_had_is_told_before_anything_is_written(
+def test_an_arm_that_cannot_be_connected_is_reported_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ROS_MASTER_URI", "http://127.0.0.1:9")  # where nobody listens

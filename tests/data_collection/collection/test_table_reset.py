@@ -52,7 +52,7 @@ def grasp(robot: SimulatedFranka, seen: Observation) -> Observation:
     return seen
 
 
-def test_a_table_that_is_laid_anew_is_never_tidied() -> None:
+def test_a_table_that_is_redrawn_is_never_reset() -> None:
     arm = simulated.franka()
     assert arm.spec.renews_scene
     keeper = tidier(arm, sweep_every=1, idle_episodes_before_reset=1)
@@ -62,7 +62,7 @@ def test_a_table_that_is_laid_anew_is_never_tidied() -> None:
     arm.close()
 
 
-def test_a_sweep_is_due_every_so_often_and_when_nothing_moves(robot: SimulatedFranka) -> None:
+def test_a_sweep_is_due_at_an_interval_and_when_nothing_moves(robot: SimulatedFranka) -> None:
     keeper = tidier(robot, sweep_every=10, idle_episodes_before_reset=2)
     assert [number for number in range(31) if keeper.is_due(number)] == [10, 20, 30]
     due = []
@@ -94,7 +94,7 @@ def test_nothing_is_dropped_where_nothing_is_held(robot: SimulatedFranka) -> Non
     assert robot.simulated_s == before
 
 
-def test_a_sweep_brings_things_in_from_the_edge() -> None:
+def test_a_sweep_brings_objects_in_from_the_edge() -> None:
     """Over several scenes: fewer things lie at the edge afterwards than before."""
     before = after = 0
     for seed in range(6):
@@ -127,7 +127,7 @@ def test_the_edge_is_seen_where_it_is(robot: SimulatedFranka) -> None:
         assert np.linalg.norm(places_m(robot)[:, :2] - place[:2], axis=1).min() < 0.04
 
 
-def test_the_survey_of_a_still_scene_finds_things_and_no_motion(robot: SimulatedFranka) -> None:
+def test_the_activity_in_a_still_scene_finds_objects_and_no_motion(robot: SimulatedFranka) -> None:
     seen = robot.reset(np.random.default_rng(1))
     scenery = measure_activity([seen, robot.observe()], robot.spec, ObjectDetectionConfig())
     assert 1 <= scenery.objects_seen <= len(robot.scene.objects) + 1 and scenery.objects_moved_m == 0.0

@@ -101,7 +101,7 @@ def end_of(told: list[WorkerEvent]) -> GaveUpEvent:
     return ends[0]
 
 
-def test_an_episode_is_closed_and_told_of(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
+def test_an_episode_is_closed_and_reported(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
     (told,) = produce(robot, config, tmp_path)
     assert isinstance(told, ClosedEvent) and (told.row.number, told.row.n_steps, told.row.attempt) == (7, 3, 0)
     episode = read_episode(tmp_path / told.row.file)
@@ -109,7 +109,7 @@ def test_an_episode_is_closed_and_told_of(robot: Double, config: CollectionRunCo
     assert robot.calls == ["reset", "step", "step", "step"]
 
 
-def test_a_link_that_is_lost_needs_no_person(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
+def test_a_link_that_is_lost_needs_no_operator(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
     robot.at_step = RobotError("the driver is gone")
     told = produce(robot, config, tmp_path)
     failed = FailedEvent(7, 0, "RobotError", "the driver is gone", None, False)
@@ -117,7 +117,7 @@ def test_a_link_that_is_lost_needs_no_person(robot: Double, config: CollectionRu
     assert not list(tmp_path.iterdir())
 
 
-def test_a_camera_that_fails_every_time_needs_no_person(
+def test_a_camera_that_fails_every_time_needs_no_operator(
     robot: Double, config: CollectionRunConfig, tmp_path: Path
 ) -> None:
     robot.at_step = CameraFault("no picture in 1 s")
@@ -133,7 +133,7 @@ def test_a_camera_that_fails_every_time_needs_no_person(
     assert robot.calls.count("recover") == 5
 
 
-def test_an_arm_that_stops_itself_every_time_needs_a_person(
+def test_an_arm_that_stops_itself_every_time_needs_an_operator(
     robot: Double, config: CollectionRunConfig, tmp_path: Path
 ) -> None:
     robot.at_reset = RobotFault("reflex")
@@ -141,7 +141,7 @@ def test_an_arm_that_stops_itself_every_time_needs_a_person(
     assert len(told) == 6 and end_of(told).needs_person and "RobotFault: reflex" in end_of(told).reason
 
 
-def test_a_fault_that_cannot_be_cleared_needs_a_person(
+def test_a_fault_that_cannot_be_cleared_needs_an_operator(
     robot: Double, config: CollectionRunConfig, tmp_path: Path
 ) -> None:
     robot.at_step, robot.at_recover = CameraFault("dark"), RobotFault("user stop is pressed")
@@ -150,14 +150,14 @@ def test_a_fault_that_cannot_be_cleared_needs_a_person(
     assert end_of(told) == GaveUpEvent("user stop is pressed", needs_person=True)
 
 
-def test_a_link_that_is_lost_on_the_way_back_needs_no_person(
+def test_a_link_that_is_lost_on_the_way_back_needs_no_operator(
     robot: Double, config: CollectionRunConfig, tmp_path: Path
 ) -> None:
     robot.at_step, robot.at_recover = RobotFault("reflex"), RobotError("the driver is gone")
     assert end_of(produce(robot, config, tmp_path)) == GaveUpEvent("the driver is gone", needs_person=False)
 
 
-def test_a_name_that_is_taken_needs_a_person(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
+def test_a_name_that_is_taken_needs_an_operator(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
     path_of(tmp_path, 7).write_bytes(b"mine")
     end = end_of(produce(robot, config, tmp_path))
     assert end.needs_person and "traj7.hdf5: exists already" in end.reason
@@ -168,7 +168,7 @@ def _full(*_: object) -> int:
     raise OSError(28, "No space left on device")
 
 
-def test_a_full_disk_needs_a_person(
+def test_a_full_disk_needs_an_operator(
     robot: Double, config: CollectionRunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -177,7 +177,7 @@ def test_a_full_disk_needs_a_person(
     assert end.needs_person and "No space left" in end.reason and not list(tmp_path.iterdir())
 
 
-def test_a_folder_in_which_nothing_can_be_set_aside_needs_a_person(
+def test_a_folder_in_which_nothing_can_be_set_aside_needs_an_operator(
     robot: Double, config: CollectionRunConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "quarantine").write_text("a file")
@@ -199,7 +199,7 @@ def test_a_whole_episode_that_is_refused_is_set_aside(
     assert not list(tmp_path.glob("*.hdf5"))
 
 
-def test_an_attempt_that_no_file_can_hold_is_told_of_alone(
+def test_an_attempt_that_no_file_can_hold_is_reported_alone(
     robot: Double, config: CollectionRunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     robot.last_step = robot.calls.clear  # so that the arm's clock goes back
@@ -226,7 +226,7 @@ class Pulse:
     value = 0.0
 
 
-def test_every_call_of_a_watched_arm_is_a_sign_of_life(robot: Double) -> None:
+def test_every_call_of_a_monitored_robot_records_activity(robot: Double) -> None:
     pulse = Pulse()
     watched = MonitoredRobot(robot, pulse)
     calls: dict[str, Callable[[], object]] = {

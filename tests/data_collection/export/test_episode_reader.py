@@ -14,7 +14,7 @@ from tests.data_collection.episodes import GENUINE, SPEC
 from tests.data_collection.formats.test_robonet_file import write_foreign
 
 
-def test_a_take_is_the_episode_and_says_where_it_comes_from(recorded: list[Path]) -> None:
+def test_the_arrays_are_the_episode_and_says_where_it_comes_from(recorded: list[Path]) -> None:
     take, episode = read_episode_arrays(recorded[0]), read_episode(recorded[0])
     assert len(take.videos) == 1 and np.array_equal(take.frames(0), episode.frames)
     assert take.step_s == SPEC.step_s == 0.6

@@ -88,7 +88,7 @@ def test_equal_episodes_give_equal_bytes(exported: Path, recorded: list[Path], t
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_nothing_is_told_of_who_made_it_and_nothing_is_pickled(exported: Path) -> None:
+def test_nothing_is_reported_who_made_it_and_nothing_is_pickled(exported: Path) -> None:
     with tarfile.open(_shards(exported)[0]) as tar:
         members = tar.getmembers()
     assert len(members) == 3 * 6

@@ -31,7 +31,7 @@ def test_coloured_discs_are_placed_to_the_millimetre() -> None:
         assert np.linalg.norm(found[:, :2] - place, axis=1).min() < 0.002
 
 
-def test_touching_things_of_two_hues_are_two() -> None:
+def test_touching_objects_of_two_hues_are_two() -> None:
     found = detect_objects(_picture(((0.5, 0.0), RED), ((0.5, 0.025), GREEN)), CAMERA, ObjectDetectionConfig())
     assert len(found.places_m) == 2
 
@@ -78,7 +78,7 @@ def test_a_blob_knows_its_hue_and_its_pixels() -> None:
     assert found.masks[green, y, x] and not found.masks[1 - green, y, x]
 
 
-def test_a_thing_on_one_of_a_near_hue_is_told_apart_although_their_edge_is_blended() -> None:
+def test_a_object_on_one_of_a_near_hue_is_reported_apart_although_their_edge_is_blended() -> None:
     plate, thing = (20, 200, 200), (20, 200, 110)
     column, row = (int(v) for v in CAMERA.project(np.array([[0.5, 0.0, 0.02]]))[0])
     image = _picture()

@@ -58,19 +58,19 @@ def test_nothing_to_move_is_no_candidate() -> None:
     assert drawn.actions.shape == (0, 10, 4) and drawn.families == []
 
 
-def test_the_families_have_their_shares() -> None:
+def test_the_families_have_their_fractions() -> None:
     _, families = _draw(Primitives(PrimitivesConfig(), SPEC), GoalDifference(None, [TOOL, TARGET]), n=1000)
     assert families.count(USE_ON) / 1000 == pytest.approx(0.9, abs=0.03)
     assert families.count(PUSH_TO) / 1000 == pytest.approx(0.1 * 0.3, abs=0.015)
 
 
-def test_a_single_thing_is_brought_or_shoved_and_what_is_held_is_never_shoved() -> None:
+def test_a_single_object_is_brought_or_pushed_and_what_is_held_is_never_pushed() -> None:
     assert set(_draw(_exact(), GoalDifference(None, [TARGET]))[1]) == {CARRY_TO, PUSH_TO}
     assert set(_draw(_exact(), GoalDifference(TOOL, []))[1]) == {CARRY_TO}
     assert set(_draw(_exact(), GoalDifference(TOOL, [TARGET]))[1]) == {USE_ON, CARRY_TO}
 
 
-def test_a_tool_is_grasped_and_drawn_over_the_target_towards_its_place() -> None:
+def test_a_tool_is_grasped_and_moved_over_the_target_towards_its_place() -> None:
     directed = _exact(use_fraction=1.0, one_target_fraction=0.0)
     drawn = directed.sequences(GoalDifference(None, [TOOL, TARGET]), STATE, 100, 14, np.random.default_rng(0))
     hands = STATE[:3] + drawn.actions[..., :3].cumsum(1)
@@ -95,7 +95,7 @@ def test_what_is_held_is_used_without_letting_go() -> None:
     assert (drawn.actions[..., 3] == CLOSE).all()
 
 
-def test_a_brought_thing_ends_where_the_goal_shows_it() -> None:
+def test_a_brought_object_ends_where_the_goal_shows_it() -> None:
     difference = GoalDifference(None, [TARGET])
     drawn = _exact(push_to_fraction=0.0, hang_m=(0.0, 0.0)).sequences(
         difference, STATE, 100, 12, np.random.default_rng(0)
@@ -110,7 +110,7 @@ def test_a_brought_thing_ends_where_the_goal_shows_it() -> None:
 
 
 @pytest.mark.parametrize("held", [True, False])
-def test_things_that_the_goal_hides_are_moved_somewhere(held: bool) -> None:
+def test_objects_that_the_goal_hides_are_moved_somewhere(held: bool) -> None:
     hidden = _thing(THING_M, None)
     difference = GoalDifference(hidden, [hidden]) if held else GoalDifference(None, [hidden, hidden])
     hands, _ = _draw(Primitives(PrimitivesConfig(), SPEC), difference)

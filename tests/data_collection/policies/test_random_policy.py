@@ -73,7 +73,7 @@ def test_the_autograsp_reflex_closes_low_and_opens_only_high(robot: SimulatedFra
     assert opened.any() and not low[:, 1:][opened].any()
 
 
-def test_directed_sequences_lift_things(robot: SimulatedFranka) -> None:
+def test_primitives_lift_objects(robot: SimulatedFranka) -> None:
     """Grasps aimed at blobs of the image hold something far more often than blind noise does."""
     config = PolicyConfig(noise_fraction=0.0, push_fraction=0.0, use_fraction=0.0)
     policy = RandomPolicy(config, robot.spec)
@@ -123,7 +123,7 @@ def test_lengths_that_cannot_be_drawn_from_are_refused(
         config.model_validate({name: lengths})
 
 
-def test_things_are_used_on_things(robot: SimulatedFranka) -> None:
+def test_objects_are_used_on_objects(robot: SimulatedFranka) -> None:
     """One thing in the hand touches another and moves it: what a model must have seen to imagine wiping."""
     policy = RandomPolicy(PolicyConfig(noise_fraction=0.0, use_fraction=1.0, aim_sd_m=0.0), robot.spec)
     moved = 0

@@ -35,7 +35,7 @@ def test_a_long_route_is_cut_off() -> None:
     assert walk([Waypoint(np.array([0.9, 0.9, 0.4]), OPEN)], START, 2, 0.1, LIMITS).shape == (2, 4)
 
 
-def test_a_route_that_ends_early_goes_onward() -> None:
+def test_a_route_that_ends_early_continuesward() -> None:
     onward = np.array([0.3, 0.1, 0.1])
     actions = walk([Waypoint(START, CLOSE)], START, 3, 0.2, LIMITS, onward=lambda: onward)
     np.testing.assert_allclose(START + actions[:, :3].cumsum(0), [START, onward, onward])

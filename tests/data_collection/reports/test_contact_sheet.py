@@ -33,7 +33,7 @@ def _aside(folder: Path, number: int, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(("n", "n_shown"), [(0, 0), (2, 2), (9, 4)])
-def test_as_many_are_drawn_as_asked_for_and_there_are_in_order(tmp_path: Path, n: int, n_shown: int) -> None:
+def test_as_many_are_drawn_as_requested_and_there_are_in_order(tmp_path: Path, n: int, n_shown: int) -> None:
     rows = index.read(make_collection(tmp_path, 4))
     shown = sample_episodes(tmp_path, rows, n, np.random.default_rng(1))
     labels = [each.label for each in shown]
@@ -49,7 +49,7 @@ def test_the_words_say_what_the_index_says(tmp_path: Path) -> None:
     assert last[:2] == ("episode 3", "push, grasp · 5 objects detected · object motion 3 cm · lifted")
 
 
-def test_an_episode_whose_video_is_damaged_is_told_of(tmp_path: Path) -> None:
+def test_an_episode_whose_video_is_damaged_is_reported(tmp_path: Path) -> None:
     rows = index.read(make_collection(tmp_path, 1))
     path = episode_path(tmp_path, 0)
     path.write_bytes(path.read_bytes().replace(b"mdat", b"mdaT", 1))
@@ -83,12 +83,12 @@ def _blocks(picture: NDArray[np.uint8]) -> int:
 
 
 @pytest.mark.parametrize(("n_frames", "n_shown"), [(1, 1), (3, 3), (5, 5), (7, 7), (100, 7)])
-def test_a_sheet_shows_as_many_moments_as_are_asked_for_and_there_are(n_frames: int, n_shown: int) -> None:
+def test_a_contact_sheet_shows_as_many_moments_as_are_requested_and_there_are(n_frames: int, n_shown: int) -> None:
     assert _blocks(_picture(contact_sheet(make_episode(6), n_frames))) == n_shown
 
 
 @pytest.mark.parametrize("n_frames", [0, -1])
-def test_a_sheet_of_nothing_is_refused(n_frames: int) -> None:
+def test_a_contact_sheet_of_nothing_is_refused(n_frames: int) -> None:
     with pytest.raises(EpisodeError, match="1 frame or more"):
         contact_sheet(make_episode(), n_frames)
 

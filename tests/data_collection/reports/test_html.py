@@ -30,6 +30,6 @@ def test_a_template_that_is_not_there_is_an_error() -> None:
         page.render("planner", "none.html.j2", {})
 
 
-def test_a_picture_in_a_page_is_the_bytes_of_its_file() -> None:
+def test_a_image_in_a_page_is_the_bytes_of_its_file() -> None:
     head, _, data = page.data_uri("jpeg", b"\xff\xd8 picture").partition(",")
     assert head == "data:image/jpeg;base64" and base64.b64decode(data) == b"\xff\xd8 picture"

@@ -41,7 +41,7 @@ def test_it_holds_what_was_recorded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("most", "n_read"), [(0, 0), (2, 2), (5, 4)])
-def test_no_more_than_as_many_as_asked_for_are_read(tmp_path: Path, most: int, n_read: int) -> None:
+def test_no_more_than_requested_are_read(tmp_path: Path, most: int, n_read: int) -> None:
     rows = index.read(make_collection(tmp_path, 4))
     census = read_step_statistics(tmp_path, rows, most, np.random.default_rng(0))
     assert census.n_episodes == n_read and census.table.shape == (3 * n_read, 15)
@@ -49,7 +49,7 @@ def test_no_more_than_as_many_as_asked_for_are_read(tmp_path: Path, most: int, n
     np.testing.assert_array_equal(census.table, again.table)
 
 
-def test_a_damaged_episode_is_told_of_and_left_out(tmp_path: Path) -> None:
+def test_a_damaged_episode_is_reported_and_left_out(tmp_path: Path) -> None:
     rows = index.read(make_collection(tmp_path, 2))
     path = episode_path(tmp_path, 1)
     path.write_bytes(path.read_bytes()[:-200])
@@ -58,7 +58,7 @@ def test_a_damaged_episode_is_told_of_and_left_out(tmp_path: Path) -> None:
     assert list(census.unread) == [path.name] and str(path) in census.unread[path.name]
 
 
-def test_an_episode_that_is_gone_is_told_of(tmp_path: Path) -> None:
+def test_an_episode_that_is_gone_is_reported(tmp_path: Path) -> None:
     rows = index.read(make_collection(tmp_path, 1))
     episode_path(tmp_path, 0).unlink()
     census = read_step_statistics(tmp_path, rows, 10, np.random.default_rng(0))
@@ -69,7 +69,7 @@ def _event(at_s: float, name: str, **told: Value) -> dict[str, Value]:
     return {"time_s": BEGAN_S + at_s, "event": name, **told}
 
 
-def test_the_longest_gap_lies_between_two_episodes() -> None:
+def test_the_longest_gap_is_between_two_episodes() -> None:
     assert longest_gap_s([row(0, 0), row(1, 30), row(2, 100)], []) == 70
     assert longest_gap_s([row(0, 0)], []) == 0
 
@@ -93,7 +93,7 @@ def test_attempts_are_counted_from_the_journal_and_else_from_the_episodes() -> N
     assert failed(rows, journal.summarize(events)) == 6
 
 
-def test_without_a_journal_nothing_is_said_of_runs() -> None:
+def test_without_a_journal_runs_are_left_out() -> None:
     rows = [row(0, 0, attempt=2), row(1, 36, recorded_s=7182.0)]
     assert dict(summary_numbers(rows, [], JournalSummary())) == {
         "Episodes": "2",
@@ -104,7 +104,7 @@ def test_without_a_journal_nothing_is_said_of_runs() -> None:
     }
 
 
-def test_with_a_journal_everything_is_said() -> None:
+def test_with_a_journal_runs_are_included() -> None:
     events = [_event(0, "started"), _event(20, "restarted"), _event(30, "swept"), _event(7200, "ended", why="a fault")]
     events += [_event(7200, "started"), _event(43200, "ended", why="done")]
     told = dict(summary_numbers([row(0, 10)], events, journal.summarize(events)))

@@ -31,7 +31,7 @@ def contents(path: Path) -> dict[str, bytes]:
     return {item.name: item.read_bytes() for item in path.iterdir() if item.is_file()}
 
 
-def test_tidying_keeps_sound_files_and_sets_the_rest_aside(tmp_path: Path) -> None:
+def test_clean_up_keeps_intact_files_and_sets_the_rest_aside(tmp_path: Path) -> None:
     folder = EpisodeFolder(tmp_path, STEM)
     for number in (0, 2, 5):
         write_episode(make_episode(seed=number), tmp_path / f"lab_franka_play_traj{number}.hdf5", SPEC)
@@ -81,7 +81,7 @@ def test_tidying_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
     assert after.pop("index.jsonl") and after == before
 
 
-def test_a_sound_file_of_others_under_our_name_is_refused_untouched(tmp_path: Path) -> None:
+def test_a_intact_file_of_others_under_our_name_is_refused_untouched(tmp_path: Path) -> None:
     genuine = sorted(GENUINE.rglob("*.hdf5"))
     if not genuine:
         pytest.skip(f"needs genuine RoboNet files in {GENUINE}")
@@ -89,7 +89,7 @@ def test_a_sound_file_of_others_under_our_name_is_refused_untouched(tmp_path: Pa
     (tmp_path / f"{STEM}_traj2.hdf5").write_bytes(b"damaged")
     (tmp_path / f"{STEM}_traj4.hdf5.part").write_bytes(b"half")
     before = contents(tmp_path)
-    with pytest.raises(EpisodeError, match=r"traj3\.hdf5: expected an episode of this collection"):
+    with pytest.raises(EpisodeError, match=r"traj3\.hdf5: expected an episode of a collection"):
         EpisodeFolder(tmp_path, STEM).clean_up()
     assert contents(tmp_path) == before
 
@@ -124,7 +124,7 @@ def test_only_a_new_or_empty_folder_begins_a_collection(tmp_path: Path) -> None:
             EpisodeFolder(tmp_path / "file", STEM).check(resume)
 
 
-def test_only_a_collection_is_gone_on_with(tmp_path: Path) -> None:
+def test_only_a_collection_is_continued(tmp_path: Path) -> None:
     folder = EpisodeFolder(tmp_path, STEM)
     (tmp_path / "penn_sawyer_traj3.hdf5").write_bytes(b"x")
     with pytest.raises(EpisodeError, match=r"without collection\.yaml"):
@@ -181,7 +181,7 @@ def test_what_an_earlier_version_did_not_know_had_its_default(tmp_path: Path) ->
         folder.store_config(_Colour(hue=1, shade=3))
 
 
-def test_a_configuration_without_episodes_binds_nobody(tmp_path: Path) -> None:
+def test_a_configuration_without_episodes_is_replaced(tmp_path: Path) -> None:
     folder = EpisodeFolder(tmp_path, STEM)
     folder.store_config(_Colour(hue=1))
     folder.store_config(_Colour(hue=2))
@@ -194,7 +194,7 @@ def _hold(path: Path, ready: "multiprocessing.synchronize.Event", done: "multipr
         done.wait(patience(30))
 
 
-def test_a_folder_is_tidied_only_when_nobody_writes(tmp_path: Path) -> None:
+def test_a_folder_is_cleaned_up_only_when_no_process_writes(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready, done = context.Event(), context.Event()
     writer = context.Process(target=_hold, args=(tmp_path, ready, done))

@@ -92,7 +92,7 @@ def test_several_may_write_at_once(tmp_path: Path) -> None:
     assert len(events) == 180 == sum(line != b"" for line in (tmp_path / JOURNAL_NAME).read_bytes().splitlines())
 
 
-def test_a_disk_that_takes_half_a_line_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_takes_half_a_line_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[: len(data) // 2]))
@@ -103,7 +103,7 @@ def test_a_disk_that_takes_half_a_line_is_told_of(tmp_path: Path, monkeypatch: p
     assert names(tmp_path) == ["two"]
 
 
-def test_a_folder_that_is_gone_is_told_of(tmp_path: Path) -> None:
+def test_a_folder_that_is_gone_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=JOURNAL_NAME):
         Journal(tmp_path / "gone").note("one")
 
@@ -153,7 +153,7 @@ def test_a_start_after_an_end_that_was_not_the_end_of_the_work_is_an_interventio
     assert history.interventions_per_day == pytest.approx(interventions / history.running_s * _DAY_S)
 
 
-def test_what_a_person_does_after_a_run_is_not_running() -> None:
+def test_what_an_operator_does_after_a_run_is_not_running() -> None:
     by_hand = at(900.0, "quarantined", kind="by_hand", number=3, reason="set aside by a person")
     ended = summarize([at(0.0, "started"), at(100.0, "ended", why=DONE), by_hand])
     killed = summarize([at(0.0, "started"), at(60.0, "waiting"), by_hand])

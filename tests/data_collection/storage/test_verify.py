@@ -46,7 +46,7 @@ def verdict_of(folder: Path, reads: bool = True) -> VerificationResult:
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_a_sound_folder_is_clean(made: Path, reads: bool) -> None:
+def test_a_intact_folder_is_clean(made: Path, reads: bool) -> None:
     n_bytes = sum(path.stat().st_size for path in made.glob("*.hdf5"))
     verdict = verdict_of(made, reads)
     assert verdict == VerificationResult(n_sound=3, n_bytes=n_bytes) and verdict.is_clean
@@ -98,7 +98,7 @@ def test_what_was_sealed_wrongly_is_found_where_it_is_read(
     assert words in verdict.damaged[path.name]
 
 
-def test_a_number_that_two_files_have_is_told(folder: Path) -> None:
+def test_a_number_that_two_files_have_is_reported(folder: Path) -> None:
     shutil.copy2(episode_path(folder, 1), folder / "home_franka_play_traj1.hdf5")
     verdict = verdict_of(folder, reads=False)
     assert verdict.twice == [1] and not verdict.is_clean and verdict.n_sound == 4 and not verdict.damaged
@@ -115,7 +115,7 @@ def test_what_the_index_does_not_say_is_counted_and_is_no_damage(folder: Path) -
     assert verdict_of(folder, reads=False).not_indexed == 3
 
 
-def test_a_file_of_others_is_not_taken_for_sound(folder: Path) -> None:
+def test_a_file_of_others_is_not_taken_for_intact(folder: Path) -> None:
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file["something"] = 1
