@@ -1,4 +1,4 @@
-"""What keeping the features of frozen encoders gains: none kept, all but module 1's, all."""
+"""Gain of the feature cache of frozen encoders: none, all but module 1, all."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from tests.benchmarks.subject import Subject, interleaved, machine, subject
 
 
 def feature_cache(
-    model: Annotated[str, typer.Option(help="size: a file of configs/models")] = "tiny",
-    batch: Annotated[int, typer.Option(min=1, help="clips of 12 frames a step")] = 16,
-    repeats: Annotated[int, typer.Option(min=1, help="steps of each side; medians are reported")] = 7,
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="where to train")] = "cpu",
+    model: Annotated[str, typer.Option(help="Model size: a file of configs/models.")] = "tiny",
+    batch: Annotated[int, typer.Option(min=1, help="Clips of 12 frames per step.")] = 16,
+    repeats: Annotated[int, typer.Option(min=1, help="Steps of each side; medians are reported.")] = 7,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Device to train on.")] = "cpu",
 ) -> None:
-    """Time the steps of each phase from the second on with the three ways of caching, in turns."""
-    print(f"{model}, {batch} clips of 12 frames a step, float32; {machine(device)}")
+    """Time the steps of each stage from the second on with the three kinds of caching, alternating."""
+    print(f"{model}, {batch} clips of 12 frames per step, float32; {machine(device)}")
     print(
-        f"{'phase':12} {'off':>8} {'deep':>8} {'all':>8} {'deep/off':>9} {'all/off':>8} {'MB/clip deep':>13} {'all':>6}"
+        f"{'stage':12} {'off':>8} {'deep':>8} {'all':>8} {'deep/off':>9} {'all/off':>8} {'MB/clip deep':>13} {'all':>6}"
     )
     with subject(model, batch, device) as trained:
         if not isinstance(trained.model, Ghvae):
             raise ReportedError(f"--model: expected a GHVAE, which has frozen encoders, got {model}")
         for k in range(2, trained.model.n_modules + 1):
-            _phase(trained, k, repeats)
-    print("clips a second; limit of all/off: 1")
+            _stage(trained, k, repeats)
+    print("clips per second; limit of all/off: 1")
 
 
-def _phase(trained: Subject, k: int, repeats: int) -> None:
+def _stage(trained: Subject, k: int, repeats: int) -> None:
     stage, n_clips = trained.stages()[k - 1], trained.training.batch_windows
     engine = trained.engine(stage)
     sides, sizes = [], []

@@ -24,7 +24,7 @@ def test_zero_ranges_change_nothing() -> None:
 
 
 @pytest.mark.parametrize("config", [AugmentationConfig(), ZOOM, NOTHING.model_copy(update={"hue": 0.1})])
-def test_a_clip_changes_as_a_whole_and_each_in_its_own_way(config: AugmentationConfig) -> None:
+def test_the_frames_of_a_clip_change_equally_and_clips_differently(config: AugmentationConfig) -> None:
     clips = _clips()
     before = clips.copy()
     found = augment(clips, config, np.random.default_rng(1))

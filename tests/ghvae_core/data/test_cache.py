@@ -60,7 +60,7 @@ def _count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
-def test_recordings_are_kept_as_the_model_sees_them(folder: Path, tmp_path: Path) -> None:
+def test_recordings_are_cached_at_model_size(folder: Path, tmp_path: Path) -> None:
     told = [(0, 0)]
     prepared = _prepare(folder, tmp_path, told)
     assert told[1:] == [(3, 7), (6, 7), (7, 7)]
@@ -85,9 +85,7 @@ def test_a_second_run_decodes_nothing(folder: Path, tmp_path: Path, monkeypatch:
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix not in {".frames", ".index"}]
 
 
-def test_a_broken_off_preparation_goes_on_where_it_was(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_preparation_is_resumed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = _prepare(folder, tmp_path / "whole")
     before = module._make
 
@@ -123,7 +121,7 @@ HARMS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_damaged_shard_is_made_again_and_it_alone(
+def test_only_a_damaged_shard_is_rebuilt(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
 ) -> None:
     once = _prepare(folder, tmp_path / "whole")
@@ -181,7 +179,7 @@ def test_old_partial_files_are_removed(folder: Path, tmp_path: Path) -> None:
     assert new.exists() and not old.exists()
 
 
-def test_a_disk_that_forgets_is_reported(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_loses_data_is_reported(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_open", lambda task: None)
     with pytest.raises(DatasetError, match="differ from what was written"):
         _prepare(folder, tmp_path)

@@ -126,7 +126,7 @@ def test_robots_with_other_step_limits_are_refused_by_name_and_new_files_removed
     assert not (tmp_path / "run").exists()
 
 
-def test_what_stood_there_before_a_refusal_stays(tmp_path: Path) -> None:
+def test_existing_files_are_kept_after_a_refusal(tmp_path: Path) -> None:
     record(tmp_path / "data", 0)
     (tmp_path / "run/prepared").mkdir(parents=True)
     (tmp_path / "run/prepared/other").touch()
@@ -211,7 +211,7 @@ def test_actions_of_several_kinds_are_warned_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not METAWORLD, reason="no MetaWorld episodes beside the project")
-def test_genuine_metaworld_episodes_are_scaled_by_what_they_show(tmp_path: Path) -> None:
+def test_genuine_metaworld_episodes_are_scaled_by_their_actions(tmp_path: Path) -> None:
     dataset = _load(METAWORLD[0].parents[1], tmp_path, DataConfig())
     assert dataset.n_episodes == len(METAWORLD) and dataset.step_limit_m is None
     assert dataset.action_scale == pytest.approx((1, 1, 1, 1), abs=1e-5)

@@ -28,7 +28,7 @@ def test_a_row_that_is_not_there_is_an_error(row: int) -> None:
         Frames(PARTS)[np.array([0, row])]
 
 
-def test_a_single_array_stays_what_it_is() -> None:
+def test_a_single_array_is_returned_itself() -> None:
     assert end_to_end([PARTS[1], PARTS[0]]) is PARTS[0]
     assert end_to_end([PARTS[1]]) is PARTS[1]
     assert isinstance(end_to_end(PARTS), Frames)

@@ -111,7 +111,7 @@ def _reseal(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
-def test_what_is_loaded_is_what_was_saved(folder: Path) -> None:
+def test_a_saved_model_is_loaded_unchanged(folder: Path) -> None:
     loaded = load(folder)
     model = small_model()
     assert loaded.info.model_copy(update={"self_test_output": None}) == _info()

@@ -199,7 +199,7 @@ print(cut)
 """
 
 
-def test_a_kill_in_the_middle_of_a_save_leaves_the_newest_whole(tmp_path: Path) -> None:
+def test_a_kill_during_a_save_leaves_an_intact_newest_one(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _KILLS, str(tmp_path), str(N_KILLS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=patience(240), check=False)
     assert done.returncode == 0, done.stderr

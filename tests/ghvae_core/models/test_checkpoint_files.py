@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def test_what_was_written_is_read_with_its_facts_and_a_name_for_its_content(folder: Path) -> None:
+def test_a_written_folder_is_read_with_its_facts_and_hash(folder: Path) -> None:
     files, facts, digest = read_manifest(folder)
     assert files == FILES
     assert facts["note"] == 7
@@ -68,7 +68,7 @@ def test_what_was_written_is_read_with_its_facts_and_a_name_for_its_content(fold
 
 
 @pytest.mark.parametrize("can_swap", [True, False])
-def test_a_folder_is_replaced_as_a_whole(folder: Path, can_swap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_replaced_atomically(folder: Path, can_swap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not can_swap:
         monkeypatch.setattr(atomic_io, "_exchange", lambda one, other: False)
     write_folder(folder, {"c.bin": b"third"}, {})
@@ -180,7 +180,7 @@ def _read(config: object) -> CheckpointInfo:
     return CheckpointInfo.model_validate_json(checkpoint_files.unpack_config(json.dumps(config).encode(), PATH))
 
 
-def test_what_is_packed_is_unpacked() -> None:
+def test_a_packed_configuration_is_unpacked_unchanged() -> None:
     info = _read(_old())
     packed = checkpoint_files.pack_config(info.model_dump(mode="json"))
     assert json.loads(packed)["schema_version"] == checkpoint_files.CURRENT

@@ -213,7 +213,7 @@ def test_training_lowers_error_and_kl_and_the_prior_follows_the_actions() -> Non
     assert error(actions) < error(actions.roll(len(actions) // 2, 0))
 
 
-def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
+def test_a_saved_model_is_loaded_unchanged(tmp_path: Path) -> None:
     model, info = _svg(), CheckpointInfo(model=CONFIG, modules_trained=1)
     save(tmp_path / "svg", model, info)
     assert {path.suffix for path in (tmp_path / "svg").iterdir()} == {".json", ".safetensors"}

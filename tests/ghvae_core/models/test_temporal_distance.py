@@ -30,7 +30,7 @@ def test_steps_are_expected_over_all_classes(distance: TemporalDistance) -> None
         assert distance.steps(frames, goal).isnan().tolist() == [False, False, True, False]
 
 
-def test_what_is_saved_is_loaded_frozen(distance: TemporalDistance, tmp_path: Path) -> None:
+def test_a_saved_network_is_loaded_frozen(distance: TemporalDistance, tmp_path: Path) -> None:
     save(tmp_path / "d", distance, {"n_steps": 7, "error": 0.5})
     again = load(tmp_path / "d")
     assert again.config.provenance == {"n_steps": 7, "error": 0.5} and not again.training

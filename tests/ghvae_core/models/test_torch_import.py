@@ -69,7 +69,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.tensor([1.0, float("nan")])}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=r"model\.pt: a holds NaN or infinity"):
         read_torch_file(tmp_path / "model.pt")

@@ -52,7 +52,7 @@ CONFIGS = pytest.mark.parametrize("config", [small_config(), SVG], ids=["ghvae",
 
 
 @CONFIGS
-def test_what_fits_is_loaded_bit_for_bit(config: GhvaeConfig | SvgConfig) -> None:
+def test_equal_settings_load_all_weights_bit_for_bit(config: GhvaeConfig | SvgConfig) -> None:
     start = _start(config)
     model, report = _adapt(start, config)
     assert set(report.loaded) == _names(model)

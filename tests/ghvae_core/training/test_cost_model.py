@@ -115,7 +115,7 @@ def test_costs_are_those_of_a_real_step(small: ModelCost, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["module_1", "end_to_end", "rollout"])
-def test_the_peak_is_what_a_real_step_allocates(small: ModelCost, name: str) -> None:
+def test_the_peak_equals_that_of_a_real_step(small: ModelCost, name: str) -> None:
     model = small_model()
     stage = _stage(model, name)
     phase, batch = _real_step(model, stage)

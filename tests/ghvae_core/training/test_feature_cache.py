@@ -39,7 +39,7 @@ def _change(model: Ghvae) -> None:
 
 
 @pytest.mark.parametrize("in_files", [False, True])
-def test_what_is_kept_is_what_the_encoders_say(tmp_path: Path, in_files: bool) -> None:
+def test_cached_features_equal_computed_ones(tmp_path: Path, in_files: bool) -> None:
     model, (cache, _) = small_model(3), _cache(tmp_path)
     cache.fill(model, range(1, 4), in_files)
     for kept, exact in zip(cache.gather(ROWS, "cpu"), _exact(model, 3), strict=True):
@@ -160,7 +160,7 @@ def test_the_configured_policy_is_used(
     assert policy.choose(small_model(3), depth, 1000, _cache(tmp_path)[0]) == expected
 
 
-def test_auto_weighs_what_filling_costs_against_what_looking_up_saves(
+def test_auto_compares_the_cost_of_filling_with_the_saving_of_lookups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, (cache, _), policy = small_model(3), _cache(tmp_path), _policy(tmp_path)

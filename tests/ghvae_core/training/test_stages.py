@@ -56,7 +56,7 @@ def test_the_rate_ramps_up_and_falls_along_a_cosine() -> None:
         ({"feature_cache": "some"}, "'off', 'deep', 'all' or 'auto'"),
     ],
 )
-def test_what_makes_no_sense_is_refused(settings: dict[str, object], reason: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, object], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         TrainingConfig.model_validate({"module_steps": (1,), **settings})
 

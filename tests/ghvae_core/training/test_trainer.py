@@ -261,7 +261,7 @@ def test_accumulated_steps_are_whole_steps(tmp_path: Path) -> None:
         torch.testing.assert_close(got[name], tensor, atol=1e-4, rtol=1e-3)
 
 
-def test_half_precision_is_close_and_leaves_whole_weights(tmp_path: Path) -> None:
+def test_half_precision_is_close_and_keeps_float32_weights(tmp_path: Path) -> None:
     whole, _ = _losses(tmp_path / "whole")
     half, state = _losses(tmp_path / "half", precision="bfloat16")
     assert half != whole
