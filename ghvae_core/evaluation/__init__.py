@@ -1,1 +1,1 @@
-"""How good imagined frames are, and by which measure."""
+"""Evaluation of predicted frames."""

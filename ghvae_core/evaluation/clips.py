@@ -53,7 +53,7 @@ class EvaluationConfig(Config):
 
 
 class RunEvaluationConfig(Config):
-    """All sections that `--set` knows."""
+    """The sections of `--set`."""
 
     evaluation: EvaluationConfig
 
@@ -66,7 +66,7 @@ class Clips:
     actions: NDArray[np.float32]  # (N, n_context + T - 1, A) raw; action t leads from frame t to frame t + 1
     names: Sequence[str]  # (N,) episode, a space, and its first frame
     n_context: int
-    refused: Sequence[str] = ()  # why episodes were passed over
+    refused: Sequence[str] = ()  # reasons why episodes were skipped
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -87,8 +87,8 @@ class Clips:
     def shuffled(self) -> Clips:
         """Return the windows with each one's future actions replaced by those of the window before it.
 
-        The actions between context frames stay, so that only what the future should depend on is wrong. The order of
-        the windows is random already, and no window keeps its own.
+        The actions between context frames are unchanged, so that only the conditioning of the future changes. As the
+        order of the windows is random, so is the assignment, and no window keeps its own actions.
         """
         actions = self.actions.copy()
         actions[:, self.n_context - 1 :] = np.roll(self.actions, 1, axis=0)[:, self.n_context - 1 :]
@@ -96,7 +96,7 @@ class Clips:
 
 
 def load_evaluation(overrides: Sequence[str]) -> EvaluationConfig:
-    """Read the protocol; the overrides of section `evaluation` decide last.
+    """Load the protocol; the overrides of section `evaluation` take precedence.
 
     Raises:
         ConfigError: As `configs.loader.load`.
@@ -136,24 +136,24 @@ def draw(
     """Yield windows that do not overlap, at most `config.n_windows`, from as many episodes as possible.
 
     Episodes come in random order, with as many windows from each as it takes for all episodes to fill the number.
-    Episodes that cannot be read or are too short are passed over, as in training, but not in silence.
+    Episodes that cannot be read or are too short are skipped, as in training, and reported in `Clips.refused`.
 
     Args:
         recordings: The episodes, at least one.
-        infos: What the models were made for; the first one's camera, context and horizon are taken.
-        config: How many windows, and how long.
+        infos: Information of the models; camera, context and horizon are those of the first.
+        config: Number and length of the windows.
         rng: Chooses episodes and windows.
 
     Yields:
-        The windows of one episode; none of one that was passed over.
+        The windows of one episode; none if the episode was skipped.
 
     Raises:
-        MetricError: An episode of a robot that a model was not made for.
+        MetricError: The robot of an episode differs from that of a model.
     """
     n_context, n_predicted = config.lengths(infos[0])
     video = VideoReading(config.video_stride or training_stride(infos[0]), infos[0].model.image_px)
     camera, image_px = training_camera(infos[0]), infos[0].model.image_px
-    action_free = not any(info.model.action_dim for info in infos)  # then whatever is filmed can be judged on
+    action_free = not any(info.model.action_dim for info in infos)  # then episodes without actions are accepted
     most = 1 if config.first_frame == "zero" else -(-config.n_windows // len(recordings))
     n_left = config.n_windows
     for i in rng.permutation(len(recordings)):
@@ -179,10 +179,10 @@ def draw(
 
 
 def collect(parts: Sequence[Clips], rng: np.random.Generator) -> Clips:
-    """Return all windows as one, in random order.
+    """Concatenate all windows, in random order.
 
     Raises:
-        MetricError: Fewer than two, which have no standard error and no other's actions.
+        MetricError: Fewer than two windows; a standard error and shuffled actions need two.
     """
     n_windows = sum(len(part) for part in parts)
     refused = [reason for part in parts for reason in part.refused]
@@ -199,7 +199,7 @@ def collect(parts: Sequence[Clips], rng: np.random.Generator) -> Clips:
 
 
 def _check_robot(name: str, episode: Episode, info: CheckpointInfo) -> None:
-    """Refuse an episode that says of itself that its steps were others than those that the model knows."""
+    """Refuse an episode whose recorded steps differ from those of the model."""
     for key in ("step_limit_m", "step_s"):
         expected = getattr(info, key)
         got = episode.info.get(key, expected)
@@ -211,13 +211,13 @@ def _check_robot(name: str, episode: Episode, info: CheckpointInfo) -> None:
 
 
 def _cut(episode: Episode, name: str, lengths: tuple[int, int], rng: np.random.Generator | None) -> Clips:
-    """Return the windows of one episode side by side, from a random first frame on, in random order.
+    """Return adjacent windows of one episode, from a random first frame, in random order.
 
     Args:
         episode: At model size, at least as long as one window.
-        name: Of the episode.
+        name: Name of the episode.
         lengths: Context frames and predicted frames.
-        rng: None takes the first frames alone.
+        rng: None: only the window at the first frame.
     """
     length = sum(lengths)
     if rng is None:

@@ -18,6 +18,13 @@ from ghvae_core.evaluation.scoring import LOWER_IS_BETTER
 from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation, ranked
 
+FILMSTRIP, GIF, SHEET = "filmstrip.png", "rollouts.gif", "sheet.gif"
+ERROR_GAIN = 4  # factor that brightens differences in the filmstrip; ours
+
+_SHEET_WINDOWS = 8  # the first ones, in the random order of the windows; ours
+_MIN_FRAME_S = 0.1  # duration of a frame of a GIF; ours
+
+Videos = Mapping[str, NDArray[np.uint8]]  # label: (N, n_context + T, px, px, 3)
 NAMES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "lpips_alex": "LPIPS (AlexNet v0.1)", "fvd": "FVD"}
 _PANEL_INCH = (4.2, 3.4)  # width and height of each metric's panel; ours
 _STYLES = {MEAN: "-", SAMPLE: "-.", SHUFFLED: ":"}
@@ -63,15 +70,6 @@ def _draw(panel: Axes, label: str, estimates: list[Estimate], color: str, style:
     panel.plot(steps, values, style, color=color, label=label, marker="." if len(steps) == 1 else None)
     if style in _BANDS:
         panel.fill_between(steps, values - errors, values + errors, color=color, alpha=0.2, linewidth=0)
-
-
-FILMSTRIP, GIF, SHEET = "filmstrip.png", "rollouts.gif", "sheet.gif"
-ERROR_GAIN = 4  # factor that brightens differences in the filmstrip; ours
-
-_SHEET_WINDOWS = 8  # the first ones, in the random order of the windows; ours
-_MIN_FRAME_S = 0.1  # duration of a frame of a GIF; ours
-
-Videos = Mapping[str, NDArray[np.uint8]]  # label: (N, n_context + T, px, px, 3)
 
 
 def draw_figures(

@@ -1,4 +1,4 @@
-"""FVD (Unterthiner et al. 2018): the Frechet distance between what I3D sees of real and of predicted videos."""
+"""FVD (Unterthiner et al. 2018): the Frechet distance between I3D features of real and predicted videos."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.evaluation.statistics import resample
 from ghvae_core.evaluation.weights import read_weights
 
+FVD_CONVENTION = (
+    "Frechet distance of Gaussians (unbiased covariance) over I3D Kinetics-400 logits, mean over time; frames resized"
+    " to 224x224 (bilinear, corners not aligned), [-1, 1]; one set against one set, one prediction a video"
+)
+N_RESAMPLES = 100  # of the bootstrap; ours: its standard error is then known to about 7 %
 TITLE = "I3D Kinetics-400 RGB"
 # Of the published weights, by `fingerprint`.
 WEIGHTS_SHA256 = "5da8b7043eef275718d1cc026ac0a111ad9d68c9c04d336c57e6f9b9c940aca7"
@@ -54,8 +59,8 @@ class I3d(nn.Module):
         weights: A safetensors file keyed as the published checkpoint, kernels in torch's order.
 
     Raises:
-        MetricError: The file cannot be read, or holds other weights than the published ones: a number from another
-            network must not be called FVD.
+        MetricError: The file cannot be read, or holds other weights than the published ones: a result with
+            another network is not FVD.
     """
 
     def __init__(self, weights: Path) -> None:
@@ -175,7 +180,7 @@ def _fold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _place(layer: str) -> str:
-    """Return where a published layer, such as Mixed_3b/Branch_1/Conv3d_0b_3x3, stands here."""
+    """Return the name of a published layer, such as Mixed_3b/Branch_1/Conv3d_0b_3x3, in `I3d`."""
     first, *inner = layer.split("/")
     if not inner:
         return f"layers.{first}"
@@ -184,18 +189,11 @@ def _place(layer: str) -> str:
     return f"layers.{first}.branches.{branch.removeprefix('Branch_')}.{int(second)}"
 
 
-FVD_CONVENTION = (
-    "Frechet distance of Gaussians (unbiased covariance) over I3D Kinetics-400 logits, mean over time; frames resized"
-    " to 224x224 (bilinear, corners not aligned), [-1, 1]; one set against one set, one prediction a video"
-)
-N_RESAMPLES = 100  # of the bootstrap; ours: its standard error is then known to about 7 %
-
-
 def check_length(n_frames: int) -> None:
     """Refuse videos that are too short for I3D, before any is predicted.
 
     Raises:
-        MetricError: They are. Repeating frames to fill them up would make a number that nothing compares with.
+        MetricError: They are too short. Repeating frames would make the result incomparable.
     """
     if n_frames < LEAST_FRAMES:
         raise MetricError(
@@ -208,7 +206,7 @@ def frechet_distance(real: NDArray[np.floating], fake: NDArray[np.floating]) -> 
     """Return the squared Frechet distance between Gaussians fitted to two sets of features.
 
     With covariances A'A and B'B the trace of the square root of their product is the sum of the singular values of
-    AB', so no matrix root is taken and fewer videos than dimensions are no special case.
+    AB', so that no matrix root is needed, also with fewer videos than dimensions.
 
     Args:
         real: (N, D), N at least 2.
@@ -233,7 +231,7 @@ def frechet_distance(real: NDArray[np.floating], fake: NDArray[np.floating]) -> 
 def bootstrap_error(
     real: NDArray[np.floating], fake: NDArray[np.floating], groups: NDArray[np.int64], rng: np.random.Generator
 ) -> float:
-    """Return the standard error of the distance: how it varies when episodes, with all their videos, are drawn anew.
+    """Return the standard error of the distance: its variation over bootstrap samples of episodes.
 
     Args:
         real: (N, D).

@@ -95,7 +95,7 @@ def training_stride(info: CheckpointInfo) -> int:
 
 
 def _digests(folder: Path, paths: list[Path], info: CheckpointInfo, fraction: float) -> list[str]:
-    """Return what `Dataset.folder_sha256` may say: the files told step limit and duration, or the user did, or none."""
+    """Return the possible values of `Dataset.folder_sha256`: the scale of steps is part of it or not."""
     config = DataConfig(
         n_context=info.n_context,
         horizon=info.horizon,
@@ -104,7 +104,7 @@ def _digests(folder: Path, paths: list[Path], info: CheckpointInfo, fraction: fl
         video_stride=training_stride(info),
     )
     recorded_scale = {"step_limit_m": info.step_limit_m, "step_s": info.step_s}
-    action_free = {"action_free": True}  # which a model without actions need not have been told
+    action_free = {"action_free": True}  # not needed for a model without actions
     return [
         digest_files(paths, folder, config.model_copy(update=changes))
         for changes in ({}, recorded_scale, action_free, action_free | recorded_scale)

@@ -30,8 +30,8 @@ class Lpips(nn.Module):
         weights: A safetensors file keyed as torchvision's `alexnet().features` and the linear heads of pip's `lpips`.
 
     Raises:
-        MetricError: The file cannot be read, or holds other weights than the published ones: a number from another
-            network must not be called LPIPS.
+        MetricError: The file cannot be read, or holds other weights than the published ones: a result with
+            another network is not LPIPS.
     """
 
     def __init__(self, weights: Path) -> None:

@@ -1,7 +1,7 @@
-"""How close predicted frames are to real ones: PSNR and SSIM in the one convention that this project reports.
+"""PSNR and SSIM of predicted frames, in the one convention of this project.
 
-Conventions differ by more than the margins in papers, so `PSNR_CONVENTION` and `SSIM_CONVENTION` stand beside every
-number that is shown.
+Conventions differ by more than the margins between papers, so that reports contain `PSNR_CONVENTION` and
+`SSIM_CONVENTION` next to the results.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MetricError(ReportedError):
 
 
 class MetricFailure(MetricError):
-    """A measurement that failed on the way and not through its input. Nothing half-written stays behind."""
+    """A measurement that failed although its input is valid. No partial output is left."""
 
     exit_code: ClassVar[int] = 1
 
@@ -39,7 +39,7 @@ def check_videos(real: Tensor, predicted: Tensor, least_px: int = 1) -> None:
     """Refuse anything but two videos (B, T, 3, H, W) of one shape with sides of at least `least_px`.
 
     Raises:
-        MetricError: Says which shapes came.
+        MetricError: With both shapes in its message.
     """
     shapes = f"got {tuple(real.shape)} and {tuple(predicted.shape)}"
     if real.shape != predicted.shape or real.ndim != 5 or real.shape[2] != 3 or 0 in real.shape:

@@ -16,6 +16,9 @@ from ghvae_core.evaluation.sensitivity import SENSITIVITY_CONVENTION
 from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation
 
+_DIGITS = {"psnr_db": 2, "ssim": 4, "lpips_alex": 4, "fvd": 1}
+
+Table = list[list[str]]  # rows of cells, the head first
 MARKDOWN, JSON, CURVES = "evaluation.md", "evaluation.json", "curves.png"
 
 
@@ -56,7 +59,7 @@ def check_folder(folder: Path) -> None:
 
 
 def write(folder: Path, evaluation: Evaluation, images: Mapping[str, bytes]) -> None:
-    """Write the report as one folder, whole or not at all: built beside it, then renamed.
+    """Write the report as one folder, completely or not at all.
 
     Args:
         folder: New or empty.
@@ -77,11 +80,6 @@ def write(folder: Path, evaluation: Evaluation, images: Mapping[str, bytes]) -> 
         write_folder(target, files)
     except OSError as error:
         raise MetricFailure(f"{folder}: the report could not be written: {error}") from None
-
-
-_DIGITS = {"psnr_db": 2, "ssim": 4, "lpips_alex": 4, "fvd": 1}
-
-Table = list[list[str]]  # rows of cells, the head first
 
 
 def rows_table(evaluation: Evaluation) -> Table:

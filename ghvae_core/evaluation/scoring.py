@@ -52,7 +52,7 @@ class Metrics:
 
     def video(self, context: Tensor, future: Tensor) -> NDArray[np.float32]:
         """Return the I3D logits (N, 400) of videos of context frames followed by future frames."""
-        assert self.i3d is not None  # noqa: S101 - asked only where it is there
+        assert self.i3d is not None  # noqa: S101 - called only with FVD
         videos = torch.cat([context, future], 1).to(self.device)
         logits: list[Tensor] = [self.i3d(video[None]) for video in videos]  # one at a time: each takes 0.3 GB
         return torch.cat(logits).cpu().numpy()

@@ -1,4 +1,4 @@
-"""A number and how far it may be off: what is independent are episodes, not the windows cut out of them."""
+"""Means and standard errors, clustered by episode: windows of one episode are not independent."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from configs.loader import Config
 
 
 class Estimate(Config):
-    """A value and its standard error, as over episodes drawn anew."""
+    """A value and its standard error over episodes."""
 
     value: float
     standard_error: float
 
 
 def groups_of(windows: Sequence[str]) -> NDArray[np.int64]:
-    """Return the number of each window's episode (N,); where all are of one, each window stands for itself.
+    """Return the index of each window's episode (N,); if all are from one episode, each window is a group of its own.
 
     Args:
         windows: Names as in `Clips`, the episode first.
@@ -29,7 +29,7 @@ def groups_of(windows: Sequence[str]) -> NDArray[np.int64]:
 
 
 def estimate(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Estimate:
-    """Return the mean of values (N,), N at least 2, and its standard error, robust to what windows of an episode share.
+    """Return the mean of values (N,), N at least 2, and its standard error, clustered by group.
 
     The error is that of Liang and Zeger 1986 with the factor G / (G - 1) for G groups; with one value a group it is the
     standard deviation over the root of N.

