@@ -65,7 +65,7 @@ def test_states_are_taken_where_there_are_some(tmp_path: Path) -> None:
         ({"action": np.zeros((4, 4))}, "'action': expected 5 rows, one a frame, got 4"),
         ({"action": np.zeros(5)}, r"'action': expected numbers \(T, N\)"),
         ({"action": np.array([["x"] * 4] * 5)}, "'action': expected numbers"),
-        ({"action": np.array([[None] * 4] * 5, dtype=object)}, "sound NumPy archive"),
+        ({"action": np.array([[None] * 4] * 5, dtype=object)}, "intact NumPy archive"),
         ({"image": np.full((5, 16, 16, 3), 300)}, "colours from 0 to 255, got 300"),
         ({"image": np.zeros((5, 16, 16, 3))}, "whole numbers"),
         ({"image": np.zeros((5, 16, 16, 4), int)}, "whole numbers"),

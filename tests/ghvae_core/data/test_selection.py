@@ -35,7 +35,7 @@ def test_recordings_are_chosen_by_robot(folder: Path) -> None:
     assert len(_names(folder, ALL)) == 4
     ((recordings, refused),) = select([folder], Selection(("sawyer",), None, None))
     assert [each.name for each in recordings] == ["lab_sawyer_traj0.hdf5"]
-    assert refused.total() == 1 and "sound RoboNet HDF5" in next(iter(refused))
+    assert refused.total() == 1 and "intact RoboNet HDF5" in next(iter(refused))
     assert len(_names(folder, Selection(("sawyer", "franka"), None, None))) == 3
 
 
