@@ -1,1 +1,1 @@
-"""What decides: proposals, solvers, the closed loop of a task, and the report of what was planned."""
+"""Planning: proposals, solvers, the control loop of a task, and reports."""
