@@ -101,10 +101,10 @@ def test_a_step_is_at_most_as_long_as_the_arm_may_go() -> None:
 
 
 @pytest.mark.parametrize("command", [0.0, 0.999, -1.001])
-def test_a_gripper_is_reported_to_open_or_to_close(command: float) -> None:
+def test_a_gripper_command_opens_or_closes(command: float) -> None:
     actions = GOOD.actions.copy()
     actions[5, 3] = command
-    assert says(judged(changed(actions=actions)), "wrong_actions", r"gripper commands of -1 or \+1, got other values")
+    assert says(judged(changed(actions=actions)), "wrong_actions", r"gripper commands -1 or \+1, got other values")
 
 
 @pytest.mark.parametrize("side", ["low", "high"])

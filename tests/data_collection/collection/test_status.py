@@ -176,7 +176,7 @@ def test_a_service_manager_that_reads_nothing_is_not_waited_for(
         said = StatusFile(tmp_path, account())
         for _ in range(3000):  # more than any queue holds
             said.beat()
-    assert len(caplog.records) == 1 and "could not be told" in caplog.text
+    assert len(caplog.records) == 1 and "systemd notification failed" in caplog.text
 
 
 def test_a_run_that_never_said_anything_is_refused(tmp_path: Path) -> None:
