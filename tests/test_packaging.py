@@ -197,12 +197,12 @@ def test_a_robot_machine_without_extras_plans_on_a_server(plain: Environment, tm
             "64,",
             "3)",
         ]
-        checks = json.loads(plain.run("run_doctor", "--json", "--server", server.address, code=1).stdout)["findings"]
+        checks = json.loads(plain.run("run_doctor", "--json", "--server", server.address, code=1).stdout)["checks"]
     assert {check["name"]: check["passed"] for check in checks} == {"ros": False, "disk": True, "server": True}
 
 
 def test_without_extras_run_doctor_reports_what_a_private_server_needs(plain: Environment) -> None:
-    checks = json.loads(plain.run("run_doctor", "--json", "--robot", "simulation", code=1).stdout)["findings"]
+    checks = json.loads(plain.run("run_doctor", "--json", "--robot", "simulation", code=1).stdout)["checks"]
     fixes = {check["name"]: check["fix"] for check in checks}
     assert "ghvae-foresight[simulation]" in fixes["renderer"] and "ghvae-foresight[model]" in fixes["checkpoint"]
 
