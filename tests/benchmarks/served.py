@@ -92,7 +92,7 @@ def served(
             line = process.stdout.readline()
             if not line:
                 words = (folder / "server.log").read_text(encoding="utf-8").splitlines()
-                raise ReportedError(f"no server: {words[-1].removeprefix('error: ') if words else 'it said nothing'}")
+                raise ReportedError(f"no server: {words[-1].removeprefix('error: ') if words else 'its log is empty'}")
             ready = json.loads(line)
             yield Served(process, ready["ready"], ready["processes"], folder)
         finally:

@@ -111,7 +111,7 @@ def _figures(told: list[Told], n: int) -> dict[str, Any]:
     """Return the figures of a crowd of n."""
     spans_s = np.array([span for each in told for span in each.spans_s]).reshape(-1, 2)
     if not len(spans_s):
-        raise CrowdError("nobody was answered")
+        raise CrowdError("no request was answered")
     asked_s, came_s = spans_s.T
     all_s = np.sort(came_s)
     between = np.searchsorted(all_s, came_s, "left") - np.searchsorted(all_s, asked_s, "right")

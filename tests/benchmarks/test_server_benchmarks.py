@@ -84,7 +84,7 @@ def test_what_a_crowd_saw_is_added_up() -> None:
     assert (told["answered"], told["fewest_by_one"], told["misdelivered"]) == (4, 2, 1)
     assert told["failed"] == {"DeadlineError": 1}
     assert (told["most_answered_between"], told["bound"], told["work_of_all_ms"]) == (2, 3, 400.0)
-    with pytest.raises(CrowdError, match="nobody was answered"):
+    with pytest.raises(CrowdError, match="no request was answered"):
         _figures([Told([], [], [], 0)], 4)
 
 
