@@ -13,6 +13,8 @@ QUICK = (
     "robot.motion.speed_fraction=0.5",
     f"robot.recovery.patience_s={relaxed(2.0)}",
     f"robot.connect_timeout_s={relaxed(5.0, 60.0)}",
+    f"robot.images.timeout_s={relaxed(2.0, 30.0)}",
+    f"robot.images.max_age_s={relaxed(0.5, 2.0)}",
     "robot.recovery.back_off_s=0.2",
 )
 

@@ -104,7 +104,7 @@ def test_pixels_are_unchanged(
 
 def test_missing_images_are_reported(feed: RosImageSubscriber) -> None:
     began_s = time.monotonic()
-    with pytest.raises(CameraFault, match="expected a new image within 1 s, got no image; check the camera"):
+    with pytest.raises(CameraFault, match=r"expected a new image within .* s, got no image; check the camera"):
         feed.newer(time.monotonic())
     assert time.monotonic() - began_s >= 1.0
 
