@@ -1,4 +1,4 @@
-"""A small predictor's spec, requests that fit it, and predictions that answer them."""
+"""A small predictor's spec, valid requests and their predictions."""
 
 from dataclasses import replace
 
@@ -44,14 +44,14 @@ def request(n: int = 5, horizon: int = 3, n_videos: int = 2, seed: int = 0) -> P
     )
 
 
-def prediction(asked: PredictionRequest) -> Prediction:
-    """Answer with the distance travelled, and with videos that tell which candidate they are of."""
-    costs = np.abs(asked.candidates).sum(axis=(1, 2))
-    best = np.argsort(costs, kind="stable")[: asked.n_videos]
-    shape = (asked.n_videos, asked.candidates.shape[1], *asked.goal.shape)
+def prediction(of: PredictionRequest) -> Prediction:
+    """Return the path lengths of the candidates as costs; each pixel of a video is the index of its candidate."""
+    costs = np.abs(of.candidates).sum(axis=(1, 2))
+    best = np.argsort(costs, kind="stable")[: of.n_videos]
+    shape = (of.n_videos, of.candidates.shape[1], *of.goal.shape)
     videos = np.broadcast_to(best[:, None, None, None, None], shape).astype(np.uint8)
     return Prediction(costs, best, videos, {"rollout": 0.25})
 
 
-def with_candidates(asked: PredictionRequest, value: float) -> PredictionRequest:
-    return replace(asked, candidates=np.full_like(asked.candidates, value))
+def with_candidates(original: PredictionRequest, value: float) -> PredictionRequest:
+    return replace(original, candidates=np.full_like(original.candidates, value))

@@ -30,10 +30,10 @@ PATIENCE_S = 20.0  # a hung test fails instead of waiting
 
 
 def until(holds: Callable[[], object], what: str) -> None:
-    """Wait until something holds."""
+    """Wait until a condition holds."""
     end_s = time.monotonic() + patience(PATIENCE_S)
     while not holds():
-        assert time.monotonic() < end_s, f"it did not happen in time: {what}"
+        assert time.monotonic() < end_s, f"not within the time limit: {what}"
         time.sleep(0.005)
 
 
@@ -124,7 +124,7 @@ class Peer:
             return None
         return decode_reply(self._socket.recv_multipart())
 
-    def ask(self, parts: Sequence[bytes]) -> Welcome | PredictionReply | Refusal | None:
+    def exchange(self, parts: Sequence[bytes]) -> Welcome | PredictionReply | Refusal | None:
         self.send(parts)
         return self.receive()
 

@@ -1,4 +1,4 @@
-"""A checkpoint of a very small GHVAE with random weights, and requests that fit it."""
+"""A checkpoint of a very small GHVAE with random weights, and valid requests."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def small_request(n: int = 7, n_videos: int = 3, final_frames: int = 2) -> Predi
     context = Context(
         rng.integers(0, 256, (2, PX, PX, 3), dtype=np.uint8), rng.uniform(-0.05, 0.05, (1, 4)).astype(np.float32)
     )
-    # Far outside the limits, so that random weights tell the candidates apart.
+    # Far outside the limits, so that the predictions of random weights differ between candidates.
     candidates = rng.uniform(-5, 5, (n, HORIZON, 4)).astype(np.float32)
     goal = rng.integers(0, 256, (PX, PX, 3), dtype=np.uint8)
     return PredictionRequest(context, candidates, goal, n_videos, GoalCost(final_frames=final_frames))

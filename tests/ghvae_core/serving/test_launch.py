@@ -20,7 +20,7 @@ from ghvae_core.serving.local import InProcessPredictor
 from tests.ghvae_core.serving.small_model import small_checkpoint, small_request
 from tests.patience import patience
 
-ASKED = small_request()
+REQUEST = small_request()
 
 
 @pytest.fixture(scope="module")
@@ -34,48 +34,48 @@ def server(checkpoint: Path) -> Iterator[PrivateServer]:
         yield running
 
 
-def test_the_server_answers_as_the_model_in_this_process_does(server: PrivateServer, checkpoint: Path) -> None:
-    local = InProcessPredictor(load(checkpoint), ASKED.cost)
-    client = ServerClient(server.address, ASKED.cost)
-    arguments = (ASKED.context, ASKED.candidates, ASKED.goal, ASKED.n_videos)
-    here, there = local.predict(*arguments), client.predict(*arguments)
+def test_the_server_predicts_as_the_model_in_this_process(server: PrivateServer, checkpoint: Path) -> None:
+    local = InProcessPredictor(load(checkpoint), REQUEST.cost)
+    client = ServerClient(server.address, REQUEST.cost)
+    arguments = (REQUEST.context, REQUEST.candidates, REQUEST.goal, REQUEST.n_videos)
+    in_process, served = local.predict(*arguments), client.predict(*arguments)
     client.close()
     assert client.spec.checkpoint == local.spec.checkpoint
-    np.testing.assert_allclose(there.costs, here.costs, rtol=1e-4)
-    np.testing.assert_array_equal(there.best, here.best)
-    assert np.abs(there.videos.astype(int) - here.videos).max() <= 1
-    assert {"prepare", "rollout", "queue", "round_trip"} <= set(there.timing_s)
+    np.testing.assert_allclose(served.costs, in_process.costs, rtol=1e-4)
+    np.testing.assert_array_equal(served.best, in_process.best)
+    assert np.abs(served.videos.astype(int) - in_process.videos).max() <= 1
+    assert {"prepare", "rollout", "queue", "round_trip"} <= set(served.timing_s)
 
 
-def test_many_clients_get_their_own_answers(server: PrivateServer) -> None:
-    wrong: list[str] = []
+def test_each_of_many_clients_receives_its_own_predictions(server: PrivateServer) -> None:
+    mismatches: list[str] = []
 
     def plan(seed: int) -> None:
         rng = np.random.default_rng(seed)
-        client = ServerClient(server.address, ASKED.cost, timeout_s=60)
+        client = ServerClient(server.address, REQUEST.cost, timeout_s=60)
         for _ in range(5):
             n = int(rng.integers(1, 9))
-            candidates = ASKED.candidates[rng.integers(0, len(ASKED.candidates), n)]
-            got = client.predict(ASKED.context, candidates, ASKED.goal, 1)
-            if not np.allclose(got.costs, everything[_rows(candidates)], rtol=1e-4):
-                wrong.append(f"client {seed}")
+            candidates = REQUEST.candidates[rng.integers(0, len(REQUEST.candidates), n)]
+            got = client.predict(REQUEST.context, candidates, REQUEST.goal, 1)
+            if not np.allclose(got.costs, expected[_rows(candidates)], rtol=1e-4):
+                mismatches.append(f"client {seed}")
         client.close()
 
     def _rows(candidates: np.ndarray) -> list[int]:
-        return [next(i for i, own in enumerate(ASKED.candidates) if (own == one).all()) for one in candidates]
+        return [next(i for i, row in enumerate(REQUEST.candidates) if (row == one).all()) for one in candidates]
 
-    whole = ServerClient(server.address, ASKED.cost)
-    everything = whole.predict(ASKED.context, ASKED.candidates, ASKED.goal, 1).costs
-    whole.close()
+    reference = ServerClient(server.address, REQUEST.cost)
+    expected = reference.predict(REQUEST.context, REQUEST.candidates, REQUEST.goal, 1).costs
+    reference.close()
     threads = [threading.Thread(target=plan, args=(seed,)) for seed in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert wrong == []
+    assert mismatches == []
 
 
-def test_the_socket_is_private(server: PrivateServer) -> None:
+def test_only_the_owner_can_open_the_socket(server: PrivateServer) -> None:
     path = Path(server.address.removeprefix("ipc://"))
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
@@ -89,16 +89,16 @@ def test_leaving_the_block_stops_the_server_and_removes_its_folder(checkpoint: P
     assert not folder.exists()
 
 
-def test_a_server_killed_in_mid_request_ends_in_an_error_within_the_timeout(
+def test_a_server_killed_during_a_request_raises_within_the_timeout(
     checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with private_server(checkpoint, "cpu", threads=1) as server:
-        client = ServerClient(server.address, ASKED.cost, timeout_s=0.5)
-        os.kill(server.pid, signal.SIGSTOP)  # the request will reach it, and no answer will come
+        client = ServerClient(server.address, REQUEST.cost, timeout_s=0.5)
+        os.kill(server.pid, signal.SIGSTOP)  # it receives the request and does not reply
         timer = threading.Timer(0.1, os.kill, (server.pid, signal.SIGKILL))
         timer.start()
         with pytest.raises(DeadlineError, match="it may have stopped"):
-            client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 1)
+            client.predict(REQUEST.context, REQUEST.candidates, REQUEST.goal, 1)
         client.close()
         timer.join()
     assert "the private server had ended with -9" in caplog.text
@@ -113,19 +113,19 @@ def test_the_server_does_not_outlive_a_killed_parent(checkpoint: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program, str(checkpoint)], stdout=subprocess.PIPE, check=False)
     assert done.returncode == -signal.SIGKILL
     address, pid = done.stdout.decode().split()
-    shutil.rmtree(Path(address.removeprefix("ipc://")).parent)  # the one thing that a killed parent leaves behind
-    _wait_for_the_end(int(pid))
+    shutil.rmtree(Path(address.removeprefix("ipc://")).parent)  # the only folder that a killed parent leaves
+    _wait_for_exit(int(pid))
 
 
-def _wait_for_the_end(pid: int) -> None:
+def _wait_for_exit(pid: int) -> None:
     end_s = time.monotonic() + patience(60)
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < end_s, "the server is still there"
+        assert time.monotonic() < end_s, "the server is still running"
         time.sleep(0.05)
 
 
 @pytest.mark.parametrize(("code", "kind"), [(2, MismatchError), (1, PredictorError)])
-def test_a_server_that_does_not_start_says_why(
+def test_the_reason_why_a_server_does_not_start_is_reported(
     code: int, kind: type[PredictorError], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "python"

@@ -77,10 +77,10 @@ def test_other_interfaces_do_not_answer(port: int) -> None:
     with socket.socket() as probe:
         probe.settimeout(1)
         probe.connect(("127.0.0.1", port))
-    own = socket.gethostbyname(socket.gethostname())
-    if not own.startswith("127.0.0.1"):
+    address = socket.gethostbyname(socket.gethostname())
+    if not address.startswith("127.0.0.1"):
         with pytest.raises(OSError):
-            socket.create_connection((own, port), 1)
+            socket.create_connection((address, port), 1)
 
 
 def test_a_port_in_use_is_refused(port: int, metrics: ServerMetrics) -> None:
@@ -97,7 +97,7 @@ def test_a_silent_client_does_not_block_others(port: int, metrics: ServerMetrics
 
 def test_the_server_updates_its_metrics() -> None:
     with running() as server, peer(server.address) as client, serve_metrics(0, server.server.metrics) as port:
-        assert status(client.ask(predict())) == "ok"
+        assert status(client.exchange(predict())) == "ok"
         until(
             lambda: 'ghvae_replies_total{status="prediction"} 1.0' in _get(port, "/metrics")[1],
             "the count of predictions",

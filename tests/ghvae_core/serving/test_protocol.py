@@ -24,29 +24,29 @@ from ghvae_core.serving.protocol import (
 from ghvae_core.serving.wire import MAX_HEADER_BYTES, MAX_PART_BYTES, ProtocolError, ServerLimits, SpecHeader
 from tests.ghvae_core.serving.example import SPEC, prediction, request
 
-ASKED = request()
-PREDICT = Predict(b"id-1", ASKED, SPEC.checkpoint, 1.5)
+REQUEST = request()
+PREDICT = Predict(b"id-1", REQUEST, SPEC.checkpoint, 1.5)
 REPLIES: list[Welcome | PredictionReply | Refusal] = [
     Welcome(b"id-1", SPEC, ServerLimits(max_waiting=32)),
-    PredictionReply(b"id-1", prediction(ASKED)),
+    PredictionReply(b"id-1", prediction(REQUEST)),
     Refusal(b"id-1", "busy", "two requests are waiting", 0.05),
 ]
 
 
-def test_a_request_arrives_as_it_was_sent() -> None:
+def test_a_decoded_request_equals_the_encoded_one() -> None:
     got = decode_request(encode_request(PREDICT))
     assert isinstance(got, Predict)
     assert (got.id, got.checkpoint, got.deadline_s) == (PREDICT.id, PREDICT.checkpoint, 1.5)
-    assert (got.request.n_videos, got.request.cost) == (ASKED.n_videos, ASKED.cost)
-    np.testing.assert_array_equal(got.request.context.frames, ASKED.context.frames)
-    np.testing.assert_array_equal(got.request.context.actions, ASKED.context.actions)
-    np.testing.assert_array_equal(got.request.candidates, ASKED.candidates)
-    np.testing.assert_array_equal(got.request.goal, ASKED.goal)
+    assert (got.request.n_videos, got.request.cost) == (REQUEST.n_videos, REQUEST.cost)
+    np.testing.assert_array_equal(got.request.context.frames, REQUEST.context.frames)
+    np.testing.assert_array_equal(got.request.context.actions, REQUEST.context.actions)
+    np.testing.assert_array_equal(got.request.candidates, REQUEST.candidates)
+    np.testing.assert_array_equal(got.request.goal, REQUEST.goal)
     got.request.check(SPEC)
     assert decode_request(encode_request(Hello(b"x"))) == Hello(b"x")
 
 
-def test_arrays_of_any_memory_layout_arrive_whole() -> None:
+def test_arrays_of_any_memory_layout_are_encoded() -> None:
     strided = request(n=10)
     strided = PredictionRequest(strided.context, strided.candidates[::2], strided.goal[:, ::-1], 1, GoalCost())
     got = decode_request(encode_request(Predict(b"x", strided, "", 1.0)))
@@ -55,18 +55,18 @@ def test_arrays_of_any_memory_layout_arrive_whole() -> None:
     np.testing.assert_array_equal(got.request.goal, strided.goal)
 
 
-def test_replies_arrive_as_they_were_sent() -> None:
-    welcome, answer, refusal = (decode_reply(encode_reply(reply)) for reply in REPLIES)
+def test_decoded_replies_equal_the_encoded_ones() -> None:
+    welcome, reply, refusal = (decode_reply(encode_reply(reply)) for reply in REPLIES)
     assert welcome == REPLIES[0] and refusal == REPLIES[2]
-    assert isinstance(answer, PredictionReply)
-    sent = prediction(ASKED)
-    np.testing.assert_array_equal(answer.prediction.costs, sent.costs)
-    np.testing.assert_array_equal(answer.prediction.best, sent.best)
-    np.testing.assert_array_equal(answer.prediction.videos, sent.videos)
-    assert answer.prediction.timing_s == {"rollout": 0.25}
+    assert isinstance(reply, PredictionReply)
+    sent = prediction(REQUEST)
+    np.testing.assert_array_equal(reply.prediction.costs, sent.costs)
+    np.testing.assert_array_equal(reply.prediction.best, sent.best)
+    np.testing.assert_array_equal(reply.prediction.videos, sent.videos)
+    assert reply.prediction.timing_s == {"rollout": 0.25}
 
 
-def test_costs_that_are_not_finite_reach_the_planner() -> None:
+def test_costs_that_are_not_finite_are_accepted() -> None:
     costs = np.array([np.nan, np.inf, 1.0], dtype=np.float32)
     videos = np.zeros((0, 1, 8, 8, 3), dtype=np.uint8)
     sent = PredictionReply(b"x", Prediction(costs, np.zeros(0, dtype=np.int64), videos, {}))
@@ -75,7 +75,7 @@ def test_costs_that_are_not_finite_reach_the_planner() -> None:
     np.testing.assert_array_equal(got.prediction.costs, costs)
 
 
-def test_the_welcome_tells_the_whole_spec() -> None:
+def test_the_welcome_contains_all_fields_of_the_spec() -> None:
     assert set(SpecHeader.model_fields) == set(SPEC.__dataclass_fields__)
     for spec in (SPEC, replace(SPEC, workspace_m=None), replace(SPEC, camera=None), replace(SPEC, val_rmse_p95=None)):
         welcome = Welcome(b"id-1", spec, ServerLimits(max_waiting=32))
@@ -83,7 +83,7 @@ def test_the_welcome_tells_the_whole_spec() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "words"),
+    ("key_path", "value", "message"),
     [
         (("workspace_m",), [[0, 0, 0]], "workspace_m"),
         (("workspace_m", 0), [0.0, 0.0, 101.0], "workspace_m.0.2: Input should be less than or equal to 100"),
@@ -93,15 +93,15 @@ def test_the_welcome_tells_the_whole_spec() -> None:
         (("usual_error", 1), 1.5, "usual_error.1: Input should be less than or equal to 1"),
     ],
 )
-def test_a_welcome_with_an_impossible_spec_is_refused_by_name(
-    place: tuple[str | int, ...], value: object, words: str
+def test_the_error_for_an_invalid_spec_names_the_field(
+    key_path: tuple[str | int, ...], value: object, message: str
 ) -> None:
     tree = msgpack.unpackb(encode_reply(REPLIES[0])[0])
     part = tree["spec"]
-    for key in place[:-1]:
+    for key in key_path[:-1]:
         part = part[key]
-    part[place[-1]] = value
-    with pytest.raises(ProtocolError, match=words):
+    part[key_path[-1]] = value
+    with pytest.raises(ProtocolError, match=message):
         decode_reply([msgpack.packb(tree)])
 
 
@@ -114,7 +114,7 @@ def _changed(change: Callable[[dict[str, Any]], object]) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lambda h: h.update(version=1), "messages of version 5, got version 1"),
         (lambda h: h.update(version="4"), "messages of version 5"),
@@ -144,8 +144,10 @@ def _changed(change: Callable[[dict[str, Any]], object]) -> list[bytes]:
         (lambda h: h["arrays"][2].update(shape=[[5], 3, 4]), "shape.0: "),
     ],
 )
-def test_a_wrong_header_is_refused_by_name(change: Callable[[dict[str, Any]], object], words: str) -> None:
-    with pytest.raises(ProtocolError, match=words):
+def test_the_error_for_an_invalid_header_names_the_field(
+    change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    with pytest.raises(ProtocolError, match=message):
         decode_request(_changed(change))
 
 
@@ -167,14 +169,14 @@ def test_a_wrong_header_is_refused_by_name(change: Callable[[dict[str, Any]], ob
         encode_request(PREDICT)[:-1],
     ],
 )
-def test_what_is_not_a_message_is_refused(parts: list[bytes]) -> None:
+def test_invalid_messages_are_refused(parts: list[bytes]) -> None:
     with pytest.raises(ProtocolError):
         decode_request(parts)
     with pytest.raises(ProtocolError):
         decode_reply(parts)
 
 
-def test_a_refusal_names_the_message_when_it_can() -> None:
+def test_the_error_has_the_request_id_when_it_is_readable() -> None:
     with pytest.raises(ProtocolError) as caught:
         decode_request(_changed(lambda h: h.update(version=99)))
     assert caught.value.request_id == PREDICT.id
@@ -182,16 +184,16 @@ def test_a_refusal_names_the_message_when_it_can() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_actions_that_are_not_finite_are_refused(value: float) -> None:
-    candidates = ASKED.candidates.copy()
+    candidates = REQUEST.candidates.copy()
     candidates[0, 0, 0] = value
-    bad = PredictionRequest(ASKED.context, candidates, ASKED.goal, 1, GoalCost())
+    bad = PredictionRequest(REQUEST.context, candidates, REQUEST.goal, 1, GoalCost())
     with pytest.raises(ProtocolError, match="candidates: expected finite"):
         decode_request(encode_request(Predict(b"x", bad, "", 1.0)))
 
 
 @pytest.mark.parametrize("best", [[0, 0], [0, 5], [0]])
-def test_an_answer_that_contradicts_itself_is_refused(best: list[int]) -> None:
-    sent = prediction(ASKED)
+def test_an_inconsistent_prediction_is_refused(best: list[int]) -> None:
+    sent = prediction(REQUEST)
     parts = encode_reply(PredictionReply(b"x", sent))
     tree = msgpack.unpackb(parts[0])
     tree["best"] = best
@@ -199,28 +201,28 @@ def test_an_answer_that_contradicts_itself_is_refused(best: list[int]) -> None:
         decode_reply([msgpack.packb(tree), *parts[1:]])
 
 
-def test_nothing_larger_than_a_message_is_sent() -> None:
-    huge = Context(np.zeros((257, MAX_PART_BYTES // 256), dtype=np.uint8), ASKED.context.actions)
+def test_a_part_above_the_limit_is_refused() -> None:
+    huge = Context(np.zeros((257, MAX_PART_BYTES // 256), dtype=np.uint8), REQUEST.context.actions)
     with pytest.raises(ProtocolError, match="context_frames: expected at most"):
-        encode_request(Predict(b"x", PredictionRequest(huge, ASKED.candidates, ASKED.goal, 1, GoalCost()), "", 1.0))
+        encode_request(Predict(b"x", PredictionRequest(huge, REQUEST.candidates, REQUEST.goal, 1, GoalCost()), "", 1.0))
 
 
-def test_an_answer_that_would_not_fit_is_refused_before_it_is_computed() -> None:
+def test_a_request_whose_reply_exceeds_the_limit_is_refused() -> None:
     spec = SPEC.__class__(**{**SPEC.__dict__, "image_px": 512, "max_candidates": 100})
     image = np.zeros((2, 512, 512, 3), dtype=np.uint8)
-    context = Context(image, ASKED.context.actions)
+    context = Context(image, REQUEST.context.actions)
     candidates = np.zeros((100, 3, 4), dtype=np.float32)
     check(PredictionRequest(context, candidates, image[0], 3, GoalCost()), spec)
     with pytest.raises(MismatchError, match="n_videos: one message holds 3 videos"):
         check(PredictionRequest(context, candidates, image[0], 4, GoalCost()), spec)
 
 
-def test_a_long_reason_is_cut() -> None:
+def test_a_long_reason_is_truncated() -> None:
     got = decode_reply(encode_reply(Refusal(b"x", "bad", "y" * 1000)))
     assert isinstance(got, Refusal) and len(got.why) == 500
 
 
-HOSTILE = [
+INVALID_VALUES = [
     None,
     -1,
     2**63,
@@ -243,14 +245,14 @@ def _mutate(parts: list[bytes], rng: random.Random) -> list[bytes]:
     parts = list(parts)
     index = rng.randrange(len(parts))
     data = bytearray(parts[index])
-    place = rng.randrange(len(data) + 1)
+    offset = rng.randrange(len(data) + 1)
     match rng.randrange(7):
         case 0 if data:
-            data[place % len(data)] ^= 1 << rng.randrange(8)
+            data[offset % len(data)] ^= 1 << rng.randrange(8)
         case 1:
-            del data[place:]
+            del data[offset:]
         case 2:
-            data[place:place] = rng.randbytes(rng.randrange(1, 9))
+            data[offset:offset] = rng.randbytes(rng.randrange(1, 9))
         case 3:
             parts.insert(index, parts[rng.randrange(len(parts))])
             return parts
@@ -275,7 +277,7 @@ def _mutate_tree(header: bytes, rng: random.Random) -> bytes:
     while isinstance(node, dict | list) and node:
         key = rng.choice(list(node) if isinstance(node, dict) else list(range(len(node))))
         if not isinstance(node[key], dict | list) or not node[key] or rng.random() < 0.3:
-            node[key] = rng.choice(HOSTILE)
+            node[key] = rng.choice(INVALID_VALUES)
             break
         node = node[key]
     packed: bytes = msgpack.packb(tree)
@@ -288,7 +290,7 @@ _Message = TypeVar("_Message")
 def _fuzz(
     messages: list[_Message], encode: Callable[[_Message], list[bytes]], decode: Callable[[list[bytes]], _Message]
 ) -> int:
-    """Decode 10 000 mutated messages; return how many were accepted, each of them whole and valid."""
+    """Decode 10 000 mutated messages; return the number of accepted messages, all complete and valid."""
     rng = random.Random(0)
     seeds = [encode(message) for message in messages]
     n_accepted = 0
@@ -301,9 +303,9 @@ def _fuzz(
         except ProtocolError:
             continue
         n_accepted += 1
-        sent_on = encode(message)
-        assert encode(decode(sent_on)) == sent_on
-        assert [len(part) for part in sent_on[1:]] == [len(part) for part in parts[1:]]
+        encoded = encode(message)
+        assert encode(decode(encoded)) == encoded
+        assert [len(part) for part in encoded[1:]] == [len(part) for part in parts[1:]]
     return n_accepted
 
 

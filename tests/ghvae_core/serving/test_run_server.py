@@ -1,4 +1,4 @@
-"""The command, in a process of its own and in this process."""
+"""Command `run_server`, in a child process and in this process."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.ghvae_core.serving.live import PATIENCE_S, hello, peer, running, stat
 from tests.ghvae_core.serving.small_model import small_checkpoint, small_request
 from tests.patience import patience
 
-ASKED = small_request()
+REQUEST = small_request()
 OPTIONS = ("--device", "cpu", "--threads", "1")
 
 Command = Callable[..., int]
@@ -52,8 +52,8 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
 @contextmanager
 def _started(*options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Start a server, and yield it with its address once it is ready."""
-    line = [sys.executable, "-m", "ghvae_core.run_server", *OPTIONS, *map(str, options)]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    arguments = [sys.executable, "-m", "ghvae_core.run_server", *OPTIONS, *map(str, options)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             ready = json.loads(process.stdout.readline())
@@ -63,15 +63,15 @@ def _started(*options: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
             process.kill()
 
 
-def test_overrides_reach_the_server_and_sigterm_drains_it(checkpoint: Path) -> None:
+def test_overrides_are_applied_and_sigterm_drains_the_server(checkpoint: Path) -> None:
     overrides = ("--set", "serving.max_waiting=1", "--set", "predictor.max_candidates=8")
     with _started("--checkpoint", checkpoint, "--address", "tcp://127.0.0.1:0", *overrides) as (process, address):
         with peer(address) as bare:
-            reply = bare.ask(hello())
+            reply = bare.exchange(hello())
         assert isinstance(reply, Welcome)
         assert (reply.limits.max_waiting, reply.spec.max_candidates) == (1, 8)
-        client = ServerClient(address, ASKED.cost)
-        client.predict(ASKED.context, ASKED.candidates, ASKED.goal, 1)
+        client = ServerClient(address, REQUEST.cost)
+        client.predict(REQUEST.context, REQUEST.candidates, REQUEST.goal, 1)
         client.close()
         process.send_signal(signal.SIGTERM)
         assert process.wait(patience(PATIENCE_S)) == 0
@@ -81,24 +81,24 @@ def test_overrides_reach_the_server_and_sigterm_drains_it(checkpoint: Path) -> N
     assert "Traceback" not in log
 
 
-def test_ctrl_c_drains_it(
+def test_ctrl_c_drains_the_server(
     command: Command, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    address, heard = f"ipc://{tmp_path}/s", []
+    address, statuses = f"ipc://{tmp_path}/s", []
 
     def interrupt() -> None:
         with peer(address) as client:
-            while (told := status(client.ask(hello()))) == "unavailable":
+            while (reply := status(client.exchange(hello()))) == "unavailable":
                 time.sleep(0.05)
-        heard.append(told)
-        if heard == ["ok"]:  # it serves, so its signal handlers are set and pytest is not stopped
+        statuses.append(reply)
+        if statuses == ["ok"]:  # the server is ready, so its signal handlers are set and pytest is not stopped
             os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     assert command("--checkpoint", checkpoint, "--address", address) == 0
     thread.join()
-    assert heard == ["ok"]
+    assert statuses == ["ok"]
     assert json.loads(capsys.readouterr().out)["ready"] == address
 
 
@@ -111,7 +111,7 @@ def test_refused_input_exits_with_2_and_one_line(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        for address, folder, said in (
+        for address, folder, message in (
             ("tcp://0.0.0.0:5555", checkpoint, "tcp://0.0.0.0:5555: expected tcp://127.0.0.1:PORT"),
             (f"tcp://127.0.0.1:{port}", checkpoint, f"tcp://127.0.0.1:{port}: another program listens there; stop it"),
             (f"ipc://{file}", checkpoint, f"ipc://{file}: expected a new path or a socket's"),
@@ -121,7 +121,7 @@ def test_refused_input_exits_with_2_and_one_line(
             printed = capsys.readouterr()
             assert printed.out == ""
             (line,) = (line for line in printed.err.splitlines() if line.startswith("error: "))
-            assert line.startswith(f"error: {said}")
+            assert line.startswith(f"error: {message}")
     assert file.read_text() == "notes"
 
 
@@ -142,21 +142,21 @@ def test_a_health_port_in_use_is_refused_before_a_worker_is_started(
     assert not (tmp_path / "s").exists()
 
 
-def test_check_times_a_chunk_and_binds_nothing(
+def test_check_times_a_chunk_without_binding_an_address(
     checkpoint: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with running() as other:
         options = ("--checkpoint", checkpoint, "--address", other.address, "--check", "--set", "predictor.chunk=3")
         assert command(*options) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["candidates"] == 3 and told["chunk_s"] > 0 and told["warm_up_s"] > 0
-    assert told["rollouts_per_s"] == pytest.approx(3 / told["chunk_s"], rel=0.2)
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["candidates"] == 3 and report["chunk_s"] > 0 and report["warm_up_s"] > 0
+    assert report["rollouts_per_s"] == pytest.approx(3 / report["chunk_s"], rel=0.2)
 
 
-def test_openmp_threads_sleep_soon_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openmp_threads_spin_briefly_unless_the_environment_sets_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ghvae_core.run_server.run", lambda _: None)
     for given, expected in ((None, OPENMP_SPIN[1]), ("7", "7")):
-        monkeypatch.setenv(*OPENMP_SPIN)  # so that what `main` sets does not stay
+        monkeypatch.setenv(*OPENMP_SPIN)  # so that the value set by `main` is removed after the test
         monkeypatch.delenv(OPENMP_SPIN[0])
         if given is not None:
             monkeypatch.setenv(OPENMP_SPIN[0], given)
@@ -164,7 +164,7 @@ def test_openmp_threads_sleep_soon_unless_the_environment_says_otherwise(monkeyp
         assert os.environ[OPENMP_SPIN[0]] == expected
 
 
-def test_the_server_needs_no_torch() -> None:
+def test_the_server_does_not_import_torch() -> None:
     code = "import ghvae_core.run_server, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 

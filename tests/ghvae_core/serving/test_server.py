@@ -29,14 +29,14 @@ from tests.patience import patience, relaxed
 
 def test_hello_is_answered_with_the_spec_and_the_limits() -> None:
     with running() as server, peer(server.address) as client:
-        reply = client.ask(hello())
+        reply = client.exchange(hello())
     assert isinstance(reply, Welcome)
     assert reply.spec == SPEC
     assert reply.limits.max_waiting == 32
 
 
 @pytest.fixture(scope="module")
-def abused() -> Iterator[Running]:
+def long_lived() -> Iterator[Running]:
     """One server for all invalid messages."""
     with running() as server:
         yield server
@@ -44,7 +44,7 @@ def abused() -> Iterator[Running]:
 
 def test_a_request_is_answered() -> None:
     with running() as server, peer(server.address) as client:
-        reply = client.ask(predict())
+        reply = client.exchange(predict())
     assert isinstance(reply, PredictionReply)
     assert reply.id == b"id-1"
     np.testing.assert_array_equal(reply.prediction.costs, prediction(request()).costs)
@@ -66,7 +66,7 @@ def test_a_request_and_its_reply_are_forwarded_without_being_encoded_again(monke
         monkeypatch.setattr(protocol, "decode_request", count)
         monkeypatch.setattr(protocol, "encode_request", refuse)
         monkeypatch.setattr(protocol, "encode_reply", refuse)
-        assert status(client.ask(parts)) == "ok"
+        assert status(client.exchange(parts)) == "ok"
         monkeypatch.undo()
     assert decoded == [parts]
 
@@ -84,42 +84,42 @@ def test_a_request_and_its_reply_are_forwarded_without_being_encoded_again(monke
         [msgpack.packb({})],
     ],
 )
-def test_an_invalid_message_is_refused_and_the_server_continues(parts: list[bytes], abused: Running) -> None:
-    with peer(abused.address) as client:
-        reply = client.ask(parts)
+def test_an_invalid_message_is_refused_and_the_server_continues(parts: list[bytes], long_lived: Running) -> None:
+    with peer(long_lived.address) as client:
+        reply = client.exchange(parts)
         assert isinstance(reply, Refusal)
         assert reply.status == "bad" and reply.why
         assert "Traceback" not in reply.why
-        assert status(client.ask(predict())) == "ok"
+        assert status(client.exchange(predict())) == "ok"
 
 
 @pytest.mark.parametrize("n_messages", [500, pytest.param(2000, marks=pytest.mark.slow)])
-def test_a_flood_of_random_messages_does_not_stop_the_server(n_messages: int, abused: Running) -> None:
+def test_a_flood_of_random_messages_does_not_stop_the_server(n_messages: int, long_lived: Running) -> None:
     rng = random.Random(0)
-    with peer(abused.address) as vandal, peer(abused.address) as client:
+    with peer(long_lived.address) as sender, peer(long_lived.address) as client:
         for _ in range(n_messages):
-            vandal.send([rng.randbytes(rng.randrange(200)) for _ in range(rng.randrange(1, 8))])
-        assert status(client.ask(predict())) == "ok"
+            sender.send([rng.randbytes(rng.randrange(200)) for _ in range(rng.randrange(1, 8))])
+        assert status(client.exchange(predict())) == "ok"
 
 
 @pytest.mark.parametrize("n_messages", [1000, pytest.param(5000, marks=pytest.mark.slow)])
-def test_no_reply_to_a_fast_client_is_dropped(n_messages: int, abused: Running) -> None:
-    with peer(abused.address) as client:
-        assert all(status(client.ask(hello())) == "ok" for _ in range(n_messages))
+def test_no_reply_to_a_fast_client_is_dropped(n_messages: int, long_lived: Running) -> None:
+    with peer(long_lived.address) as client:
+        assert all(status(client.exchange(hello())) == "ok" for _ in range(n_messages))
 
 
-def test_bytes_that_are_not_zeromq_are_ignored(abused: Running) -> None:
-    host, port = abused.address.removeprefix("tcp://").split(":")
+def test_bytes_that_are_not_zeromq_are_ignored(long_lived: Running) -> None:
+    host, port = long_lived.address.removeprefix("tcp://").split(":")
     with socket.create_connection((host, int(port))) as raw:
         raw.sendall(b"GET / HTTP/1.1\r\n\r\n")
-    with peer(abused.address) as client:
-        assert status(client.ask(predict())) == "ok"
+    with peer(long_lived.address) as client:
+        assert status(client.exchange(predict())) == "ok"
 
 
-def test_an_oversize_part_cuts_its_sender_off(abused: Running) -> None:
-    with peer(abused.address) as large, peer(abused.address) as client:
+def test_an_oversize_part_cuts_its_sender_off(long_lived: Running) -> None:
+    with peer(long_lived.address) as large, peer(long_lived.address) as client:
         large.send([b"x" * (MAX_PART_BYTES + 1)])
-        assert status(client.ask(predict())) == "ok"
+        assert status(client.exchange(predict())) == "ok"
         assert large.receive(200) is None
 
 
@@ -127,7 +127,7 @@ def test_another_version_is_refused_by_name() -> None:
     header = msgpack.unpackb(hello()[0])
     header["version"] = 6
     with running() as server, peer(server.address) as client:
-        reply = client.ask([msgpack.packb(header)])
+        reply = client.exchange([msgpack.packb(header)])
     assert isinstance(reply, Refusal)
     assert reply.id == header["id"]
     assert reply.why == "expected messages of version 5, got version 6"
@@ -135,14 +135,14 @@ def test_another_version_is_refused_by_name() -> None:
 
 def test_a_request_for_another_checkpoint_is_refused() -> None:
     with running() as server, peer(server.address) as client:
-        reply = client.ask(predict(checkpoint="deadbeef"))
+        reply = client.exchange(predict(checkpoint="deadbeef"))
     assert isinstance(reply, Refusal)
     assert reply.status == "bad" and "deadbeef" in reply.why and SPEC.checkpoint[:12] in reply.why
 
 
 def test_a_request_that_does_not_fit_is_refused_by_name() -> None:
     with running() as server, peer(server.address) as client:
-        reply = client.ask(encode_request(Predict(b"x", request(n=21), SPEC.checkpoint, 1.0)))
+        reply = client.exchange(encode_request(Predict(b"x", request(n=21), SPEC.checkpoint, 1.0)))
     assert isinstance(reply, Refusal)
     assert reply.status == "bad" and reply.why == "number of candidates: expected 1 to 20, got 21"
 
@@ -151,7 +151,7 @@ def test_hello_is_answered_while_the_model_computes() -> None:
     with running("gate") as server, peer(server.address) as client:
         client.send(predict())
         server.wait_until_begun()
-        assert status(client.ask(hello())) == "ok"
+        assert status(client.exchange(hello())) == "ok"
         server.open()
         assert status(client.receive()) == "ok"
 
@@ -161,16 +161,16 @@ def test_the_newest_request_of_a_client_replaces_older_ones() -> None:
         eager.send(predict(request_id=b"in work"))
         server.wait_until_begun()
         patient.send(predict(request_id=b"other"))
-        assert status(patient.ask(hello())) == "ok"  # accepted by now
-        told = [eager.ask(predict(request_id=b"waiting")), eager.ask(predict(request_id=b"newest"))]
-        assert [(reply.id, reply.status) for reply in told if isinstance(reply, Refusal)] == [
+        assert status(patient.exchange(hello())) == "ok"  # its request has been accepted
+        replies = [eager.exchange(predict(request_id=b"waiting")), eager.exchange(predict(request_id=b"newest"))]
+        assert [(reply.id, reply.status) for reply in replies if isinstance(reply, Refusal)] == [
             (b"in work", "superseded"),
             (b"waiting", "superseded"),
         ]
         server.open()
         first, last = patient.receive(), eager.receive()
     assert isinstance(first, PredictionReply) and first.id == b"other", (
-        "a client that asks again waits behind the others"
+        "a newer request of a client is the last in the queue"
     )
     assert isinstance(last, PredictionReply) and last.id == b"newest"
 
@@ -185,8 +185,8 @@ def test_the_queue_is_bounded_over_all_clients() -> None:
         first.send(predict())
         server.wait_until_begun()
         second.send(predict())
-        assert status(second.ask(hello())) == "ok"
-        reply = third.ask(predict(request_id=b"third"))
+        assert status(second.exchange(hello())) == "ok"
+        reply = third.exchange(predict(request_id=b"third"))
         assert isinstance(reply, Refusal)
         assert (reply.id, reply.status, reply.retry_after_s) == (b"third", "busy", 0.05)
         server.open()
@@ -198,7 +198,7 @@ def test_a_request_that_expired_while_waiting_is_not_computed() -> None:
         client.send(predict(request_id=b"slow"))
         server.wait_until_begun()
         other.send(predict(0.001, b"late"))
-        assert status(other.ask(hello())) == "ok"  # the late one has been accepted by now
+        assert status(other.exchange(hello())) == "ok"  # the late request has been accepted
         time.sleep(0.01)
         server.open()
         first, late = client.receive(), other.receive()
@@ -209,13 +209,13 @@ def test_a_request_that_expired_while_waiting_is_not_computed() -> None:
 
 def test_a_computation_stops_at_its_deadline() -> None:
     with running("until stopped") as server, peer(server.address) as client:
-        assert status(client.ask(predict(0.05))) == "expired"
+        assert status(client.exchange(predict(0.05))) == "expired"
 
 
 def test_an_exception_of_the_model_is_written_to_the_log_alone(capfd: pytest.CaptureFixture[str]) -> None:
     with running("raise") as server, peer(server.address) as client:
         for _ in range(2):  # the server continues
-            reply = client.ask(predict())
+            reply = client.exchange(predict())
             assert isinstance(reply, Refusal)
             assert (reply.id, reply.status) == (b"id-1", "failed")
             assert "secret" not in reply.why
@@ -225,12 +225,12 @@ def test_an_exception_of_the_model_is_written_to_the_log_alone(capfd: pytest.Cap
 
 def test_a_prediction_without_a_finite_cost_is_refused() -> None:
     with running("nan") as server, peer(server.address) as client:
-        assert status(client.ask(predict())) == "nonfinite"
+        assert status(client.exchange(predict())) == "nonfinite"
 
 
 def test_workers_share_the_candidates() -> None:
     with running("half nan", n=2) as server, peer(server.address) as client:
-        reply = client.ask(predict())
+        reply = client.exchange(predict())
     assert isinstance(reply, PredictionReply)
     whole = prediction(request())
     assert np.isnan(reply.prediction.costs[:3]).all(), "NaN of one worker does not affect the other"
@@ -242,9 +242,9 @@ def test_workers_share_the_candidates() -> None:
 @pytest.mark.parametrize(("script", "n"), [("die once", 1), ("die once", 2), ("hang once", 1), ("hang once", 2)])
 def test_a_lost_worker_fails_one_request(script: str, n: int) -> None:
     with running(script, ServingConfig(hang_s=relaxed(0.2)), n=n) as server, peer(server.address) as client:
-        lost = client.ask(predict(relaxed(1.0, 60.0)))
+        lost = client.exchange(predict(relaxed(1.0, 60.0)))
         assert isinstance(lost, Refusal) and (lost.status, lost.retry_after_s) == ("unavailable", 0.0)
-        while status(reply := client.ask(predict())) == "unavailable":
+        while status(reply := client.exchange(predict())) == "unavailable":
             assert isinstance(reply, Refusal) and reply.retry_after_s > 0, "the refusal says when to retry"
             time.sleep(0.05)
         assert isinstance(reply, PredictionReply)
@@ -257,15 +257,15 @@ def test_the_standby_process_replaces_a_lost_one() -> None:
         until(lambda: len(server.processes()) == 2, "a standby process")
         (pid,) = server.server.pids
         (standby,) = server.processes() - {pid}
-        assert status(client.ask(predict())) == "unavailable"
-        while status(client.ask(predict())) == "unavailable":
+        assert status(client.exchange(predict())) == "unavailable"
+        while status(client.exchange(predict())) == "unavailable":
             time.sleep(0.05)
         assert server.server.pids == [standby]
         until(lambda: len(server.processes()) == 2, "another standby process")
         (standby,) = server.processes() - {standby}
         os.kill(standby, signal.SIGKILL)
         until(lambda: len(server.processes() - {standby}) == 2, "another in place of a lost standby process")
-        assert status(client.ask(predict())) == "ok"
+        assert status(client.exchange(predict())) == "ok"
         left = server.processes()
     assert not any(psutil.pid_exists(pid) for pid in left)
 
@@ -280,7 +280,7 @@ def test_a_standby_process_that_cannot_be_started_is_not_needed(
         with monkeypatch.context() as patched:
             patched.setattr("ghvae_core.serving.worker.subprocess.Popen", refuse)
             until(lambda: "no standby process: no process for the model could" in caplog.text, "a warning")
-        assert status(client.ask(predict())) == "ok"
+        assert status(client.exchange(predict())) == "ok"
         assert server.processes() == {*server.server.pids}
 
 
@@ -304,21 +304,21 @@ def test_a_second_worker_that_cannot_be_started_stops_the_first(
 
 def test_the_standby_process_can_be_turned_off() -> None:
     with running(config=ServingConfig(standby_after_s=None)) as server, peer(server.address) as client:
-        assert status(client.ask(predict())) == "ok"
+        assert status(client.exchange(predict())) == "ok"
         assert server.processes() == {*server.server.pids}
 
 
 def test_a_worker_that_fails_its_self_test_after_an_error_is_replaced() -> None:
     with running("raise once", None, "broken") as server, peer(server.address) as client:
-        assert status(client.ask(predict())) == "unavailable"
-        while status(reply := client.ask(predict())) == "unavailable":
+        assert status(client.exchange(predict())) == "unavailable"
+        while status(reply := client.exchange(predict())) == "unavailable":
             time.sleep(0.05)
         assert isinstance(reply, PredictionReply)
 
 
 def test_too_many_lost_workers_stop_the_server() -> None:
     with running("die", ServingConfig(restarts=1)) as server, peer(server.address) as client:
-        assert status(client.ask(predict())) == "unavailable"
+        assert status(client.exchange(predict())) == "unavailable"
         server.ready.clear()
         while not server.ready.wait(0.05):  # set once more when the service has ended
             client.send(predict())
@@ -327,7 +327,7 @@ def test_too_many_lost_workers_stop_the_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "kind", "said"),
+    ("script", "kind", "message"),
     [
         ("refuse", MismatchError, "nowhere: expected a checkpoint"),
         (
@@ -337,15 +337,15 @@ def test_too_many_lost_workers_stop_the_server() -> None:
         ),
     ],
 )
-def test_workers_that_cannot_start_stop_the_server(script: str, kind: type[Exception], said: str) -> None:
+def test_workers_that_cannot_start_stop_the_server(script: str, kind: type[Exception], message: str) -> None:
     with running(script, ServingConfig(restarts=1)) as server:
         pass
-    assert type(server.error) is kind and said in str(server.error)
+    assert type(server.error) is kind and message in str(server.error)
 
 
 def test_a_changed_checkpoint_stops_the_server() -> None:
     with running("changes") as server, peer(server.address) as client:
-        assert status(client.ask(predict())) == "unavailable"
+        assert status(client.exchange(predict())) == "unavailable"
         until(lambda: server.error, "an error")
     assert "the checkpoint has changed since this server was started" in str(server.error)
 
@@ -354,12 +354,12 @@ def test_until_it_is_ready_it_reports_its_state() -> None:
     with running("slow start", waits=False) as server, peer(server.address) as client:
         until(lambda: server.server.state == "loading", "loading")
         for parts in (hello(), predict()):
-            reply = client.ask(parts)
+            reply = client.exchange(parts)
             assert isinstance(reply, Refusal) and reply.status == "unavailable" and reply.retry_after_s > 0
             assert reply.why == "the model is not ready yet: loading"
         server.open()
         assert server.ready.wait(patience(PATIENCE_S))
-        assert status(client.ask(predict())) == "ok"
+        assert status(client.exchange(predict())) == "ok"
 
 
 def test_draining_finishes_accepted_requests_and_refuses_new_ones() -> None:
@@ -367,8 +367,8 @@ def test_draining_finishes_accepted_requests_and_refuses_new_ones() -> None:
         client.send(predict())
         server.wait_until_begun()
         server.server.drain()
-        assert status(client.ask(predict())) == "draining"
-        assert status(client.ask(hello())) == "draining"
+        assert status(client.exchange(predict())) == "draining"
+        assert status(client.exchange(hello())) == "draining"
         server.open()
         assert status(client.receive()) == "ok"
 
@@ -381,18 +381,18 @@ def test_draining_stops_after_its_time_limit() -> None:
     ):
         client.send(predict(60))
         other.send(predict(60))
-        assert [status(each.ask(hello())) for each in (client, other)] == ["ok", "ok"]  # both are accepted by now
+        assert [status(each.exchange(hello())) for each in (client, other)] == ["ok", "ok"]  # both requests have been accepted
         server.server.drain()
         assert [status(each.receive()) for each in (client, other)] == ["draining", "draining"]
 
 
 def test_the_exit_of_the_parent_stops_the_server(tmp_path: Path) -> None:
-    ours, parents = os.pipe()
+    read_end, write_end = os.pipe()
     server = PredictionServer("tcp://127.0.0.1:0", ServingConfig(), commands("predict", tmp_path))
-    server.serve(lambda _: os.close(parents), ours)  # returns although `drain` is not called
+    server.serve(lambda _: os.close(write_end), read_end)  # returns although `drain` is not called
     assert server.state == "draining"
     server.close()
-    os.close(ours)
+    os.close(read_end)
 
 
 def test_no_worker_outlives_the_server(tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_a_client_that_disconnects_does_not_affect_others() -> None:
             leaver.send(predict())
             server.wait_until_begun()
         server.open()
-        assert status(client.ask(predict())) == "ok"
+        assert status(client.exchange(predict())) == "ok"
 
 
 @pytest.mark.parametrize(

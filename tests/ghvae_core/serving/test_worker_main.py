@@ -34,8 +34,8 @@ def test_the_exit_of_the_server_ends_the_wait_and_the_work(tmp_path: Path) -> No
     for is_busy in (False, True):
         context, address, ended = zmq.Context(), f"ipc://{tmp_path}/{is_busy}", list[bool]()
         server = open_channel(context, address, binds=True)
-        ours, servers = os.pipe()
-        thread = threading.Thread(target=process, args=(address, ours, ended))
+        read_end, write_end = os.pipe()
+        thread = threading.Thread(target=process, args=(address, read_end, ended))
         thread.start()
         assert server.poll(round(1000 * patience(PATIENCE_S))) and server.recv_multipart() == [STATE, b"starting"]
         if is_busy:
@@ -44,9 +44,9 @@ def test_the_exit_of_the_server_ends_the_wait_and_the_work(tmp_path: Path) -> No
             message = Predict(b"id", request(), SPEC.checkpoint, 60.0)
             server.send_multipart([WORK, b"work", WorkEnvelope(60.0, 0.0, 0, 5).pack(), *encode_request(message)])
             assert begun.wait(patience(PATIENCE_S))
-        os.close(servers)
+        os.close(write_end)
         thread.join(patience(PATIENCE_S))
         assert ended == [True]
         server.close()
         context.term()
-        os.close(ours)
+        os.close(read_end)
