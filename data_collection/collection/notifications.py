@@ -111,8 +111,8 @@ class _Notifications(EventListener):
     def on_closed(self, event: ClosedEvent) -> None:
         if event.idle_episodes < self._idle_limit:
             self.notifier.change("collecting", f"{self._folder}: collecting again; {self._progress.line()}")
-        elif self.notifier.change("dull", self._idle_text(event)):
-            self._journal.note("dull", {"episodes": event.idle_episodes})
+        elif self.notifier.change("idle", self._idle_text(event)):
+            self._journal.note("dull", {"episodes": event.idle_episodes})  # stored name of the event
 
     def ended(self, why: str) -> None:
         """Send the end of the run and wait for the command."""

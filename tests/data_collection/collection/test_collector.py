@@ -1,4 +1,4 @@
-"""The collector: reproducible episodes, redrawn plans, and faults that cost an episode but not the night."""
+"""The collector: reproducible episodes, redrawn plans, and faults that drop one episode and not the run."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from robot_bridge.simulation.franka import SimulatedFranka
 from tests.robot_bridge import simulated
 
 CONFIG = CollectionConfig(n_steps=5, steps_per_draw=(2, 3), max_faults_in_row=3)
-_PICTURE = np.random.default_rng(0).integers(0, 255, (240, 320, 3)).astype(np.uint8)
+_IMAGE = np.random.default_rng(0).integers(0, 255, (240, 320, 3)).astype(np.uint8)
 ARRAYS = ("frames", "states", "actions", "commanded", "times_s")
 
 
 class _Failing(SimulatedFranka):
-    """A simulated Franka with trouble on some of its steps, counted over its life."""
+    """A simulated Franka with faults at given steps, counted over its lifetime."""
 
-    def __init__(self, trouble: dict[int, Exception]) -> None:
+    def __init__(self, faults: dict[int, Exception]) -> None:
         super().__init__(simulated.config())
-        self.trouble = trouble
+        self.faults = faults
         self.steps = 0
         self.recoveries = 0
 
     def step(self, action: NDArray[np.float32]) -> Step:
         self.steps += 1
-        if self.steps in self.trouble:
-            raise self.trouble[self.steps]
+        if self.steps in self.faults:
+            raise self.faults[self.steps]
         return super().step(action)
 
     def recover(self) -> None:
@@ -45,7 +45,7 @@ class _Failing(SimulatedFranka):
 
 
 def collect(robot: SimulatedFranka, seed: int, number: int) -> tuple[Episode | None, list[DroppedAttempt]]:
-    """Return the episode, if one came of it, and the attempts before."""
+    """Return the episode, None if none was recorded, and the failed attempts."""
     attempts = list(Collector(robot, CONFIG).attempts(seed, number))
     episodes = [attempt.episode for attempt in attempts if isinstance(attempt, CollectedEpisode)]
     assert len(episodes) <= 1 and (not episodes or isinstance(attempts[-1], CollectedEpisode))
@@ -65,15 +65,15 @@ def robot() -> Iterator[SimulatedFranka]:
     arm.close()
 
 
-def test_an_episode_holds_what_was_applied_and_what_was_commanded(robot: SimulatedFranka) -> None:
+def test_an_episode_holds_applied_and_commanded_actions(robot: SimulatedFranka) -> None:
     episode = episode_of(robot, seed=0, number=0)
     assert episode.actions.shape == (5, 4) and episode.frames.shape == (6, 240, 320, 3)
     moved = np.diff(episode.states[:, :3], axis=0)
     assert np.abs(moved - episode.actions[:, :3]).max() < 0.03
     assert set(np.unique(episode.actions[:, 3])) <= {-1.0, 1.0}
     assert episode.times_s[0] == 0 and (np.diff(episode.times_s) > 0.5).all()
-    told = {"seed": 0, "episode": 0, "attempt": 0, "swept": False}
-    assert {name: episode.info[name] for name in told} == told
+    expected_info = {"seed": 0, "episode": 0, "attempt": 0, "swept": False}
+    assert {name: episode.info[name] for name in expected_info} == expected_info
     assert 2 <= len(str(episode.info["families"]).split(",")) <= 3  # of 2 or 3 steps each
     assert int(episode.info["objects_seen"]) >= 1 and {"objects_moved_m", "lifted"} <= set(episode.info)
 
@@ -137,13 +137,13 @@ def test_an_episode_that_cannot_be_built_is_dropped_alone() -> None:
 
 
 class _NotApplied(SimulatedFranka):
-    """A simulated Franka that does not know what it applied."""
+    """A simulated Franka that does not report applied actions."""
 
     def step(self, action: NDArray[np.float32]) -> Step:
         return dataclasses.replace(super().step(action), applied=np.full(4, np.nan, np.float32))
 
 
-def test_attempts_come_to_an_end() -> None:
+def test_attempts_are_limited() -> None:
     arm = _Failing(dict.fromkeys(range(1, 100), RobotFault("reflex")))
     episode, dropped = collect(arm, seed=0, number=7)
     assert episode is None and len(dropped) == CONFIG.max_faults_in_row and arm.recoveries == 3
@@ -163,13 +163,13 @@ def test_an_arm_that_cannot_recover_is_reported() -> None:
 @pytest.mark.parametrize(
     ("kind", "spoil"),
     [
-        ("frozen_camera", lambda seen: Observation(_PICTURE, seen.state, seen.time_s)),
+        ("frozen_camera", lambda seen: Observation(_IMAGE, seen.state, seen.time_s)),
         ("bad_light", lambda seen: Observation(seen.image // 40, seen.state, seen.time_s)),
         ("idle_arm", lambda seen: Observation(seen.image, np.array([0.5, 0.0, 0.1, 0.0, 1.0]), seen.time_s)),
         ("wrong_stamps", lambda seen: Observation(seen.image, seen.state, 9.0)),
     ],
 )
-def test_what_the_filter_refuses_is_whole_and_another_attempt_is_made(
+def test_a_rejected_episode_is_complete_and_attempted_again(
     monkeypatch: pytest.MonkeyPatch, kind: str, spoil: Callable[[Observation], Observation]
 ) -> None:
     arm = simulated.franka()
@@ -181,7 +181,7 @@ def test_what_the_filter_refuses_is_whole_and_another_attempt_is_made(
     arm.close()
 
 
-def test_a_clock_that_jumps_spoils_the_episode(monkeypatch: pytest.MonkeyPatch, robot: SimulatedFranka) -> None:
+def test_a_clock_jump_rejects_the_episode(monkeypatch: pytest.MonkeyPatch, robot: SimulatedFranka) -> None:
     for jump_s in (3600.0, -3600.0):
         clock = itertools.chain([0.0, jump_s], itertools.repeat(jump_s))
         monkeypatch.setattr(collector, "_clock_s", lambda clock=clock: next(clock))
@@ -190,7 +190,7 @@ def test_a_clock_that_jumps_spoils_the_episode(monkeypatch: pytest.MonkeyPatch, 
         assert [d.kind for d in dropped] == ["clock_jump"] and f"got a jump of {jump_s:.3f} s" in dropped[0].reason
 
 
-def test_impossible_configurations_are_refused() -> None:
+def test_invalid_configurations_are_refused() -> None:
     for changes in ({"steps_per_draw": (5, 2)}, {"steps_per_draw": (0, 2)}, {"n_steps": 0}, {"lab": "a/b"}):
         with pytest.raises(ValidationError):
             CollectionConfig.model_validate(changes)

@@ -1,4 +1,4 @@
-"""The account of a run: whatever is begun is counted once, and the rest is foreseen from the last episodes."""
+"""Progress of a run: every attempt is counted once; the remaining time is estimated from the last episodes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
 
 
 @given(st.lists(EVENTS, max_size=40), st.integers(0, 5))
-def test_attempts_add_up_and_each_has_its_reason(events: list[Event], n_present: int) -> None:
+def test_attempts_add_up_by_reason(events: list[Event], n_present: int) -> None:
     account = CollectionProgress(n_present, 18.0 * n_present, 100, None)
     for event in events:
         account.handle(event)
@@ -63,12 +63,12 @@ def test_attempts_add_up_and_each_has_its_reason(events: list[Event], n_present:
     assert account.renewals == sum(isinstance(event, ReplacedEvent) for event in events)
     assert account.recorded_s == 18.0 * len(rows) and account.n_bytes == 1000 * len(rows)
     assert account.families.total() == sum(event.row.families.count(",") + 1 for event in rows)
-    told = account.summary()
-    assert json.loads(json.dumps(told)) == told
-    assert told["attempts"] == account.attempts and told["episodes_in_folder"] == n_present + len(rows)
+    summary = account.summary()
+    assert json.loads(json.dumps(summary)) == summary
+    assert summary["attempts"] == account.attempts and summary["episodes_in_folder"] == n_present + len(rows)
 
 
-def test_what_episodes_showed_is_counted() -> None:
+def test_properties_of_episodes_are_counted() -> None:
     account = CollectionProgress(0, 0.0, 10, None)
     for event in (
         closed(0, lifted=True, objects_moved_m=0.03, families="push,grasp"),
@@ -80,7 +80,7 @@ def test_what_episodes_showed_is_counted() -> None:
     assert account.summary()["families"] == {"grasp": 1, "noise": 1, "push": 2}
 
 
-def test_the_state_is_why_nothing_succeeds_until_something_does() -> None:
+def test_the_state_is_waiting_until_an_episode_closes() -> None:
     account = CollectionProgress(0, 0.0, 10, None)
     states = []
     for event in (
@@ -96,7 +96,7 @@ def test_the_state_is_why_nothing_succeeds_until_something_does() -> None:
 
 
 class Clock:
-    """A monotonic clock that goes when it is told to."""
+    """A monotonic clock that is advanced by hand."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now_s = 1000.0
@@ -108,21 +108,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def test_of_episodes_the_rest_takes_as_long_as_those_before(clock: Clock) -> None:
+def test_remaining_time_of_episodes_follows_earlier_ones(clock: Clock) -> None:
     account = CollectionProgress(2, 36.0, 10, None, began_s=clock.now_s)
     assert account.left_s() is None
     for number, left_s in enumerate([140.0, 120.0, 100.0, 80.0]):
         clock.now_s += 20.0
         account.handle(closed(number))
         assert account.left_s() == pytest.approx(left_s)
-    clock.now_s += 80.0  # in which nothing succeeds
+    clock.now_s += 80.0  # without a closed episode
     assert account.left_s() == pytest.approx(160.0)
     for number in range(9):
         account.handle(closed(number))
-    assert account.left_s() == 0.0  # more than were wanted
+    assert account.left_s() == 0.0  # more than requested
 
 
-def test_of_hours_the_rest_takes_as_long_as_those_before(clock: Clock) -> None:
+def test_remaining_time_of_hours_follows_earlier_ones(clock: Clock) -> None:
     account = CollectionProgress(1, 100.0, 10**6, 1000.0, began_s=clock.now_s)
     assert account.left_s() is None
     for number in range(10):
@@ -131,7 +131,7 @@ def test_of_hours_the_rest_takes_as_long_as_those_before(clock: Clock) -> None:
     assert account.left_s() == pytest.approx((1000.0 - 100.0 - 200.0) / 20.0 * 30.0)
 
 
-def test_only_the_last_episodes_determine_how_long_the_rest_takes(clock: Clock) -> None:
+def test_only_the_last_episodes_determine_the_remaining_time(clock: Clock) -> None:
     account = CollectionProgress(0, 0.0, 1300, None, began_s=clock.now_s)
     for number in range(1200):
         clock.now_s += 1.0 if number < 1000 else 9.0
@@ -148,11 +148,11 @@ def test_hours_are_done_when_they_are_recorded() -> None:
         account.handle(TickEvent(1.0, 10))
         done.append(account.is_done())
     assert done == [False, False, True]
-    assert not CollectionProgress(10, 1e9, 10, None).is_done()  # of episodes the numbers come to an end
+    assert not CollectionProgress(10, 1e9, 10, None).is_done()  # the numbers of episodes are limited
     assert CollectionProgress(1, 110.0, 1, 110.0).is_done()
 
 
-def test_the_longest_gap_counts_from_the_beginning(clock: Clock) -> None:
+def test_the_longest_gap_counts_from_the_start(clock: Clock) -> None:
     account = CollectionProgress(0, 0.0, 10, None, began_s=clock.now_s)
     gaps = []
     for number, gap_s in enumerate([7.0, 3.0, 11.0, 2.0]):

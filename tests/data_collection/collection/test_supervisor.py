@@ -1,4 +1,4 @@
-"""The supervisor: whatever ends a process, its episode is made again, and what needs a person ends the run."""
+"""The supervisor: episodes of ended processes are repeated; a fault that needs an operator ends the run."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from robot_bridge.franka.config import FrankaRosConfig
 from tests.patience import relaxed
 
 
-def test_gaps_are_filled_and_what_comes_back_goes_first() -> None:
+def test_gaps_are_filled_and_returned_numbers_come_first() -> None:
     numbers = EpisodeNumbers({0, 2}, 4)
     assert [numbers.take(), numbers.take()] == [1, 3]
     numbers.give_back(1)
     assert [numbers.take(), numbers.take(), numbers.take(), numbers.take()] == [1, 4, 5, None]
 
 
-def test_what_is_given_up_is_replaced() -> None:
+def test_abandoned_numbers_are_replaced() -> None:
     numbers = EpisodeNumbers(set(), 2)
     assert [numbers.take(), numbers.take(), numbers.take()] == [0, 1, None]
     numbers.give_up()
     assert [numbers.take(), numbers.take()] == [2, None]
 
 
-def test_nothing_is_requested_where_there_is_enough() -> None:
+def test_no_number_is_requested_beyond_the_count() -> None:
     assert EpisodeNumbers({0}, -3).take() is None
 
 
@@ -83,7 +83,7 @@ T = TypeVar("T")
 
 
 class Run:
-    """What became of a run."""
+    """Result of a run."""
 
     def __init__(self, out: Path, n: int, changes: Sequence[str], n_workers: int = 1) -> None:
         config = CollectionRunConfig.load(0, [*SETTINGS, *changes])
@@ -105,7 +105,7 @@ class Run:
         return [event.row.number for event in self.events if isinstance(event, ClosedEvent)]
 
 
-def test_a_process_that_dies_costs_its_episode_and_nothing_else(tmp_path: Path) -> None:
+def test_an_ended_process_loses_only_its_episode(tmp_path: Path) -> None:
     run = Run(tmp_path, 4, ["robot.fault_injection.kills_per_reset=0.5", "supervision.restarts_per_hour=1000"])
     losses = [event for event in run.events if isinstance(event, LostEvent)]
     assert run.error is None and losses and all("died" in loss.reason for loss in losses)
@@ -113,7 +113,7 @@ def test_a_process_that_dies_costs_its_episode_and_nothing_else(tmp_path: Path) 
     assert run.files == sorted(f"lab_franka_play_traj{n}.hdf5" for n in run.closed())
 
 
-def test_an_episode_whose_process_died_before_it_could_report_is_not_made_again(tmp_path: Path) -> None:
+def test_a_closed_but_unreported_episode_is_not_repeated(tmp_path: Path) -> None:
     Run(tmp_path, 1, [])
     before = (tmp_path / "lab_franka_play_traj0.hdf5").read_bytes()
     run = Run(tmp_path, 1, ["robot.fault_injection.kills_per_reset=1"])
@@ -134,13 +134,13 @@ def test_a_process_that_hangs_is_killed(tmp_path: Path) -> None:
     assert run.error is not None and "check the machine" in str(run.error)
 
 
-def test_only_a_real_arm_may_not_stop_itself_as_often_as_it_likes() -> None:
+def test_only_a_real_arm_has_a_limit_of_reflexes() -> None:
     real = CollectionRunConfig.load(0, [], "franka_ros")
     assert isinstance(real.robot, FrankaRosConfig) and real.faults_per_hour == real.robot.recovery.per_hour
     assert CollectionRunConfig.load(0, SETTINGS).faults_per_hour == math.inf
 
 
-def test_an_episode_that_kills_every_process_is_given_up_for_another(tmp_path: Path) -> None:
+def test_an_episode_that_ends_every_process_is_replaced(tmp_path: Path) -> None:
     changes = [
         "robot.fault_injection.kills_per_reset=1",
         "supervision.losses_per_episode=2",
@@ -152,7 +152,7 @@ def test_an_episode_that_kills_every_process_is_given_up_for_another(tmp_path: P
     assert run.error is not None and "the last of 5 within an hour" in str(run.error) and not run.files
 
 
-def test_an_arm_that_keeps_stopping_itself_needs_an_operator(tmp_path: Path) -> None:
+def test_repeated_reflexes_need_an_operator(tmp_path: Path) -> None:
     run = Run(tmp_path, 2, ["robot.fault_injection.reflexes_per_reset=1"])
     failures = [event for event in run.events if isinstance(event, FailedEvent)]
     assert [(f.number, f.attempt, f.kind, f.file) for f in failures] == [
@@ -170,7 +170,7 @@ def test_reflexes_are_counted_over_all_processes(tmp_path: Path, monkeypatch: py
     assert sum(failure.is_fault for failure in run.of(FailedEvent)) <= 4
 
 
-def test_a_camera_that_freezes_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
+def test_a_frozen_camera_is_retried_and_then_ends_the_run(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
         1,
@@ -188,7 +188,7 @@ def test_a_camera_that_freezes_is_waited_for_and_then_given_up(tmp_path: Path) -
     assert files and all((tmp_path / file).exists() for file in files)
 
 
-def test_a_process_that_is_old_is_replaced_between_episodes(tmp_path: Path) -> None:
+def test_old_processes_are_replaced_between_episodes(tmp_path: Path) -> None:
     run = Run(tmp_path, 3, ["supervision.max_age_s=0.001"])
     assert run.error is None and sorted(run.closed()) == [0, 1, 2]
     assert len(run.of(ReplacedEvent)) == 3 and "h old" in str(run.of(ReplacedEvent)[0])
@@ -200,7 +200,7 @@ def test_the_resource_use_of_processes_is_reported(tmp_path: Path) -> None:
     assert max(tick.rss_gib for tick in ticks) > 0.02 and max(tick.descriptors for tick in ticks) > 3
 
 
-def test_a_name_that_is_taken_ends_the_run_and_others_end_what_they_have_begun(tmp_path: Path) -> None:
+def test_an_existing_file_ends_the_run_after_open_episodes(tmp_path: Path) -> None:
     (tmp_path / "lab_franka_play_traj0.hdf5").touch()  # an episode is never overwritten
     run = Run(tmp_path, 1000, [], n_workers=2)
     assert run.error is not None and "traj0.hdf5: exists already" in str(run.error)
@@ -208,7 +208,7 @@ def test_a_name_that_is_taken_ends_the_run_and_others_end_what_they_have_begun(t
     assert run.files == sorted({"lab_franka_play_traj0.hdf5", *(f"lab_franka_play_traj{n}.hdf5" for n in run.closed())})
 
 
-def test_a_disk_that_is_gone_ends_the_run_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_disk_ends_the_run_in_one_line(tmp_path: Path) -> None:
     config = CollectionRunConfig.load(0, SETTINGS)
     with Supervisor(config, tmp_path / "unmounted", 1) as lone, pytest.raises(CollectionError, match="unmounted"):
         list(lone.run(EpisodeNumbers(set(), 1)))
@@ -217,7 +217,7 @@ def test_a_disk_that_is_gone_ends_the_run_in_one_line(tmp_path: Path) -> None:
 def test_an_arm_that_cannot_be_connected_is_reported_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ROS_MASTER_URI", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setenv("ROS_MASTER_URI", "http://127.0.0.1:9")  # without a listener
     config = CollectionRunConfig.load(0, ["robot.connect_timeout_s=0.1"], "franka_ros")
     with pytest.raises(CollectionError, match=r"ROS master|bootstrap"), Supervisor(config, tmp_path / "new", 1):
         pass

@@ -1,4 +1,4 @@
-"""A table that stays: what is held is dropped, what lies at the edge is brought in, and a dull table is noticed."""
+"""Table reset: held objects are released, objects at the edge are moved in, and an idle table is detected."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_sweep_is_due_at_an_interval_and_when_nothing_moves(robot: SimulatedFr
     assert due == [(1, False), (2, True), (3, False), (4, True), (0, False), (1, False), (0, False), (1, False)]
 
 
-def test_what_is_held_is_let_go_in_the_middle(robot: SimulatedFranka) -> None:
+def test_a_held_object_is_released_in_the_middle(robot: SimulatedFranka) -> None:
     for seed in range(8):
         seen = grasp(robot, robot.reset(np.random.default_rng(seed)))
         if is_holding(seen):
@@ -87,15 +87,15 @@ def test_what_is_held_is_let_go_in_the_middle(robot: SimulatedFranka) -> None:
     assert (place[:2] > low).all() and (place[:2] < high).all() and place[2] < 0.08
 
 
-def test_nothing_is_dropped_where_nothing_is_held(robot: SimulatedFranka) -> None:
+def test_nothing_is_released_if_nothing_is_held(robot: SimulatedFranka) -> None:
     seen = robot.reset(np.random.default_rng(0))
     before = robot.simulated_s
     tidier(robot).drop(seen, np.random.default_rng(0))
     assert robot.simulated_s == before
 
 
-def test_a_sweep_brings_objects_in_from_the_edge() -> None:
-    """Over several scenes: fewer things lie at the edge afterwards than before."""
+def test_a_sweep_moves_objects_in_from_the_edge() -> None:
+    """Over several scenes, fewer objects are at the edge afterwards than before."""
     before = after = 0
     for seed in range(6):
         arm = simulated.franka(resets_per_scene=0)
@@ -115,7 +115,7 @@ def _at_edge(arm: SimulatedFranka) -> int:
     return int(away.any(axis=1).sum())
 
 
-def test_the_edge_is_seen_where_it_is(robot: SimulatedFranka) -> None:
+def test_the_edge_is_detected_at_its_position(robot: SimulatedFranka) -> None:
     seen = robot.reset(np.random.default_rng(3))
     seen_m = objects_at_edge(seen, robot.spec, ObjectDetectionConfig(), 0.6)
     assert (
@@ -134,7 +134,7 @@ def test_the_activity_in_a_still_scene_finds_objects_and_no_motion(robot: Simula
     assert not scenery.lifted
 
 
-def test_the_collector_sweeps_and_says_so(robot: SimulatedFranka) -> None:
+def test_the_collector_sweeps_and_reports_it(robot: SimulatedFranka) -> None:
     config = CollectionConfig(n_steps=3, steps_per_draw=(1, 3), table_reset=TableResetConfig(sweep_every=2))
     collector = Collector(robot, config)
     swept = []

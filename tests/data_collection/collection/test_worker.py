@@ -1,4 +1,4 @@
-"""The producer of episodes: which endings call for a person, and which another process may mend."""
+"""The worker: which faults need an operator, and which another process can recover from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FRAMES = make_frames(30)
 
 
 class Double:
-    """An arm that goes where it is sent, before a block that is always somewhere else; and what befalls it."""
+    """An arm that follows its commands, with a block at changing positions and with injected faults."""
 
     spec: RobotSpec = SPEC
 
@@ -37,11 +37,11 @@ class Double:
         self.at_reset: Exception | None = None
         self.at_step: Exception | None = None
         self.at_recover: Exception | None = None
-        self.last_step: Callable[[], None] = lambda: None  # what happens meanwhile
-        self.is_still = False  # the camera shows one picture for ever
+        self.last_step: Callable[[], None] = lambda: None  # called during the last step
+        self.is_frozen = False  # the camera repeats one frame
 
     def _see(self) -> Observation:
-        self.n_seen += not self.is_still
+        self.n_seen += not self.is_frozen
         state = np.array([*self.hand_m, 0.0, 1.0])
         return Observation(FRAMES[self.n_seen % len(FRAMES)], state, 0.6 * len(self.calls))
 
@@ -94,70 +94,66 @@ def produce(robot: Double, config: CollectionRunConfig, folder: Path, number: in
     return list(EpisodeProducer(config, EpisodeFolder(folder, STEM), robot).produce(number))
 
 
-def end_of(told: list[WorkerEvent]) -> GaveUpEvent:
-    """Return the last word, which is the only one of its kind."""
-    ends = [each for each in told if isinstance(each, GaveUpEvent | ClosedEvent)]
-    assert ends == told[-1:] and isinstance(ends[0], GaveUpEvent)
+def end_of(events: list[WorkerEvent]) -> GaveUpEvent:
+    """Return the last event, the only one that ends the worker."""
+    ends = [each for each in events if isinstance(each, GaveUpEvent | ClosedEvent)]
+    assert ends == events[-1:] and isinstance(ends[0], GaveUpEvent)
     return ends[0]
 
 
 def test_an_episode_is_closed_and_reported(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
-    (told,) = produce(robot, config, tmp_path)
-    assert isinstance(told, ClosedEvent) and (told.row.number, told.row.n_steps, told.row.attempt) == (7, 3, 0)
-    episode = read_episode(tmp_path / told.row.file)
+    (events,) = produce(robot, config, tmp_path)
+    assert isinstance(events, ClosedEvent) and (events.row.number, events.row.n_steps, events.row.attempt) == (7, 3, 0)
+    episode = read_episode(tmp_path / events.row.file)
     assert episode.info["episode"] == 7 and len(episode.actions) == 3
     assert robot.calls == ["reset", "step", "step", "step"]
 
 
-def test_a_link_that_is_lost_needs_no_operator(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
+def test_a_lost_link_needs_no_operator(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
     robot.at_step = RobotError("the driver is gone")
-    told = produce(robot, config, tmp_path)
+    events = produce(robot, config, tmp_path)
     failed = FailedEvent(7, 0, "RobotError", "the driver is gone", None, False)
-    assert told == [failed, GaveUpEvent("the driver is gone", needs_person=False)]
+    assert events == [failed, GaveUpEvent("the driver is gone", needs_person=False)]
     assert not list(tmp_path.iterdir())
 
 
-def test_a_camera_that_fails_every_time_needs_no_operator(
-    robot: Double, config: CollectionRunConfig, tmp_path: Path
-) -> None:
-    robot.at_step = CameraFault("no picture in 1 s")
-    told = produce(robot, config, tmp_path)
-    failures = [each for each in told if isinstance(each, FailedEvent)]
+def test_repeated_camera_faults_need_no_operator(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
+    robot.at_step = CameraFault("no frame in 1 s")
+    events = produce(robot, config, tmp_path)
+    failures = [each for each in events if isinstance(each, FailedEvent)]
     assert [(f.number, f.attempt, f.kind, f.reason, f.file) for f in failures] == [
-        (7, attempt, "CameraFault", "no picture in 1 s", None) for attempt in range(5)
+        (7, attempt, "CameraFault", "no frame in 1 s", None) for attempt in range(5)
     ]
-    end = end_of(told)
+    end = end_of(events)
     assert not end.needs_person and end.reason == (
-        "episode 7: 5 attempts failed in a row, the last with CameraFault: no picture in 1 s"
+        "episode 7: 5 attempts failed in a row, the last with CameraFault: no frame in 1 s"
     )
     assert robot.calls.count("recover") == 5
 
 
-def test_an_arm_that_stops_itself_every_time_needs_an_operator(
-    robot: Double, config: CollectionRunConfig, tmp_path: Path
-) -> None:
+def test_repeated_reflexes_need_an_operator(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
     robot.at_reset = RobotFault("reflex")
-    told = produce(robot, config, tmp_path)
-    assert len(told) == 6 and end_of(told).needs_person and "RobotFault: reflex" in end_of(told).reason
+    events = produce(robot, config, tmp_path)
+    assert len(events) == 6 and end_of(events).needs_person and "RobotFault: reflex" in end_of(events).reason
 
 
 def test_a_fault_that_cannot_be_cleared_needs_an_operator(
     robot: Double, config: CollectionRunConfig, tmp_path: Path
 ) -> None:
     robot.at_step, robot.at_recover = CameraFault("dark"), RobotFault("user stop is pressed")
-    told = produce(robot, config, tmp_path)
-    assert [type(each) for each in told] == [FailedEvent, GaveUpEvent]
-    assert end_of(told) == GaveUpEvent("user stop is pressed", needs_person=True)
+    events = produce(robot, config, tmp_path)
+    assert [type(each) for each in events] == [FailedEvent, GaveUpEvent]
+    assert end_of(events) == GaveUpEvent("user stop is pressed", needs_person=True)
 
 
-def test_a_link_that_is_lost_on_the_way_back_needs_no_operator(
+def test_a_link_lost_during_recovery_needs_no_operator(
     robot: Double, config: CollectionRunConfig, tmp_path: Path
 ) -> None:
     robot.at_step, robot.at_recover = RobotFault("reflex"), RobotError("the driver is gone")
     assert end_of(produce(robot, config, tmp_path)) == GaveUpEvent("the driver is gone", needs_person=False)
 
 
-def test_a_name_that_is_taken_needs_an_operator(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
+def test_an_existing_file_needs_an_operator(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
     path_of(tmp_path, 7).write_bytes(b"mine")
     end = end_of(produce(robot, config, tmp_path))
     assert end.needs_person and "traj7.hdf5: exists already" in end.reason
@@ -177,36 +173,32 @@ def test_a_full_disk_needs_an_operator(
     assert end.needs_person and "No space left" in end.reason and not list(tmp_path.iterdir())
 
 
-def test_a_folder_in_which_nothing_can_be_set_aside_needs_an_operator(
-    robot: Double, config: CollectionRunConfig, tmp_path: Path
-) -> None:
+def test_a_failing_quarantine_needs_an_operator(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
     (tmp_path / "quarantine").write_text("a file")
-    robot.is_still = True
+    robot.is_frozen = True
     end = end_of(produce(robot, config, tmp_path))
     assert end.needs_person and "Not a directory" in end.reason
 
 
-def test_a_whole_episode_that_is_refused_is_set_aside(
-    robot: Double, config: CollectionRunConfig, tmp_path: Path
-) -> None:
-    robot.is_still = True
-    told = produce(robot, config, tmp_path)
-    failures = [each for each in told if isinstance(each, FailedEvent)]
-    assert [failure.kind for failure in failures] == ["frozen_camera"] * 5 and not end_of(told).needs_person
+def test_a_complete_rejected_episode_is_quarantined(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
+    robot.is_frozen = True
+    events = produce(robot, config, tmp_path)
+    failures = [each for each in events if isinstance(each, FailedEvent)]
+    assert [failure.kind for failure in failures] == ["frozen_camera"] * 5 and not end_of(events).needs_person
     for failure in failures:
         assert failure.file == f"quarantine/frozen_camera/{STEM}_traj7_attempt{failure.attempt}.hdf5.aside"
         assert len(read_episode(tmp_path / failure.file).actions) == 3
     assert not list(tmp_path.glob("*.hdf5"))
 
 
-def test_an_attempt_that_no_file_can_hold_is_reported_alone(
+def test_an_attempt_that_cannot_be_stored_is_only_reported(
     robot: Double, config: CollectionRunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    robot.last_step = robot.calls.clear  # so that the arm's clock goes back
-    told = produce(robot, config, tmp_path)
-    failures = [each for each in told if isinstance(each, FailedEvent)]
+    robot.last_step = robot.calls.clear  # resets the clock of the arm
+    events = produce(robot, config, tmp_path)
+    failures = [each for each in events if isinstance(each, FailedEvent)]
     assert [(failure.kind, failure.file) for failure in failures] == [("wrong_stamps", None)] * 5
-    assert not list(tmp_path.rglob("*.aside")) and not end_of(told).needs_person
+    assert not list(tmp_path.rglob("*.aside")) and not end_of(events).needs_person
 
 
 def test_after_a_fault_another_attempt_is_closed(robot: Double, config: CollectionRunConfig, tmp_path: Path) -> None:
