@@ -1,1 +1,1 @@
-"""Measurements of two sides of one question, in turns; each is a command, `python -m tests.benchmarks.NAME`."""
+"""Benchmarks that compare alternatives in alternation; each is a command, `python -m tests.benchmarks.NAME`."""

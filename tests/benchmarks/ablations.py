@@ -72,7 +72,7 @@ def rows(size: str, n_deepest: int) -> dict[str, Row]:
 
 def ablations(  # noqa: PLR0917 - the parameters are the options of the command line
     data: Annotated[Path, typer.Option(help="Episodes for training.")],
-    out: Annotated[Path, typer.Option(help="Folder of all rows; finished rows are kept.")],
+    out: Annotated[Path, typer.Option(help="Folder of all rows; finished rows are reused.")],
     held_out: Annotated[
         Path | None, typer.Option(help="Episodes for evaluation (default: the validation episodes of --data).")
     ] = None,
@@ -86,7 +86,7 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
         1200,
     ),
     seed: Annotated[int, typer.Option(help="Seed of weights, windows and latents.")] = 0,
-    judge: Annotated[bool, typer.Option(help="Evaluate all finished rows.")] = True,
+    evaluate: Annotated[bool, typer.Option(help="Evaluate all finished rows.")] = True,
     windows: Annotated[int, typer.Option(help="Number of windows for evaluation.")] = 256,
     fvd: Annotated[bool, typer.Option(help="Also compute FVD: minutes per row on a CPU.")] = True,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Further settings of all trainings.")] = None,
@@ -103,8 +103,8 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
     for name in study.check(only or [*study.rows]):
         if not study.is_finished(name):
             study.train(name)
-    if judge:
-        study.judge(held_out, windows, fvd)
+    if evaluate:
+        study.evaluate(held_out, windows, fvd)
 
 
 class Spent(NamedTuple):
@@ -158,7 +158,7 @@ class Study:
             raise ReportedError(f"{self.out / name}: expected a finished row, found none; train {name} first")
         return spent.cpu_s
 
-    def judge(self, held_out: Path | None, windows: int, fvd: bool) -> None:
+    def evaluate(self, held_out: Path | None, windows: int, fvd: bool) -> None:
         """Evaluate all finished rows on the same windows, and print their CPU seconds.
 
         Args:
@@ -183,7 +183,7 @@ class Study:
         for name, row in finished.items():
             command += ["--checkpoint", str(self.out / name / "checkpoint"), "--label", row.label]
         subprocess.run(command, check=True)
-        print("| trained | CPU seconds of its own stages |\n|---|---|")
+        print("| trained | CPU seconds of its own training stages |\n|---|---|")
         for name, row in self.rows.items():
             if self.is_finished(name):
                 print(f"| {row.label} | {self.seconds(name):.0f} |", flush=True)

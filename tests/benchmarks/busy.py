@@ -1,4 +1,4 @@
-"""What a server's threads lose on a machine where others work, by how they wait for each other."""
+"""Time of a chunk of candidates on a busy machine, for two ways in which OpenMP threads wait."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _WAYS = {"spinning": {}, "sleeping": dict([OPENMP_SPIN])}
 
 
 def busy(
-    checkpoint: Annotated[Path, typer.Option(help="of the model")] = SHIPPED,
-    others: Annotated[int, typer.Option(min=1, help="processes that compute beside it")] = 2,
-    repeats: Annotated[int, typer.Option(min=1, help="starts of each; the ways take turns")] = 5,
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint folder.")] = SHIPPED,
+    others: Annotated[int, typer.Option(min=1, help="Number of other processes that compute.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, help="Starts with each way; the ways alternate.")] = 5,
 ) -> None:
-    """Time a chunk of candidates on all cores, alone and beside others, with threads that spin and that soon sleep."""
-    print("| beside it | threads that wait | median s | worst s | times spinning |\n|---|---|---|---|---|")
+    """Time a chunk of candidates on an idle and on a busy machine, with spinning and with sleeping threads."""
+    print("| other processes | waiting threads | median s | longest s | speedup over spinning |\n|---|---|---|---|---|")
     for n in (0, others):
         took: dict[str, list[float]] = {way: [] for way in _WAYS}
         with _others(n):
-            for _ in track(range(repeats), f"beside {n}", console=Console(stderr=True)):
+            for _ in track(range(repeats), f"{n} other processes", console=Console(stderr=True)):
                 for way, environment in _WAYS.items():
                     took[way].append(_chunk_s(checkpoint, environment))
         for way, times_s in took.items():
@@ -53,7 +53,7 @@ def _chunk_s(checkpoint: Path, environment: dict[str, str]) -> float:
 
 @contextmanager
 def _others(n: int) -> Iterator[None]:
-    """Let n processes compute until the end of the block."""
+    """Run n computing processes until the end of the block."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(n)]
     try:
         yield

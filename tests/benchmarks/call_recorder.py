@@ -1,6 +1,6 @@
-"""Records which files calls cross, in this process or, through `environment`, in processes that are started.
+"""Recorder of the files whose functions call each other, in this process or, with `environment`, in child processes.
 
-It imports nothing of the project, so that it can be installed before anything else is imported.
+It does not import the project, so that it can be installed before all other imports.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.path.pop(0)
 
 
 class CallRecorder:
-    """Records calls of functions in files below a folder, while it is started; imports do not count.
+    """Records calls of functions in files below a folder while it is started, except during imports.
 
     Args:
         root: The folder.
@@ -47,28 +47,28 @@ class CallRecorder:
         self._calls: Counter[str] = Counter()
 
     def attach(self) -> None:
-        """Listen to this thread and to those started from now on."""
-        threading.setprofile(self._listen)
-        sys.setprofile(self._listen)
+        """Install the recorder in this thread and in threads started later."""
+        threading.setprofile(self._record)
+        sys.setprofile(self._record)
 
     def detach(self) -> None:
-        """Stop listening to this thread."""
+        """Remove the recorder from this thread."""
         threading.setprofile(None)
         sys.setprofile(None)
 
     def start(self) -> None:
-        """Record from now on."""
+        """Start recording."""
         self._is_on = True
 
     def stop(self) -> None:
-        """Record nothing more."""
+        """Stop recording."""
         self._is_on = False
 
     def result(self) -> dict[str, Any]:
         """Return `files` in the order of their first call, `edges` between them, and the number of `calls`."""
         return {"files": self._files, "edges": sorted(self._edges), "calls": dict(self._calls)}
 
-    def _listen(self, frame: FrameType, event: str, _argument: object) -> None:
+    def _record(self, frame: FrameType, event: str, _argument: object) -> None:
         code = frame.f_code
         if event not in {"call", "return"} or code.co_filename == __file__:
             return
@@ -101,19 +101,19 @@ class CallRecorder:
 
 
 def environment(folder: Path, root: Path, within: str | None = None) -> Mapping[str, str]:
-    """Return the environment in which every Python process records and leaves `PID.json` in a folder.
+    """Return the environment in which every Python process records its calls into `PID.json` in a folder.
 
-    With `within` a process leaves its file when it ends; without, START and STOP (signals) begin and end the recording.
+    With `within` a process writes its file when it ends; without, the signals START and STOP control the recording.
     """
     (folder / "sitecustomize.py").write_text(_SITE, encoding="utf-8")
     path = os.pathsep.join([str(folder), str(root)])
-    told = {"CALL_RECORDER_FOLDER": str(Path(__file__).parent), "CALL_RECORDER_OUT": str(folder)}
-    told |= {"CALL_RECORDER_ROOT": str(root), "CALL_RECORDER_WITHIN": within or ""}
-    return {**os.environ, **told, "PYTHONPATH": path}
+    settings = {"CALL_RECORDER_FOLDER": str(Path(__file__).parent), "CALL_RECORDER_OUT": str(folder)}
+    settings |= {"CALL_RECORDER_ROOT": str(root), "CALL_RECORDER_WITHIN": within or ""}
+    return {**os.environ, **settings, "PYTHONPATH": path}
 
 
 def install() -> None:
-    """Record in this process as the environment says."""
+    """Record in this process with the settings from the environment."""
     recorder = CallRecorder(Path(os.environ["CALL_RECORDER_ROOT"]), os.environ["CALL_RECORDER_WITHIN"] or None)
     out = Path(os.environ["CALL_RECORDER_OUT"], f"{os.getpid()}.json")
 
@@ -121,9 +121,9 @@ def install() -> None:
         recorder.stop()
         result = recorder.result()
         if result["files"]:
-            beside = out.with_suffix(".part")
-            beside.write_text(json.dumps({"command": sys.argv, **result}), encoding="utf-8")
-            beside.rename(out)
+            unfinished = out.with_suffix(".part")
+            unfinished.write_text(json.dumps({"command": sys.argv, **result}), encoding="utf-8")
+            unfinished.rename(out)
 
     signal.signal(START, lambda _number, _frame: recorder.start())
     signal.signal(STOP, lambda _number, _frame: save())

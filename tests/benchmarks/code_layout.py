@@ -1,4 +1,4 @@
-"""How the code is laid out, in numbers, and which files one plan and one served request cross."""
+"""Statistics of the source files, and the files whose functions run in one plan and in one request to the server."""
 
 from __future__ import annotations
 
@@ -32,56 +32,56 @@ from tests.benchmarks.call_recorder import START, STOP, CallRecorder, environmen
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("configs", "robot_bridge", "data_collection", "ghvae_core", "planner")
 SMALL = 60  # lines
-ALIKE = 6  # lines in a row that make two places alike
-ADVANCE = "planner/task.py:advance"  # plans when a plan is due, and executes one action
+ALIKE = 6  # consecutive equal lines that count as a duplicate
+ADVANCE = "planner/task.py:advance"  # plans if necessary, and executes one action
 _TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The static numbers of a tree."""
+class Layout:
+    """Statistics of the source files of a tree."""
 
     lines: Mapping[str, int]  # by module
     twice: Mapping[str, Sequence[str]]  # class names to the modules that define them
     used_once: Sequence[str]  # modules that one other module imports
-    alike: Sequence[tuple[str, str, int]]  # files with lines alike, and how many
+    alike: Sequence[tuple[str, str, int]]  # pairs of files, and the number of their duplicate lines
 
     def show(self) -> None:
-        """Print one line a number."""
+        """Print one statistic per line."""
         small = [name for name, count in self.lines.items() if count < SMALL]
         largest = max(self.lines, key=self.lines.__getitem__)
         print(f"modules                          {len(self.lines)}")
         print(f"under {SMALL} lines                   {len(small)}")
         print(f"median of lines                  {median(self.lines.values()):g}")
         print(f"largest                          {self.lines[largest]} ({largest})")
-        print(f"lines in all                     {sum(self.lines.values())}")
-        print(f"imported by one module only      {len(self.used_once)}")
+        print(f"lines in total                   {sum(self.lines.values())}")
+        print(f"imported by one module           {len(self.used_once)}")
         print(f"class names defined twice        {len(self.twice)} {' '.join(sorted(self.twice))}")
-        print(f"pairs of files with {ALIKE} lines alike {len(self.alike)}")
+        print(f"pairs with {ALIKE} duplicate lines     {len(self.alike)}")
         for first, second, count in self.alike[:8]:
             print(f"  {count:3} {first} {second}")
 
 
 def code_layout(
-    root: Annotated[Path, typer.Option(help="of the tree to count; traces are those of this tree")] = ROOT,
-    trace: Annotated[bool, typer.Option(help="also trace one plan and one request")] = True,
+    root: Annotated[Path, typer.Option(help="Root of the tree to count; traces are those of this tree.")] = ROOT,
+    trace: Annotated[bool, typer.Option(help="Also trace one plan and one request.")] = True,
 ) -> None:
-    """Count modules, lines, class names and lines alike; then trace one plan and one request through the server."""
+    """Count modules, lines, class names and duplicate lines; then trace one plan and one request to the server."""
     measure(root).show()
     if trace:
         with tempfile.TemporaryDirectory() as folder:
             (plan,) = trace_plan(Path(folder))
-        _show("one plan, from the camera's image to the executed action", plan, root)
+        _show("one plan, from the camera image to the executed action", plan, root)
         client, *processes = trace_request()
         _show("one request: client", client, root)
         for process in processes:
             _show(f"one request: {process['name']}", process, root)
-        everything = {file for each in (client, *processes) for file in each["files"]}
-        print(f"one request: {len(everything)} files in all")
+        all_files = {file for each in (client, *processes) for file in each["files"]}
+        print(f"one request: {len(all_files)} files in total")
 
 
-def measure(root: Path) -> Shape:
-    """Return the numbers of the packages of a tree."""
+def measure(root: Path) -> Layout:
+    """Return the statistics of the packages of a tree."""
     files = {
         str(path.relative_to(root)): path.read_text(encoding="utf-8")
         for package in PACKAGES
@@ -97,7 +97,7 @@ def measure(root: Path) -> Shape:
                 classes[node.name].append(name)
             for module in _imports(node):
                 importers[f"{module.replace('.', '/')}.py"].add(name)
-    return Shape(
+    return Layout(
         lines={name: text.count("\n") for name, text in files.items()},
         twice={name: places for name, places in classes.items() if len(places) > 1},
         used_once=sorted(name for name in files if len(importers[name]) == 1),
@@ -106,10 +106,10 @@ def measure(root: Path) -> Shape:
 
 
 def alike(lines: Mapping[str, Sequence[str]]) -> list[tuple[str, str, int]]:
-    """Return pairs of files (or a file twice) with runs of lines alike, the most alike first.
+    """Return pairs of files (or a file twice) with duplicate lines, sorted by descending number.
 
     Args:
-        lines: The lines of each file, reduced to what is compared.
+        lines: The compared lines of each file.
     """
     places: defaultdict[tuple[str, ...], list[tuple[str, int]]] = defaultdict(list)
     for name, each in lines.items():
@@ -132,7 +132,7 @@ def _imports(node: ast.AST) -> Iterator[str]:
 
 
 def _logical_lines(path: Path, tree: ast.Module) -> list[str]:
-    """Return the lines without comments, docstrings, imports and lone punctuation, white space folded."""
+    """Return the lines without comments, docstrings, imports and pure punctuation, with normalised white space."""
     skipped: set[int] = set()
     for node in ast.walk(tree):
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -149,10 +149,10 @@ def _logical_lines(path: Path, tree: ast.Module) -> list[str]:
 
 
 def trace_plan(folder: Path) -> list[dict[str, Any]]:
-    """Return what the first plan and action of a run cross, in this process's child.
+    """Return the trace of the first plan and action of a run in a child process.
 
     Args:
-        folder: An empty one.
+        folder: An empty folder.
     """
     command = [sys.executable, "-m", "planner.run_task", "pick_wipe", "--predictor", "in_process", "--steps", "1"]
     command += ["--goal", str(ROOT / "configs" / "goals" / "pick_wipe.png"), "--out", str(folder / "report")]
@@ -162,7 +162,7 @@ def trace_plan(folder: Path) -> list[dict[str, Any]]:
 
 
 def trace_request() -> list[dict[str, Any]]:
-    """Return what one request crosses: in the client, in the server, and in its worker process."""
+    """Return the traces of one request in the client, the server and its worker process."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         command = [sys.executable, "-m", "ghvae_core.run_server", "--address", "tcp://127.0.0.1:0", "--threads", "1"]
@@ -211,7 +211,7 @@ def _recorded(client: ServerClient, server: int, workers: Sequence[int], folder:
 def _signal(pids: Iterable[int], number: signal.Signals) -> None:
     for pid in pids:
         psutil.Process(pid).send_signal(number)
-    time.sleep(0.3)  # a signal is handled between two instructions of the main thread
+    time.sleep(0.3)  # the handler runs between two instructions of the main thread
 
 
 def _show(title: str, trace: Mapping[str, Any], root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Kill a collection again and again, whoever of it: the supervisor, or one of its processes. Is anything ever lost?"""
+"""Repeated kills of a collection, of its supervisor or of one of its processes, and checks for lost episodes."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ _SETTINGS = (
     *("collection.free_disk_floor_gib=0", "supervision.restarts_per_hour=1000000"),
 )
 _PATIENCE_S = 180.0
-_LONGEST_S = 1.5  # from one kill to the next, after something was closed
+_LONGEST_S = 1.5  # from a closed episode to the kill
 
 
 class KillError(ReportedError):
-    """Something was lost, torn or used twice."""
+    """An episode was lost or damaged, or a number was used twice."""
 
     exit_code = 1
 
 
 class Collection:
-    """One collection, started as often as it is killed."""
+    """One collection that is restarted after each kill."""
 
     def __init__(self, out: Path, workers: int, seed: int) -> None:
         self._out, self._workers = out, workers
         self._chance = random.Random(seed)
         self._process: subprocess.Popen[bytes] | None = None
-        self.seen: dict[str, str] = {}  # closed file to the hash that it had when it was first seen
+        self.seen: dict[str, str] = {}  # hash of each closed file when it was first found
         self.killed = {"supervisor": 0, "worker": 0}
-        self.last_words = ""
+        self.stderr = ""
 
     def kill(self) -> None:
-        """Let it close something, then kill one of its processes at a random moment, and look at the folder."""
+        """Wait for a closed episode, kill one of the processes at a random time, and check the folder."""
         process = self._running()
         n, deadline_s = len(index.episodes(self._out)) if self._out.exists() else 0, time.monotonic() + _PATIENCE_S
         while not self._out.exists() or len(index.episodes(self._out)) <= n:
@@ -55,29 +55,29 @@ class Collection:
                 raise KillError(f"expected another episode within {_PATIENCE_S:g} s, got exit code {process.poll()}")
             time.sleep(0.01)
         time.sleep(self._chance.uniform(0, _LONGEST_S))
-        self._strike(process)
-        self.look()
+        self._kill_one(process)
+        self.check()
 
     def finish(self) -> dict[str, object]:
-        """Make one more episode in peace, and return the summary."""
+        """Collect one more episode without kills, and return the summary."""
         self.close()
         command = [*self._command(len(self.seen) + 1)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=4 * _PATIENCE_S, check=False)
-        self.last_words = done.stderr.strip()
+        self.stderr = done.stderr.strip()
         if done.returncode:
-            raise KillError(f"expected the collection to go on, got: {self.last_words}")
+            raise KillError(f"expected the collection to resume, got: {self.stderr}")
         summary: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-        self.look()
+        self.check()
         return summary
 
     def close(self) -> None:
-        """Kill what runs; its processes end with it."""
+        """Kill the supervisor, if it runs; its processes end with it."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
-    def look(self) -> None:
-        """Check that every closed episode is what it was."""
+    def check(self) -> None:
+        """Check that no closed episode is lost or changed."""
         found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in index.episodes(self._out)}
         lost = [name for name, digest in self.seen.items() if found.get(name) != digest]
         if lost:
@@ -90,7 +90,7 @@ class Collection:
             self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return self._process
 
-    def _strike(self, process: subprocess.Popen[bytes]) -> None:
+    def _kill_one(self, process: subprocess.Popen[bytes]) -> None:
         workers = [
             child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())
         ]
@@ -113,13 +113,14 @@ class Collection:
 
 def collection_kills(
     out: Annotated[Path, typer.Option(help="A new folder.", show_default=False)],
-    kills: Annotated[int, typer.Option(min=1, help="How often.")] = 100,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that collect.")] = 2,
-    seed: Annotated[int, typer.Option(help="Of the moments, and of whom they strike.")] = 0,
+    kills: Annotated[int, typer.Option(min=1, help="Number of kills.")] = 100,
+    workers: Annotated[int, typer.Option(min=1, help="Number of collecting processes.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of the random times and processes.")] = 0,
 ) -> None:
-    """Kill -9 at random moments, half of the time the supervisor, else a process; then check everything.
+    """Kill the supervisor or one of its processes at random times, each with probability 1/2; then check the folder.
 
-    No closed episode lost or changed, none unreadable, numbers unique, the index equal to a rescan, nothing left over.
+    Checks: no closed episode is lost, changed or unreadable, numbers are unique, the index equals a new scan, and no
+    unfinished file is left.
     """
     began_s = time.monotonic()
     with closing(Collection(out, workers, seed)) as collection:
@@ -132,20 +133,20 @@ def collection_kills(
     list(verify(out, reads=True, result=result))
     left = [path.name for path in out.rglob("*.part")]
     is_same = index.listed(out) == [index.describe(out / row.file) for row in index.listed(out)]
-    aside = (out / QUARANTINE_NAME / "damaged").exists()
-    told = {
+    has_damaged = (out / QUARANTINE_NAME / "damaged").exists()
+    summary = {
         **collection.killed,
         "seconds": round(time.monotonic() - began_s, 1),
         "closed": len(collection.seen),
         "lost": 0,
-        "unreadable": len(result.damaged) + aside,
+        "unreadable": len(result.damaged) + has_damaged,
         "numbers_twice": len(result.twice),
         "left_over": len(left),
         "index_equals_rescan": is_same and not result.not_indexed,
     }
-    print(json.dumps(told))
-    if result.damaged or result.twice or left or aside or not told["index_equals_rescan"]:
-        raise KillError(f"{out}: not as it must be: {told}")
+    print(json.dumps(summary))
+    if result.damaged or result.twice or left or has_damaged or not summary["index_equals_rescan"]:
+        raise KillError(f"{out}: expected no damage, got {summary}")
 
 
 def main() -> NoReturn:

@@ -1,4 +1,4 @@
-"""How fast simulated episodes are collected, beside how fast the simulator itself could go."""
+"""Rate of simulated episodes, compared with the rate of the simulator alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from robot_bridge.simulation.franka import SimulatedFranka
 
 
 class _Clock:
-    """Adds up the CPU time that the simulator takes for its own steps."""
+    """Sums the CPU time of the simulator's own steps."""
 
     def __init__(self, robot: SimulatedFranka) -> None:
         self.cpu_s = 0.0
@@ -43,24 +43,24 @@ class _Clock:
 
 
 def collection_rate(
-    episodes: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
-    steps: Annotated[int, typer.Option(min=1, help="Of an episode.")] = 50,
+    episodes: Annotated[int, typer.Option(min=1, help="Number of episodes.")] = 20,
+    steps: Annotated[int, typer.Option(min=1, help="Steps per episode.")] = 50,
 ) -> None:
-    """Collect in one process, and print where its CPU time goes; the simulator's own steps are the limit."""
+    """Collect in one process, and print its CPU time and that of the simulator's own steps, which is the limit."""
     config = CollectionRunConfig.load(0, [f"collection.n_steps={steps}", "collection.free_disk_floor_gib=0"])
     robot = open_robot(config.robot)
     assert isinstance(robot, SimulatedFranka)
     clock = _Clock(robot)
-    with tempfile.TemporaryDirectory() as place, closing(robot):
-        folder = EpisodeFolder(Path(place), config.stem("franka"))
+    with tempfile.TemporaryDirectory() as name, closing(robot):
+        folder = EpisodeFolder(Path(name), config.stem("franka"))
         producer = EpisodeProducer(config, folder, robot)
-        list(producer.produce(0))  # opens what the first one needs
+        list(producer.produce(0))  # warm-up
         clock.cpu_s, began_s, n_bytes = 0.0, time.process_time(), 0
         attempts = 0
         for number in range(1, episodes + 1):
-            for told in producer.produce(number):
+            for event in producer.produce(number):
                 attempts += 1
-                n_bytes += told.row.n_bytes if isinstance(told, ClosedEvent) else 0
+                n_bytes += event.row.n_bytes if isinstance(event, ClosedEvent) else 0
         whole_s = (time.process_time() - began_s) / episodes
         paths = [folder.episode_path(number) for number in range(1, episodes + 1)]
         began_s = time.process_time()
@@ -68,7 +68,7 @@ def collection_rate(
             read_episode(path)
         read_s = (time.process_time() - began_s) / episodes
     raw_s = clock.cpu_s / episodes
-    told_all = {
+    summary = {
         "episodes": episodes,
         "steps": steps,
         "attempts": attempts,
@@ -81,7 +81,7 @@ def collection_rate(
         "kb_per_episode": round(n_bytes / episodes / 1000, 1),
         "hours_for_5000_on_2_cores": round(5000 * whole_s / 2 / 3600, 3),
     }
-    print(json.dumps(told_all, indent=1))
+    print(json.dumps(summary, indent=1))
 
 
 def main() -> NoReturn:

@@ -76,8 +76,8 @@ def feature_reuse(
     )
     steps = np.mean(differences, axis=0)
     print(f"mean difference of a pixel, step 1 to {len(steps)}: {' '.join(f'{step:.4f}' for step in steps)}")
-    print(f"tolerance {TOLERANCE}: {'kept' if steps.max() <= TOLERANCE else 'not kept'}")
-    print(f"rank correlation of the costs {np.mean(orders):.3f}; place of the chosen candidate {median(ranks):.0f}")
+    print(f"tolerance {TOLERANCE}: {'met' if steps.max() <= TOLERANCE else 'exceeded'}")
+    print(f"rank correlation of the costs {np.mean(orders):.3f}; rank of the chosen candidate {median(ranks):.0f}")
 
 
 def _plan_input(seed: int, candidates: int) -> PlanInput:
@@ -152,7 +152,7 @@ def _all(steps: Iterator[Tensor]) -> None:
 
 
 def _compare(model: Ghvae, mapped: Map, plan: PlanInput) -> tuple[list[float], float, int]:
-    """Return the mean difference of each step, the correlation of the costs, and how good the choice really is."""
+    """Return the mean difference of each step, the correlation of costs, and the true rank of the chosen candidate."""
     faithful, reusing = (torch.stack(list(way), 1) for way in (_faithful(model, plan), _reusing(model, mapped, plan)))
     evaluator = GoalCostEvaluator(model)
     true, other = (evaluator.costs(videos, plan.goal, GoalCost()).numpy() for videos in (faithful, reusing))

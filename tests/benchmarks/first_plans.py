@@ -58,7 +58,7 @@ class Rate(NamedTuple):
     """A success rate over scenes."""
 
     mean: float
-    standard_error: float | None  # None: of one scene
+    standard_error: float | None  # None if there is only one scene
 
     @classmethod
     def of(cls, scenes: Sequence[float]) -> Rate:
@@ -169,7 +169,7 @@ class Comparison:
                 pool = t.pools[kind]
                 ends = pool.ends if who == "oracle" else predicted[kind]
                 costs = self._evaluator.costs_of_images(ends[:, None], t.goal, cost)
-                if who == "oracle":  # the oracle knows the faults
+                if who == "oracle":  # the oracle reports faults
                     costs = np.where(pool.stopped, np.inf, costs)
                 fractions.append(_success_fraction(costs, pool.results[:, 0], n, np.random.default_rng(t.seed)))
             row |= _columns(self._tasks, fractions, who)
@@ -196,7 +196,7 @@ class SolverJob(NamedTuple):
 
 
 def solve(job: SolverJob) -> str:
-    """Plan with every solver, execute the plans, and keep each solver's share of successes."""
+    """Plan with every solver, execute the plans, and store the success rate of each solver."""
     fractions = {}
     for solver in _SOLVERS:
         settings = (f"planner.solver={solver}", f"planner.n_candidates={job.n_candidates}")
@@ -222,15 +222,15 @@ def _work(work: Callable[[Any], str], jobs: Sequence[Any], workers: int, what: s
     """Run all jobs in processes, and print which scenes have no goal.
 
     Raises:
-        ReportedError: A process ended without an answer.
+        ReportedError: A process ended without a result.
     """
     done = run_in_processes(work, deque(jobs), workers)
     console = Console(stderr=True)
-    for job, answer in track(done, what, total=len(jobs), console=console):
-        if isinstance(answer, ProcessFailure):
-            raise ReportedError(f"{job.task}, seed {job.seed}: {answer.reason}; run the same command again to continue")
-        if answer:
-            console.print(f"{job.task}, seed {job.seed}, is excluded: {answer}", highlight=False)
+    for job, reason in track(done, what, total=len(jobs), console=console):
+        if isinstance(reason, ProcessFailure):
+            raise ReportedError(f"{job.task}, seed {job.seed}: {reason.reason}; run the same command again to continue")
+        if reason:
+            console.print(f"{job.task}, seed {job.seed}, is excluded: {reason}", highlight=False)
 
 
 def _predicted(executed: ExecutedScene, model: InProcessPredictor, file: Path) -> Mapping[str, NDArray[np.uint8]]:
@@ -238,10 +238,10 @@ def _predicted(executed: ExecutedScene, model: InProcessPredictor, file: Path) -
     if not file.is_file():
         ends = {}
         for kind, pool in executed.pools.items():
-            answer = model.predict(context(executed.start), pool.actions, executed.goal, len(pool.actions))
-            if len(answer.best) < len(pool.actions):
+            prediction = model.predict(context(executed.start), pool.actions, executed.goal, len(pool.actions))
+            if len(prediction.best) < len(pool.actions):
                 raise PlanError(f"{executed.task}, seed {executed.seed}: expected finite costs of all candidates")
-            ends[kind] = answer.videos[np.argsort(answer.best), -1]
+            ends[kind] = prediction.videos[np.argsort(prediction.best), -1]
         unfinished = file.with_suffix(".part.npz")
         np.savez_compressed(unfinished, **ends)
         unfinished.replace(file)

@@ -21,7 +21,7 @@ from robot_bridge.robot import RobotError, RobotFault
 from robot_bridge.simulation.franka import SimulatedFranka
 from robot_bridge.simulation.scripted_policy import make_goal
 
-_OPENED = -1.0  # the gripper's command before the first plan
+_OPENED = -1.0  # gripper command before the first plan
 PROPOSALS: Mapping[str, tuple[str, ...]] = {  # source of the candidates: overrides of the configuration
     "directed": (),
     "policy": ("difference.fraction=0",),

@@ -1,4 +1,4 @@
-"""A real `run_server` process for benchmarks, watched from inside by an audit hook where that is asked for."""
+"""A real `run_server` process for benchmarks, with an audit hook on request."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from ghvae_core.serving.client import ServerClient
 Costs = NDArray[np.float32]  # (N,)
 
 SHIPPED = Path(__file__).parents[2] / "ghvae_core" / "checkpoints" / "tiny"
-# Armed by a file; then whatever would bring code to life, or write, leaves its name in another.
+# Once the first file exists, each event that loads code, starts a process or opens a file for writing is logged to the
+# second file.
 _AUDITED = """
 import sys, os
-arm, heard = sys.argv.pop(1), sys.argv.pop(1)
+arm, audit_log = sys.argv.pop(1), sys.argv.pop(1)
 names = {"import", "exec", "compile", "pickle.find_class", "os.system", "os.exec", "subprocess.Popen", "marshal.loads"}
-told = open(heard, "a", buffering=1)
+log = open(audit_log, "a", buffering=1)
 def hook(event, arguments):
     if event in names or (event == "open" and str(arguments[1] or "r")[:1] in "wax"):
         if os.path.exists(arm):
-            told.write(f"{event} {arguments[0]!r:.80}\\n")
+            log.write(f"{event} {arguments[0]!r:.80}\\n")
 sys.addaudithook(hook)
 from ghvae_core.run_server import main
 main()
@@ -44,23 +45,23 @@ class Served:
 
     process: subprocess.Popen[str]
     address: str
-    pids: list[int]  # of the processes with the model
+    pids: list[int]  # of the model processes
     folder: Path
 
     def arm(self) -> None:
-        """Let the audit hook listen from now on."""
+        """Start the log of the audit hook."""
         (self.folder / "armed").touch()
 
-    def heard(self) -> list[str]:
-        """Return what the audit hook heard since then."""
-        return (self.folder / "heard").read_text(encoding="utf-8").splitlines()
+    def audit_events(self) -> list[str]:
+        """Return the events that the audit hook has logged."""
+        return (self.folder / "audit_events").read_text(encoding="utf-8").splitlines()
 
     def rss_mib(self) -> float:
-        """Return the memory of the front."""
+        """Return the resident memory of the server process."""
         return float(psutil.Process(self.process.pid).memory_info().rss / 2**20)
 
     def n_files(self) -> int:
-        """Return how many descriptors the front has open."""
+        """Return the number of open file descriptors of the server process."""
         return int(psutil.Process(self.process.pid).num_fds())
 
 
@@ -80,7 +81,7 @@ def served(
     """
     program = ["-m", "ghvae_core.run_server"]
     if audited:
-        program = ["-c", _AUDITED, str(folder / "armed"), str(folder / "heard")]
+        program = ["-c", _AUDITED, str(folder / "armed"), str(folder / "audit_events")]
     command = [sys.executable, *program, "--checkpoint", str(checkpoint), "--address", address]
     command += [word for device in devices for word in ("--device", device)]
     with (
@@ -91,8 +92,8 @@ def served(
             assert process.stdout is not None
             line = process.stdout.readline()
             if not line:
-                words = (folder / "server.log").read_text(encoding="utf-8").splitlines()
-                raise ReportedError(f"no server: {words[-1].removeprefix('error: ') if words else 'its log is empty'}")
+                lines = (folder / "server.log").read_text(encoding="utf-8").splitlines()
+                raise ReportedError(f"no server: {lines[-1].removeprefix('error: ') if lines else 'its log is empty'}")
             ready = json.loads(line)
             yield Served(process, ready["ready"], ready["processes"], folder)
         finally:
@@ -100,23 +101,23 @@ def served(
 
 
 @dataclass(frozen=True)
-class Question:
-    """Candidates from a drawn scene; the same seed asks the same."""
+class RandomRequest:
+    """A request with random frames and candidates; the same seed gives the same request."""
 
     n: int = 20
     horizon: int = 10
     seed: int = 0
 
     def costs(self, client: ServerClient) -> Costs:
-        """Return the costs that a server answers with.
+        """Return the costs predicted by the server.
 
         Raises:
             PredictorError: As `ServerClient.predict`.
         """
-        return self.ask(client).costs
+        return self.predict(client).costs
 
-    def ask(self, client: ServerClient) -> Prediction:
-        """Return what a server answers.
+    def predict(self, client: ServerClient) -> Prediction:
+        """Return the prediction of the server.
 
         Raises:
             PredictorError: As `ServerClient.predict`.

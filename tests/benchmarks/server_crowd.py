@@ -1,4 +1,4 @@
-"""Many clients at one server, with some among them that flood it and one that never reads."""
+"""Many clients of one server, with further ones that flood it or never read replies."""
 
 from __future__ import annotations
 
@@ -25,103 +25,103 @@ from configs.command import ReportedError, run
 from ghvae_core.predictor import PredictorError
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.protocol import Hello, encode_request
-from tests.benchmarks.served import Costs, Question, connect, served
+from tests.benchmarks.served import Costs, RandomRequest, connect, served
 from tests.benchmarks.server_siege import small_predict
 
-_N, _HORIZON = 2, 2  # candidates and steps of a request: many small ones
-_LEAD_S = 5.0  # in which the crowd's processes start, beside the server; not counted
-_QUESTIONS = 8  # different ones; each client has its own in its turn, so that another's answer is told from its own
+_N, _HORIZON = 2, 2  # candidates and steps of a request; small, so that many are processed
+_LEAD_S = 5.0  # start of the client processes; not counted
+_N_REQUESTS = 8  # different requests; clients use them in rotation, so that a reply to another client is detected
 
 
 class CrowdError(ReportedError):
-    """Somebody was served wrongly, or not at all."""
+    """A client received a mismatched reply or none."""
 
     exit_code = 1
 
 
-class Told(NamedTuple):
-    """What one client saw."""
+class ClientRecord(NamedTuple):
+    """The replies that one client received."""
 
-    spans_s: list[tuple[float, float]]  # of each answer, when it was asked for and when it came; monotonic
-    work_s: list[float]  # of each answer, by the server's own clock
+    spans_s: list[tuple[float, float]]  # start and end of each request; monotonic
+    work_s: list[float]  # work of each reply, by the clock of the server
     failed: list[str]
-    n_wrong: int  # answers to somebody else's question
+    n_mismatched: int  # replies to another request
 
 
 def server_crowd(
-    clients: Annotated[int, typer.Option(min=1, help="well-behaved ones, in two processes")] = 50,
-    seconds: Annotated[float, typer.Option(min=1, help="how long")] = 60.0,
-    flooders: Annotated[int, typer.Option(min=0, help="that send without waiting")] = 1,
-    mutes: Annotated[int, typer.Option(min=0, help="that ask and never read")] = 1,
+    clients: Annotated[int, typer.Option(min=1, help="Regular clients, in two processes.")] = 50,
+    seconds: Annotated[float, typer.Option(min=1, help="Duration in seconds.")] = 60.0,
+    flooders: Annotated[int, typer.Option(min=0, help="Clients that send without waiting.")] = 1,
+    mutes: Annotated[int, typer.Option(min=0, help="Clients that send and never read.")] = 1,
 ) -> None:
-    """Let a crowd ask at once; print how many were served, how soon, and whether anybody got another's answer.
+    """Run all clients at once; print the number of replies, their times, and the mismatched replies.
 
-    Every client asks one question of its own, whose costs were noted before, so each answer shows whose it is. The
-    bound is that of the line: between a question and its answer each of the others is answered once at most. (What
-    that takes is told beside what the server's work would take alone; the crowd shares the machine with it.)
+    Every client repeats one request whose costs were computed before, so a reply to another client is detected. The
+    bound is that of the queue: between a request and its reply each other client is served at most once. (The times
+    are printed with those of the server's work alone; the clients share the machine with the server.)
     """
     options = ("--threads", "1", "--set", f"serving.max_waiting={clients + flooders + mutes}")
     with tempfile.TemporaryDirectory() as name, served(Path(name), *options) as server:
         with closing(connect(server.address)) as first:
-            right = [Question(_N, _HORIZON, seed).costs(first) for seed in range(_QUESTIONS)]
+            expected = [RandomRequest(_N, _HORIZON, seed).costs(first) for seed in range(_N_REQUESTS)]
             one_s = median(_time(first) for _ in range(20))
             checkpoint = first.spec.checkpoint
-        told = _crowd(Crowd(server.address, checkpoint, seconds, right), clients, flooders, mutes)
+        records = _run_clients(Load(server.address, checkpoint, seconds, expected), clients, flooders, mutes)
         alive = server.process.poll() is None
-    result = {**_figures(told, clients + flooders + mutes), "alone_ms": round(1000 * one_s, 1), "alive": alive}
+    result = {**_figures(records, clients + flooders + mutes), "alone_ms": round(1000 * one_s, 1), "alive": alive}
     print(json.dumps({"clients": clients, "seconds": seconds, **result}))
-    is_right = alive and not result["misdelivered"] and not result["failed"] and result["fewest_by_one"] > 0
-    if not is_right or result["p99_answered_between"] > result["bound"]:
-        raise CrowdError("not everybody was served rightly; see above")
+    is_correct = alive and not result["misdelivered"] and not result["failed"] and result["fewest_by_one"] > 0
+    if not is_correct or result["p99_answered_between"] > result["bound"]:
+        raise CrowdError("a client received a mismatched reply, an error or none, or waited too long; see above")
 
 
-class Crowd(NamedTuple):
-    """What everybody in it knows."""
+class Load(NamedTuple):
+    """Settings of all clients."""
 
     address: str
     checkpoint: str
     seconds: float
-    right: list[Costs]  # of each question
+    expected: list[Costs]  # of each request
 
 
 def _time(client: ServerClient) -> float:
     began_s = time.monotonic()
-    Question(_N, _HORIZON, 0).costs(client)
+    RandomRequest(_N, _HORIZON, 0).costs(client)
     return time.monotonic() - began_s
 
 
-def _crowd(crowd: Crowd, clients: int, flooders: int, mutes: int) -> list[Told]:
-    """Let them all ask, and return what the well-behaved ones saw."""
+def _run_clients(load: Load, clients: int, flooders: int, mutes: int) -> list[ClientRecord]:
+    """Run all clients, and return the records of the regular ones."""
     context = multiprocessing.get_context("spawn")
     stop, results = context.Event(), context.Queue()
     halves = np.array_split(np.arange(clients), 2)
-    people = [context.Process(target=_people, args=(crowd, half.tolist(), results)) for half in halves]
-    pests = [context.Process(target=_flood, args=(crowd, stop, True)) for _ in range(flooders)]
-    pests += [context.Process(target=_flood, args=(crowd, stop, False)) for _ in range(mutes)]
-    for process in [*pests, *people]:
+    regular = [context.Process(target=_regular_clients, args=(load, half.tolist(), results)) for half in halves]
+    abusive = [context.Process(target=_flood, args=(load, stop, True)) for _ in range(flooders)]
+    abusive += [context.Process(target=_flood, args=(load, stop, False)) for _ in range(mutes)]
+    for process in [*abusive, *regular]:
         process.start()
-    told = [told for _ in people for told in results.get(timeout=crowd.seconds + 120)]
+    records = [record for _ in regular for record in results.get(timeout=load.seconds + 120)]
     stop.set()
-    for process in [*pests, *people]:
+    for process in [*abusive, *regular]:
         process.join()
-    return told
+    return records
 
 
-def _figures(told: list[Told], n: int) -> dict[str, Any]:
-    """Return the figures of a crowd of n."""
-    spans_s = np.array([span for each in told for span in each.spans_s]).reshape(-1, 2)
+def _figures(records: list[ClientRecord], n: int) -> dict[str, Any]:
+    """Return the statistics of the records with n clients in all."""
+    spans_s = np.array([span for each in records for span in each.spans_s]).reshape(-1, 2)
     if not len(spans_s):
         raise CrowdError("no request was answered")
-    asked_s, came_s = spans_s.T
-    all_s = np.sort(came_s)
-    between = np.searchsorted(all_s, came_s, "left") - np.searchsorted(all_s, asked_s, "right")
-    median_s, p99_s = np.quantile(came_s - asked_s, (0.5, 0.99))
-    work_s = float(np.mean([one for each in told for one in each.work_s]))
+    sent_s, received_s = spans_s.T
+    all_s = np.sort(received_s)
+    between = np.searchsorted(all_s, received_s, "left") - np.searchsorted(all_s, sent_s, "right")
+    median_s, p99_s = np.quantile(received_s - sent_s, (0.5, 0.99))
+    work_s = float(np.mean([one for each in records for one in each.work_s]))
     return {
-        "answered": len(came_s),
-        "fewest_by_one": min(len(each.spans_s) for each in told),
-        "failed": dict(Counter(one for each in told for one in each.failed)),
-        "misdelivered": sum(each.n_wrong for each in told),
+        "answered": len(received_s),
+        "fewest_by_one": min(len(each.spans_s) for each in records),
+        "failed": dict(Counter(one for each in records for one in each.failed)),
+        "misdelivered": sum(each.n_mismatched for each in records),
         "p99_answered_between": float(np.quantile(between, 0.99)),
         "most_answered_between": int(between.max()),
         "bound": n - 1,
@@ -132,48 +132,48 @@ def _figures(told: list[Told], n: int) -> dict[str, Any]:
     }
 
 
-def _people(crowd: Crowd, numbers: list[int], results: Queue[list[Told]]) -> None:
-    """Ask from many threads of one process."""
+def _regular_clients(load: Load, numbers: list[int], results: Queue[list[ClientRecord]]) -> None:
+    """Run regular clients in threads of one process."""
     with ThreadPoolExecutor(len(numbers)) as pool:
-        results.put(list(pool.map(partial(_person, crowd), numbers)))
+        results.put(list(pool.map(partial(_regular_client, load), numbers)))
 
 
-def _person(crowd: Crowd, number: int) -> Told:
-    """Ask again and again."""
-    question, right = Question(_N, _HORIZON, number % _QUESTIONS), crowd.right[number % _QUESTIONS]
+def _regular_client(load: Load, number: int) -> ClientRecord:
+    """Repeat one request until the end."""
+    repeated, expected = RandomRequest(_N, _HORIZON, number % _N_REQUESTS), load.expected[number % _N_REQUESTS]
     spans_s: list[tuple[float, float]] = []
     work_s: list[float] = []
     failed: list[str] = []
-    n_wrong, first_s = 0, time.monotonic() + _LEAD_S
-    with closing(connect(crowd.address, 30.0)) as client:
-        while (began_s := time.monotonic()) < first_s + crowd.seconds:
+    n_mismatched, first_s = 0, time.monotonic() + _LEAD_S
+    with closing(connect(load.address, 30.0)) as client:
+        while (began_s := time.monotonic()) < first_s + load.seconds:
             try:
-                answer = question.ask(client)
+                reply = repeated.predict(client)
                 if began_s > first_s:
                     spans_s.append((began_s, time.monotonic()))
-                    work_s.append(answer.timing_s["work"])
-                n_wrong += not np.allclose(answer.costs, right, rtol=1e-3)
+                    work_s.append(reply.timing_s["work"])
+                n_mismatched += not np.allclose(reply.costs, expected, rtol=1e-3)
             except PredictorError as error:
                 failed.append(type(error).__name__)
-    return Told(spans_s, work_s, failed, n_wrong)
+    return ClientRecord(spans_s, work_s, failed, n_mismatched)
 
 
-def _flood(crowd: Crowd, stop: Event, reads: bool) -> None:
-    """Send hellos and requests as fast as the wire takes them."""
+def _flood(load: Load, stop: Event, reads: bool) -> None:
+    """Send hellos and requests as fast as the connection accepts them."""
     context = zmq.Context()
-    pest = context.socket(zmq.DEALER)
-    pest.setsockopt(zmq.LINGER, 0)
-    pest.setsockopt(zmq.SNDTIMEO, 100)
-    pest.connect(crowd.address)
+    sender = context.socket(zmq.DEALER)
+    sender.setsockopt(zmq.LINGER, 0)
+    sender.setsockopt(zmq.SNDTIMEO, 100)
+    sender.connect(load.address)
     while not stop.is_set():
         try:
-            pest.send_multipart(small_predict(crowd.checkpoint))
-            pest.send_multipart(encode_request(Hello(uuid4().bytes)))
+            sender.send_multipart(small_predict(load.checkpoint))
+            sender.send_multipart(encode_request(Hello(uuid4().bytes)))
         except zmq.Again:
             continue
-        while reads and pest.poll(0):
-            pest.recv_multipart()
-    pest.close()
+        while reads and sender.poll(0):
+            sender.recv_multipart()
+    sender.close()
     context.term()
 
 

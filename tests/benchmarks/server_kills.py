@@ -1,4 +1,4 @@
-"""Kill -9 in mid-plan, of the process with the model and of the front: how soon a client knows, and plans again."""
+"""Kills (SIGKILL) of the model process and of the server during a plan: times to the error and to the next plan."""
 
 from __future__ import annotations
 
@@ -22,74 +22,74 @@ from rich.progress import track
 from configs.command import ReportedError, run
 from ghvae_core.predictor import PredictorError
 from ghvae_core.serving.client import ServerClient
-from tests.benchmarks.served import Costs, Question, connect, served
+from tests.benchmarks.served import Costs, RandomRequest, connect, served
 
 _AGAIN_S = 5.0
-_MARGIN_S = 0.5  # a client's own time beyond its deadline
+_MARGIN_S = 0.5  # time of the client itself beyond its deadline
 
 
 class KillsError(ReportedError):
-    """A client hung, or the next plan came late or wrong."""
+    """A client waited too long, or the next plan was late or incorrect."""
 
     exit_code = 1
 
 
 def server_kills(  # noqa: PLR0917 - the parameters are the options of the command line
-    of: Annotated[Literal["model", "front", "both"], typer.Option(help="what to kill")] = "both",
-    kills: Annotated[int, typer.Option(min=1, help="of each")] = 20,
-    candidates: Annotated[int, typer.Option(min=1, help="of a plan")] = 100,
-    deadline: Annotated[float, typer.Option(min=0.1, help="seconds, of the plan that is hit")] = 3.0,
+    of: Annotated[Literal["model", "server", "both"], typer.Option(help="Process to kill.")] = "both",
+    kills: Annotated[int, typer.Option(min=1, help="Kills of each process.")] = 20,
+    candidates: Annotated[int, typer.Option(min=1, help="Candidates per plan.")] = 100,
+    deadline: Annotated[float, typer.Option(min=0.1, help="Deadline of the interrupted plan in seconds.")] = 3.0,
     up: Annotated[
-        float, typer.Option(min=0, help="seconds that the server was ready before; then it has a reserve")
+        float, typer.Option(min=0, help="Seconds between readiness and the plan, for the start of the standby process.")
     ] = 8.0,
-    seed: Annotated[int, typer.Option(help="of the moments")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random times.")] = 0,
 ) -> None:
-    """Kill, and print the longest times until the client knew, and from the kill to the next plan.
+    """Kill processes; print the longest times until the client is informed, and from the kill to the next plan.
 
-    A front that was killed is started again at once, as systemd or another supervisor does; the model's process is
-    replaced by the front. The next plan is asked for as soon as the client knows, by one with more patience.
+    A killed server is restarted immediately, as by systemd or another supervisor; the server replaces a killed model
+    process. After the error, a second client with a longer deadline requests the next plan.
     """
     rng, late = random.Random(seed), []
     with tempfile.TemporaryDirectory() as name:
-        for victim in ("model", "front") if of == "both" else (of,):
-            question = Question(candidates, 10)
+        for victim in ("model", "server") if of == "both" else (of,):
+            request = RandomRequest(candidates, 10)
             numbers = track(range(kills), victim, console=Console(stderr=True))
-            told = [_kill(Path(name), f"{victim}_{i}", question, Times(up, deadline), rng) for i in numbers]
-            knew_s, again_s = max(each.knew_s for each in told), max(each.again_s for each in told)
-            n_wrong = sum(not each.is_right for each in told)
+            killed = [_kill(Path(name), f"{victim}_{i}", request, Times(up, deadline), rng) for i in numbers]
+            informed_s, again_s = max(each.informed_s for each in killed), max(each.again_s for each in killed)
+            n_incorrect = sum(not each.is_correct for each in killed)
             figures = {
                 "killed": victim,
                 "times": kills,
                 "deadline_s": deadline,
-                "longest_until_the_client_knew_s": round(knew_s, 2),
-                "median_until_the_next_plan_s": round(median(each.again_s for each in told), 2),
+                "longest_until_the_client_was_informed_s": round(informed_s, 2),
+                "median_until_the_next_plan_s": round(median(each.again_s for each in killed), 2),
                 "longest_until_the_next_plan_s": round(again_s, 2),
-                f"next_plan_later_than_{_AGAIN_S:g}_s": sum(each.again_s > _AGAIN_S for each in told),
-                "wrong_plans": n_wrong,
+                f"next_plan_later_than_{_AGAIN_S:g}_s": sum(each.again_s > _AGAIN_S for each in killed),
+                "incorrect_plans": n_incorrect,
             }
             print(json.dumps(figures), flush=True)
-            if knew_s > deadline + _MARGIN_S or again_s > _AGAIN_S or n_wrong:
+            if informed_s > deadline + _MARGIN_S or again_s > _AGAIN_S or n_incorrect:
                 late.append(victim)
     if late:
-        raise KillsError(f"not within {deadline} s and {_AGAIN_S} s, or wrong, after a kill of: {', '.join(late)}")
+        raise KillsError(f"not within {deadline} s and {_AGAIN_S} s, or incorrect, after a kill of: {', '.join(late)}")
 
 
 class Times(NamedTuple):
-    """What is given, in seconds."""
+    """Times in seconds."""
 
     up: float
     deadline: float
 
 
-class Told(NamedTuple):
-    """What followed one kill."""
+class KillResult(NamedTuple):
+    """Measurements of one kill."""
 
-    knew_s: float  # from the question that was hit to its end
+    informed_s: float  # from the interrupted request to its error
     again_s: float  # from the kill to the next plan
-    is_right: bool
+    is_correct: bool
 
 
-def _kill(folder: Path, name: str, question: Question, times: Times, rng: random.Random) -> Told:
+def _kill(folder: Path, name: str, request: RandomRequest, times: Times, rng: random.Random) -> KillResult:
     address = f"ipc://{folder}/{name}"
     with (
         served(folder, address=address) as server,
@@ -99,33 +99,33 @@ def _kill(folder: Path, name: str, question: Question, times: Times, rng: random
     ):
         time.sleep(times.up)
         began_s = time.monotonic()
-        right = question.costs(patient)
+        expected = request.costs(patient)
         moment_s = rng.uniform(0.1, 0.8) * (time.monotonic() - began_s)
-        hits_model = name.startswith("model")
-        pid = server.pids[0] if hits_model else server.process.pid
+        kills_model = name.startswith("model")
+        pid = server.pids[0] if kills_model else server.process.pid
 
-        def strike() -> None:
+        def kill() -> None:
             os.kill(pid, signal.SIGKILL)
-            if not hits_model:
+            if not kills_model:
                 opened.enter_context(served(folder, address=address))
 
-        striking = threading.Timer(moment_s, strike)
-        striking.start()
+        killing = threading.Timer(moment_s, kill)
+        killing.start()
         began_s = time.monotonic()
         with suppress(PredictorError):
-            question.costs(client)
-        knew_s = time.monotonic() - began_s
-        again = _again(patient, question)
+            request.costs(client)
+        informed_s = time.monotonic() - began_s
+        again = _again(patient, request)
         again_s = time.monotonic() - began_s - moment_s
-        striking.join()
-        return Told(knew_s, again_s, bool(np.allclose(again, right, rtol=1e-4)))
+        killing.join()
+        return KillResult(informed_s, again_s, bool(np.allclose(again, expected, rtol=1e-4)))
 
 
-def _again(client: ServerClient, question: Question) -> Costs:
-    """Plan until it works."""
+def _again(client: ServerClient, request: RandomRequest) -> Costs:
+    """Repeat the request until it succeeds."""
     while True:
         try:
-            return question.costs(client)
+            return request.costs(client)
         except PredictorError:
             time.sleep(0.05)
 

@@ -1,4 +1,4 @@
-"""Each benchmark runs and says what it should; how fast is not a test's business."""
+"""The benchmarks run and print their results; times are not checked."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def test_plan_latency(predictor: str) -> None:
     result = _invoke(plan_latency, "--predictor", predictor, "--candidates", "4", "--repeats", "1")
     assert result.exit_code == 0, result.output
     rows = [line.rsplit(maxsplit=3) for line in result.stdout.splitlines() if line.endswith("%")]
-    took = {stage.strip(): float(stage_ms) for stage, stage_ms, _, _ in rows}
-    assert took["predict"] > took["rollout" if predictor == "in_process" else "rollouts"] > 0
+    timings = {stage.strip(): float(stage_ms) for stage, stage_ms, _, _ in rows}
+    assert timings["predict"] > timings["rollout" if predictor == "in_process" else "rollouts"] > 0
     assert ("of a plain product" in result.stdout) == (predictor == "in_process")
 
 
-def test_ablations_refuse_a_row_that_is_none(tmp_path: Path) -> None:
+def test_ablations_refuse_an_unknown_row(tmp_path: Path) -> None:
     result = _invoke(ablations, "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--only", "ghvae_3")
     assert isinstance(result.exception, ReportedError)
     assert "expected one of greedy, ghvae_2" in str(result.exception)
@@ -75,7 +75,7 @@ def test_ablations_refuse_a_row_that_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ablations(tmp_path: Path) -> None:
-    """Three rows with a step each: one to start from, one that starts from it, and one of as many seconds."""
+    """Rows with one step each: an initial one, one that starts from it, one matched in CPU time, and a resumed one."""
     for index in range(4):
         record(tmp_path / "data", index)
     only = [word for name in ("greedy", "ghvae_2", "scratch") for word in ("--only", name)]
@@ -85,17 +85,17 @@ def test_ablations(tmp_path: Path) -> None:
         "training.validation_windows=2",
         "data.horizon=2",
     ]
-    options = ["--size", "nano", "--steps", "1", "1", "1", "--no-judge", "--set", "data.validation_fraction=0.3"]
+    options = ["--size", "nano", "--steps", "1", "1", "1", "--no-evaluate", "--set", "data.validation_fraction=0.3"]
     for setting in small:
         options += ["--set", setting]
     folders = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
     (tmp_path / "out").mkdir()
-    begun = {
+    interrupted = {
         "settings": {"module_steps": [1], "prior_finetune_steps": 0, "rollout_steps": 0},
         "cpu_s": 1000,
         "finished": False,
     }
-    (tmp_path / "out" / "uniform.json").write_text(json.dumps(begun))
+    (tmp_path / "out" / "uniform.json").write_text(json.dumps(interrupted))
     result = _invoke(ablations, *folders, *only, "--only", "uniform", *options)
     assert result.exit_code == 0, result.output
     for name in ("greedy", "ghvae_2", "scratch", "uniform"):
@@ -103,4 +103,4 @@ def test_ablations(tmp_path: Path) -> None:
         spent = json.loads((tmp_path / "out" / f"{name}.json").read_text())
         assert spent["finished"]
         assert 0 < spent["cpu_s"] < 1000 or (name == "uniform" and spent["cpu_s"] > 1000)
-    assert spent["settings"] == begun["settings"]  # which a start that was broken off had found
+    assert spent["settings"] == interrupted["settings"]  # as stored by the interrupted start

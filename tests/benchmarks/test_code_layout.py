@@ -1,4 +1,4 @@
-"""The counts and the recorder behind `code_layout`."""
+"""Counts and call recorder of `code_layout`."""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def test_counts(tmp_path: Path) -> None:
     assert shape.alike == []
 
 
-def test_lines_alike() -> None:
+def test_duplicate_lines() -> None:
     same = [f"line {n}" for n in range(7)]
     assert alike({"a.py": ["x", *same], "b.py": [*same, "y"]}) == [("a.py", "b.py", 7)]
     assert alike({"a.py": same[:5], "b.py": same[:5]}) == []
-    assert alike({"a.py": ["x"] * 7}) == []  # a run that overlaps itself
+    assert alike({"a.py": ["x"] * 7}) == []  # overlapping runs do not count
 
 
-def test_this_project_has_no_name_of_a_public_class_thrice_and_few_small_files() -> None:
+def test_public_class_names_occur_at_most_twice_and_small_files_are_few() -> None:
     shape = measure(ROOT)
     assert max(len(places) for name, places in shape.twice.items() if not name.startswith("_")) <= 2
     assert sum(count < 60 for count in shape.lines.values()) <= 25
 
 
-def test_the_recorder_notes_files_in_order_and_who_called() -> None:
+def test_the_recorder_returns_files_in_order_and_their_callers() -> None:
     recorder = CallRecorder(ROOT)
     recorder.attach()
     recorder.start()
@@ -67,7 +67,7 @@ def test_the_recorder_notes_files_in_order_and_who_called() -> None:
     assert result["edges"] == [("tests/benchmarks/test_code_layout.py", "tests/benchmarks/code_layout.py")]
 
 
-def test_a_process_records_what_one_function_calls(tmp_path: Path) -> None:
+def test_a_child_process_records_the_calls_of_one_function(tmp_path: Path) -> None:
     root, out = tmp_path / "root", tmp_path / "out"
     root.mkdir()
     out.mkdir()
@@ -81,7 +81,7 @@ def test_a_process_records_what_one_function_calls(tmp_path: Path) -> None:
     assert result["calls"] == {"planner/first.py:outer": 1, "planner/second.py:inner": 1}
 
 
-def test_the_recorder_imports_nothing_of_the_project() -> None:
+def test_the_recorder_does_not_import_the_project() -> None:
     spec = importlib.util.find_spec("tests.benchmarks.call_recorder")
     assert spec is not None and spec.origin is not None
     text = Path(spec.origin).read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ def test_the_least_finite_cost_of_the_drawn_candidates_is_chosen() -> None:
     assert _success_fraction(costs, ~success, 9, rng) == 0.0
     two = _success_fraction(
         costs, success, 2, rng
-    )  # of six pairs, the third is in three; the first, worth nothing, never wins
+    )  # candidate 2 is in three of six pairs; candidate 0 has no finite cost
     assert two == pytest.approx(3 / 6, abs=0.1)
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks of the server run, and see what they look for."""
+"""The benchmarks of the server run and report failed checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.benchmarks.feature_reuse import feature_reuse
 from tests.benchmarks.rollout_rate import rollout_rate
 from tests.benchmarks.served import Served
 from tests.benchmarks.served_rate import served_rate
-from tests.benchmarks.server_crowd import CrowdError, Told, _figures, server_crowd
+from tests.benchmarks.server_crowd import ClientRecord, CrowdError, _figures, server_crowd
 from tests.benchmarks.server_kills import server_kills
 from tests.benchmarks.server_siege import SiegeError, server_siege
 
@@ -34,13 +34,13 @@ def _run(command: Callable[..., Any], *options: str) -> list[str]:
 
 def test_rollout_rate() -> None:
     options = ("--candidates", "4", "--chunk", "3", "--horizon", "2", "--repeats", "1")
-    lines = _run(rollout_rate, "--size", "nano", "--beside", "nano", *options)
+    lines = _run(rollout_rate, "--size", "nano", "--baseline", "nano", *options)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
     assert [row[2] for row in rows[2:5]] == ["plain", "float32", "bfloat16"]
     assert rows[2][5] == "1.00" and all(float(row[6]) > 0.2 for row in rows[2:5])
-    apart = {row[1]: [float(cell) for cell in row[2:]] for row in rows[8:]}
-    assert max(apart["float32"]) < 1e-4 < max(apart["bfloat16"]) < 0.1
-    assert len(apart["float32"]) == 2
+    differences = {row[1]: [float(cell) for cell in row[2:]] for row in rows[8:]}
+    assert max(differences["float32"]) < 1e-4 < max(differences["bfloat16"]) < 0.1
+    assert len(differences["float32"]) == 2
 
 
 def test_served_rate() -> None:
@@ -64,41 +64,43 @@ def test_feature_reuse() -> None:
     assert first == 0 and all(step > 0 for step in later)
 
 
-def test_a_siege() -> None:
-    told = json.loads(_run(server_siege, "--messages", "300", "--garbage", "20", "--half-open", "10")[-1])
-    assert told["alive"] and told["next_plan_right"] and told["audit_events"] == []
-    assert told["answered"]["bad"] >= told["answered"]["sent malformed"] > 250
-    before, peak, after = told["descriptors"]
-    assert peak >= before + 8 and after <= before + 2  # a connection of before may be closed meanwhile
+def test_server_siege() -> None:
+    result = json.loads(_run(server_siege, "--messages", "300", "--garbage", "20", "--half-open", "10")[-1])
+    assert result["alive"] and result["next_plan_correct"] and result["audit_events"] == []
+    assert result["answered"]["bad"] >= result["answered"]["sent malformed"] > 250
+    before, peak, after = result["descriptors"]
+    assert peak >= before + 8 and after <= before + 2  # an earlier connection may be closed meanwhile
 
 
-def test_a_siege_that_brings_code_to_life_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Served, "heard", lambda _: ["exec '<code>'"])
-    with pytest.raises(SiegeError, match="did not stand"):
+def test_executed_code_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Served, "audit_events", lambda _: ["exec '<code>'"])
+    with pytest.raises(SiegeError, match="a check failed"):
         _run(server_siege, "--messages", "20", "--garbage", "0", "--half-open", "0")
 
 
-def test_what_a_crowd_saw_is_added_up() -> None:
+def test_statistics_of_client_records() -> None:
     first, second = [(0.0, 0.1), (0.2, 0.5)], [(0.25, 0.35), (0.36, 0.45)]
-    told = _figures([Told(first, [0.05, 0.15], [], 1), Told(second, [0.1, 0.1], ["DeadlineError"], 0)], 4)
-    assert (told["answered"], told["fewest_by_one"], told["misdelivered"]) == (4, 2, 1)
-    assert told["failed"] == {"DeadlineError": 1}
-    assert (told["most_answered_between"], told["bound"], told["work_of_all_ms"]) == (2, 3, 400.0)
+    result = _figures(
+        [ClientRecord(first, [0.05, 0.15], [], 1), ClientRecord(second, [0.1, 0.1], ["DeadlineError"], 0)], 4
+    )
+    assert (result["answered"], result["fewest_by_one"], result["misdelivered"]) == (4, 2, 1)
+    assert result["failed"] == {"DeadlineError": 1}
+    assert (result["most_answered_between"], result["bound"], result["work_of_all_ms"]) == (2, 3, 400.0)
     with pytest.raises(CrowdError, match="no request was answered"):
-        _figures([Told([], [], [], 0)], 4)
+        _figures([ClientRecord([], [], [], 0)], 4)
 
 
 @pytest.mark.slow
-def test_a_crowd() -> None:
-    told = json.loads(_run(server_crowd, "--clients", "4", "--seconds", "2")[-1])
-    assert told["alive"] and told["misdelivered"] == 0 and told["failed"] == {} and told["fewest_by_one"] > 0
+def test_server_crowd() -> None:
+    result = json.loads(_run(server_crowd, "--clients", "4", "--seconds", "2")[-1])
+    assert result["alive"] and result["misdelivered"] == 0 and result["failed"] == {} and result["fewest_by_one"] > 0
 
 
 @pytest.mark.slow
-def test_kills() -> None:
+def test_server_kills() -> None:
     try:
         lines = _run(server_kills, "--kills", "1", "--candidates", "8", "--deadline", "20")
     except PredictorError as error:
-        raise AssertionError("the server did not answer") from error
-    assert [json.loads(line)["killed"] for line in lines] == ["model", "front"]
-    assert all(json.loads(line)["wrong_plans"] == 0 for line in lines)
+        raise AssertionError("the server did not reply") from error
+    assert [json.loads(line)["killed"] for line in lines] == ["model", "server"]
+    assert all(json.loads(line)["incorrect_plans"] == 0 for line in lines)

@@ -381,7 +381,7 @@ def test_draining_stops_after_its_time_limit() -> None:
     ):
         client.send(predict(60))
         other.send(predict(60))
-        assert [status(each.exchange(hello())) for each in (client, other)] == ["ok", "ok"]  # both requests have been accepted
+        assert [status(each.exchange(hello())) for each in (client, other)] == ["ok", "ok"]  # both are accepted
         server.server.drain()
         assert [status(each.receive()) for each in (client, other)] == ["draining", "draining"]
 
