@@ -1,4 +1,4 @@
-"""Folders of made-up collections."""
+"""Folders of synthetic collections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BEGAN_S = 1_750_000_000.0
 
 
 def make_collection(folder: Path, n: int, every_s: float = 90.0, n_steps: int = 3) -> Path:
-    """Write `n` episodes that were closed one after the other; the objects of episode i moved i cm."""
+    """Write `n` episodes in order of time; the objects of episode i moved i cm."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(n):
         path = episode_path(folder, number)
@@ -35,13 +35,13 @@ def episode_path(folder: Path, number: int) -> Path:
 
 
 def write_journal(folder: Path, *events: tuple[float, str, dict[str, Value]]) -> None:
-    """Write a journal of events, each so many seconds after the first episode."""
-    lines = [json.dumps({"time_s": BEGAN_S + at_s, "event": name, **told}) for at_s, name, told in events]
+    """Write a journal of events, with times in seconds after the first episode."""
+    lines = [json.dumps({"time_s": BEGAN_S + at_s, "event": name, **fields}) for at_s, name, fields in events]
     (folder / JOURNAL_NAME).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def row(number: int, closed_s: float, **changes: object) -> Row:
-    """Return the row of an episode that was closed so long after the first."""
+    """Return the row of an episode closed `closed_s` seconds after the first."""
     plain = Row(
         number,
         f"lab_franka_play_traj{number}.hdf5",

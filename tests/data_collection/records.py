@@ -56,10 +56,10 @@ def write_records(path: Path, records: Sequence[bytes]) -> Path:
 def bridge_features(n_steps: int = 6, seed: int = 0) -> dict[str, Values]:
     """Return the features of an episode in two views."""
     rng = np.random.default_rng(seed)
-    pictures = [[_png(rng) for _ in range(n_steps)] for _ in range(2)]
+    images = [[_png(rng) for _ in range(n_steps)] for _ in range(2)]
     return {
-        "steps/observation/image_0": pictures[0],
-        "steps/observation/image_1": pictures[1],
+        "steps/observation/image_0": images[0],
+        "steps/observation/image_1": images[1],
         "steps/action": rng.normal(size=7 * n_steps).astype(np.float32),
         "steps/observation/state": rng.normal(size=7 * n_steps).astype(np.float32),
         "steps/is_last": np.eye(n_steps, dtype=np.int64)[-1],

@@ -1,1 +1,1 @@
-"""Tests of `data_collection.supervision`."""
+"""Tests of `data_collection.collection`."""

@@ -1,13 +1,13 @@
-"""Read an exported dataset with LeRobot itself, and compare every frame with what our own reader gave.
+"""Read an exported dataset with LeRobot itself, and compare every frame with those of this project's reader.
 
-It runs in an environment of LeRobot's own, which cannot be ours: LeRobot pins torch and more. `test_lerobot.py` runs
+It needs a separate environment, as LeRobot pins torch and other packages. `test_lerobot.py` runs
 it with the interpreter that the variable LEROBOT_PYTHON names. Such an environment, with Python 3.11 and FFmpeg's
 libraries (`apt-get install ffmpeg`), which torchcodec loads:
 
     python3.11 -m venv lerobot_env
     lerobot_env/bin/pip install lerobot==0.4.4
 
-and with Python 3.12 `lerobot[dataset]==0.6.1`. Both pin torch; where another one is at hand, take the parts that read:
+and with Python 3.12 `lerobot[dataset]==0.6.1`. Both pin torch; with another torch, install only the parts that read:
 
     lerobot_env/bin/pip install torch==2.14.1 torchvision==0.29.1 torchcodec==0.17.0
     lerobot_env/bin/pip install "datasets>=4,<5" "pandas<3" jsonlines "huggingface-hub>=0.34.2,<0.36" "av>=15,<16" \
@@ -48,14 +48,14 @@ def _expect(is_so: object, message: str) -> None:
 
 
 def check_frames(dataset: Any, expected: Any, cameras: list[str]) -> dict[str, float]:
-    """Compare every frame, in an order in which each one has to be sought anew."""
+    """Compare every frame, in an order that requires a seek for each one."""
     worst, total, began = 0, 0.0, time.perf_counter()
     for index in np.random.default_rng(0).permutation(len(dataset)).tolist():
         item = dataset[index]
         episode, t = item["episode_index"].item(), item["frame_index"].item()
         for feature, name in NAMES.items():
-            wanted = expected[f"{name}_{episode}"][t].astype(np.float32)
-            _expect(np.array_equal(item[feature].numpy(), wanted), f"{feature} of frame {t} of episode {episode}")
+            value = expected[f"{name}_{episode}"][t].astype(np.float32)
+            _expect(np.array_equal(item[feature].numpy(), value), f"{feature} of frame {t} of episode {episode}")
         times_s = expected[f"times_s_{episode}"]
         _expect(item["time_s"].item() == np.float32(times_s[t] - times_s[0]), f"time_s of frame {t}")
         _expect(item["index"].item() == index, f"index {index}")
@@ -75,7 +75,7 @@ def check_frames(dataset: Any, expected: Any, cameras: list[str]) -> dict[str, f
 
 
 def check_windows(root: Path, expected: Any, key: str, limit: int) -> int:
-    """Compare what policies ask for: two images, and the four actions to come."""
+    """Compare the inputs of policies: two images and the next four actions."""
     fps = LeRobotDataset("local/exported", root=root).meta.fps
     window = {key: [-1 / fps, 0.0], "action": [i / fps for i in range(4)]}
     dataset = LeRobotDataset("local/exported", root=root, delta_timestamps=window)
@@ -83,8 +83,8 @@ def check_windows(root: Path, expected: Any, key: str, limit: int) -> int:
         item = dataset[index]
         episode, t = item["episode_index"].item(), item["frame_index"].item()
         actions = expected[f"actions_{episode}"]
-        wanted = actions[np.minimum(np.arange(t, t + 4), len(actions) - 1)]
-        _expect(np.array_equal(item["action"].numpy(), wanted), f"window of actions at {index}")
+        value = actions[np.minimum(np.arange(t, t + 4), len(actions) - 1)]
+        _expect(np.array_equal(item["action"].numpy(), value), f"window of actions at {index}")
         padded = np.arange(t, t + 4) >= len(actions)
         _expect(np.array_equal(item["action_is_pad"].numpy(), padded), f"padding at {index}")
         image = item[key][0].numpy().transpose(1, 2, 0) * 255
@@ -94,7 +94,7 @@ def check_windows(root: Path, expected: Any, key: str, limit: int) -> int:
 
 
 def check_stats(root: Path, dataset: Any) -> None:
-    """Let LeRobot put the summaries of the episodes together, and compare with that of the whole."""
+    """Aggregate the statistics of the episodes with LeRobot, and compare with those of the dataset."""
     stats: list[dict[str, Any]] = []
     for path in sorted((root / "meta/episodes").rglob("*.parquet")):
         for row in pq.read_table(path).to_pylist():

@@ -14,7 +14,7 @@ from tests.data_collection.episodes import GENUINE, SPEC
 from tests.data_collection.formats.test_robonet_file import write_foreign
 
 
-def test_the_arrays_are_the_episode_and_says_where_it_comes_from(recorded: list[Path]) -> None:
+def test_the_arrays_are_those_of_the_episode_with_its_source(recorded: list[Path]) -> None:
     take, episode = read_episode_arrays(recorded[0]), read_episode(recorded[0])
     assert len(take.videos) == 1 and np.array_equal(take.frames(0), episode.frames)
     assert take.step_s == SPEC.step_s == 0.6
@@ -23,22 +23,22 @@ def test_the_arrays_are_the_episode_and_says_where_it_comes_from(recorded: list[
     assert described["workspace_m"] == [[0.3, -0.2, 0.01], [0.7, 0.2, 0.3]] and "\n" not in take.description()
 
 
-def test_files_of_others_have_a_step_of_one(tmp_path: Path) -> None:
+def test_files_of_other_labs_have_a_step_of_one_second(tmp_path: Path) -> None:
     write_foreign(tmp_path / "a.hdf5")
     take = read_episode_arrays(tmp_path / "a.hdf5")
     assert take.step_s == 1.0 and json.loads(take.description())["workspace_m"] is None
 
 
-def test_numbers_that_json_cannot_say_are_texts(recorded: list[Path]) -> None:
+def test_numbers_without_a_json_form_become_text(recorded: list[Path]) -> None:
     take = read_episode_arrays(recorded[0])
     take = dataclasses.replace(take, episode=dataclasses.replace(take.episode, info={"share": float("nan")}))
     assert json.loads(take.description())["info"] == {"share": "nan"}
 
 
-def test_all_cameras_of_a_genuine_file_are_there() -> None:
+def test_all_cameras_of_a_real_file_are_read() -> None:
     paths = sorted(GENUINE.glob("hdf5/stanford_franka*.hdf5"))
     if not paths:
-        pytest.skip("shared/data/robonet is not beside the project")
+        pytest.skip("shared/data/robonet is not next to the project")
     take = read_episode_arrays(paths[0])
     films = [take.frames(camera) for camera in range(3)]
     assert len(take.videos) == 3 and all(film.shape == (31, 240, 320, 3) for film in films)
@@ -46,7 +46,7 @@ def test_all_cameras_of_a_genuine_file_are_there() -> None:
 
 
 @pytest.mark.parametrize("step_s", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_step_that_is_none_is_refused(recorded: list[Path], monkeypatch: pytest.MonkeyPatch, step_s: float) -> None:
+def test_an_invalid_step_is_refused(recorded: list[Path], monkeypatch: pytest.MonkeyPatch, step_s: float) -> None:
     episode = dataclasses.replace(read_episode(recorded[0]), info={"step_s": step_s})
     monkeypatch.setattr("data_collection.export.episode_reader.read_episode", lambda path: episode)
     with pytest.raises(EpisodeError, match=r"traj0\.hdf5: expected a step_s above 0"):

@@ -1,4 +1,4 @@
-"""LeRobot's files: what stands in them, and, where there is an interpreter with LeRobot, what it reads from them."""
+"""Content of LeRobot's files, and, if an interpreter with LeRobot is configured, what LeRobot reads from them."""
 
 import dataclasses
 import json
@@ -109,7 +109,7 @@ def test_every_action_has_its_frame_and_the_last_frame_is_left_out(exported: Pat
             assert np.array_equal(film[first + t], episode.frames[t])
 
 
-def test_every_episode_says_where_it_is_and_where_it_came_from(exported: Path, recorded: list[Path]) -> None:
+def test_every_episode_has_its_location_and_its_source(exported: Path, recorded: list[Path]) -> None:
     rows = pq.read_table(exported / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
     for number, (row, path) in enumerate(zip(rows, recorded, strict=True)):
         first = sum(LENGTHS[:number])
@@ -140,7 +140,7 @@ def test_the_summary_is_that_of_all_frames(exported: Path, recorded: list[Path])
     assert stats[CAMERA]["count"] == stats["index"]["count"] == [15] and stats["index"]["max"] == [14]
 
 
-def test_the_task_is_the_index_of_a_table_of_pandas(exported: Path) -> None:
+def test_the_tasks_are_a_pandas_table_indexed_by_task(exported: Path) -> None:
     table = pq.read_table(exported / "meta/tasks.parquet")
     assert table.to_pylist() == [{"task_index": 0, "task": "play"}]
     assert json.loads(table.schema.metadata[b"pandas"])["index_columns"] == ["task"]
@@ -159,7 +159,7 @@ def _write_in_many_files(paths: list[Path], folder: Path) -> None:
     dataset.finish()
 
 
-def test_files_are_bounded_and_every_episode_is_found_in_its_own(recorded: list[Path], tmp_path: Path) -> None:
+def test_file_sizes_are_limited_and_every_episode_is_found(recorded: list[Path], tmp_path: Path) -> None:
     paths = recorded * 2
     _write_in_many_files(paths, tmp_path)
     films = sorted((tmp_path / "videos").rglob("*.mp4"))
@@ -178,7 +178,7 @@ def test_files_are_bounded_and_every_episode_is_found_in_its_own(recorded: list[
         assert np.array_equal(film, episode.frames[:-1])
 
 
-def test_frames_with_blue_first_are_turned_and_a_step_that_is_not_known_is_a_second(tmp_path: Path) -> None:
+def test_bgr_frames_become_rgb_and_an_unknown_step_is_one_second(tmp_path: Path) -> None:
     write_foreign(tmp_path / "a.hdf5", image_format="BGR")
     export_lerobot([tmp_path / "a.hdf5"], tmp_path / "out", task="play", on_episode=_nothing)
     info = _json(tmp_path / "out/meta/info.json")
@@ -205,7 +205,7 @@ UNFIT: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", UNFIT)
-def test_an_episode_that_does_not_fit_the_others_is_named(recorded: list[Path], tmp_path: Path, name: str) -> None:
+def test_an_inconsistent_episode_is_named(recorded: list[Path], tmp_path: Path, name: str) -> None:
     changes, message = UNFIT[name]
     other = _other(tmp_path / "lab_other_traj9.hdf5", **changes)
     with pytest.raises(EpisodeError, match=rf"lab_other_traj9\.hdf5: {message}") as caught:
@@ -213,7 +213,7 @@ def test_an_episode_that_does_not_fit_the_others_is_named(recorded: list[Path], 
     assert caught.value.exit_code == 2 and names(tmp_path) == [other.name]
 
 
-def test_a_damaged_episode_is_named_and_nothing_left(recorded: list[Path], tmp_path: Path) -> None:
+def test_a_damaged_episode_is_named_and_no_files_remain(recorded: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.hdf5"
     broken.write_bytes(recorded[1].read_bytes()[:-100])
     done: list[int] = []
@@ -223,7 +223,7 @@ def test_a_damaged_episode_is_named_and_nothing_left(recorded: list[Path], tmp_p
     assert done == [1] and names(tmp_path) == ["broken.hdf5"]
 
 
-def test_what_cannot_be_exported_is_refused(recorded: list[Path], exported: Path, tmp_path: Path) -> None:
+def test_invalid_exports_are_refused(recorded: list[Path], exported: Path, tmp_path: Path) -> None:
     for paths, task in (([], "play"), (recorded, " ")):
         with pytest.raises(EpisodeError, match="expected at least one episode and a task"):
             export_lerobot(paths, tmp_path / "out", task=task, on_episode=_nothing)
@@ -233,7 +233,7 @@ def test_what_cannot_be_exported_is_refused(recorded: list[Path], exported: Path
     assert _files(exported) == before and not list(tmp_path.iterdir())
 
 
-def test_without_pyarrow_one_line_says_how_to_get_it(recorded: list[Path], tmp_path: Path) -> None:
+def test_without_pyarrow_the_error_names_the_extra(recorded: list[Path], tmp_path: Path) -> None:
     code = "import sys; sys.modules['pyarrow'] = None; from data_collection import run_data\nrun_data.main()"
     arguments = ["export", str(recorded[0].parent), "--out", str(tmp_path / "out"), "--to", "lerobot"]
     command = [sys.executable, "-c", code, *arguments]
@@ -243,7 +243,7 @@ def test_without_pyarrow_one_line_says_how_to_get_it(recorded: list[Path], tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_a_killed_export_leaves_nothing_that_can_be_loaded(recorded: list[Path], tmp_path: Path) -> None:
+def test_a_killed_export_leaves_no_loadable_dataset(recorded: list[Path], tmp_path: Path) -> None:
     code = (
         "import os, signal, sys; from pathlib import Path; from data_collection.export.lerobot import export_lerobot\n"
         "kill = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -257,7 +257,7 @@ def test_a_killed_export_leaves_nothing_that_can_be_loaded(recorded: list[Path],
 def _lerobot_python() -> str:
     python = os.environ.get("LEROBOT_PYTHON")
     if not python:
-        pytest.skip(f"set LEROBOT_PYTHON to a Python that has LeRobot; {READER.name} says how to make one")
+        pytest.skip(f"set LEROBOT_PYTHON to a Python that has LeRobot; {READER.name} describes how to make one")
     return python
 
 
@@ -269,7 +269,7 @@ def _expected(paths: list[Path], file: Path) -> None:
             arrays[f"{name}_{number}"] = getattr(take.episode, name)
         for camera in range(len(take.videos)):
             arrays[f"frames_{camera}_{number}"] = take.frames(camera)
-    np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub takes the names for arguments of another kind
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # its stub types the names as other arguments
 
 
 def _read(dataset: Path, expected: Path, limit: int) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def _read(dataset: Path, expected: Path, limit: int) -> dict[str, Any]:
 @pytest.mark.slow
 def test_lerobot_reads_every_frame(exported: Path, recorded: list[Path], tmp_path: Path) -> None:
     _expected(recorded, tmp_path / "expected.npz")
-    found = _read(exported, tmp_path / "expected.npz", limit=4)  # of 255, where its FFmpeg rounds otherwise than ours
+    found = _read(exported, tmp_path / "expected.npz", limit=4)  # of 255; its FFmpeg rounds differently
     assert (found["episodes"], found["frames"], found["cameras"]) == (3, 15, 1)
     assert (found["robot"], found["task"], found["fps"]) == ("franka", "play", pytest.approx(5 / 3))
     assert found["mean_image_difference"] < 0.5
@@ -304,12 +304,12 @@ def test_lerobot_finds_every_frame_in_many_files_of_two_encoders(
 
 
 @pytest.mark.slow
-def test_lerobot_reads_the_three_cameras_of_a_genuine_file(tmp_path: Path) -> None:
+def test_lerobot_reads_the_three_cameras_of_a_real_file(tmp_path: Path) -> None:
     paths = sorted(GENUINE.glob("hdf5/stanford_franka*.hdf5"))
     if not paths:
-        pytest.skip("shared/data/robonet is not beside the project")
+        pytest.skip("shared/data/robonet is not next to the project")
     export_lerobot(paths, tmp_path / "dataset", task="play", on_episode=_nothing)
     _expected(paths, tmp_path / "expected.npz")
-    found = _read(tmp_path / "dataset", tmp_path / "expected.npz", limit=80)  # of single pixels: encoded anew
+    found = _read(tmp_path / "dataset", tmp_path / "expected.npz", limit=80)  # of single pixels: encoded again
     assert (found["frames"], found["cameras"], found["fps"]) == (30 * len(paths), 3, 1)
     assert found["mean_image_difference"] < 2

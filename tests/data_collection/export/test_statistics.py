@@ -1,11 +1,11 @@
-"""Summaries of numbers and of images."""
+"""Statistics of numbers and of images."""
 
 import numpy as np
 
 from data_collection.export.statistics import QUANTILES, PixelHistogram, summarize
 
 
-def test_numbers_are_summed_up_exactly() -> None:
+def test_statistics_of_numbers_are_exact() -> None:
     values = np.random.default_rng(0).normal(size=(1001, 3)).astype(np.float32)
     found = summarize(values)
     assert found["count"] == [1001] and set(found) == {"min", "max", "mean", "std", "count", *QUANTILES}
@@ -16,20 +16,20 @@ def test_numbers_are_summed_up_exactly() -> None:
     np.testing.assert_allclose(found["q99"], np.sort(values, axis=0)[990])
 
 
-def test_whole_numbers_stay_whole() -> None:
+def test_statistics_of_integers_are_integers() -> None:
     found = summarize(np.arange(5))
     assert found["min"] == [0] and isinstance(found["min"][0], int) and found["mean"] == [2.0]
     assert summarize(np.array([7]))["q01"] == [7.0]
 
 
-def test_images_are_summed_up_over_every_pixel_of_any_number_of_parts() -> None:
+def test_statistics_of_images_cover_every_pixel_of_all_parts() -> None:
     rng = np.random.default_rng(1)
     frames = rng.integers(3, 200, (7, 10, 12, 3), np.uint8)
     frames[..., 2] //= 2
     parts = PixelHistogram.none().plus(PixelHistogram.of(frames[:3])).plus(PixelHistogram.of(frames[3:]))
     found, channels = parts.summarize(), frames.reshape(-1, 3) / 255
     assert found["count"] == [7] and all(np.shape(found[name]) == (3, 1, 1) for name in found if name != "count")
-    wanted = {
+    expected = {
         "min": channels.min(axis=0),
         "max": channels.max(axis=0),
         "mean": channels.mean(axis=0),
@@ -38,5 +38,5 @@ def test_images_are_summed_up_over_every_pixel_of_any_number_of_parts() -> None:
         "q01": np.quantile(channels, 0.01, axis=0, method="inverted_cdf"),
         "q99": np.quantile(channels, 0.99, axis=0, method="inverted_cdf"),
     }
-    for name, value in wanted.items():
+    for name, value in expected.items():
         np.testing.assert_allclose(np.ravel(found[name]), value, atol=1e-12, err_msg=name)

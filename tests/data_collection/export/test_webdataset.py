@@ -51,8 +51,8 @@ def _check(samples: list[dict[str, Any]], paths: list[Path]) -> None:
     for sample, path in zip(samples, paths, strict=True):
         take = read_episode_arrays(path)
         for name in ("states", "actions", "commanded", "times_s"):
-            wanted = getattr(take.episode, name)
-            assert sample[f"{name}.npy"].dtype == wanted.dtype and np.array_equal(sample[f"{name}.npy"], wanted)
+            expected = getattr(take.episode, name)
+            assert sample[f"{name}.npy"].dtype == expected.dtype and np.array_equal(sample[f"{name}.npy"], expected)
         for camera in range(len(take.videos)):
             frames = take.frames(camera)
             assert np.array_equal(decode_video(sample[f"cam{camera}.mp4"], frames.shape[:3]), frames)
@@ -66,7 +66,7 @@ def test_webdataset_reads_every_episode(exported: Path, recorded: list[Path]) ->
     assert samples[0]["cam0.mp4"] == read_episode_arrays(recorded[0]).videos[0].data  # not encoded again
 
 
-def test_shards_are_bounded_and_listed(recorded: list[Path], tmp_path: Path) -> None:
+def test_shard_sizes_are_limited_and_shards_are_listed(recorded: list[Path], tmp_path: Path) -> None:
     limit = 2 * recorded[0].stat().st_size
     assert export_shards(recorded * 3, tmp_path / "out", on_episode=_nothing, shard_bytes=limit) == 9
     shards = [Path(name) for name in _shards(tmp_path / "out")]
@@ -88,7 +88,7 @@ def test_equal_episodes_give_equal_bytes(exported: Path, recorded: list[Path], t
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_nothing_is_reported_who_made_it_and_nothing_is_pickled(exported: Path) -> None:
+def test_shards_hold_no_user_names_and_no_pickles(exported: Path) -> None:
     with tarfile.open(_shards(exported)[0]) as tar:
         members = tar.getmembers()
     assert len(members) == 3 * 6
@@ -99,7 +99,7 @@ def test_nothing_is_reported_who_made_it_and_nothing_is_pickled(exported: Path) 
     }
 
 
-def test_frames_with_blue_first_are_turned(tmp_path: Path) -> None:
+def test_bgr_frames_become_rgb(tmp_path: Path) -> None:
     write_foreign(tmp_path / "a.hdf5", image_format="BGR")
     export_shards([tmp_path / "a.hdf5"], tmp_path / "out", on_episode=_nothing)
     (sample,) = _samples(_shards(tmp_path / "out"))
@@ -107,17 +107,17 @@ def test_frames_with_blue_first_are_turned(tmp_path: Path) -> None:
     assert np.abs(frames.astype(int) - make_frames(5)).mean() < 2
 
 
-def test_all_cameras_of_a_genuine_file_are_there(tmp_path: Path) -> None:
+def test_all_cameras_of_a_real_file_are_exported(tmp_path: Path) -> None:
     paths = sorted(GENUINE.glob("hdf5/stanford_franka*.hdf5"))
     if not paths:
-        pytest.skip("shared/data/robonet is not beside the project")
+        pytest.skip("shared/data/robonet is not next to the project")
     export_shards(paths, tmp_path / "out", on_episode=_nothing)
     samples = _samples(_shards(tmp_path / "out"))
     _check(samples, paths)
     assert samples[0]["cam2.mp4"] == read_episode_arrays(paths[0]).videos[2].data
 
 
-def test_what_cannot_be_exported_is_refused_and_nothing_left(recorded: list[Path], tmp_path: Path) -> None:
+def test_invalid_exports_are_refused_and_no_files_remain(recorded: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.hdf5"
     broken.write_bytes(recorded[1].read_bytes()[:-100])
     cases = {r"broken\.hdf5: ": [recorded[0], broken], "expected at least one episode": []}

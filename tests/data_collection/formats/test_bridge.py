@@ -1,4 +1,4 @@
-"""BridgeData: the genuine records as episodes, and what is refused."""
+"""BridgeData: real records become episodes, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GENUINE = Path(__file__).resolve().parents[3] / "shared/data/bridge_rlds"
 
 
 @pytest.mark.skipif(not GENUINE.is_dir(), reason=f"no BridgeData in {GENUINE}")
-def test_genuine_records_are_episodes_of_three_views() -> None:
+def test_real_records_are_episodes_of_three_views() -> None:
     recordings = find(GENUINE)
     assert len(recordings) == 20
     for recording in recordings:
@@ -34,16 +34,16 @@ def test_genuine_records_are_episodes_of_three_views() -> None:
 
 
 @pytest.mark.skipif(not GENUINE.is_dir(), reason=f"no BridgeData in {GENUINE}")
-def test_a_genuine_arm_moves_where_its_actions_point() -> None:
+def test_motion_of_a_real_arm_follows_its_actions() -> None:
     """Action t leads from state t to state t + 1: shifted by one step the agreement is less."""
     episodes = [read_bridge(each.path, each.index) for each in find(GENUINE)]
     moved = np.concatenate([np.diff(episode.states[:, :3], axis=0) for episode in episodes])
-    asked = np.concatenate([episode.actions[:, :3] for episode in episodes])
-    right, wrong = (np.corrcoef(asked[s].ravel(), moved[t].ravel())[0, 1] for s, t in (
+    commanded = np.concatenate([episode.actions[:, :3] for episode in episodes])
+    aligned, shifted = (np.corrcoef(commanded[s].ravel(), moved[t].ravel())[0, 1] for s, t in (
         (slice(None), slice(None)),
         (slice(1, None), slice(None, -1)),
     ))  # fmt: skip
-    assert right > 0.5 and right > wrong + 0.1
+    assert aligned > 0.5 and aligned > shifted + 0.1
 
 
 def _write(path: Path, **changes: Values | None) -> Path:
@@ -72,7 +72,7 @@ def test_steps_become_frames_and_actions(tmp_path: Path) -> None:
         ({"observation/image_0": None, "observation/image_1": None}, "expected features 'steps/observation/image"),
     ],
 )
-def test_what_is_wrong_with_a_record_is_said_in_one_line(
+def test_an_invalid_record_is_one_line_of_error(
     tmp_path: Path, changes: dict[str, Values | None], message: str
 ) -> None:
     path = _write(tmp_path / "a.tfrecord", **changes)
@@ -81,7 +81,7 @@ def test_what_is_wrong_with_a_record_is_said_in_one_line(
     assert str(caught.value).startswith(f"{path}: record 0: ") and "\n" not in str(caught.value)
 
 
-def test_images_that_unpack_to_too_much_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_with_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_collection.formats.bridge._MAX_BYTES", 2 * 16 * 16 * 3)
     with pytest.raises(EpisodeError, match="record 0: expected at most 1536 bytes of frames"):
         read_bridge(_write(tmp_path / "a.tfrecord"), 0)
@@ -94,7 +94,7 @@ def test_images_that_unpack_to_too_much_are_refused(tmp_path: Path, monkeypatch:
         read_bridge(_write(tmp_path / "b.tfrecord", **{"observation/image_0": [bomb] * 6}), 0)
 
 
-def test_a_file_that_goes_away_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_removed_file_is_one_line_of_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _write(tmp_path / "a.tfrecord")
     path.unlink()
     monkeypatch.setattr("data_collection.formats.bridge.find_records", lambda path: [0])
@@ -102,12 +102,12 @@ def test_a_file_that_goes_away_is_one_line(tmp_path: Path, monkeypatch: pytest.M
         read_bridge(path, 0)
 
 
-def test_a_record_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_record_is_named(tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match="record from 0 to 0, got 1"):
         read_bridge(_write(tmp_path / "a.tfrecord"), 1)
 
 
-def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
+def test_a_flipped_byte_is_detected(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.tfrecord")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

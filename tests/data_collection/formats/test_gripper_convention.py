@@ -45,19 +45,19 @@ def test_other_robots_do_not_decide(tmp_path: Path) -> None:
     path = _file(tmp_path / "lab_sawyer_traj0.hdf5", UNDECIDED)
     _file(tmp_path / "lab_sawyer_traj1.hdf5", robot="other")
     _file(tmp_path / "lab_kuka_traj1.hdf5")
-    write_foreign(tmp_path / "lab_sawyer_traj2.hdf5", 4, "autograsp")  # imputed: says nothing of commands
+    write_foreign(tmp_path / "lab_sawyer_traj2.hdf5", 4, "autograsp")  # imputed: no information about commands
     with pytest.raises(EpisodeError, match="next states of robot 'sawyer' follow, got a correlation of"):
         read_episode(path)
 
 
-def test_names_of_no_custom_are_pooled_too(tmp_path: Path) -> None:
+def test_files_with_other_names_are_pooled_too(tmp_path: Path) -> None:
     path = _file(tmp_path / "a.hdf5", UNDECIDED)
     for name in "bcd":
         _file(tmp_path / f"{name}.hdf5")
     assert read_episode(path).actions[:, 3].tolist() == [OPEN, OPEN, CLOSE, CLOSE]
 
 
-def test_units_of_each_file_are_its_own(tmp_path: Path) -> None:
+def test_each_file_has_its_own_units(tmp_path: Path) -> None:
     for number, high in enumerate((1.57, 0.1, 100.0)):
         path = tmp_path / f"lab_sawyer_traj{number}.hdf5"
         write_foreign(path, 5, "none")

@@ -1,4 +1,4 @@
-"""Archives of BAIR and MetaWorld: the genuine ones as episodes, all others one line of error."""
+"""Archives of BAIR and MetaWorld: real ones become episodes, invalid ones are one line of error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_bair(path: Path, **changes: object) -> Path:
 
 
 @pytest.mark.skipif(not BAIR.exists(), reason=f"no BAIR episode in {BAIR.parent}")
-def test_the_genuine_bair_episode_has_two_views_and_actions_that_lead_on() -> None:
+def test_the_real_bair_episode_has_two_views_and_consistent_actions() -> None:
     with np.load(BAIR) as archive:
         for camera, name in enumerate(("image", "aux1_image")):
             episode = read_archive(BAIR, camera)
@@ -39,8 +39,8 @@ def test_the_genuine_bair_episode_has_two_views_and_actions_that_lead_on() -> No
         read_archive(BAIR, 2)
 
 
-@pytest.mark.skipif(not METAWORLD, reason="no MetaWorld episodes beside the project")
-def test_genuine_metaworld_episodes_take_the_newest_frame_and_the_action_that_followed_it() -> None:
+@pytest.mark.skipif(not METAWORLD, reason="no MetaWorld episodes next to the project")
+def test_real_metaworld_episodes_have_the_newest_frame_and_the_action_after_it() -> None:
     for path in METAWORLD:
         episode = read_archive(path)
         with np.load(path) as archive:
@@ -52,7 +52,7 @@ def test_genuine_metaworld_episodes_take_the_newest_frame_and_the_action_that_fo
         np.testing.assert_array_equal(episode.actions, np.clip(actions[1:], -1, 1))
 
 
-def test_states_are_taken_where_there_are_some(tmp_path: Path) -> None:
+def test_states_are_read_if_present(tmp_path: Path) -> None:
     states = np.arange(15.0).reshape(5, 3)
     np.testing.assert_array_equal(read_archive(write_bair(tmp_path / "a.npz", state=states)).states, states)
 
@@ -76,16 +76,14 @@ def test_states_are_taken_where_there_are_some(tmp_path: Path) -> None:
         ({"action": np.zeros((5, 257), np.uint8)}, r"'action': expected numbers \(T, N\), got uint8 \(5, 257\)"),
     ],
 )
-def test_what_is_wrong_with_an_archive_is_said_in_one_line(
-    tmp_path: Path, changes: dict[str, object], message: str
-) -> None:
+def test_an_invalid_archive_is_one_line_of_error(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     path = write_bair(tmp_path / "a.npz", **changes)
     with pytest.raises(EpisodeError, match=message) as caught:
         read_archive(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
-def test_no_damage_raises_anything_else(tmp_path: Path) -> None:
+def test_damage_raises_no_other_error(tmp_path: Path) -> None:
     data = write_bair(tmp_path / "a.npz").read_bytes()
     rng = np.random.default_rng(0)
     broken = tmp_path / "broken.npz"
@@ -98,12 +96,12 @@ def test_no_damage_raises_anything_else(tmp_path: Path) -> None:
         flipped[place] ^= 1 << int(rng.integers(8))
         broken.write_bytes(flipped)
         try:
-            read_archive(broken)  # a bit of no use, such as a date
+            read_archive(broken)  # an unused bit, such as of a date
         except EpisodeError as error:
             assert "\n" not in str(error)
 
 
-def test_an_archive_that_claims_too_much_is_refused_before_memory_is_taken(
+def test_an_archive_with_too_large_a_header_is_refused_before_allocation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("data_collection.formats.npz.MAX_BYTES", 1000)

@@ -1,4 +1,4 @@
-"""One stream of episodes out of folders of any kind."""
+"""Recordings of folders with files of any kind."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(folder / "lab_franka_traj0.hdf5", folder / ".hidden")
     write_bair(folder / "deeper/bair.npz")
     write_records(folder / "x-train.tfrecord-00000-of-00001", [example(bridge_features(seed=s)) for s in (0, 1)])
-    write_video(folder / "picture.mp4", video_frames(4))
+    write_video(folder / "view.mp4", video_frames(4))
     (folder / "notes.txt").write_text("nothing")
     return folder
 
 
-def test_every_recording_has_a_name_of_its_own(folder: Path) -> None:
+def test_names_of_recordings_are_unique(folder: Path) -> None:
     assert [recording.name for recording in reader.find(folder)] == [
         "deeper/bair.npz",
         "lab_franka_traj0.hdf5",
@@ -54,9 +54,9 @@ def test_every_recording_is_an_episode(folder: Path) -> None:
         assert episode.actions.shape == (len(whole.actions), 0) and not episode.action_space
 
 
-def test_videos_count_where_nothing_else_is(folder: Path, tmp_path: Path) -> None:
+def test_videos_are_recordings_only_without_other_files(folder: Path, tmp_path: Path) -> None:
     for name in ("b.MP4", "a.mp4"):
-        shutil.copy(folder / "picture.mp4", tmp_path / name)
+        shutil.copy(folder / "view.mp4", tmp_path / name)
     recordings = reader.find(tmp_path)
     assert [recording.name for recording in recordings] == ["a.mp4", "b.MP4"]
     assert reader.read(recordings[1], video=VideoReading(2, 16)).frames.shape == (2, 16, 16, 3)
@@ -68,7 +68,7 @@ def test_an_empty_folder_has_no_recordings(tmp_path: Path) -> None:
     assert reader.find(tmp_path) == [] == reader.find(tmp_path / "none")
 
 
-def test_records_behind_damage_are_one_recording_that_says_so(tmp_path: Path) -> None:
+def test_records_after_damage_are_one_refused_recording(tmp_path: Path) -> None:
     path = write_records(tmp_path / "x.tfrecord", [example(bridge_features(seed=s)) for s in range(3)])
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1  # the length of the second, as all three are of one size
@@ -94,14 +94,14 @@ def test_recordings_are_selected_by_a_list_of_names(folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize("line", ["lab_franka_traj0", "./hdf5/lab_franka_traj0.hdf5", "test\\lab_franka_traj0.hdf5"])
 def test_a_list_may_leave_out_suffixes_and_name_folders(folder: Path, tmp_path: Path, line: str) -> None:
-    """Else a test set that is listed so would silently be trained on."""
+    """Otherwise a test set listed in this form would be trained on without a warning."""
     path = tmp_path / "names.txt"
     path.write_bytes(b"\xef\xbb\xbf" + line.encode() + b"\r\n")
     names = reader.read_names(path)
     assert [each.name for each in reader.find(folder) if each.is_in(names)] == ["lab_franka_traj0.hdf5"]
 
 
-def test_a_name_that_is_no_text_becomes_some(tmp_path: Path) -> None:
+def test_a_name_that_is_not_text_is_converted(tmp_path: Path) -> None:
     write_bair(tmp_path / "a.npz").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.npz"))
     (recording,) = reader.find(tmp_path)
     assert recording.name.encode() == b"\\xff.npz"
@@ -120,7 +120,7 @@ def test_the_published_test_set_is_read() -> None:
 
 
 @genuine
-def test_a_genuine_file_without_units_is_used_for_its_frames() -> None:
+def test_a_real_file_without_units_is_used_for_its_frames() -> None:
     (fetch,) = [each for each in reader.find(GENUINE / "hdf5") if reader.robot(each) == "fetch"]
     with pytest.raises(EpisodeError, match="got 2-D and 3-D"):
         reader.read(fetch)

@@ -1,4 +1,4 @@
-"""Episodes from and to RoboNet files: units, signs, the schema, and a write that is whole or nothing."""
+"""Episodes from and to RoboNet files: units, signs, the schema, and atomic writes."""
 
 import dataclasses
 import errno
@@ -31,18 +31,18 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_what_was_written_comes_back(written: Path) -> None:
-    wanted, found = make_episode(), read_episode(written)
+def test_a_written_episode_is_read_unchanged(written: Path) -> None:
+    expected, found = make_episode(), read_episode(written)
     for name in ARRAYS:
-        assert getattr(found, name).dtype == getattr(wanted, name).dtype
-        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
-    assert {name: found.info[name] for name in wanted.info} == wanted.info
-    assert [type(found.info[name]) for name in wanted.info] == [type(value) for value in wanted.info.values()]
+        assert getattr(found, name).dtype == getattr(expected, name).dtype
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert {name: found.info[name] for name in expected.info} == expected.info
+    assert [type(found.info[name]) for name in expected.info] == [type(value) for value in expected.info.values()]
     assert np.abs(found.frames[2, 120, 40].astype(int) - RED).max() < 8
     assert not list(written.parent.glob("*.part"))
 
 
-def test_what_was_read_can_be_written_again(written: Path, tmp_path: Path) -> None:
+def test_a_read_episode_can_be_written_again(written: Path, tmp_path: Path) -> None:
     found = read_episode(written)
     write_episode(found, tmp_path / "b_traj0.hdf5", SPEC)
     again = read_episode(tmp_path / "b_traj0.hdf5")
@@ -59,7 +59,7 @@ def test_the_file_has_robonets_schema(written: Path) -> None:
     """RoboNet 0.1.0; see its writer's assertions and its reader's keys."""
     data = written.read_bytes()
     assert data[8] == 0  # the earliest superblock
-    wanted = make_episode()
+    expected = make_episode()
     with h5py.File(io.BytesIO(data)) as file:
         assert file["file_version"][()] == b"0.1.0"
         env, metadata = file["env"], file["metadata"].attrs
@@ -73,11 +73,11 @@ def test_the_file_has_robonets_schema(written: Path) -> None:
             np.testing.assert_array_equal(metadata[name], bound)
         state, actions = env["state"], file["policy/actions"]
         assert state.dtype == actions.dtype == np.float64 and state.shape == (7, 5) and actions.shape == (6, 5)
-        np.testing.assert_allclose(low[:3] + state[:, :3] * (high - low)[:3], wanted.states[:, :3], atol=1e-12)
-        np.testing.assert_array_equal(state[:, 3:], wanted.states[:, 3:])
-        np.testing.assert_array_equal(actions[:, :3], wanted.actions[:, :3])
+        np.testing.assert_allclose(low[:3] + state[:, :3] * (high - low)[:3], expected.states[:, :3], atol=1e-12)
+        np.testing.assert_array_equal(state[:, 3:], expected.states[:, 3:])
+        np.testing.assert_array_equal(actions[:, :3], expected.actions[:, :3])
         assert not actions[:, 3].any()
-        np.testing.assert_array_equal(actions[:, 4], np.where(wanted.actions[:, 3] == OPEN, 1.0, 0.0))
+        np.testing.assert_array_equal(actions[:, 4], np.where(expected.actions[:, 3] == OPEN, 1.0, 0.0))
         demanded = {"camera_configuration", "camera_type", "policy_desc", "bin_type", "bin_insert", "gripper", "robot"}
         demanded |= {"contains_annotation", "background", "action_space", "object_classes", "primitives"}
         assert demanded <= set(metadata)
@@ -93,13 +93,13 @@ def test_the_file_has_robonets_schema(written: Path) -> None:
         assert all(dataset.chunks is None for dataset in datasets) and len(datasets) == 10
 
 
-def test_robonets_loader_would_see_the_same_numbers(written: Path) -> None:
+def test_robonets_loader_reads_the_same_numbers(written: Path) -> None:
     trajectory = read_trajectory(written)
     assert trajectory.actions.shape == (6, 5) and trajectory.states.shape == (7, 5)
     assert trajectory.frames().shape == (7, 240, 320, 3)
 
 
-def test_any_changed_bit_is_noticed(written: Path, tmp_path: Path) -> None:
+def test_any_changed_bit_is_detected(written: Path, tmp_path: Path) -> None:
     data = written.read_bytes()
     rng = np.random.default_rng(0)
     broken = tmp_path / "broken.hdf5"
@@ -111,7 +111,7 @@ def test_any_changed_bit_is_noticed(written: Path, tmp_path: Path) -> None:
             read_episode(broken)
 
 
-def test_any_cut_is_noticed(written: Path, tmp_path: Path) -> None:
+def test_any_truncation_is_detected(written: Path, tmp_path: Path) -> None:
     data = written.read_bytes()
     broken = tmp_path / "broken.hdf5"
     for n_bytes in [*np.linspace(0, len(data) - 1, 200).astype(int).tolist(), len(data) - 73]:
@@ -134,14 +134,14 @@ CANNOT: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", CANNOT)
-def test_an_episode_that_would_not_survive_is_refused_and_nothing_written(tmp_path: Path, name: str) -> None:
+def test_an_episode_that_cannot_be_stored_is_refused_and_nothing_written(tmp_path: Path, name: str) -> None:
     changes, message = CANNOT[name]
     with pytest.raises(EpisodeError, match=message):
         write_episode(make_episode(**changes), tmp_path / "x.hdf5", SPEC)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_name_is_never_written_twice(written: Path) -> None:
+def test_an_existing_file_is_not_overwritten(written: Path) -> None:
     before = written.read_bytes()
     with pytest.raises(EpisodeError, match="exists already"):
         write_episode(make_episode(seed=1), written, SPEC)
@@ -172,7 +172,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_a_really_full_disk_keeps_what_was_closed(tiny_disk: Path) -> None:
+def test_a_real_full_disk_keeps_closed_episodes(tiny_disk: Path) -> None:
     closed = []
     with pytest.raises(EpisodeError, match="No space left on device"):
         for number in range(20):
@@ -184,8 +184,8 @@ def test_a_really_full_disk_keeps_what_was_closed(tiny_disk: Path) -> None:
         read_episode(path)
 
 
-def test_what_reads_back_differently_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that gives back another episode must not count as written."""
+def test_a_file_that_reads_back_differently_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An episode that is read back with other values must not count as written."""
     other = make_episode(seed=9)
     monkeypatch.setattr("data_collection.formats.robonet.read_episode", lambda _path: other)
     with pytest.raises(EpisodeError, match="states read back differ"):
@@ -207,7 +207,7 @@ def test_the_sign_of_a_foreign_gripper_follows_the_states(tmp_path: Path, n_dims
     assert episode.states[:, 4].tolist() == pytest.approx([1, 1, 0.03, 0.03, 1])
 
 
-def test_a_gripper_that_says_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_gripper_of_unknown_sign_is_refused(tmp_path: Path) -> None:
     write_foreign(tmp_path / "a.hdf5", 5, "none")
     with h5py.File(tmp_path / "a.hdf5", "r+") as file:
         file["policy/actions"][:, 4] = 100
@@ -220,10 +220,10 @@ def test_a_gripper_that_says_nothing_is_refused(tmp_path: Path) -> None:
 
 
 @genuine
-def test_a_genuine_franka_moves_exactly_as_its_applied_actions_say() -> None:
+def test_a_real_franka_moves_exactly_by_its_applied_actions() -> None:
     episode = read_episode(GENUINE / "hdf5/stanford_franka_corr_noise_traj2239.hdf5", camera=2)
     np.testing.assert_allclose(np.diff(episode.states[:, :3], axis=0), episode.actions[:, :3], atol=1e-6)
-    assert np.abs(episode.commanded[:, 2]).max() > 0.3  # in a range of 0.1 m: what was asked is not what happened
+    assert np.abs(episode.commanded[:, 2]).max() > 0.3  # in a range of 0.1 m: commanded and applied actions differ
     assert set(np.unique(episode.actions[:, 3])) == {OPEN, CLOSE}
     closing = episode.actions[:, 3] == CLOSE
     assert episode.states[1:, 4][closing].max() < 0.5 < episode.states[1:, 4][~closing].min()
@@ -233,26 +233,26 @@ def test_a_genuine_franka_moves_exactly_as_its_applied_actions_say() -> None:
 @pytest.mark.parametrize(
     "name", ["berkeley_sawyer_cornoise_traj1", "berkeley_widowx_traj169", "penn_baxter_left_traj917"]
 )
-def test_other_genuine_robots_become_episodes(name: str) -> None:
+def test_files_of_other_real_robots_become_episodes(name: str) -> None:
     episode = read_episode(GENUINE / f"hdf5/{name}.hdf5")
     assert isinstance(episode, Episode) and episode.frames.shape == (31, 240, 320, 3)
     executed = np.diff(episode.states[:, :3], axis=0)
     applied_error, commanded_error = (
         np.abs(executed - actions[:, :3]).mean() for actions in (episode.actions, episode.commanded)
     )
-    assert applied_error < commanded_error / 1.5  # measured: 2 to 10 times nearer to what the arm did
+    assert applied_error < commanded_error / 1.5  # measured: 2 to 10 times nearer to the measured motion
     assert episode.states[:, 4].min() >= 0 and episode.states[:, 4].max() <= 1
 
 
 @genuine
-def test_a_genuine_file_without_units_is_no_episode() -> None:
+def test_a_real_file_without_units_is_refused() -> None:
     path = GENUINE / "hdf5/stanford_fetch_traj464.hdf5"
     with pytest.raises(EpisodeError, match="got 2-D and 3-D"):
         read_episode(path)
     assert read_trajectory(path).frames().shape == (15, 112, 112, 3)
 
 
-def test_another_robot_in_the_info_is_no_accident(tmp_path: Path) -> None:
+def test_another_robot_in_the_info_is_refused(tmp_path: Path) -> None:
     spec = dataclasses.replace(SPEC, name="other")
     write_episode(make_episode(info={"robot": "other"}), tmp_path / "x.hdf5", spec)
     assert read_episode(tmp_path / "x.hdf5").info["robot"] == "other"

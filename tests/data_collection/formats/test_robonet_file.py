@@ -1,4 +1,4 @@
-"""RoboNet's own view of a file: equal to RoboNet's loader on genuine files, one line of error on all others."""
+"""RoboNet files: equal to RoboNet's loader on real files, one line of error on all others."""
 
 import io
 import shutil
@@ -22,7 +22,7 @@ genuine = pytest.mark.skipif(not FILES, reason=f"no genuine RoboNet files in {GE
 
 @genuine
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_genuine_file_reads_as_with_robonets_own_loader(path: Path) -> None:
+def test_a_real_file_reads_as_with_robonets_loader(path: Path) -> None:
     trajectory = read_trajectory(path)
     with np.load(GENUINE / f"official_loader_64/{path.stem}.official64.npz") as official:
         np.testing.assert_array_equal(trajectory.actions, official["actions"])
@@ -35,7 +35,7 @@ def test_a_genuine_file_reads_as_with_robonets_own_loader(path: Path) -> None:
 
 
 def write_foreign(path: Path, n_dims: int = 4, primitives: str = "autograsp", image_format: str = "RGB") -> None:
-    """Write a RoboNet file as another lab might, of 5 frames, without our extra datasets."""
+    """Write a RoboNet file of 5 frames in another lab's form, without this project's extra datasets."""
     states = np.tile([0.5, 0.5, 0.5, 0.1, 100.0], (5, 1))
     states[2:4, 4] = 3.0  # closed, of 0 to 100
     actions = np.full((4, n_dims), 0.01)
@@ -67,7 +67,7 @@ def test_the_gripper_of_an_autograsp_file_is_imputed_from_the_next_state(foreign
     assert read_trajectory(foreign).actions[:, 4].tolist() == [100, 0, 0, 100]
 
 
-def test_blue_first_frames_are_turned(tmp_path: Path) -> None:
+def test_bgr_frames_become_rgb(tmp_path: Path) -> None:
     write_foreign(tmp_path / "a.hdf5", image_format="BGR")
     frame = read_trajectory(tmp_path / "a.hdf5").frames()[0]
     assert np.abs(frame[120, 24].astype(int) - RED).max() < 8
@@ -131,7 +131,7 @@ def _replace(file: h5py.File, name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_what_breaks_a_file_is_named_in_one_line(foreign: Path, tmp_path: Path, name: str) -> None:
+def test_an_invalid_file_is_one_line_of_error(foreign: Path, tmp_path: Path, name: str) -> None:
     harm, message = BREAKS[name]
     path = tmp_path / "broken.hdf5"
     shutil.copy(foreign, path)
@@ -143,9 +143,7 @@ def test_what_breaks_a_file_is_named_in_one_line(foreign: Path, tmp_path: Path, 
     assert message in text and text.startswith(f"{path}: ") and text.count(str(path)) == 1 and "\n" not in text
 
 
-def test_a_dataset_that_claims_more_than_its_file_is_refused_before_memory_is_taken(
-    foreign: Path, tmp_path: Path
-) -> None:
+def test_a_dataset_larger_than_its_file_is_refused_before_allocation(foreign: Path, tmp_path: Path) -> None:
     path = tmp_path / "huge.hdf5"
     shutil.copy(foreign, path)
     with h5py.File(path, "r+") as file:
@@ -173,7 +171,7 @@ def test_data_in_another_file_is_refused(foreign: Path, tmp_path: Path, kind: st
         read_trajectory(path)
 
 
-def test_garbage_truncation_and_absence_are_one_line(foreign: Path, tmp_path: Path) -> None:
+def test_random_bytes_truncation_and_absence_are_one_line_of_error(foreign: Path, tmp_path: Path) -> None:
     data = foreign.read_bytes()
     rng = np.random.default_rng(0)
     broken = tmp_path / "broken.hdf5"
@@ -188,7 +186,7 @@ def test_garbage_truncation_and_absence_are_one_line(foreign: Path, tmp_path: Pa
             read_trajectory(path)
 
 
-def test_bounds_of_the_frames_stand_in_for_those_of_the_metadata(foreign: Path, tmp_path: Path) -> None:
+def test_bounds_of_the_frames_replace_missing_ones_of_the_metadata(foreign: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.hdf5"
     buffer = io.BytesIO(foreign.read_bytes())
     with h5py.File(buffer, "r+") as file:

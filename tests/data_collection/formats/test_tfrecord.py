@@ -1,4 +1,4 @@
-"""Records and messages of TensorFlow, read without it."""
+"""Records and messages of TensorFlow, read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_published_checksums(data: bytes, crc: int) -> None:
     assert crc32c(data) == crc
 
 
-def test_many_lanes_give_what_one_gives() -> None:
+def test_the_parallel_checksum_equals_the_sequential_one() -> None:
     data = np.random.default_rng(0).bytes(5000)
     for n_bytes in (255, 256, 511, 512, 513, 1024, 4999):
         register = 0xFFFFFFFF
@@ -39,13 +39,13 @@ def test_many_lanes_give_what_one_gives() -> None:
         assert crc32c(data[:n_bytes]) == register ^ 0xFFFFFFFF
 
 
-def test_records_come_back(tmp_path: Path) -> None:
+def test_written_records_are_read(tmp_path: Path) -> None:
     records = [b"first", b"", bytes(3000)]
     path = write_records(tmp_path / "x.tfrecord", records)
     assert [read_record(path, offset) for offset in find_records(path)] == records
 
 
-def test_any_flipped_bit_is_noticed(tmp_path: Path) -> None:
+def test_any_flipped_bit_is_detected(tmp_path: Path) -> None:
     path = write_records(tmp_path / "x.tfrecord", [b"first record", b"second record"])
     data = path.read_bytes()
     for place in range(8 * len(data)):
@@ -54,12 +54,12 @@ def test_any_flipped_bit_is_noticed(tmp_path: Path) -> None:
         path = tmp_path / f"{place}.tfrecord"
         path.write_bytes(flipped)
         offsets = find_records(path)
-        assert len(offsets) in {1, 2}  # behind a damaged length nothing is known
+        assert len(offsets) in {1, 2}  # records after a damaged length are not found
         with pytest.raises(EpisodeError, match=r"damage|CRC-32C"):
             [read_record(path, offset) for offset in offsets]
 
 
-def test_any_cut_is_noticed_and_leaves_the_records_before_it(tmp_path: Path) -> None:
+def test_any_truncation_is_detected_and_keeps_earlier_records(tmp_path: Path) -> None:
     whole = write_records(tmp_path / "x.tfrecord", [b"first record", b"second record"])
     data = whole.read_bytes()
     second = find_records(whole)[1]
@@ -72,7 +72,7 @@ def test_any_cut_is_noticed_and_leaves_the_records_before_it(tmp_path: Path) -> 
             read_record(path, second)
 
 
-def test_a_record_that_claims_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_of_too_large_a_length_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_records(tmp_path / "x.tfrecord", [bytes(100)])
     assert MAX_RECORD_BYTES > 2**25
     monkeypatch.setattr("data_collection.formats.tfrecord.MAX_RECORD_BYTES", 99)
@@ -95,7 +95,7 @@ def test_examples_hold_bytes_floats_and_integers() -> None:
     assert parse_example(b"") == {}
 
 
-def test_numbers_that_are_not_packed_are_read_too() -> None:
+def test_unpacked_numbers_are_read() -> None:
     """Old writers repeat the field."""
     floats = b"".join(b"\x0d" + np.float32(value).tobytes() for value in (1, 2))
     feature = b"\x12" + bytes([len(floats)]) + floats
@@ -105,14 +105,14 @@ def test_numbers_that_are_not_packed_are_read_too() -> None:
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_raise_anything_else(data: bytes) -> None:
+def test_invalid_bytes_raise_no_other_error(data: bytes) -> None:
     try:
         parse_example(data)
     except EpisodeError as error:
         assert "\n" not in str(error)
 
 
-def test_cut_messages_are_errors() -> None:
+def test_truncated_messages_are_errors() -> None:
     whole = example({"abc": np.arange(5, dtype=np.float32)})
     for n_bytes in range(1, len(whole)):
         with pytest.raises(EpisodeError, match="Example"):

@@ -1,4 +1,4 @@
-"""Frames to H.264 and back: every frame, its colours, and nothing in place of a missing one."""
+"""Frames to H.264 and back: every frame with its colours; a missing frame is an error."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def video_frames(n_frames: int, height: int = 48, width: int = 96) -> NDArray[np
 
 
 def write_video(path: Path, frames: NDArray[np.uint8]) -> Path:
-    """Write frames in the codec that goes with the file's name."""
+    """Write frames in the codec of the file's suffix."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(CODECS[path.suffix], rate=10)
         assert isinstance(stream, av.VideoStream)
@@ -44,7 +44,7 @@ def write_video(path: Path, frames: NDArray[np.uint8]) -> Path:
 
 
 @pytest.mark.parametrize("suffix", CODECS)
-def test_every_kind_of_file_gives_its_frames_in_order_and_squared(tmp_path: Path, suffix: str) -> None:
+def test_every_file_type_gives_its_frames_in_order_and_square(tmp_path: Path, suffix: str) -> None:
     episode = read_video(write_video(tmp_path / f"a{suffix}", video_frames(8)), VideoReading(side_px=16))
     assert episode.frames.shape == (8, 16, 16, 3)
     assert episode.actions.shape == (7, 0) and episode.states.shape == (8, 0) and not episode.action_space
@@ -66,7 +66,7 @@ def test_giant_frames_are_refused_before_they_are_converted(tmp_path: Path, monk
         read_video(write_video(tmp_path / "a.mp4", video_frames(3)), VideoReading())
 
 
-def test_a_video_of_one_frame_is_no_episode(tmp_path: Path) -> None:
+def test_a_video_of_one_frame_is_refused(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", video_frames(1))
     with pytest.raises(EpisodeError, match=r"a\.mp4: expected at least 2 frames, got 1 with a stride of 1"):
         read_video(path, VideoReading())
@@ -74,7 +74,7 @@ def test_a_video_of_one_frame_is_no_episode(tmp_path: Path) -> None:
         read_video(write_video(tmp_path / "b.mp4", video_frames(8)), VideoReading(9))
 
 
-def test_more_frames_than_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_frames_for_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "MAX_BYTES", 5 * 3 * 16**2)
     path = write_video(tmp_path / "a.mp4", video_frames(8))
     with pytest.raises(EpisodeError, match="at most 5 frames, got more; cut the video, or take a larger stride"):
@@ -82,7 +82,7 @@ def test_more_frames_than_memory_are_refused(tmp_path: Path, monkeypatch: pytest
     assert len(read_video(path, VideoReading(2, 16)).frames) == 4
 
 
-def test_what_is_no_video_is_said_in_one_line(tmp_path: Path) -> None:
+def test_an_invalid_video_is_one_line_of_error(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     for data in (b"", b"not a video", write_video(tmp_path / "b.mp4", video_frames(8)).read_bytes()[:400]):
         path.write_bytes(data)
@@ -101,10 +101,10 @@ def data() -> bytes:
     return encode_video(make_frames(SHAPE[0]), VideoConfig())
 
 
-def test_frames_come_back_in_order_and_colour(data: bytes) -> None:
+def test_frames_are_decoded_in_order_and_colour(data: bytes) -> None:
     found = decode_video(data, SHAPE)
-    wanted = make_frames(SHAPE[0])
-    error = (found.astype(float) - wanted) ** 2
+    expected = make_frames(SHAPE[0])
+    error = (found.astype(float) - expected) ** 2
     assert 10 * np.log10(255**2 / error.mean(axis=(1, 2, 3))).min() > 35
     assert np.abs(found[3, 120, 48].astype(int) - RED).max() < 8
 
@@ -126,18 +126,18 @@ def test_a_lower_rate_factor_keeps_more(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("n_frames", [SHAPE[0] - 1, SHAPE[0] + 1, 10 * SHAPE[0]])
-def test_another_count_than_promised_is_an_error(data: bytes, n_frames: int) -> None:
+def test_an_unexpected_frame_count_is_an_error(data: bytes, n_frames: int) -> None:
     with pytest.raises(EpisodeError, match=f"expected a video of {n_frames} frames, got {SHAPE[0]}"):
         decode_video(data, (n_frames, 240, 320))
 
 
-def test_another_size_than_promised_is_an_error(data: bytes) -> None:
+def test_an_unexpected_frame_size_is_an_error(data: bytes) -> None:
     with pytest.raises(EpisodeError, match="expected a video of 480x640, got \\(240, 320\\)"):
         decode_video(data, (SHAPE[0], 480, 640))
 
 
-def test_damage_is_never_filled_in(data: bytes) -> None:
-    """A video that is cut anywhere is refused, never shorter or black."""
+def test_damaged_frames_are_never_replaced(data: bytes) -> None:
+    """A truncated video is refused, never shorter or with black frames."""
     rng = np.random.default_rng(0)
     whole = decode_video(data, SHAPE)
     for place in rng.integers(0, len(data) - 100, 40):  # the last box only names the writer
@@ -149,7 +149,7 @@ def test_damage_is_never_filled_in(data: bytes) -> None:
             decode_video(garbage, SHAPE)
 
 
-def test_only_frames_that_robonet_can_read_are_encoded() -> None:
+def test_only_frames_in_robonets_format_are_encoded() -> None:
     with pytest.raises(EpisodeError, match="multiples of 16, got 250x320"):
         encode_video(np.zeros((2, 250, 320, 3), np.uint8), VideoConfig())
     with pytest.raises(EpisodeError, match="float64"):

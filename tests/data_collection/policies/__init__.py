@@ -1,1 +1,1 @@
-"""Tests of `data_collection.play`."""
+"""Tests of `data_collection.policies`."""

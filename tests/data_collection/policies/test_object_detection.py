@@ -1,4 +1,4 @@
-"""Objects found in the image stand where they were drawn."""
+"""Objects are detected at the positions at which they were drawn."""
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ CAMERA = Camera(
 RED, ORANGE, GREEN, WHITE = (220, 20, 20), (230, 120, 10), (10, 200, 40), (240, 240, 240)
 
 
-def _picture(*discs: tuple[tuple[float, float], tuple[int, int, int]]) -> NDArray[np.uint8]:
+def _image(*discs: tuple[tuple[float, float], tuple[int, int, int]]) -> NDArray[np.uint8]:
     image = np.full((240, 320, 3), 45, np.uint8)
     rows, columns = np.mgrid[:240, :320]
     for (x, y), colour in discs:
@@ -23,44 +23,44 @@ def _picture(*discs: tuple[tuple[float, float], tuple[int, int, int]]) -> NDArra
     return image
 
 
-def test_coloured_discs_are_placed_to_the_millimetre() -> None:
+def test_coloured_discs_are_located_to_the_millimetre() -> None:
     places = [(0.45, -0.1), (0.55, 0.12)]
-    found = detect_objects(_picture((places[0], RED), (places[1], GREEN)), CAMERA, ObjectDetectionConfig()).places_m
+    found = detect_objects(_image((places[0], RED), (places[1], GREEN)), CAMERA, ObjectDetectionConfig()).places_m
     assert found.shape == (2, 3)
     for place in places:
         assert np.linalg.norm(found[:, :2] - place, axis=1).min() < 0.002
 
 
 def test_touching_objects_of_two_hues_are_two() -> None:
-    found = detect_objects(_picture(((0.5, 0.0), RED), ((0.5, 0.025), GREEN)), CAMERA, ObjectDetectionConfig())
+    found = detect_objects(_image(((0.5, 0.0), RED), ((0.5, 0.025), GREEN)), CAMERA, ObjectDetectionConfig())
     assert len(found.places_m) == 2
 
 
 def test_red_is_one_colour_although_its_hue_wraps_around() -> None:
     found = detect_objects(
-        _picture(((0.5, 0.0), (220, 20, 30)), ((0.4, 0.1), (220, 30, 20))), CAMERA, ObjectDetectionConfig()
+        _image(((0.5, 0.0), (220, 20, 30)), ((0.4, 0.1), (220, 30, 20))), CAMERA, ObjectDetectionConfig()
     )
     assert len(found.places_m) == 2
-    halves = _picture(((0.5, 0.0), (220, 20, 26)))
+    halves = _image(((0.5, 0.0), (220, 20, 26)))
     halves[:, :160][halves[:, :160, 0] == 220] = (220, 26, 20)
     assert len(detect_objects(halves, CAMERA, ObjectDetectionConfig()).places_m) == 1
 
 
-@pytest.mark.parametrize("image", [_picture(), _picture(((0.5, 0.0), WHITE)), np.zeros((240, 320, 3), np.uint8)])
-def test_grey_white_and_black_are_nothing(image: NDArray[np.uint8]) -> None:
+@pytest.mark.parametrize("image", [_image(), _image(((0.5, 0.0), WHITE)), np.zeros((240, 320, 3), np.uint8)])
+def test_grey_white_and_black_are_no_objects(image: NDArray[np.uint8]) -> None:
     found = detect_objects(image, CAMERA, ObjectDetectionConfig())
     assert found.places_m.shape == (0, 3) and found.masks.shape == (0, 240, 320)
 
 
-def test_specks_are_nothing() -> None:
-    image = _picture()
+def test_specks_are_no_objects() -> None:
+    image = _image()
     image[100:103, 100:103] = ORANGE
     assert len(detect_objects(image, CAMERA, ObjectDetectionConfig()).places_m) == 0
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
-def test_how_many_pixels_the_camera_has_does_not_matter(factor: int) -> None:
-    """A disc counts whose radius is 3 of 240 rows, and one of 2.5 does not."""
+def test_detection_is_independent_of_the_resolution(factor: int) -> None:
+    """A disc with a radius of 3 of 240 rows is detected, one of 2.5 is not."""
     camera = CAMERA.model_copy(update={"height_px": 240 * factor, "width_px": 320 * factor})
     image = np.full((240 * factor, 320 * factor, 3), 45, np.uint8)
     for radius, column in ((3.0, 100), (2.5, 200)):
@@ -69,8 +69,8 @@ def test_how_many_pixels_the_camera_has_does_not_matter(factor: int) -> None:
     np.testing.assert_allclose(pixel, [100 * factor, 120 * factor], atol=1)
 
 
-def test_a_blob_knows_its_hue_and_its_pixels() -> None:
-    found = detect_objects(_picture(((0.5, 0.0), GREEN), ((0.4, 0.1), (220, 20, 26))), CAMERA, ObjectDetectionConfig())
+def test_objects_have_their_hue_and_pixels() -> None:
+    found = detect_objects(_image(((0.5, 0.0), GREEN), ((0.4, 0.1), (220, 20, 26))), CAMERA, ObjectDetectionConfig())
     green = int(np.argmin(np.abs(found.hues - 65)))
     assert abs(found.hues[green] - 65) < 2
     assert min(abs(found.hues[1 - green] - 179), found.hues[1 - green]) < 2
@@ -78,12 +78,12 @@ def test_a_blob_knows_its_hue_and_its_pixels() -> None:
     assert found.masks[green, y, x] and not found.masks[1 - green, y, x]
 
 
-def test_a_object_on_one_of_a_near_hue_is_reported_apart_although_their_edge_is_blended() -> None:
-    plate, thing = (20, 200, 200), (20, 200, 110)
+def test_stacked_objects_of_near_hues_are_separated_despite_a_blended_edge() -> None:
+    plate, block = (20, 200, 200), (20, 200, 110)
     column, row = (int(v) for v in CAMERA.project(np.array([[0.5, 0.0, 0.02]]))[0])
-    image = _picture()
+    image = _image()
     cv2.circle(image, (column, row), 40, plate, -1, cv2.LINE_AA)
-    cv2.circle(image, (column + 5, row), 8, thing, -1, cv2.LINE_AA)
+    cv2.circle(image, (column + 5, row), 8, block, -1, cv2.LINE_AA)
     found = detect_objects(cv2.GaussianBlur(image, (5, 5), 0).astype(np.uint8), CAMERA, ObjectDetectionConfig())
     assert len(found.places_m) == 2
     np.testing.assert_allclose(found.pixels[1], [column + 5, row], atol=1)

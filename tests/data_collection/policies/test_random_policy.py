@@ -31,7 +31,7 @@ def seen(robot: SimulatedFranka) -> Observation:
     return robot.reset(np.random.default_rng(3))
 
 
-def test_sequences_are_what_the_limits_would_let_through(robot: SimulatedFranka, seen: Observation) -> None:
+def test_sequences_satisfy_the_limits(robot: SimulatedFranka, seen: Observation) -> None:
     drawn = RandomPolicy(PolicyConfig(), robot.spec).sequences(seen, 100, 10, np.random.default_rng(0))
     assert drawn.actions.shape == (100, 10, 4) and drawn.actions.dtype == np.float32
     again = limit_actions(drawn.actions, seen.state[:3], robot.spec.limits)
@@ -74,7 +74,7 @@ def test_the_autograsp_reflex_closes_low_and_opens_only_high(robot: SimulatedFra
 
 
 def test_primitives_lift_objects(robot: SimulatedFranka) -> None:
-    """Grasps aimed at blobs of the image hold something far more often than blind noise does."""
+    """Grasps aimed at blobs of the image hold an object far more often than noise does."""
     config = PolicyConfig(noise_fraction=0.0, push_fraction=0.0, use_fraction=0.0)
     policy = RandomPolicy(config, robot.spec)
     held = 0
@@ -89,7 +89,7 @@ def test_primitives_lift_objects(robot: SimulatedFranka) -> None:
     assert held >= 5
 
 
-def test_what_is_held_is_mostly_carried(robot: SimulatedFranka, seen: Observation) -> None:
+def test_held_objects_are_mostly_carried(robot: SimulatedFranka, seen: Observation) -> None:
     holding = Observation(seen.image, np.array([*seen.state[:4], 0.5]), seen.time_s)
     drawn = RandomPolicy(PolicyConfig(), robot.spec).sequences(holding, 200, 10, np.random.default_rng(0))
     assert drawn.families.count(CARRY) > 50 and drawn.families.count(PLAY) > 30
@@ -99,7 +99,7 @@ def test_what_is_held_is_mostly_carried(robot: SimulatedFranka, seen: Observatio
     assert (carried[:, 0, 3] == CLOSE).all()
 
 
-def test_without_anything_in_sight_there_is_only_noise(robot: SimulatedFranka, seen: Observation) -> None:
+def test_without_detected_objects_there_is_only_noise(robot: SimulatedFranka, seen: Observation) -> None:
     blank = Observation(np.zeros_like(seen.image), seen.state, seen.time_s)
     assert set(
         RandomPolicy(PolicyConfig(), robot.spec).sequences(blank, 50, 10, np.random.default_rng(0)).families
@@ -107,7 +107,7 @@ def test_without_anything_in_sight_there_is_only_noise(robot: SimulatedFranka, s
 
 
 @pytest.mark.parametrize("config", [PolicyConfig, PrimitivesConfig])
-def test_a_stride_of_nothing_is_refused(config: type[PolicyConfig | PrimitivesConfig]) -> None:
+def test_a_stride_of_zero_is_refused(config: type[PolicyConfig | PrimitivesConfig]) -> None:
     with pytest.raises(ValidationError, match="stride_m must be above 0"):
         config(stride_m=(0.0, 0.2))
 
@@ -116,15 +116,15 @@ def test_a_stride_of_nothing_is_refused(config: type[PolicyConfig | PrimitivesCo
     ("config", "name"), [(PolicyConfig, "use_m"), (PolicyConfig, "stride_m"), (PrimitivesConfig, "behind_m")]
 )
 @pytest.mark.parametrize("lengths", [(0.08, 0.04), (-0.1, 0.2)])
-def test_lengths_that_cannot_be_drawn_from_are_refused(
+def test_invalid_ranges_of_lengths_are_refused(
     config: type[PolicyConfig | PrimitivesConfig], name: str, lengths: tuple[float, float]
 ) -> None:
     with pytest.raises(ValidationError, match="expected two lengths"):
         config.model_validate({name: lengths})
 
 
-def test_objects_are_used_on_objects(robot: SimulatedFranka) -> None:
-    """One thing in the hand touches another and moves it: what a model must have seen to imagine wiping."""
+def test_objects_are_used_as_tools(robot: SimulatedFranka) -> None:
+    """A held object touches another one and moves it, as in wiping."""
     policy = RandomPolicy(PolicyConfig(noise_fraction=0.0, use_fraction=1.0, aim_sd_m=0.0), robot.spec)
     moved = 0
     for seed in range(8):

@@ -1,1 +1,1 @@
-"""Tests of `data_collection.archive`."""
+"""Tests of `data_collection.storage`."""
