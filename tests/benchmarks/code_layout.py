@@ -32,7 +32,7 @@ from tests.benchmarks.call_recorder import START, STOP, CallRecorder, environmen
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("configs", "robot_bridge", "data_collection", "ghvae_core", "planner")
 SMALL = 60  # lines
-ALIKE = 6  # consecutive equal lines that count as a duplicate
+MIN_RUN = 6  # consecutive equal lines that count as a duplicate
 ADVANCE = "planner/task.py:advance"  # plans if necessary, and executes one action
 _TIMEOUT_S = 120.0
 
@@ -44,7 +44,7 @@ class Layout:
     lines: Mapping[str, int]  # by module
     twice: Mapping[str, Sequence[str]]  # class names to the modules that define them
     used_once: Sequence[str]  # modules that one other module imports
-    alike: Sequence[tuple[str, str, int]]  # pairs of files, and the number of their duplicate lines
+    duplicates: Sequence[tuple[str, str, int]]  # pairs of files, and the number of their duplicate lines
 
     def show(self) -> None:
         """Print one statistic per line."""
@@ -57,8 +57,8 @@ class Layout:
         print(f"lines in total                   {sum(self.lines.values())}")
         print(f"imported by one module           {len(self.used_once)}")
         print(f"class names defined twice        {len(self.twice)} {' '.join(sorted(self.twice))}")
-        print(f"pairs with {ALIKE} duplicate lines     {len(self.alike)}")
-        for first, second, count in self.alike[:8]:
+        print(f"pairs with {MIN_RUN} duplicate lines     {len(self.duplicates)}")
+        for first, second, count in self.duplicates[:8]:
             print(f"  {count:3} {first} {second}")
 
 
@@ -99,27 +99,27 @@ def measure(root: Path) -> Layout:
                 importers[f"{module.replace('.', '/')}.py"].add(name)
     return Layout(
         lines={name: text.count("\n") for name, text in files.items()},
-        twice={name: places for name, places in classes.items() if len(places) > 1},
+        twice={name: locations for name, locations in classes.items() if len(locations) > 1},
         used_once=sorted(name for name in files if len(importers[name]) == 1),
-        alike=alike({name: _logical_lines(root / name, tree) for name, tree in trees.items()}),
+        duplicates=duplicates({name: _logical_lines(root / name, tree) for name, tree in trees.items()}),
     )
 
 
-def alike(lines: Mapping[str, Sequence[str]]) -> list[tuple[str, str, int]]:
+def duplicates(lines: Mapping[str, Sequence[str]]) -> list[tuple[str, str, int]]:
     """Return pairs of files (or a file twice) with duplicate lines, sorted by descending number.
 
     Args:
         lines: The compared lines of each file.
     """
-    places: defaultdict[tuple[str, ...], list[tuple[str, int]]] = defaultdict(list)
+    locations: defaultdict[tuple[str, ...], list[tuple[str, int]]] = defaultdict(list)
     for name, each in lines.items():
-        for start in range(len(each) - ALIKE + 1):
-            places[tuple(each[start : start + ALIKE])].append((name, start))
+        for start in range(len(each) - MIN_RUN + 1):
+            locations[tuple(each[start : start + MIN_RUN])].append((name, start))
     shared: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
-    for found in places.values():
+    for found in locations.values():
         for (first, at), (second, other) in combinations(found, 2):
-            if first != second or abs(at - other) >= ALIKE:
-                shared[first, second].update(range(at, at + ALIKE))
+            if first != second or abs(at - other) >= MIN_RUN:
+                shared[first, second].update(range(at, at + MIN_RUN))
     return sorted(((*pair, len(at)) for pair, at in shared.items()), key=lambda row: (-row[2], row[:2]))
 
 

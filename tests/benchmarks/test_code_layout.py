@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.benchmarks.call_recorder import CallRecorder, environment
-from tests.benchmarks.code_layout import ROOT, alike, measure
+from tests.benchmarks.code_layout import ROOT, duplicates, measure
 
 FIRST = """
 import planner.second
@@ -37,19 +37,19 @@ def test_counts(tmp_path: Path) -> None:
     assert shape.lines == {"planner/first.py": 5, "planner/second.py": 4}
     assert shape.twice == {"Twice": ["planner/first.py", "planner/second.py"]}
     assert shape.used_once == ["planner/second.py"]
-    assert shape.alike == []
+    assert shape.duplicates == []
 
 
 def test_duplicate_lines() -> None:
     same = [f"line {n}" for n in range(7)]
-    assert alike({"a.py": ["x", *same], "b.py": [*same, "y"]}) == [("a.py", "b.py", 7)]
-    assert alike({"a.py": same[:5], "b.py": same[:5]}) == []
-    assert alike({"a.py": ["x"] * 7}) == []  # overlapping runs do not count
+    assert duplicates({"a.py": ["x", *same], "b.py": [*same, "y"]}) == [("a.py", "b.py", 7)]
+    assert duplicates({"a.py": same[:5], "b.py": same[:5]}) == []
+    assert duplicates({"a.py": ["x"] * 7}) == []  # overlapping runs do not count
 
 
 def test_public_class_names_occur_at_most_twice_and_small_files_are_few() -> None:
     shape = measure(ROOT)
-    assert max(len(places) for name, places in shape.twice.items() if not name.startswith("_")) <= 2
+    assert max(len(locations) for name, locations in shape.twice.items() if not name.startswith("_")) <= 2
     assert sum(count < 60 for count in shape.lines.values()) <= 25
 
 
@@ -57,13 +57,13 @@ def test_the_recorder_returns_files_in_order_and_their_callers() -> None:
     recorder = CallRecorder(ROOT)
     recorder.attach()
     recorder.start()
-    alike({})
+    duplicates({})
     recorder.stop()
-    alike({})
+    duplicates({})
     recorder.detach()
     result = recorder.result()
     assert result["files"] == ["tests/benchmarks/code_layout.py"]
-    assert result["calls"]["tests/benchmarks/code_layout.py:alike"] == 1
+    assert result["calls"]["tests/benchmarks/code_layout.py:duplicates"] == 1
     assert result["edges"] == [("tests/benchmarks/test_code_layout.py", "tests/benchmarks/code_layout.py")]
 
 

@@ -10,7 +10,7 @@ from ghvae_core.evaluation.evaluated_model import EvaluatedModel
 from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, ModuleConfig
 
-PX = 64  # of the images: SSIM and the pictures need some
+PX = 64  # of the images; SSIM and the figures need a minimum
 N_CONTEXT, N_PREDICTED = 2, 3
 
 
@@ -27,20 +27,20 @@ def model(n_modules: int = 1, seed: int = 0, **changes: object) -> Ghvae:
 
 def info(of: Ghvae, **changes: object) -> CheckpointInfo:
     """Return the information of a checkpoint of the model."""
-    facts: dict[str, object] = {"step_limit_m": 0.05, "step_s": 0.5, "n_context": N_CONTEXT, "horizon": N_PREDICTED}
+    defaults: dict[str, object] = {"step_limit_m": 0.05, "step_s": 0.5, "n_context": N_CONTEXT, "horizon": N_PREDICTED}
     return CheckpointInfo.model_validate(
-        {"model": of.config, "modules_trained": of.n_modules, **facts, **changes}, strict=False
+        {"model": of.config, "modules_trained": of.n_modules, **defaults, **changes}, strict=False
     )
 
 
 def evaluated_model(label: str = "model", modules_used: int | None = None, **changes: object) -> EvaluatedModel:
     """Return a model with a label and a number of modules to use; `changes` are those of `model`."""
-    made = model(**changes).requires_grad_(False)  # type: ignore[arg-type]
-    return EvaluatedModel(label, Checkpoint(made, info(made), "0f" * 32), modules_used or made.n_modules)
+    built = model(**changes).requires_grad_(False)  # type: ignore[arg-type]
+    return EvaluatedModel(label, Checkpoint(built, info(built), "0f" * 32), modules_used or built.n_modules)
 
 
 def clips(n_windows: int = 5, action_dim: int = 4) -> Clips:
-    """Return windows of noise with actions of about 1."""
+    """Return windows of random frames with actions of about 1."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (n_windows, N_CONTEXT + N_PREDICTED, PX, PX, 3), dtype=np.uint8)
     actions = rng.normal(size=(n_windows, N_CONTEXT + N_PREDICTED - 1, action_dim)).astype(np.float32)

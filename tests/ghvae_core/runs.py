@@ -1,4 +1,4 @@
-"""Trainers of a small model on small windows, and a listener that records."""
+"""Trainers of a small model on small windows, and a recording listener."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def make_trainer(
     group: ProcessGroup | None = None,
     augment: Augment | None = None,
 ) -> tuple[Trainer, VideoModel, Record]:
-    """Return a trainer that keeps its state in `folder`/state, its model, and its listener."""
+    """Return a trainer with its state in `folder`/state, its model, and its listener."""
     model, windows, listener = model or small_model(), small_windows(), listener or Record()
     windows = replace(windows, actions=windows.actions[:, : model.config.action_dim])
     job = TrainingJob(model, windows, windows, 2, stages(config, model.n_modules), seed, f"run {seed}", "data", augment)
@@ -61,11 +61,11 @@ def make_trainer(
 
 
 def never() -> bool:
-    """Return that training continues."""
+    """Return False, so that training continues."""
     return False
 
 
 def after(n_steps: int) -> Callable[[], bool]:
     """Return a stop function that returns True from its n-th call on."""
-    asked = iter(range(1, 10_000))
-    return lambda: next(asked) >= n_steps
+    calls = iter(range(1, 10_000))
+    return lambda: next(calls) >= n_steps

@@ -42,9 +42,9 @@ def small_windows(n_episodes: int = 6) -> Windows:
     """Return windows of a square that the actions move over a uniform background."""
     rng = np.random.default_rng(0)
     actions = rng.uniform(-1, 1, (n_episodes, EPISODE_FRAMES, 4)).astype(np.float32)
-    places = 6 + np.cumsum(np.roll(actions[..., :2], 1, axis=1) * 2, axis=1).round().astype(int)
+    positions_px = 6 + np.cumsum(np.roll(actions[..., :2], 1, axis=1) * 2, axis=1).round().astype(int)
     frames = np.full((n_episodes, EPISODE_FRAMES, PX, PX, 3), 60, np.uint8)
-    for episode, path in enumerate(np.clip(places, 0, PX - 4)):
+    for episode, path in enumerate(np.clip(positions_px, 0, PX - 4)):
         for t, (x, y) in enumerate(path):
             frames[episode, t, y : y + 4, x : x + 4] = 220
     starts = [e * EPISODE_FRAMES + s for e in range(n_episodes) for s in range(EPISODE_FRAMES - N_FRAMES + 1)]

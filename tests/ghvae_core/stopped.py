@@ -1,4 +1,4 @@
-"""`run_finetune` in two processes, the second of which gets SIGTERM at a step."""
+"""`run_finetune` in two processes; the second receives SIGTERM at one step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _AT_STEP = 5
 def _update(self: Engine, rate: float, step: int) -> None:
     if step == _AT_STEP and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGTERM)
-    _whole_update(self, rate, step)
+    _original_update(self, rate, step)
 
 
 if __name__ == "__main__":
-    _whole_update = Engine.update
+    _original_update = Engine.update
     Engine.update = _update  # type: ignore[method-assign]
     main()

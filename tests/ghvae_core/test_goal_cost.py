@@ -1,4 +1,4 @@
-"""Every term of a cost is nothing at the goal, grows away from it, and keeps a NaN with its candidate."""
+"""Each cost term is zero at the goal, grows with the distance from it, and assigns a NaN to its candidate only."""
 
 from pathlib import Path
 
@@ -22,14 +22,14 @@ PIXEL, FEATURES = GoalCost(), GoalCost(pixel=0.0, features=1.0)
 
 
 def _frames(n: int = 3, horizon: int = 2, px: int = 16) -> tuple[Tensor, Tensor]:
-    """Return candidates (n, horizon, 3, px, px), the first at the goal and each further one farther, and the goal."""
+    """Return candidates (n, horizon, 3, px, px) at increasing distances from the goal, starting at 0, and the goal."""
     generator = torch.Generator().manual_seed(0)
     goal = torch.rand(3, px, px, generator=generator)
     noise = torch.rand(n, horizon, 3, px, px, generator=generator) - 0.5
     return (goal + noise * torch.arange(n)[:, None, None, None, None] * 0.2).clamp(0, 1), goal
 
 
-def test_pixels_alone_cost_what_they_cost_everywhere() -> None:
+def test_the_pixel_term_equals_pixel_cost() -> None:
     frames, goal = _frames()
     cost = GoalCost(final_frames=2, brightness=0.3)
     np.testing.assert_allclose(
@@ -38,7 +38,7 @@ def test_pixels_alone_cost_what_they_cost_everywhere() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ghvae", "svg"])
-def test_features_are_alike_at_the_goal_and_less_so_away_from_it(kind: str) -> None:
+def test_the_feature_term_is_zero_at_the_goal_and_grows_with_distance(kind: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         svg = build(SvgConfig(image_px=16, hidden=8, features=8, latent=2, stage_channels=(8, 8, 8)))
@@ -47,10 +47,10 @@ def test_features_are_alike_at_the_goal_and_less_so_away_from_it(kind: str) -> N
     with torch.no_grad():
         costs = GoalCostEvaluator(model).costs(frames, goal, FEATURES)
     assert float(costs[0]) == pytest.approx(0.0, abs=1e-6)
-    assert 0 < float(costs[1]) < float(costs[2]) < 4  # of vectors of length 1
+    assert 0 < float(costs[1]) < float(costs[2]) < 4  # the feature vectors have length 1
 
 
-def test_terms_add_up_by_their_weights_over_the_final_frames() -> None:
+def test_the_cost_is_the_weighted_sum_of_terms_over_the_final_frames() -> None:
     frames, goal = _frames(horizon=3)
     evaluator = GoalCostEvaluator(small_model())
     with torch.no_grad():
@@ -64,15 +64,15 @@ def test_terms_add_up_by_their_weights_over_the_final_frames() -> None:
 
 
 @pytest.mark.parametrize("cost", [PIXEL, FEATURES, GoalCost(features=1.0)])
-def test_a_nan_stays_with_its_candidate(cost: GoalCost) -> None:
+def test_a_nan_affects_its_candidate_only(cost: GoalCost) -> None:
     frames, goal = _frames()
     frames[1, -1, 0, 0, 0] = torch.nan
     with torch.no_grad():
         assert GoalCostEvaluator(small_model()).costs(frames, goal, cost).isnan().tolist() == [False, True, False]
 
 
-@pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"{WEIGHTS} is not there")
-def test_lpips_is_a_term_where_its_weights_are() -> None:
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"no file {WEIGHTS}")
+def test_lpips_is_a_term_if_its_weights_are_given() -> None:
     frames, goal = _frames(px=64)
     evaluator = GoalCostEvaluator(small_model(), Lpips(WEIGHTS))
     assert evaluator.terms == ("pixel", "features", "lpips")
@@ -82,7 +82,7 @@ def test_lpips_is_a_term_where_its_weights_are() -> None:
     np.testing.assert_allclose(costs, 2 * distance, rtol=1e-5)
 
 
-def test_steps_to_go_are_a_term_where_a_network_tells_them() -> None:
+def test_steps_are_a_term_if_a_distance_network_is_given() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         distance = TemporalDistance(TemporalDistanceConfig(image_px=16, channels=(8, 8), max_steps=5)).eval()
@@ -91,29 +91,31 @@ def test_steps_to_go_are_a_term_where_a_network_tells_them() -> None:
     assert evaluator.terms == ("pixel", "features", "steps")
     with torch.no_grad():
         costs = evaluator.costs(frames, goal, GoalCost(final_frames=2, pixel=0.0, steps=0.5))
-        told = torch.stack([distance.steps(frames[:, t], goal[None]) for t in (1, 2)])
-    np.testing.assert_allclose(costs, 0.5 * told.mean(0), rtol=1e-5)
+        steps = torch.stack([distance.steps(frames[:, t], goal[None]) for t in (1, 2)])
+    np.testing.assert_allclose(costs, 0.5 * steps.mean(0), rtol=1e-5)
 
 
-def test_a_term_that_cannot_be_weighed_is_refused_by_name() -> None:
+def test_the_error_for_an_unavailable_term_names_it() -> None:
     assert GoalCostEvaluator(small_model()).terms == ("pixel", "features")
-    asked = request()
+    valid = request()
     with pytest.raises(MismatchError, match=r"cost\.lpips: expected only terms among pixel"):
-        type(asked)(**{**vars(asked), "cost": GoalCost(lpips=1.0)}).check(SPEC)
+        type(valid)(**{**vars(valid), "cost": GoalCost(lpips=1.0)}).check(SPEC)
     with pytest.raises(ValueError, match=r"expected terms among \('pixel', 'features'\), got \('pixel', 'lpips'\)"):
         GoalCostEvaluator(small_model()).costs(*_frames(), GoalCost(lpips=1.0))
 
 
-def test_a_cost_of_nothing_is_refused() -> None:
+def test_a_cost_without_terms_is_refused() -> None:
     with pytest.raises(ValidationError, match="weight above 0"):
         GoalCost(pixel=0.0)
 
 
-def test_images_of_bytes_cost_as_much() -> None:
+def test_costs_of_uint8_images_equal_those_of_float_frames() -> None:
     frames, goal = _frames()
     frames, goal = (frames * 255).round() / 255, (goal * 255).round() / 255
     evaluator, cost = GoalCostEvaluator(small_model()), GoalCost(brightness=0.3, features=1.0)
     with torch.no_grad():
         expected = evaluator.costs(frames, goal, cost)
-    ends, aim = (np.asarray((images * 255).round().movedim(-3, -1).numpy(), np.uint8) for images in (frames, goal))
-    np.testing.assert_allclose(evaluator.costs_of_images(ends, aim, cost), expected, rtol=1e-4, atol=1e-6)
+    ends, goal_image = (
+        np.asarray((images * 255).round().movedim(-3, -1).numpy(), np.uint8) for images in (frames, goal)
+    )
+    np.testing.assert_allclose(evaluator.costs_of_images(ends, goal_image, cost), expected, rtol=1e-4, atol=1e-6)

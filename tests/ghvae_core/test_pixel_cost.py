@@ -5,9 +5,9 @@ import torch
 from ghvae_core.goal_cost import GoalCost, pixel_cost
 
 
-def test_only_the_final_frames_count() -> None:
+def test_only_the_final_frames_are_compared() -> None:
     frames = np.zeros((2, 4, 3, 2, 2), dtype=np.float32)
-    frames[0, 0] = 1.0  # long before the end
+    frames[0, 0] = 1.0  # not a final frame
     frames[1, 2] = 0.5
     goal = np.zeros((3, 2, 2), dtype=np.float32)
     np.testing.assert_array_equal(pixel_cost(frames, goal, GoalCost(final_frames=1)), [0, 0])
@@ -15,7 +15,7 @@ def test_only_the_final_frames_count() -> None:
     np.testing.assert_array_equal(pixel_cost(frames, goal, GoalCost(final_frames=4)), [0.25, 0.0625])
 
 
-def test_torch_and_numpy_agree() -> None:
+def test_tensors_and_arrays_have_equal_costs() -> None:
     rng = np.random.default_rng(0)
     frames = rng.random((5, 3, 3, 8, 8), dtype=np.float32)
     goal = rng.random((3, 8, 8), dtype=np.float32)
@@ -25,7 +25,7 @@ def test_torch_and_numpy_agree() -> None:
     np.testing.assert_allclose(on_tensors.numpy(), pixel_cost(frames, goal, cost), rtol=1e-5)
 
 
-def test_a_nan_stays_with_its_candidate() -> None:
+def test_a_nan_affects_its_candidate_only() -> None:
     frames = np.zeros((3, 1, 3, 2, 2), dtype=np.float32)
     frames[1, 0, 0, 0, 0] = np.nan
     costs = pixel_cost(frames, np.zeros((3, 2, 2), dtype=np.float32), GoalCost())
@@ -39,7 +39,7 @@ def test_the_cost_is_zero_at_the_goal_and_grows_with_distance() -> None:
     assert costs == pytest.approx([0.0, 0.01, 0.16])
 
 
-def test_brightness_counts_for_less_and_colour_in_full() -> None:
+def test_only_the_brightness_is_scaled_by_its_weight() -> None:
     goal = np.full((2, 2, 3), 0.5, dtype=np.float32)
     brighter, redder = goal + 0.1, goal + np.array([0.2, -0.1, -0.1], np.float32)
     costs = {
@@ -51,7 +51,7 @@ def test_brightness_counts_for_less_and_colour_in_full() -> None:
 
 
 @pytest.mark.parametrize("brightness", [0.0, 0.3])
-def test_the_axis_of_colour_is_found_wherever_it_stands(brightness: float) -> None:
+def test_the_channel_axis_may_be_first_or_last(brightness: float) -> None:
     rng = np.random.default_rng(0)
     frames, goal = rng.random((5, 3, 3, 8, 8), dtype=np.float32), rng.random((3, 8, 8), dtype=np.float32)
     cost = GoalCost(final_frames=2, brightness=brightness)

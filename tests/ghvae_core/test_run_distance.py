@@ -1,4 +1,4 @@
-"""The command `run_distance`, from episodes to a saved network."""
+"""Command `run_distance`: training from episodes to a saved network."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], check=False, capture_output=True, text=True, timeout=patience(120))
 
 
-def test_it_saves_a_network_and_its_metrics(data: Path, tmp_path: Path) -> None:
+def test_the_network_and_its_metrics_are_saved(data: Path, tmp_path: Path) -> None:
     done = _run("--data", str(data), "--out", str(tmp_path / "out"), *SMALL, "--set", "training.n_steps=3")
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
@@ -41,36 +41,36 @@ def test_it_saves_a_network_and_its_metrics(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--set", "distance.max_steps=9"], "distance.max_steps: expected fewer than the 5 frames"),
         (["--set", "training.n_step=3"], "did you mean 'n_steps'"),
         (["--checkpoint", "/nowhere"], "expected a folder with MANIFEST.json"),
     ],
 )
-def test_bad_input_is_one_line_and_nothing_is_written(
-    data: Path, tmp_path: Path, arguments: list[str], words: str
+def test_invalid_input_is_reported_in_one_line_and_nothing_is_written(
+    data: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     done = _run("--data", str(data), "--out", str(tmp_path / "out"), *SMALL, *arguments)
-    assert done.returncode == 2 and words in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_an_existing_folder_is_refused(data: Path, tmp_path: Path) -> None:
-    (tmp_path / "note").write_text("mine")
+    (tmp_path / "note").write_text("existing")
     done = _run("--data", str(data), "--out", str(tmp_path), *SMALL)
     assert done.returncode == 2 and "expected a new or empty folder" in done.stderr
     done = _run("--data", str(data), "--out", str(tmp_path / "note"), *SMALL)
     assert done.returncode == 2 and "expected a new or empty folder" in done.stderr
 
 
-def test_a_folder_with_decoded_episodes_alone_is_used(data: Path, tmp_path: Path) -> None:
+def test_a_folder_with_only_decoded_episodes_is_used(data: Path, tmp_path: Path) -> None:
     (tmp_path / "prepared").mkdir()
     done = _run("--data", str(data), "--out", str(tmp_path), *SMALL, "--set", "training.n_steps=1")
     assert done.returncode == 0, done.stderr
 
 
-def test_a_loss_that_is_not_finite_is_an_error(data: Path, tmp_path: Path) -> None:
+def test_a_non_finite_loss_is_an_error(data: Path, tmp_path: Path) -> None:
     settings = ["--set", "training.n_steps=9", "--set", "training.learning_rate=1e30"]
     done = _run("--data", str(data), "--out", str(tmp_path / "out"), *SMALL, *settings)
     assert done.returncode == 1 and "set training.learning_rate lower" in done.stderr

@@ -1,4 +1,4 @@
-"""The command, from files to report."""
+"""Command `run_evaluation`: from files to a report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROWS = [*(f"model, {kind}" for kind in (MEAN, SAMPLE, SHUFFLED)), COPY]
 
 
 def episode(seed: int) -> Episode:
-    """24 frames of a bright square that moves to the right."""
+    """Return 24 frames of a bright square that moves to the right."""
     rng = np.random.default_rng(seed)
     frames = np.full((24, 240, 320, 3), 90, np.uint8)
     for t, frame in enumerate(frames):
@@ -75,18 +75,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, empty."""
+    """Return the working directory, which is empty."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def command(data: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Options in, of which the last of equals wins; the exit code out."""
+    """Return a function that runs the command with options and returns its exit code; later options override."""
 
     def run(*options: object) -> int:
-        usual = ("--checkpoint", checkpoint, "--data", data, "--device", "cpu", "--no-lpips")
-        monkeypatch.setattr(sys, "argv", ["run_evaluation", *map(str, (*usual, *options))])
+        defaults = ("--checkpoint", checkpoint, "--data", data, "--device", "cpu", "--no-lpips")
+        monkeypatch.setattr(sys, "argv", ["run_evaluation", *map(str, (*defaults, *options))])
         with pytest.raises(SystemExit) as stop:
             main()
         assert isinstance(stop.value.code, int)
@@ -99,7 +99,7 @@ def last_line(text: str) -> Any:
     return json.loads(text.splitlines()[-1])
 
 
-def test_from_files_to_report(command: Command, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_is_written(command: Command, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--out", "report") == 0
     printed = capsys.readouterr()
     result = last_line(printed.out)
@@ -113,12 +113,12 @@ def test_from_files_to_report(command: Command, folder: Path, capsys: pytest.Cap
     assert result["about"]["n_episodes_passed_over"] == 0
     assert list(result["rows"]) == ROWS
     assert set(result["rows"][ROWS[0]]) == {"psnr_db", "ssim"}
-    assert result["rows"][COPY]["psnr_db"]["value"] > result["rows"][ROWS[0]]["psnr_db"]["value"], "nothing was trained"
+    assert result["rows"][COPY]["psnr_db"]["value"] > result["rows"][ROWS[0]]["psnr_db"]["value"], "an untrained model"
     assert "PSNR" in printed.err
     assert "Held out of training (model): not known" in printed.err
 
 
-def test_without_out_nothing_is_written_and_a_seed_gives_the_same_numbers(
+def test_without_out_nothing_is_written_and_the_seed_determines_the_results(
     command: Command, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = []
@@ -131,14 +131,14 @@ def test_without_out_nothing_is_written_and_a_seed_gives_the_same_numbers(
 
 
 @pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"no LPIPS weights at {WEIGHTS}")
-def test_lpips_is_measured_with_a_given_file(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lpips_is_computed_with_given_weights(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--windows", 2, "--lpips", "--lpips-weights", WEIGHTS) == 0
     result = last_line(capsys.readouterr().out)
     assert result["rows"][COPY]["lpips_alex"]["value"] > 0
     assert "AlexNet" in result["conventions"]["lpips_alex"]
 
 
-def test_ctrl_c_reports_what_was_measured(
+def test_ctrl_c_reports_the_completed_batches(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
 
@@ -165,7 +165,7 @@ def test_ctrl_c_before_the_first_batch_reports_nothing(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--checkpoint", "nowhere"], "nowhere"),
         (["--data", "nowhere"], "nowhere: expected a folder of episodes"),
@@ -178,7 +178,7 @@ def test_ctrl_c_before_the_first_batch_reports_nothing(
         (["--windows", "1"], "evaluation.n_windows"),
         (["--set", "evaluation.n_window=4"], "did you mean 'n_windows'"),
         (["--lpips", "--lpips-weights", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
-        (["--out", "taken"], "taken: expected a new or empty folder"),
+        (["--out", "used"], "used: expected a new or empty folder"),
         pytest.param(
             ["--device", "cuda"],
             "--device cuda: expected auto or one of cpu",
@@ -191,19 +191,19 @@ def test_ctrl_c_before_the_first_batch_reports_nothing(
     ],
 )
 def test_refused_input_exits_with_2_and_writes_nothing(
-    options: list[str], said: str, command: Command, folder: Path, capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, command: Command, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "taken").mkdir()
+    (folder / "used").mkdir()
     (folder / "taken/note").touch()
     before = sorted(folder.rglob("*"))
     assert command("--out", "report", *options) == 2
     printed = capsys.readouterr()
-    assert said in printed.err.splitlines()[-1]
+    assert message in printed.err.splitlines()[-1]
     assert printed.out == ""
     assert sorted(folder.rglob("*")) == before
 
 
-def test_episodes_that_were_trained_on_exit_with_2(
+def test_training_episodes_exit_with_2(
     command: Command, data: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     digest = load_dataset([data], DataConfig(), 64, folder / "cache", lambda done, total: None).sha256
@@ -215,7 +215,7 @@ def test_episodes_that_were_trained_on_exit_with_2(
     assert printed.out == "" and not (folder / "report").exists()
 
 
-def test_a_report_that_cannot_be_written_exits_with_1_after_the_json(
+def test_a_report_that_cannot_be_written_exits_with_1_after_printing_the_json(
     command: Command, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "file").touch()
@@ -233,7 +233,7 @@ def test_episodes_of_another_robot_exit_with_2(
     assert "expected step_limit_m 0.2 as in the checkpoint, got 0.05" in capsys.readouterr().err
 
 
-def test_models_stand_side_by_side_with_the_first_to_compare_with(
+def test_several_models_are_compared_with_the_first(
     command: Command, checkpoint: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = save_checkpoint(folder / "other")
@@ -251,7 +251,7 @@ def test_models_stand_side_by_side_with_the_first_to_compare_with(
     assert result["sensitivity"]["one"]["n_windows"] == 3
 
 
-def test_ctrl_c_while_actions_are_ranked_reports_the_rest(
+def test_ctrl_c_during_the_ranking_of_actions_reports_the_other_results(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: Any) -> Iterator[Any]:
@@ -265,20 +265,20 @@ def test_ctrl_c_while_actions_are_ranked_reports_the_rest(
     assert (folder / "report/evaluation.json").is_file()
 
 
-def test_an_action_free_model_is_not_asked_for_its_sensitivity(
+def test_the_sensitivity_of_an_action_free_model_is_omitted(
     command: Command, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     size = ModuleConfig(channels=4, latent=2, hidden=4, encoder_blocks=1, decoder_blocks=1)
     config = GhvaeConfig(modules=(size,), pixel_channels=4, action_dim=0)
     save(folder / "free", Ghvae(config), CheckpointInfo(model=config, modules_trained=1))
-    usual = [f"--checkpoint={folder / 'free'}", "--label", "a", "--label", "free"]
-    assert command(*usual, "--sensitivity", 2, "--windows", 3) == 0
+    arguments = [f"--checkpoint={folder / 'free'}", "--label", "a", "--label", "free"]
+    assert command(*arguments, "--sensitivity", 2, "--windows", 3) == 0
     result = last_line(capsys.readouterr().out)
     assert set(result["sensitivity"]) == {"a"}
     assert f"free, {SHUFFLED}" not in result["rows"] and f"free, {MEAN}" in result["rows"]
 
 
-def test_damaged_episodes_alone_are_one_line(
+def test_only_damaged_episodes_are_reported_in_one_line(
     command: Command, data: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path in data.iterdir():
@@ -290,7 +290,7 @@ def test_damaged_episodes_alone_are_one_line(
     assert "traj" in line
 
 
-def test_what_a_model_was_trained_on_is_judged_when_asked_for(
+def test_training_episodes_are_evaluated_on_request(
     command: Command, data: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trained = save_checkpoint(folder / "trained", data_sha256="0f", validation_fraction=1e-9)

@@ -131,18 +131,18 @@ def test_a_complete_model_is_trained_further(folder: Path, finished: Path, tmp_p
         torch.testing.assert_close(tensor, second.model.state_dict()[name])
 
 
-def test_missing_modules_alone_are_trained_unless_steps_are_set(
+def test_only_missing_modules_are_trained_unless_steps_are_set(
     folder: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unasked = tuple(setting for setting in SETTINGS if "module_steps" not in setting)
+    without_steps = tuple(setting for setting in SETTINGS if "module_steps" not in setting)
     init = finished / "stages" / "module_1"
-    for overrides, first in ((unasked, "module_2"), (SETTINGS, "module_1")):
+    for overrides, first in ((without_steps, "module_2"), (SETTINGS, "module_1")):
         monkeypatch.setattr(TrainingLog, "step", _killer(signal.SIGINT, (first, 1)))
         assert train(_request(folder, tmp_path / first, init=init, overrides=overrides)) == 130
-        assert not (tmp_path / first / "stages").exists()  # it was the first stage
+        assert not (tmp_path / first / "stages").exists()  # so it was the first stage
 
 
-def test_the_options_in_the_message_of_a_failure_work(
+def test_the_options_in_the_error_message_resume_the_training(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def poisoned(model: Ghvae, k: int, *rest: Any) -> Loss:
@@ -154,9 +154,9 @@ def test_the_options_in_the_message_of_a_failure_work(
         patch.setattr("ghvae_core.training.stages.module_loss", poisoned)
         with pytest.raises(TrainingError, match="module_2: the loss is still NaN or infinite") as error:
             train(_request(folder, tmp_path / "first", overrides=longer))
-    way_on = re.search("with another --out and these options: (.*)", str(error.value))
-    assert way_on is not None
-    assert _finetune(folder, tmp_path / "second", *shlex.split(way_on[1])).exit_code == 0
+    options = re.search("with another --out and these options: (.*)", str(error.value))
+    assert options is not None
+    assert _finetune(folder, tmp_path / "second", *shlex.split(options[1])).exit_code == 0
     got, start = load(tmp_path / "second" / "stages" / "module_2"), load(tmp_path / "first" / "stages" / "module_1")
     assert got.info.provenance["init_sha256"] == start.sha256
     assert not (tmp_path / "second" / "stages" / "module_1").exists()
@@ -207,9 +207,9 @@ def test_the_use_of_the_initial_checkpoint_is_reported(
     (tmp_path / "shallow.yaml").write_text("\n".join(line for line in MODEL.splitlines() if "12" not in line))
     init, model = finished / "stages/prior_finetune", str(tmp_path / "shallow.yaml")
     assert train(_request(folder, tmp_path / "run", init=init, model=model)) == 0
-    told = capsys.readouterr().err
-    assert "--init: modules: was 2, is 1" in told
-    assert "--init: unused: levels.1.encoder" in told
+    printed = capsys.readouterr().err
+    assert "--init: modules: was 2, is 1" in printed
+    assert "--init: unused: levels.1.encoder" in printed
     provenance = load(tmp_path / "run" / "checkpoint").info.provenance
     assert "levels.0.decoder" in str(provenance["init_loaded"])
     assert "levels.1.decoder" in str(provenance["init_unused"])
@@ -225,7 +225,7 @@ def test_a_pytorch_file_initializes_the_model(folder: Path, finished: Path, tmp_
         torch.testing.assert_close(tensor, weights[name])
 
 
-def test_the_cost_of_a_model_is_printed_without_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_describe_prints_the_cost_of_a_model_without_data(capsys: pytest.CaptureFixture[str]) -> None:
     app = typer.Typer()
     app.command()(finetune)
     result = CliRunner().invoke(app, ["--describe", "--model", "svg_tiny", "--set", "training.batch_windows=1"])
@@ -242,10 +242,10 @@ def test_modules_that_a_model_does_not_have_are_refused(name: str, n: int) -> No
 
 
 @pytest.mark.parametrize(("line", "got"), [("", "none"), ("kind: ghvea", "ghvea")])
-def test_a_model_that_does_not_say_its_kind_is_refused(tmp_path: Path, line: str, got: str) -> None:
-    (tmp_path / "odd.yaml").write_text(MODEL.replace("kind: ghvae", line))
-    with pytest.raises(ReportedError, match=rf"odd\.yaml.*'model\.kind': expected ghvae or svg, got {got}"):
-        load_config(str(tmp_path / "odd.yaml"), ())
+def test_a_model_without_a_valid_kind_is_refused(tmp_path: Path, line: str, got: str) -> None:
+    (tmp_path / "invalid.yaml").write_text(MODEL.replace("kind: ghvae", line))
+    with pytest.raises(ReportedError, match=rf"invalid\.yaml.*'model\.kind': expected ghvae or svg, got {got}"):
+        load_config(str(tmp_path / "invalid.yaml"), ())
 
 
 def test_data_and_out_are_required() -> None:
@@ -330,7 +330,9 @@ def test_a_former_key_is_refused_with_the_present_one(former: str, present: str)
         load_config("tiny", (f"{former}=1",))
 
 
-def test_decoded_episodes_may_move(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_decoded_episodes_may_change(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(TrainingLog, "step", _killer(signal.SIGINT, ("module_1", 2)))
         assert train(_request(folder, tmp_path / "run")) == 130
@@ -345,6 +347,6 @@ def test_a_bound_that_svg_does_not_support_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["nano", "tiny", "base", "paper", "paper_x0.6", "svg_tiny", "svg_paper"])
-def test_the_recipe_of_each_size_fits_it(name: str) -> None:
+def test_each_size_has_steps_for_at_most_its_modules(name: str) -> None:
     config = load_config(name, ())
     assert len(config.training.module_steps) <= config.model.n_modules

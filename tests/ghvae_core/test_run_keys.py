@@ -1,4 +1,4 @@
-"""The command for keys: the way that a lab goes, and what is refused."""
+"""Command `run_keys`: the usual sequence of commands, and refusals."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ def run_keys(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=patience(60), check=False)
 
 
-def test_keys_are_made_let_in_listed_and_shut_out(tmp_path: Path) -> None:
+def test_keys_are_created_allowed_listed_and_revoked(tmp_path: Path) -> None:
     server, lab = tmp_path / "server", tmp_path / "lab7"
     assert "copy" in run_keys("new", server, "--name", "server").stdout
     assert "lab7.key to the server" in run_keys("new", lab, "--name", "lab7").stdout
@@ -23,7 +23,7 @@ def test_keys_are_made_let_in_listed_and_shut_out(tmp_path: Path) -> None:
     assert run_keys("list", server).stdout == ""
 
 
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+def test_invalid_input_is_reported_in_one_line_with_exit_code_2(tmp_path: Path) -> None:
     for arguments in (
         ("new", tmp_path, "--name", "a/b"),
         ("revoke", tmp_path, "x"),

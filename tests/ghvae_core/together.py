@@ -1,4 +1,4 @@
-"""The work of two processes of one launch of torchrun; each writes its results to a file."""
+"""Trainings in two processes of one torchrun launch; each process writes its results to a file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONFIG = TrainingConfig(
     feature_cache="all",
 )
 _HANGS_S = 100
-_LATE_S = 0.5  # the second process, at every start: long enough for the first to save, had it not to wait
+_LATE_S = 0.5  # delay of the second process at every start; long enough for the first to save if it did not wait
 SHARDED = CONFIG.model_copy(
     update={"module_steps": (0,), "end_to_end_steps": 4, "prior_finetune_steps": 1, "shard": True}
 )
@@ -44,16 +44,16 @@ def main(folder: Path) -> None:
         _HANGS_S, exit=True
     )  # ten times the usual duration; prints the stack of each thread
     with ProcessGroup("cpu") as group:
-        seen: dict[str, Any] = {"largest": group.largest(group.rank, 10 - group.rank)}
+        results: dict[str, Any] = {"largest": group.largest(group.rank, 10 - group.rank)}
         for name, config in (("plain", CONFIG), ("sharded", SHARDED)):
-            seen[name] = _train(folder / name, config, group, [never])
-            seen[f"{name} half"] = _train(folder / f"{name}_half", config, group, _stops(group, 2))
+            results[name] = _train(folder / name, config, group, [never])
+            results[f"{name} half"] = _train(folder / f"{name}_half", config, group, _stops(group, 2))
             stops = _stops(group, 2, 4) if name == "plain" else _stops(group, 3)
-            seen[f"{name} resumed"] = _train(folder / f"{name}_resumed", config, group, [*stops, never])
+            results[f"{name} resumed"] = _train(folder / f"{name}_resumed", config, group, [*stops, never])
         with pytest.MonkeyPatch.context() as patch:
             _poison(patch, group)
-            seen["poisoned"] = _train(folder / "poisoned", CONFIG, group, [never])
-    (folder / f"rank_{group.rank}.json").write_text(json.dumps(seen))
+            results["poisoned"] = _train(folder / "poisoned", CONFIG, group, [never])
+    (folder / f"rank_{group.rank}.json").write_text(json.dumps(results))
 
 
 def _stops(group: ProcessGroup, *steps: int) -> list[Callable[[], bool]]:

@@ -1,4 +1,4 @@
-"""Which windows of which episodes are evaluated."""
+"""Choice of the evaluated windows and episodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LENGTHS = {"a": 51, "b": 30, "c": 11, "damaged": 51}  # frames
 
 
 def episode(name: str, n_frames: int, **info: float) -> Episode:
-    """Frame t of episode `name` is grey t, and action t is t metres along x and the name's number along y."""
+    """Return an episode whose frame t has grey value t and whose action t is (t, code of the name) in metres."""
     t = np.arange(n_frames)
     frames = np.broadcast_to(t.astype(np.uint8)[:, None, None, None], (n_frames, 64, 64, 3)).copy()
     actions = np.zeros((n_frames - 1, 4), np.float32)
@@ -32,7 +32,7 @@ def episode(name: str, n_frames: int, **info: float) -> Episode:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of episodes of `LENGTHS`, one of them in a subfolder, one damaged."""
+    """Return a folder with the episodes of `LENGTHS`, one in a subfolder and one damaged."""
 
     def read(recording: Recording, camera: int, action_free: bool, video: VideoReading) -> Episode:
         name = recording.path.stem
@@ -57,7 +57,7 @@ def parts(folder: Path, config: EvaluationConfig, seed: int = 0) -> list[Clips]:
     return list(draw(find_episodes(folder, config.only_names), [INFO], config, np.random.default_rng(seed)))
 
 
-def test_every_window_is_consecutive_and_lies_in_one_episode(folder: Path) -> None:
+def test_every_window_has_consecutive_frames_of_one_episode(folder: Path) -> None:
     clips = all_windows(folder)
     assert clips.frames.shape[1:] == (12, 64, 64, 3)
     assert clips.actions.shape[1:] == (11, 4)
@@ -69,56 +69,56 @@ def test_every_window_is_consecutive_and_lies_in_one_episode(folder: Path) -> No
         assert (actions[:, 1] == ord(Path(file).stem)).all()
 
 
-@pytest.mark.parametrize(("trained", "asked", "expected"), [(None, None, 1), (3, None, 3), (3, 2, 2)])
+@pytest.mark.parametrize(("trained", "requested", "expected"), [(None, None, 1), (3, None, 3), (3, 2, 2)])
 def test_videos_are_read_with_the_stride_of_training(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, trained: int | None, asked: int | None, expected: int
+    folder: Path, monkeypatch: pytest.MonkeyPatch, trained: int | None, requested: int | None, expected: int
 ) -> None:
-    """Otherwise a model is evaluated on motions of another speed than in its training."""
+    """With another stride, the motions would differ in speed from those of the training."""
     read: list[VideoReading] = []
 
-    def note(recording: Recording, camera: int, action_free: bool, video: VideoReading) -> Episode:
+    def recording_read(recording: Recording, camera: int, action_free: bool, video: VideoReading) -> Episode:
         read.append(video)
         return episode("a", 51)
 
-    monkeypatch.setattr(module, "read", note)
-    told = INFO.model_copy(update={"provenance": {} if trained is None else {"video_stride": trained}})
+    monkeypatch.setattr(module, "read", recording_read)
+    trained_info = INFO.model_copy(update={"provenance": {} if trained is None else {"video_stride": trained}})
     recordings = find_episodes(folder, None)
-    assert list(draw(recordings, [told], protocol(video_stride=asked), np.random.default_rng(0)))
+    assert list(draw(recordings, [trained_info], protocol(video_stride=requested), np.random.default_rng(0)))
     assert {video.stride for video in read} == {expected}
 
 
-def test_all_windows_that_fit_are_used_when_they_are_few_and_none_overlap(folder: Path) -> None:
+def test_all_windows_without_overlap_are_used_if_there_are_few(folder: Path) -> None:
     clips = all_windows(folder)
     assert len(clips) == 51 // 12 + 30 // 12
     firsts: dict[str, list[int]] = {}
     for name in clips.names:
         firsts.setdefault(name.split(" ")[0], []).append(int(name.split(" ")[1]))
-    assert set(firsts) == {"a.hdf5", "sub/b.hdf5"}, "the short and the damaged episode are passed over"
+    assert set(firsts) == {"a.hdf5", "sub/b.hdf5"}, "the short and the damaged episode are skipped"
     assert all((np.diff(sorted(found)) >= 12).all() for found in firsts.values())
 
 
-def test_few_windows_come_from_as_many_episodes_as_possible(folder: Path) -> None:
+def test_few_windows_are_spread_over_episodes(folder: Path) -> None:
     (folder / "damaged.hdf5").unlink()
     (folder / "c.hdf5").unlink()
     assert {name.split(" ")[0] for name in all_windows(folder, n_windows=2).names} == {"a.hdf5", "sub/b.hdf5"}
 
 
-def test_the_seed_decides(folder: Path) -> None:
+def test_the_seed_determines_the_windows(folder: Path) -> None:
     first, again, other = all_windows(folder, 1), all_windows(folder, 1), all_windows(folder, 2)
     assert first.names == again.names
     np.testing.assert_array_equal(first.frames, again.frames)
     assert first.names != other.names
 
 
-def test_one_window_from_the_first_frame_on_is_the_published_protocol(folder: Path) -> None:
+def test_first_frame_zero_gives_one_window_per_episode(folder: Path) -> None:
     found = parts(folder, protocol(first_frame="zero"))
     assert sorted(name for part in found for name in part.names) == ["a.hdf5 0", "sub/b.hdf5 0"]
 
 
-def test_lengths_are_the_checkpoints_unless_told(folder: Path) -> None:
+def test_lengths_are_those_of_the_checkpoint_unless_configured(folder: Path) -> None:
     assert {part.frames.shape[1] for part in parts(folder, protocol()) if len(part)} == {12}
-    told = [part for part in parts(folder, protocol(n_context=3, n_predicted=4)) if len(part)]
-    assert {(part.frames.shape[1], part.n_context) for part in told} == {(7, 3)}
+    configured = [part for part in parts(folder, protocol(n_context=3, n_predicted=4)) if len(part)]
+    assert {(part.frames.shape[1], part.n_context) for part in configured} == {(7, 3)}
 
 
 def test_only_named_files_are_evaluated(folder: Path) -> None:
@@ -132,7 +132,7 @@ def test_only_named_files_are_evaluated(folder: Path) -> None:
         find_episodes(folder, "nowhere.txt")
 
 
-def test_what_is_passed_over_is_told(folder: Path) -> None:
+def test_skipped_episodes_are_reported(folder: Path) -> None:
     found = parts(folder, protocol())
     assert sorted(len(part) for part in found) == [0, 0, 2, 4]
     reasons = sorted(reason for part in found for reason in part.refused)
@@ -141,31 +141,29 @@ def test_what_is_passed_over_is_told(folder: Path) -> None:
     assert len(all_windows(folder).refused) == 2
 
 
-def test_camera_and_actions_are_read_as_the_models_take_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, bool]] = []
+def test_camera_and_actions_are_those_of_the_models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments: list[tuple[int, bool]] = []
 
     def read(recording: Recording, camera: int, action_free: bool, video: VideoReading) -> Episode:
-        asked.append((camera, action_free))
+        arguments.append((camera, action_free))
         return episode("a", 30)
 
     monkeypatch.setattr(module, "read", read)
     free = info(model(action_dim=0), provenance={"camera": 2})
     for infos in ([INFO], [INFO, free], [free]):
         next(draw(find_episodes(folder, None), infos, protocol(), np.random.default_rng(0)))
-    assert asked == [(0, False), (0, False), (2, True)]
+    assert arguments == [(0, False), (0, False), (2, True)]
 
 
-def test_frames_have_the_models_size(folder: Path) -> None:
+def test_frames_have_the_size_of_the_model(folder: Path) -> None:
     infos = [info(model(image_px=32))]
     clips = next(draw(find_episodes(folder, None)[:1], infos, protocol(), np.random.default_rng(0)))
     assert clips.frames.shape[2:] == (32, 32, 3)
 
 
-def test_an_episode_of_a_camera_that_is_none_of_ours_is_passed_over(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    theirs = Episode(**{**vars(episode("a", 30)), "info": {"camera_calibration": "{}"}})
-    monkeypatch.setattr(module, "read", lambda *_: theirs)
+def test_an_episode_with_an_invalid_camera_is_skipped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = Episode(**{**vars(episode("a", 30)), "info": {"camera_calibration": "{}"}})
+    monkeypatch.setattr(module, "read", lambda *_: foreign)
     assert [len(part) for part in parts(folder, protocol())] == [0] * len(LENGTHS)
 
 
@@ -190,16 +188,16 @@ def test_an_episode_of_another_robot_is_refused(
         all_windows(folder)
 
 
-def test_an_episode_that_says_the_same_robot_or_a_model_of_none_is_used(
+def test_an_episode_of_the_same_robot_or_a_model_without_robot_is_used(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "read", lambda *_: episode("a", 30, step_limit_m=0.05, step_s=0.5))
     assert len(all_windows(folder)) == 2 * len(LENGTHS)
-    of_none = info(model(), step_limit_m=None, step_s=None)
-    assert len(next(draw(find_episodes(folder, None), [of_none], protocol(), np.random.default_rng(0))))
+    without_robot = info(model(), step_limit_m=None, step_s=None)
+    assert len(next(draw(find_episodes(folder, None), [without_robot], protocol(), np.random.default_rng(0))))
 
 
-def test_a_model_of_other_actions_is_refused_and_one_of_none_is_not(folder: Path) -> None:
+def test_a_model_with_other_actions_is_refused_and_one_without_actions_is_not(folder: Path) -> None:
     def found(action_dim: int) -> list[Clips]:
         infos = [info(model(action_dim=action_dim))]
         return list(draw(find_episodes(folder, None), infos, protocol(), np.random.default_rng(0)))
@@ -209,14 +207,14 @@ def test_a_model_of_other_actions_is_refused_and_one_of_none_is_not(folder: Path
     assert sum(map(len, found(0))) > 2
 
 
-def test_shuffling_changes_every_windows_future_actions_and_nothing_else(folder: Path) -> None:
+def test_shuffling_changes_only_the_future_actions_of_every_window(folder: Path) -> None:
     clips = all_windows(folder)
-    wrong = clips.shuffled()
-    np.testing.assert_array_equal(wrong.frames, clips.frames)
-    np.testing.assert_array_equal(wrong.actions[:, :1], clips.actions[:, :1], "between the context frames")
-    for own, given in zip(clips.actions[:, 1:], wrong.actions[:, 1:], strict=True):
-        assert not np.array_equal(own, given)
-        assert any(np.array_equal(given, other) for other in clips.actions[:, 1:])
+    shuffled = clips.shuffled()
+    np.testing.assert_array_equal(shuffled.frames, clips.frames)
+    np.testing.assert_array_equal(shuffled.actions[:, :1], clips.actions[:, :1], "actions between the context frames")
+    for original, replaced in zip(clips.actions[:, 1:], shuffled.actions[:, 1:], strict=True):
+        assert not np.array_equal(original, replaced)
+        assert any(np.array_equal(replaced, other) for other in clips.actions[:, 1:])
 
 
 def test_context_and_future_are_scaled_and_split(folder: Path) -> None:
@@ -229,6 +227,6 @@ def test_context_and_future_are_scaled_and_split(folder: Path) -> None:
 def test_the_shipped_protocol_and_its_overrides() -> None:
     assert load_evaluation([]) == protocol()
     assert load_evaluation(["evaluation.n_windows=8"]).n_windows == 8
-    for wrong in ("n_windows=1", "n_samples=0", "first_frame=last", "n_context=0"):
-        with pytest.raises(ConfigError, match=wrong.partition("=")[0]):
-            load_evaluation([f"evaluation.{wrong}"])
+    for invalid in ("n_windows=1", "n_samples=0", "first_frame=last", "n_context=0"):
+        with pytest.raises(ConfigError, match=invalid.partition("=")[0]):
+            load_evaluation([f"evaluation.{invalid}"])

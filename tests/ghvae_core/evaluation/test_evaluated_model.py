@@ -1,4 +1,4 @@
-"""Which models are evaluated together, and their labels."""
+"""Models that can be evaluated together, and their labels."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ torch.set_num_threads(1)
 
 
 def saved(folder: Path, n_modules: int = 1, **changes: object) -> Path:
-    made = model(n_modules, **changes)  # type: ignore[arg-type]
-    save(folder, made, info(made))
+    built = model(n_modules, **changes)  # type: ignore[arg-type]
+    save(folder, built, info(built))
     return folder
 
 
-def test_one_checkpoint_is_called_the_model(tmp_path: Path) -> None:
+def test_a_single_checkpoint_has_the_label_model(tmp_path: Path) -> None:
     (each,) = load_evaluated_models([saved(tmp_path / "a", 2)], [], [], "cpu")
     assert (each.label, each.modules_used, each.row(MEAN)) == ("model", 2, "model, prior mean")
 
 
-def test_several_are_named_by_what_tells_their_folders_apart(tmp_path: Path) -> None:
+def test_several_checkpoints_have_distinct_parts_of_their_paths_as_labels(tmp_path: Path) -> None:
     folders = [saved(tmp_path / name / "checkpoint") for name in ("a", "b")]
     folders.append(saved(tmp_path / "c"))
     assert [each.label for each in load_evaluated_models(folders, [], [], "cpu")] == [
@@ -40,7 +40,7 @@ def test_several_are_named_by_what_tells_their_folders_apart(tmp_path: Path) -> 
     assert [each.label for each in load_evaluated_models(folders, ["x", "y", "z"], [], "cpu")] == ["x", "y", "z"]
 
 
-def test_each_depth_is_a_model_of_the_table(tmp_path: Path) -> None:
+def test_each_number_of_modules_is_a_row_of_the_table(tmp_path: Path) -> None:
     folder = saved(tmp_path / "a", 3)
     found = load_evaluated_models([folder], [], [1, 3], "cpu")
     assert [(each.label, each.modules_used) for each in found] == [("model, 1 modules", 1), ("model, 3 modules", 3)]
@@ -48,7 +48,7 @@ def test_each_depth_is_a_model_of_the_table(tmp_path: Path) -> None:
         load_evaluated_models([folder], [], [4], "cpu")
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+def test_models_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     a = saved(tmp_path / "a")
     with pytest.raises(MetricError, match="expected images of 64 px as in a, got 32"):
         load_evaluated_models([a, saved(tmp_path / "small", image_px=32)], [], [], "cpu")
@@ -62,15 +62,15 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
 
 def test_an_action_free_model_is_evaluated_next_to_others(tmp_path: Path) -> None:
     free = saved(tmp_path / "free", action_dim=0)
-    taking, without = load_evaluated_models([saved(tmp_path / "a"), free], [], [], "cpu")
-    assert (taking.takes_actions, without.takes_actions) == (True, False)
+    with_actions, without = load_evaluated_models([saved(tmp_path / "a"), free], [], [], "cpu")
+    assert (with_actions.takes_actions, without.takes_actions) == (True, False)
     windows = clips()
     other = windows.shuffled()
     assert torch.equal(without.predict(windows, MEAN), without.predict(other, MEAN))
     assert without.predict(windows, MEAN).shape == (5, 3, 3, 64, 64)
 
 
-def test_depth_and_generator_reach_the_model() -> None:
+def test_number_of_modules_and_generator_are_passed_to_the_model() -> None:
     windows = clips()
     whole, part = evaluated_model(n_modules=2), evaluated_model(n_modules=2, modules_used=1)
     context, actions = windows.context(), torch.tensor(windows.actions)
@@ -82,12 +82,12 @@ def test_depth_and_generator_reach_the_model() -> None:
     assert not torch.equal(first, other)
 
 
-def test_a_model_that_imagines_nan_is_refused() -> None:
+def test_a_model_that_predicts_nan_is_refused() -> None:
     class Broken(Ghvae):
         def rollout(self, context: Tensor, *_: object, **__: object) -> Tensor:
             return torch.full((len(context), 3, 3, 64, 64), math.nan)
 
-    usual = evaluated_model()
+    valid = evaluated_model()
     broken = Broken(model().config)
     with pytest.raises(MetricError, match="x, prior mean: expected finite frames"):
-        EvaluatedModel("x", Checkpoint(broken, usual.checkpoint.info, ""), 1).predict(clips(), MEAN)
+        EvaluatedModel("x", Checkpoint(broken, valid.checkpoint.info, ""), 1).predict(clips(), MEAN)

@@ -1,4 +1,4 @@
-"""The Frechet distance, and the metrics of whole predictions against those that others computed."""
+"""Frechet video distance, and metrics of predictions compared with published reference values."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def video(frames: NDArray[np.uint8]) -> Tensor:
 
 @pytest.fixture(scope="module")
 def random_network() -> I3d:
-    """The random_network's own layers under random weights, which no file is read for."""
+    """Return I3D with random weights."""
     generator = torch.Generator().manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fvd, "read_weights", lambda *_: invented(generator))
-        return I3d(Path("invented"))
+        patch.setattr(fvd, "read_weights", lambda *_: random_weights(generator))
+        return I3d(Path("random_weights"))
 
 
-def invented(generator: torch.Generator) -> dict[str, Tensor]:
-    """Return random tensors under the published names."""
+def random_weights(generator: torch.Generator) -> dict[str, Tensor]:
+    """Return random tensors with the published names."""
     convolutions = {"Conv3d_1a_7x7": (3, 64, 7), "Conv3d_2b_1x1": (64, 64, 1), "Conv3d_2c_3x3": (64, 192, 3)}
     n = 192
     for name, (a, b_in, b, c_in, c, d) in fvd._MIXED.items():
@@ -64,7 +64,7 @@ def invented(generator: torch.Generator) -> dict[str, Tensor]:
     return tensors
 
 
-def test_each_video_has_400_scores_of_its_own(random_network: I3d) -> None:
+def test_each_video_has_400_scores_independent_of_the_batch(random_network: I3d) -> None:
     videos = torch.rand(2, 10, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     together = random_network(videos)
     assert together.shape == (2, 400)
@@ -73,7 +73,7 @@ def test_each_video_has_400_scores_of_its_own(random_network: I3d) -> None:
 
 
 def test_the_batch_statistics_are_folded_in(random_network: I3d) -> None:
-    tensors = invented(torch.Generator().manual_seed(0))
+    tensors = random_weights(torch.Generator().manual_seed(0))
     h = torch.rand(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(2))
     name = "Conv3d_1a_7x7"
     padded = torch.nn.functional.pad(h, (2, 3) * 3)
@@ -94,7 +94,7 @@ def test_the_batch_statistics_are_folded_in(random_network: I3d) -> None:
         (5, 1, 1, [0, 0]),
     ],
 )
-def test_what_is_odd_of_the_padding_goes_behind(size: int, kernel: int, stride: int, expected: list[int]) -> None:
+def test_odd_padding_is_larger_at_the_end(size: int, kernel: int, stride: int, expected: list[int]) -> None:
     h = torch.zeros(1, 1, size, 1, 1)
     assert fvd._same(h, (kernel, 1, 1), (stride, 1, 1)) == [0, 0, 0, 0, *expected]
 
@@ -111,7 +111,7 @@ def test_the_network_is_frozen(random_network: I3d) -> None:
     assert not any(parameter.requires_grad for parameter in random_network.parameters())
 
 
-def test_other_weights_are_not_called_i3d(tmp_path: Path) -> None:
+def test_other_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.safetensors").write_bytes(b"no safetensors at all")
     with pytest.raises(MetricError, match=r"other\.safetensors: expected a safetensors file of I3D Kinetics-400 RGB"):
         I3d(tmp_path / "other.safetensors")
@@ -144,7 +144,7 @@ def test_the_published_clip_shows_cricket() -> None:
 torch.set_num_threads(1)
 REFERENCE = Path(__file__).resolve().parents[4] / "shared/data/metric_reference"
 LPIPS_WEIGHTS = REFERENCE.parent / "weights/lpips_alex_v0.1_torchvision.safetensors"
-I3D_WEIGHTS = cache_folder() / I3D.file_name  # no test of this file fetches anything
+I3D_WEIGHTS = cache_folder() / I3D.file_name  # tests do not download weights
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference values at {REFERENCE}")
 
 
@@ -165,7 +165,7 @@ def test_the_distance_of_known_gaussians() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(30, 40), (7, 40)])
-def test_it_is_the_distance_with_a_matrix_root(sizes: tuple[int, int]) -> None:
+def test_the_distance_equals_that_with_a_matrix_square_root(sizes: tuple[int, int]) -> None:
     a, b = (features(n, seed) for seed, n in enumerate(sizes))
     covariances = [np.cov(each, rowvar=False) for each in (a, b)]
     root = linalg.sqrtm(covariances[0] @ covariances[1])
@@ -184,7 +184,7 @@ def test_nan_and_other_shapes_are_refused() -> None:
             frechet_distance(features(4, 0), other)
 
 
-def test_the_bootstrap_keeps_pairs_together_and_shrinks_with_more_videos() -> None:
+def test_the_bootstrap_error_uses_pairs_and_decreases_with_more_videos() -> None:
     real = features(400, 0)
     alone = np.arange(400)
     assert bootstrap_error(real, real, alone, np.random.default_rng(0)) == pytest.approx(0, abs=1e-9)
@@ -194,7 +194,7 @@ def test_the_bootstrap_keeps_pairs_together_and_shrinks_with_more_videos() -> No
     assert bootstrap_error(real, fake, alone, np.random.default_rng(0)) == many
 
 
-def test_ten_copies_of_a_video_are_no_more_than_one() -> None:
+def test_copies_of_a_video_do_not_decrease_the_error() -> None:
     real = features(40, 0)
     fake = real + np.random.default_rng(1).normal(size=real.shape)
     (reals, fakes), groups = (each.repeat(10, axis=0) for each in (real, fake)), np.arange(40).repeat(10)
@@ -219,8 +219,8 @@ def test_reference_distances_of_stored_logits() -> None:
     clips = np.load(REFERENCE / "robonet_reference_shared.npz")
     means = json.loads((REFERENCE / "robonet_reference_shared.json").read_text(encoding="utf-8"))["means"]
     for name in ("copy_last", "noise20"):
-        ours = frechet_distance(clips["gt/logits12"], clips[f"{name}/logits12"])
-        assert ours == pytest.approx(means[name]["fvd12_cdfvd_svd"], rel=1e-4)
+        distance = frechet_distance(clips["gt/logits12"], clips[f"{name}/logits12"])
+        assert distance == pytest.approx(means[name]["fvd12_cdfvd_svd"], rel=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,7 @@ def logits(network: I3d, videos: Tensor) -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def real_logits(network: I3d) -> NDArray[np.float32]:
-    """Of the 64 real clips, context included."""
+    """Return the logits of the 64 real clips, including the context."""
     frames = np.load(REFERENCE / "robonet_clips_shared.npz")["gt"]
     return logits(network, torch.tensor(frames).movedim(-1, -3).float() / 255)
 
@@ -260,7 +260,7 @@ Predict = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
 def reference(predict: Predict) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Return the real clips and the predicted frames in [0, 1], and what others computed of them."""
+    """Return the real clips and the predicted frames in [0, 1], and the reference values."""
     frames = np.load(REFERENCE / "robonet_clips_shared.npz")["gt"]
     means = json.loads((REFERENCE / "robonet_reference_shared.json").read_text(encoding="utf-8"))["means"]
     real, predicted = (torch.tensor(each).movedim(-1, -3).float() / 255 for each in (frames, predict(frames)))
