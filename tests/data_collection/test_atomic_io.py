@@ -1,4 +1,4 @@
-"""A crash at any moment, on disks that keep only what was flushed: what was told to be there is there, and whole."""
+"""Atomic writes: after a crash at any moment, on disks that keep only flushed data, committed files are complete."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WHOLE = b"a whole episode"
 
 @dataclass
 class Recorder:
-    """Stands in for `os` within `write_new`: does what is asked, and writes it down."""
+    """Replaces `os` within `write_new`: executes the calls and records them."""
 
     skipped: str = ""  # which kind of flush is left out
     calls: list[tuple[str, ...]] = field(default_factory=list)
@@ -63,14 +63,14 @@ class Recorder:
 
 
 def crashes(calls: list[tuple[str, ...]]) -> Iterator[dict[str, str]]:
-    """Yield what a disk may hold, file by name, if the power fails right after these calls.
+    """Yield the possible contents of a disk, by file name, after a power failure right after these calls.
 
-    Of a file's bytes what was not flushed may be there or not; of the names in a folder, those that were not flushed
-    may be there or not, each by itself.
+    Bytes of a file that were not flushed may be missing; each change of a name that was not flushed may be missing,
+    independently of the others.
     """
-    files: list[list[str]] = []  # of each: what is written, and how much of it is flushed
+    files: list[list[str]] = []  # the parts written to each file; `flushed` counts those on disk
     flushed: list[int] = []
-    names: dict[str, int] = {}  # as the running system sees them
+    names: dict[str, int] = {}  # in the running system
     durable: dict[str, int] = {}
     pending: list[tuple[str, int | None]] = []  # changes of names that were not flushed
     for call, *arguments in calls:
@@ -100,57 +100,57 @@ def crashes(calls: list[tuple[str, ...]]) -> Iterator[dict[str, str]]:
 
 
 def commit_with(skipped: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[tuple[str, ...]], int]:
-    """Commit two files in turn; return all calls, and how many came before the first was told to be there."""
+    """Commit two files in turn; return all calls, and the number of calls before the first commit returned."""
     recorder = Recorder(skipped)
     monkeypatch.setattr(atomic_io, "os", recorder)
     atomic_io.write_new(folder / "one.hdf5", WHOLE, lambda part: None)
-    told = len(recorder.calls)
+    n_before = len(recorder.calls)
     atomic_io.write_new(folder / "two.hdf5", WHOLE, lambda part: None)
-    return recorder.calls, told
+    return recorder.calls, n_before
 
 
-def violations(calls: list[tuple[str, ...]], told: int, folder: Path) -> int:
-    """Count the crashes after which a named file is not whole, or the first is not there although that was told."""
+def violations(calls: list[tuple[str, ...]], n_before: int, folder: Path) -> int:
+    """Count the crashes that leave an incomplete file, or none of the first although its commit returned."""
     count = 0
     for n in range(len(calls) + 1):
         for held in crashes(calls[:n]):
             torn = any(not name.endswith(".part") and text != WHOLE.decode() for name, text in held.items())
-            lost = n >= told and str(folder / "one.hdf5") not in held
+            lost = n >= n_before and str(folder / "one.hdf5") not in held
             count += torn or lost
     return count
 
 
-def test_no_crash_loses_or_tears_what_was_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls, told = commit_with("", tmp_path, monkeypatch)
-    assert [call for call, *_ in calls].count("write") >= 4 and 0 < told < len(calls)
-    assert violations(calls, told, tmp_path) == 0
+def test_no_crash_loses_or_truncates_committed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, n_before = commit_with("", tmp_path, monkeypatch)
+    assert [call for call, *_ in calls].count("write") >= 4 and 0 < n_before < len(calls)
+    assert violations(calls, n_before, tmp_path) == 0
 
 
 @pytest.mark.parametrize("skipped", ["file", "folder"])
-def test_a_flush_that_is_left_out_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skipped: str) -> None:
-    calls, told = commit_with(skipped, tmp_path, monkeypatch)
-    assert violations(calls, told, tmp_path) > 0
+def test_a_missing_flush_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skipped: str) -> None:
+    calls, n_before = commit_with(skipped, tmp_path, monkeypatch)
+    assert violations(calls, n_before, tmp_path) > 0
 
 
 @pytest.mark.parametrize("skipped", ["", "file", "folder"])
-def test_a_file_that_is_replaced_is_the_old_or_the_new_one(
+def test_a_replaced_file_is_the_old_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skipped: str
 ) -> None:
     recorder = Recorder(skipped)
     monkeypatch.setattr(atomic_io, "os", recorder)
     write_file(tmp_path / "index", b"the old one")
-    told = len(recorder.calls)
+    n_before = len(recorder.calls)
     write_file(tmp_path / "index", b"the new one")
     found = [
         held.get(str(tmp_path / "index"))
-        for n in range(told, len(recorder.calls) + 1)
+        for n in range(n_before, len(recorder.calls) + 1)
         for held in crashes(recorder.calls[:n])
     ]
     is_right = set(found) <= {"the old one", "the new one"} and "the old one" not in found[-1:]
     assert is_right == (skipped == "")
 
 
-def test_what_is_moved_is_flushed_on_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_folders_of_a_move_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
     (tmp_path / "a").write_bytes(WHOLE)
     monkeypatch.setattr(atomic_io, "os", recorder)
@@ -160,7 +160,7 @@ def test_what_is_moved_is_flushed_on_both_sides(tmp_path: Path, monkeypatch: pyt
     assert flushed == [str(tmp_path), str(tmp_path / "deep"), str(tmp_path / "deep/er"), str(tmp_path)]
 
 
-def test_a_folder_is_flushed_into_those_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parents_of_a_new_folder_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
     monkeypatch.setattr(atomic_io, "os", recorder)
     make_folder(tmp_path / "a/b")
@@ -183,14 +183,14 @@ def fail(number: int) -> Callable[..., None]:
     return call
 
 
-def test_what_is_refused_when_read_back_leaves_nothing(tmp_path: Path) -> None:
+def test_a_refused_check_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(EpisodeError, match="something else"):
         atomic_io.write_new(tmp_path / "one.hdf5", WHOLE, refuse)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
-def test_a_disk_that_fails_leaves_nothing_and_says_so(
+def test_a_write_error_is_reported_and_leaves_no_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     recorder = Recorder()
@@ -201,14 +201,14 @@ def test_a_disk_that_fails_leaves_nothing_and_says_so(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_name_is_never_used_twice(tmp_path: Path) -> None:
+def test_an_existing_name_is_refused(tmp_path: Path) -> None:
     atomic_io.write_new(tmp_path / "one.hdf5", WHOLE, lambda part: None)
     with pytest.raises(EpisodeError, match="exists already"):
         atomic_io.write_new(tmp_path / "one.hdf5", b"other", lambda part: None)
     assert (tmp_path / "one.hdf5").read_bytes() == WHOLE
 
 
-def test_a_folder_appears_when_its_block_has_ended(tmp_path: Path) -> None:
+def test_a_folder_appears_at_the_end_of_its_block(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     with new_folder(out) as folder:
         (folder / "a").mkdir()
@@ -218,14 +218,14 @@ def test_a_folder_appears_when_its_block_has_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [EpisodeError("damaged"), KeyboardInterrupt(), ValueError("a bug")])
-def test_whatever_ends_the_block_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+def test_an_exception_in_the_block_leaves_no_files(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)), new_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("x")
         raise error
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_reported_in_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line_and_leaves_no_files(tmp_path: Path) -> None:
     message = r"out: could not be written: No space left on device$"
     with pytest.raises(ExportError, match=message) as caught, new_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("x")
@@ -233,7 +233,7 @@ def test_a_full_disk_is_reported_in_one_line_and_leaves_nothing(tmp_path: Path) 
     assert caught.value.exit_code == 1 and not list(tmp_path.iterdir())
 
 
-def test_everything_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_flushed_before_the_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     real = os.fsync
 
@@ -250,7 +250,7 @@ def test_everything_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "dangling link"])
-def test_what_exists_is_refused_and_left_alone(tmp_path: Path, kind: str) -> None:
+def test_existing_paths_are_refused_and_unchanged(tmp_path: Path, kind: str) -> None:
     out = tmp_path / "out"
     if kind == "folder":
         out.mkdir()
@@ -263,7 +263,7 @@ def test_what_exists_is_refused_and_left_alone(tmp_path: Path, kind: str) -> Non
     assert caught.value.exit_code == 2 and names(tmp_path) == ["out"]
 
 
-def test_what_a_killed_export_left_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_remains_of_a_killed_export_are_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "out.part").mkdir()
     (tmp_path / "out.part" / "a").write_text("x")
     with (
@@ -274,7 +274,7 @@ def test_what_a_killed_export_left_is_refused_and_left_alone(tmp_path: Path) -> 
     assert (tmp_path / "out.part" / "a").read_text() == "x"
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with (
         pytest.raises(EpisodeError, match=r"out\.part: could not be created: Not a directory"),
@@ -283,7 +283,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         raise AssertionError("the block must not begin")
 
 
-def test_a_stream_has_its_name_at_the_end_alone(tmp_path: Path) -> None:
+def test_a_stream_has_its_name_only_at_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"old")
     with replacing_file(path) as file:
@@ -304,7 +304,7 @@ def test_text_is_written_as_utf_8(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("exists", [False, True])
 @pytest.mark.parametrize("call", ["write", "fsync"])
-def test_a_disk_that_fails_keeps_the_folder_as_it_was(
+def test_a_write_error_keeps_the_old_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, exists: bool
 ) -> None:
     if exists:

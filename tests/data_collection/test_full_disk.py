@@ -1,4 +1,4 @@
-"""A disk of 8 MiB that fills up while the arm plays: what is closed stays, and the message is true."""
+"""A disk of 8 MiB that fills up during collection: closed episodes remain, and the message is correct."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
-def test_a_disk_that_fills_up_ends_the_run_and_spoils_nothing(disk: Path, workers: str) -> None:
+def test_a_full_disk_ends_the_run_and_damages_nothing(disk: Path, workers: str) -> None:
     out = disk / "episodes"
     done = collect(out, "--episodes", "10000", "--workers", workers, *TINY)
     assert done.returncode == 1 and "No space left on device" in done.stderr.splitlines()[-1]
-    told = json.loads(done.stdout.splitlines()[-1])
+    counts = json.loads(done.stdout.splitlines()[-1])
     paths = index.episodes(out)
-    assert len(paths) >= 5 and told["episodes"] <= len(paths) <= told["episodes"] + int(workers)
+    assert len(paths) >= 5 and counts["episodes"] <= len(paths) <= counts["episodes"] + int(workers)
     for path in paths:
         read_episode(path)
     assert not list(out.rglob("*_traj*.part"))
     assert {row.file for row in index.read(out)} == {path.name for path in paths}
-    (disk / "ballast").unlink()  # somebody makes room
+    (disk / "ballast").unlink()  # space is freed
     more = summary(collect(out, "--episodes", str(len(paths) + 1), "--resume", *TINY))
     assert more["episodes"] == 1 and more["episodes_in_folder"] == len(paths) + 1
     assert index.listed(out) == index.read(out)
 
 
-def test_with_a_floor_the_run_ends_between_episodes_with_room_to_spare(disk: Path) -> None:
+def test_with_a_floor_the_run_ends_between_episodes_with_free_space(disk: Path) -> None:
     out = disk / "episodes"
     floor = [*TINY[:-1], f"collection.free_disk_floor_gib={512 / 2**20}"]
     done = collect(out, "--episodes", "10000", *floor)
     assert done.returncode == 1 and "make room, then continue with --resume" in done.stderr.splitlines()[-1]
     assert shutil.disk_usage(out).free > 400 * 2**10
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["episodes"] == len(index.episodes(out)) >= 3 and told["attempts"] == told["episodes"]
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert counts["episodes"] == len(index.episodes(out)) >= 3 and counts["attempts"] == counts["episodes"]
     assert "free disk" in read_status(out)["ended"]
     assert "free disk" in str(journal.read(out)[-1]["why"])

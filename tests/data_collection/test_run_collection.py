@@ -1,4 +1,4 @@
-"""`run_collection` as a person runs it: its files, its refusals, its interruptions."""
+"""`run_collection` from the command line: its files, refusals and interruptions."""
 
 from __future__ import annotations
 
@@ -57,21 +57,21 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
 
 
 def test_episodes_are_closed_and_counted(three: tuple[Path, dict[str, Any]]) -> None:
-    out, told = three
+    out, counts = three
     files = closed(out)
     assert set(files) == {f"lab_franka_play_traj{number}.hdf5" for number in range(3)}
-    assert told["episodes"] == told["episodes_in_folder"] == 3 and told["dropped"] == {}
-    assert told["bytes"] == sum(len(data) for data in files.values())
+    assert counts["episodes"] == counts["episodes_in_folder"] == 3 and counts["dropped"] == {}
+    assert counts["bytes"] == sum(len(data) for data in files.values())
     episodes = [read_episode(path) for path in sorted(out.glob("*.hdf5"))]
-    assert told["recorded_s"] == pytest.approx(sum(episode.times_s[-1] for episode in episodes), abs=1e-3)
-    assert sum(told["families"].values()) == sum(len(str(e.info["families"]).split(",")) for e in episodes)
+    assert counts["recorded_s"] == pytest.approx(sum(episode.times_s[-1] for episode in episodes), abs=1e-3)
+    assert sum(counts["families"].values()) == sum(len(str(e.info["families"]).split(",")) for e in episodes)
     assert "n_steps: 2" in (out / "collection.yaml").read_text()
     assert not list(out.glob("*.part"))
 
 
 def test_the_number_of_workers_changes_no_byte(three: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    told = summary(collect(tmp_path / "new", "--episodes", "3", "--workers", "2", *TINY))
-    assert told["episodes"] == 3
+    counts = summary(collect(tmp_path / "new", "--episodes", "3", "--workers", "2", *TINY))
+    assert counts["episodes"] == 3
     assert closed(tmp_path / "new") == closed(three[0])
 
 
@@ -84,8 +84,8 @@ def test_resuming_fills_gaps_and_continues(three: tuple[Path, dict[str, Any]], t
     (tmp_path / "lab_franka_play_traj7.hdf5.part").write_bytes(b"half")
     damaged = tmp_path / "lab_franka_play_traj2.hdf5"
     damaged.write_bytes(damaged.read_bytes()[:-5])
-    told = summary(collect(tmp_path, "--episodes", "4", "--resume", *TINY))
-    assert told["episodes"] == 3 and told["episodes_in_folder"] == 4
+    counts = summary(collect(tmp_path, "--episodes", "4", "--resume", *TINY))
+    assert counts["episodes"] == 3 and counts["episodes_in_folder"] == 4
     after = closed(tmp_path)
     assert {name: after[name] for name in before} == before and len(after) == 4
     assert not list(tmp_path.glob("*.part")) and (tmp_path / f"quarantine/damaged/{damaged.name}.aside").exists()
@@ -98,8 +98,8 @@ def test_resuming_fills_gaps_and_continues(three: tuple[Path, dict[str, Any]], t
 
 
 def test_hours_are_recorded_hours(tmp_path: Path) -> None:
-    told = summary(collect(tmp_path / "new", "--hours", str(3 / 3600), *TINY))
-    assert 3 <= told["recorded_s"] < 3 + 3 and told["episodes"] == len(closed(tmp_path / "new"))
+    counts = summary(collect(tmp_path / "new", "--hours", str(3 / 3600), *TINY))
+    assert 3 <= counts["recorded_s"] < 3 + 3 and counts["episodes"] == len(closed(tmp_path / "new"))
 
 
 REFUSED = [
@@ -124,7 +124,7 @@ def test_bad_arguments_are_refused_and_nothing_written(tmp_path: Path, arguments
     assert not result.stdout and not (tmp_path / "new").exists()
 
 
-def test_a_folder_with_content_is_refused_untouched(tmp_path: Path) -> None:
+def test_a_folder_with_content_is_refused_unchanged(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
     result = collect(tmp_path, "--episodes", "1", *TINY)
     assert result.returncode == 2 and "--resume" in result.stderr
@@ -143,14 +143,14 @@ def test_a_folder_that_is_no_collection_is_not_continued(tmp_path: Path) -> None
     }
 
 
-def test_a_place_that_cannot_be_a_folder_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_an_impossible_folder_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for place, message in (("file", "got a file"), ("file/new", "Not a directory")):
         result = collect(tmp_path / place, "--episodes", "1", "--resume", *TINY)
         assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
 
 
-def test_a_renderer_that_does_not_work_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_failing_renderer_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     environment = {**os.environ, "MUJOCO_GL": "disable"}
     command = [*COMMAND, "--out", str(tmp_path / "new"), "--episodes", "1", "--set", "robot.renderer=egl"]
     result = subprocess.run(
@@ -160,18 +160,18 @@ def test_a_renderer_that_does_not_work_is_refused_before_anything_is_written(tmp
     assert not (tmp_path / "new").exists()
 
 
-def test_the_renderer_that_was_used_is_the_one_that_is_kept(tmp_path: Path) -> None:
-    environment = {**os.environ, "MUJOCO_GL": "disable"}  # so that auto means ray
+def test_the_selected_renderer_is_stored(tmp_path: Path) -> None:
+    environment = {**os.environ, "MUJOCO_GL": "disable"}  # auto then selects ray
     command = [*COMMAND, "--out", str(tmp_path), "--episodes", "1", *TINY, "--set", "robot.renderer=auto"]
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=patience(120), check=False, env=environment
     )
     assert summary(result)["episodes"] == 1
     assert "renderer: ray" in (tmp_path / "collection.yaml").read_text()
-    assert summary(collect(tmp_path, "--episodes", "1", "--resume", *TINY))["episodes"] == 0  # TINY asks for ray
+    assert summary(collect(tmp_path, "--episodes", "1", "--resume", *TINY))["episodes"] == 0  # TINY selects ray
 
 
-def test_a_start_that_failed_leaves_a_folder_to_go_on_with(tmp_path: Path) -> None:
+def test_a_failed_start_leaves_a_usable_folder(tmp_path: Path) -> None:
     full = ["--set", "collection.free_disk_floor_gib=1e9"]
     assert collect(tmp_path, "--episodes", "1", *TINY, *full).returncode == 1
     assert summary(collect(tmp_path, "--episodes", "1", "--resume", *TINY, "--seed", "1"))["episodes"] == 1
@@ -186,22 +186,22 @@ def test_a_full_disk_stops_between_episodes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stop", "workers"), [(signal.SIGINT, "1"), (signal.SIGTERM, "1"), (signal.SIGINT, "2"), (signal.SIGTERM, "2")]
 )
-def test_a_stop_drops_the_open_episode_and_nothing_else(tmp_path: Path, stop: signal.Signals, workers: str) -> None:
+def test_a_stop_drops_only_the_open_episode(tmp_path: Path, stop: signal.Signals, workers: str) -> None:
     process = start(tmp_path, "--episodes", "10000", "--workers", workers)
     wait_for(tmp_path, 3)
-    os.killpg(process.pid, stop) if stop == signal.SIGINT else process.send_signal(stop)  # a terminal tells all
+    os.killpg(process.pid, stop) if stop == signal.SIGINT else process.send_signal(stop)  # the whole group
     out, err = process.communicate(timeout=patience(60))
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    told = json.loads(out.splitlines()[-1])
-    assert 3 <= len(closed(tmp_path)) <= told["episodes"] + int(workers)  # one may close just before it is counted
+    counts = json.loads(out.splitlines()[-1])
+    assert 3 <= len(closed(tmp_path)) <= counts["episodes"] + int(workers)  # one may close just before it is counted
     assert not list(tmp_path.glob("*.part"))
     for path in tmp_path.glob("*.hdf5"):
         read_episode(path)
 
 
 @pytest.mark.parametrize("n_stops", [4, pytest.param(40, marks=pytest.mark.slow)])
-def test_a_stop_at_any_moment_is_quiet(tmp_path: Path, n_stops: int) -> None:
+def test_a_stop_at_any_moment_prints_no_traceback(tmp_path: Path, n_stops: int) -> None:
     chance = random.Random(n_stops)
     for i in range(n_stops):
         process = start(tmp_path, "--episodes", "10000", "--workers", "2", "--resume")
@@ -229,7 +229,7 @@ def _wait_until_stoppable(process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-def test_a_stop_while_workers_start_is_quiet(tmp_path: Path) -> None:
+def test_a_stop_while_workers_start_prints_no_traceback(tmp_path: Path) -> None:
     process = start(tmp_path, "--episodes", "10000", "--workers", "2")
     deadline = time.monotonic() + patience(60)
     while not (tmp_path / "collection.yaml").exists() and time.monotonic() < deadline:
@@ -254,9 +254,9 @@ def test_kill_9_at_any_moment_loses_no_closed_episode(tmp_path: Path, n_kills: i
         found = closed(tmp_path)
         assert {name: found[name] for name in seen} == seen
         seen = found
-    told = summary(collect(tmp_path, "--episodes", str(len(seen) + 1), "--resume", *TINY))
+    counts = summary(collect(tmp_path, "--episodes", str(len(seen) + 1), "--resume", *TINY))
     names = set(closed(tmp_path))
-    assert set(seen) <= names and told["episodes_in_folder"] == len(names)
+    assert set(seen) <= names and counts["episodes_in_folder"] == len(names)
     assert not list(tmp_path.glob("*.part")) and not (tmp_path / "quarantine").exists()
     for path in tmp_path.glob("*.hdf5"):
         read_episode(path)
@@ -272,11 +272,11 @@ def test_a_lost_worker_is_replaced_and_reported(tmp_path: Path) -> None:
         pytest.skip("needs /proc to find the workers")
     os.kill(_workers(children)[-1], signal.SIGKILL)
     out, err = process.communicate(timeout=patience(120))
-    told = json.loads(out.splitlines()[-1])
+    counts = json.loads(out.splitlines()[-1])
     assert process.returncode == 0 and "died (exit code -9); starting another process" in err, err
-    assert told["episodes"] == 40 == len(closed(tmp_path)) and told["restarts"] == 1
-    assert told["attempts"] == told["episodes"] + told["lost"] + sum(told["dropped"].values()) + sum(
-        told["quarantined"].values()
+    assert counts["episodes"] == 40 == len(closed(tmp_path)) and counts["restarts"] == 1
+    assert counts["attempts"] == counts["episodes"] + counts["lost"] + sum(counts["dropped"].values()) + sum(
+        counts["quarantined"].values()
     )
     assert not list(tmp_path.glob("*.part"))
 

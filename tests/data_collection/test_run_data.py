@@ -1,4 +1,4 @@
-"""`run_data` as a person runs it: on a real collection, and on what is none."""
+"""`run_data` from the command line: on a real collection, and on invalid input."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from tests.patience import patience
 N = 3
 
 
-def ask(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "data_collection.run_data", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=patience(120), check=False, cwd=cwd)
 
 
-def answer(*words: object, cwd: Path | None = None) -> str:
-    """Return what a question that is answered gives on stdout; nothing is said on stderr."""
-    result = ask(*words, cwd=cwd)
+def output(*words: object, cwd: Path | None = None) -> str:
+    """Run a command that succeeds with no text on stderr; return its stdout."""
+    result = run(*words, cwd=cwd)
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout
 
@@ -49,23 +49,23 @@ def refusal(result: subprocess.CompletedProcess[str], code: int = 2) -> str:
 
 
 def contents(place: Path) -> dict[str, bytes]:
-    """Return every file below a place, and the folders."""
+    """Return all files and folders below a folder."""
     paths = {str(path.relative_to(place)): path for path in place.rglob("*")}
     return {name: path.read_bytes() if path.is_file() else b"" for name, path in paths.items()}
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A collection to look at; nothing may change it."""
-    out = tmp_path_factory.mktemp("real") / "play.1"  # a name with a point
+    """A collection that no test changes."""
+    out = tmp_path_factory.mktemp("real") / "play.1"  # a name with a dot
     assert summary(collect(out, "--episodes", str(N), *TINY))["episodes"] == N
     return out
 
 
 @pytest.fixture
-def spoilt(real: Path, tmp_path: Path) -> Path:
-    """A copy to change, in which one bit of episode 1 is another."""
-    folder = Path(shutil.copytree(real, tmp_path / "spoilt"))
+def damaged(real: Path, tmp_path: Path) -> Path:
+    """A copy that tests may change, with one changed bit in episode 1."""
+    folder = Path(shutil.copytree(real, tmp_path / "damaged"))
     path = episode_path(folder, 1)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
@@ -74,7 +74,7 @@ def spoilt(real: Path, tmp_path: Path) -> Path:
 
 
 def test_episodes_are_listed_in_full(real: Path) -> None:
-    text = answer("list", real)
+    text = output("list", real)
     header, *lines, last = text.splitlines()
     rows = index.read(real)
     assert header.split()[:4] == ["number", "steps", "seconds", "KB"] and "\u2026" not in text
@@ -87,159 +87,159 @@ def test_episodes_are_listed_in_full(real: Path) -> None:
 
 def test_the_newest_episodes_are_listed_as_json(tmp_path: Path) -> None:
     folder = make_collection(tmp_path / "play", 12, n_steps=1)  # so that 10 comes after 9
-    lines = answer("list", folder, "--json", "--last", 3).splitlines()
+    lines = output("list", folder, "--json", "--last", 3).splitlines()
     assert lines == [row.line().rstrip() for row in index.read(folder)[-3:]]
     assert [json.loads(line)["number"] for line in lines] == [9, 10, 11]
 
 
 def test_an_episode_is_drawn_as_a_contact_sheet_and_as_an_animation(real: Path, tmp_path: Path) -> None:
-    assert answer("show", real, 2, "--frames", 2, cwd=tmp_path) == "episode_2.png\n"
+    assert output("show", real, 2, "--frames", 2, cwd=tmp_path) == "episode_2.png\n"
     with Image.open(tmp_path / "episode_2.png") as sheet:
         assert sheet.format == "PNG" and sheet.width >= 2 * 160
-    answer("show", real, 2, "--out", tmp_path / "two.gif")
+    output("show", real, 2, "--out", tmp_path / "two.gif")
     with Image.open(tmp_path / "two.gif") as animation:
         assert animation.format == "GIF" and getattr(animation, "n_frames", 1) == 3
     before = contents(tmp_path)
     for words in (["2"], ["1", "--out", "two.gif"]):
-        assert "exists already" in refusal(ask("show", real, *words, cwd=tmp_path))
+        assert "exists already" in refusal(run("show", real, *words, cwd=tmp_path))
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("words", [[], ["--quick"]], ids=str)
-def test_a_intact_collection_is_verified(real: Path, words: list[str]) -> None:
+def test_an_intact_collection_is_verified(real: Path, words: list[str]) -> None:
     before = contents(real)
-    told = json.loads(answer("verify", real, *words).splitlines()[-1])
+    report = json.loads(output("verify", real, *words).splitlines()[-1])
     n_bytes = sum(len(data) for name, data in before.items() if name.endswith(".hdf5"))
-    assert told == {"n_sound": N, "n_bytes": n_bytes, "damaged": {}, "twice": [], "not_indexed": 0}
+    assert report == {"n_sound": N, "n_bytes": n_bytes, "damaged": {}, "twice": [], "not_indexed": 0}
     assert contents(real) == before
 
 
 @pytest.mark.parametrize("words", [[], ["--quick"]], ids=str)
-def test_one_bit_that_has_changed_is_found_by_name(spoilt: Path, words: list[str]) -> None:
-    before = contents(spoilt)
-    result = ask("verify", spoilt, *words)
+def test_one_changed_bit_is_reported_by_file_name(damaged: Path, words: list[str]) -> None:
+    before = contents(damaged)
+    result = run("verify", damaged, *words)
     assert "failed verification: lab_franka_play_traj1.hdf5; move files aside with run_data quarantine" in refusal(
         result, code=1
     )
-    told = json.loads(result.stdout.splitlines()[-1])
-    assert list(told["damaged"]) == ["lab_franka_play_traj1.hdf5"] and told["n_sound"] == N - 1
-    assert contents(spoilt) == before
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert list(report["damaged"]) == ["lab_franka_play_traj1.hdf5"] and report["n_sound"] == N - 1
+    assert contents(damaged) == before
 
 
-def test_a_number_that_is_there_twice_is_reported(real: Path, tmp_path: Path) -> None:
+def test_a_duplicate_number_is_reported(real: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(real, tmp_path / "twice"))
     shutil.copy2(episode_path(folder, 0), folder / "home_franka_play_traj0.hdf5")
-    assert "number 0 twice" in refusal(ask("verify", folder, "--quick"), code=1)
+    assert "number 0 twice" in refusal(run("verify", folder, "--quick"), code=1)
 
 
-def test_what_is_set_aside_is_rebuilt(real: Path, spoilt: Path) -> None:
-    names = answer("quarantine", spoilt, 1, "--reason", "bit_rot").splitlines()
-    aside = spoilt / "quarantine/bit_rot/lab_franka_play_traj1.hdf5.aside"
-    assert names == [str(aside)] and aside.exists() and not episode_path(spoilt, 1).exists()
-    (event,) = [event for event in journal.read(spoilt) if event["event"] == "quarantined"]
-    assert (event["number"], event["kind"], event["file"]) == (1, "bit_rot", str(aside.relative_to(spoilt)))
-    answer("verify", spoilt, "--quick")
-    assert summary(collect(spoilt, "--episodes", str(N), "--resume", *TINY))["episodes"] == 1
-    assert {path.name: path.read_bytes() for path in spoilt.glob("*.hdf5")} == {
+def test_quarantined_episodes_are_replaced_by_a_resumed_run(real: Path, damaged: Path) -> None:
+    names = output("quarantine", damaged, 1, "--reason", "bit_rot").splitlines()
+    aside = damaged / "quarantine/bit_rot/lab_franka_play_traj1.hdf5.aside"
+    assert names == [str(aside)] and aside.exists() and not episode_path(damaged, 1).exists()
+    (event,) = [event for event in journal.read(damaged) if event["event"] == "quarantined"]
+    assert (event["number"], event["kind"], event["file"]) == (1, "bit_rot", str(aside.relative_to(damaged)))
+    output("verify", damaged, "--quick")
+    assert summary(collect(damaged, "--episodes", str(N), "--resume", *TINY))["episodes"] == 1
+    assert {path.name: path.read_bytes() for path in damaged.glob("*.hdf5")} == {
         path.name: path.read_bytes() for path in real.glob("*.hdf5")
     }
-    told = json.loads(answer("status", spoilt))
-    assert told["runs"] == 2 and told["quarantined_in_all_runs"] == {"bit_rot": 1} and aside.exists()
+    report = json.loads(output("status", damaged))
+    assert report["runs"] == 2 and report["quarantined_in_all_runs"] == {"bit_rot": 1} and aside.exists()
 
 
-def test_several_are_set_aside_at_once_or_none(tmp_path: Path) -> None:
+def test_all_or_no_damaged_files_are_quarantined(tmp_path: Path) -> None:
     folder = make_collection(tmp_path / "play", 4)
     before = contents(folder)
-    assert "no episodes have the numbers [4, 9]; nothing was moved" in refusal(ask("quarantine", folder, 0, 4, 9))
+    assert "no episodes have the numbers [4, 9]; nothing was moved" in refusal(run("quarantine", folder, 0, 4, 9))
     assert contents(folder) == before
-    assert len(answer("quarantine", folder, 3, 0, 3).splitlines()) == 2
+    assert len(output("quarantine", folder, 3, 0, 3).splitlines()) == 2
     assert [path.name[-6] for path in sorted(folder.glob("*.hdf5"))] == ["1", "2"]
     assert len(list((folder / "quarantine/by_hand").iterdir())) == 2
 
 
-def test_an_index_that_is_lost_is_rebuilt(real: Path, tmp_path: Path) -> None:
+def test_a_missing_index_is_rebuilt(real: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(real, tmp_path / "copy"))
     before = (folder / index.INDEX_NAME).read_bytes()
     (folder / index.INDEX_NAME).write_bytes(before[:100])
-    told = json.loads(answer("reindex", folder).splitlines()[-1])
-    assert told == {"folder": str(folder), "episodes": N, "damaged": {}}
+    report = json.loads(output("reindex", folder).splitlines()[-1])
+    assert report == {"folder": str(folder), "episodes": N, "damaged": {}}
     assert (folder / index.INDEX_NAME).read_bytes() == before
 
 
-def test_what_is_damaged_is_not_indexed(spoilt: Path) -> None:
-    result = ask("reindex", spoilt)
+def test_damaged_files_are_not_indexed(damaged: Path) -> None:
+    result = run("reindex", damaged)
     assert "damaged and not indexed: lab_franka_play_traj1.hdf5" in refusal(result, code=1)
     assert list(json.loads(result.stdout)["damaged"]) == ["lab_franka_play_traj1.hdf5"]
-    assert [row.number for row in index.listed(spoilt)] == [0, 2] and episode_path(spoilt, 1).exists()
+    assert [row.number for row in index.listed(damaged)] == [0, 2] and episode_path(damaged, 1).exists()
 
 
-def test_a_folder_in_which_a_run_writes_is_not_indexed_anew(tmp_path: Path) -> None:
+def test_the_folder_of_a_running_collection_is_not_reindexed(tmp_path: Path) -> None:
     folder = make_collection(tmp_path / "play", 1)
     with EpisodeFolder(folder, "lab_franka_play").lock(exclusive=False):
-        assert "locked by another run_collection" in refusal(ask("reindex", folder))
+        assert "locked by another run_collection" in refusal(run("reindex", folder))
     assert not (folder / index.INDEX_NAME).exists()
 
 
-def test_episodes_go_out_as_shards(real: Path, tmp_path: Path) -> None:
+def test_episodes_are_exported_as_shards(real: Path, tmp_path: Path) -> None:
     out = tmp_path / "shards"
-    told = json.loads(answer("export", real, "--to", "webdataset", "--out", out).splitlines()[-1])
+    report = json.loads(output("export", real, "--to", "webdataset", "--out", out).splitlines()[-1])
     n_bytes = sum(len(data) for data in contents(out).values())
-    assert told == {"folder": str(out), "episodes": N, "bytes": n_bytes}
+    assert report == {"folder": str(out), "episodes": N, "bytes": n_bytes}
     with tarfile.open(out / "shard-000000.tar") as shard:
         states = shard.extractfile("000002.states.npy")
         assert states is not None
         np.testing.assert_array_equal(np.load(io.BytesIO(states.read())), read_episode(episode_path(real, 2)).states)
 
 
-def test_episodes_go_out_to_lerobot(real: Path, tmp_path: Path) -> None:
+def test_episodes_are_exported_to_lerobot(real: Path, tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     out = tmp_path / "lerobot"
     words = ("export", real, "--to", "lerobot", "--out", out, "--task", "play with toys")
-    assert json.loads(answer(*words).splitlines()[-1])["episodes"] == N
-    told = json.loads((out / "meta/info.json").read_text())
-    assert (told["total_episodes"], told["total_frames"]) == (N, 2 * N)
+    assert json.loads(output(*words).splitlines()[-1])["episodes"] == N
+    report = json.loads((out / "meta/info.json").read_text())
+    assert (report["total_episodes"], report["total_frames"]) == (N, 2 * N)
     before = contents(tmp_path)
-    assert "exists already" in refusal(ask(*words))
+    assert "exists already" in refusal(run(*words))
     assert contents(tmp_path) == before
 
 
-def test_a_damaged_episode_leaves_no_export(spoilt: Path, tmp_path: Path) -> None:
-    (spoilt / index.INDEX_NAME).write_text("")
-    words = refusal(ask("export", spoilt, "--to", "webdataset", "--out", tmp_path / "shards"))
+def test_a_damaged_episode_leaves_no_export(damaged: Path, tmp_path: Path) -> None:
+    (damaged / index.INDEX_NAME).write_text("")
+    words = refusal(run("export", damaged, "--to", "webdataset", "--out", tmp_path / "shards"))
     assert "lab_franka_play_traj1.hdf5" in words
-    assert [path.name for path in tmp_path.iterdir()] == ["spoilt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
 def test_a_page_is_written_next_to_the_folder(real: Path) -> None:
     target = real.parent / "play.1.html"
-    assert answer("page", real, "--shown", 1) == f"{target}\n"
+    assert output("page", real, "--shown", 1) == f"{target}\n"
     text = target.read_text()
     assert text.startswith("<!DOCTYPE html>") and text.count("data:image") >= 1
-    assert "exists already" in refusal(ask("page", real)) and target.read_text() == text
+    assert "exists already" in refusal(run("page", real)) and target.read_text() == text
     target.unlink()
 
 
-def test_a_run_that_was_killed_is_not_well(tmp_path: Path) -> None:
+def test_a_killed_run_is_reported_as_failed(tmp_path: Path) -> None:
     process = start(tmp_path, "--episodes", "10000")
     try:
         wait_for(tmp_path, 1)
-        told = json.loads(answer("status", tmp_path))
-        assert told["ended"] is None and told["process"] == process.pid and told["runs"] == 1
+        report = json.loads(output("status", tmp_path))
+        assert report["ended"] is None and report["process"] == process.pid and report["runs"] == 1
     finally:
         process.kill()
         process.communicate(timeout=patience(60))
     last_s = json.loads((tmp_path / "run.json").read_text())["time_s"]
     time.sleep(max(0.0, last_s + 1.01 - time.time()))
-    result = ask("status", tmp_path, "--max-age-s", 1)
+    result = run("status", tmp_path, "--max-age-s", 1)
     assert "no status from the run for" in refusal(result, code=1) and "--resume" in result.stderr
     assert json.loads(result.stdout)["ended"] is None
 
 
-def test_a_run_that_was_stopped_is_reported_and_one_that_was_done_is_well(real: Path, tmp_path: Path) -> None:
-    told = json.loads(answer("status", real, "--max-age-s", 1))
-    assert (told["ended"], told["episodes"], told["interventions_per_day"]) == ("done", N, 0.0)
+def test_a_stopped_run_is_reported_and_a_completed_one_is_healthy(real: Path, tmp_path: Path) -> None:
+    report = json.loads(output("status", real, "--max-age-s", 1))
+    assert (report["ended"], report["episodes"], report["interventions_per_day"]) == ("done", N, 0.0)
     StatusFile(tmp_path, CollectionProgress(0, 0.0, 10, None)).beat("stopped")
-    assert "the run ended before its target: stopped" in refusal(ask("status", tmp_path), code=1)
+    assert "the run ended before its target: stopped" in refusal(run("status", tmp_path), code=1)
 
 
 NO_FOLDER = "nowhere: expected a collection folder, got none"
@@ -259,7 +259,7 @@ REFUSED = [
     ("page empty", "empty: expected closed episodes, got none"),
     ("status empty", "empty/run.json: expected the status of a run, got: "),
     ("show play 7", "play: no episode has number 7; see run_data list"),
-    ("show play 0 --out picture.jpg", "--out: expected a name that ends in .png or .gif, got picture.jpg"),
+    ("show play 0 --out image.jpg", "--out: expected a name that ends in .png or .gif, got image.jpg"),
     ("show play 0 --out nowhere/0.png", "nowhere/0.png: its folder does not exist"),
     ("page play --out nowhere/0.html", "nowhere/0.html: its folder does not exist"),
     ("quarantine play 0 --reason ../up", "--reason: expected letters, digits and _, got '../up'"),
@@ -270,45 +270,45 @@ REFUSED = [
 
 
 @pytest.fixture(scope="module")
-def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A place with a collection, an empty folder, and a file."""
-    place = tmp_path_factory.mktemp("street")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a collection, an empty folder, and a file."""
+    place = tmp_path_factory.mktemp("folder")
     make_collection(place / "play", 1)
     (place / "empty").mkdir()
     (place / "file").write_text("mine")
     return place
 
 
-class Here:
-    """The command in this process, which spares its start, in a place of which nothing may change."""
+class CommandRun:
+    """The command in this process, without the time of a start, in a folder that must not change."""
 
     def __init__(
-        self, street: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
+        self, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
     ) -> None:
-        monkeypatch.chdir(street)
+        monkeypatch.chdir(workspace)
         monkeypatch.setattr(sys, "argv", ["run_data", *words])
-        before = contents(street)
+        before = contents(workspace)
         with pytest.raises(SystemExit) as stop:
             main()
         self.code = stop.value.code
         self.out, self.err = capsys.readouterr()
-        assert contents(street) == before
+        assert contents(workspace) == before
 
 
 @pytest.mark.parametrize(("words", "message"), REFUSED, ids=str)
 def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
-    street: Path, words: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workspace: Path, words: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here = Here(street, monkeypatch, capsys, words.split())
-    assert here.code == 2 and here.out == ""
-    assert here.err.startswith("error: ") and message in here.err and here.err.count("\n") == 1
+    done = CommandRun(workspace, monkeypatch, capsys, words.split())
+    assert done.code == 2 and done.out == ""
+    assert done.err.startswith("error: ") and message in done.err and done.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     "words", ["", "lst play", "list play --last -1", "show play x", "export play --to csv --out new"], ids=str
 )
-def test_what_is_not_understood_exits_with_2_and_nothing_is_written(
-    street: Path, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_invalid_usage_exits_with_2_and_nothing_is_written(
+    workspace: Path, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here = Here(street, monkeypatch, capsys, words.split())
-    assert here.code == 2 and "Traceback" not in here.err
+    done = CommandRun(workspace, monkeypatch, capsys, words.split())
+    assert done.code == 2 and "Traceback" not in done.err

@@ -1,4 +1,4 @@
-"""The folder of a collection: the files are the truth, and only one run writes."""
+"""The folder of a collection: the files define its content, and only one run writes."""
 
 import multiprocessing
 import shutil
@@ -31,7 +31,7 @@ def contents(path: Path) -> dict[str, bytes]:
     return {item.name: item.read_bytes() for item in path.iterdir() if item.is_file()}
 
 
-def test_clean_up_keeps_intact_files_and_sets_the_rest_aside(tmp_path: Path) -> None:
+def test_clean_up_keeps_intact_files_and_quarantines_others(tmp_path: Path) -> None:
     folder = EpisodeFolder(tmp_path, STEM)
     for number in (0, 2, 5):
         write_episode(make_episode(seed=number), tmp_path / f"lab_franka_play_traj{number}.hdf5", SPEC)
@@ -58,7 +58,7 @@ def test_clean_up_keeps_intact_files_and_sets_the_rest_aside(tmp_path: Path) -> 
     assert (event["event"], event["kind"]) == ("quarantined", "damaged") and damaged.name in str(event["file"])
 
 
-def test_a_number_may_be_set_aside_again_and_again(tmp_path: Path) -> None:
+def test_a_number_can_be_quarantined_repeatedly(tmp_path: Path) -> None:
     folder = EpisodeFolder(tmp_path, STEM)
     for i in range(3):
         write_episode(make_episode(seed=i), folder.episode_path(7), SPEC)
@@ -70,7 +70,7 @@ def test_a_number_may_be_set_aside_again_and_again(tmp_path: Path) -> None:
     assert folder.attempt_path(7, 0, "bad_light") not in {first, folder.attempt_path(7, 1, "bad_light")}
 
 
-def test_tidying_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
+def test_clean_up_leaves_other_files_unchanged(tmp_path: Path) -> None:
     write_episode(make_episode(), tmp_path / f"{STEM}_traj0.hdf5", SPEC)
     for name in ("penn_sawyer_traj3.hdf5", f"{STEM}_traj01.hdf5", f"{STEM}_traj1.hdf5.bak", "movie.mp4.part"):
         (tmp_path / name).write_bytes(b"not an episode")
@@ -81,7 +81,7 @@ def test_tidying_leaves_the_files_of_others_alone(tmp_path: Path) -> None:
     assert after.pop("index.jsonl") and after == before
 
 
-def test_a_intact_file_of_others_under_our_name_is_refused_untouched(tmp_path: Path) -> None:
+def test_an_intact_file_of_another_lab_is_refused_unchanged(tmp_path: Path) -> None:
     genuine = sorted(GENUINE.rglob("*.hdf5"))
     if not genuine:
         pytest.skip(f"needs genuine RoboNet files in {GENUINE}")
@@ -95,9 +95,7 @@ def test_a_intact_file_of_others_under_our_name_is_refused_untouched(tmp_path: P
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")], ids=str)
-def test_a_disk_that_cannot_be_read_condemns_no_episode(
-    tmp_path: Path, error: OSError, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_read_error_quarantines_no_episode(tmp_path: Path, error: OSError, monkeypatch: pytest.MonkeyPatch) -> None:
     write_episode(make_episode(), tmp_path / f"{STEM}_traj0.hdf5", SPEC)
     (tmp_path / f"{STEM}_traj1.hdf5.part").write_bytes(b"half")
     before = contents(tmp_path)
@@ -134,7 +132,7 @@ def test_only_a_collection_is_continued(tmp_path: Path) -> None:
     folder.check(resume=True)
 
 
-def test_what_a_killed_first_start_leaves_is_no_obstacle(tmp_path: Path) -> None:
+def test_files_of_a_killed_first_start_are_accepted(tmp_path: Path) -> None:
     for name in (".lock", "collection.yaml.part"):
         (tmp_path / name).touch()
     for resume in (False, True):
@@ -156,7 +154,7 @@ def test_a_folder_that_cannot_be_made_or_written_is_refused(tmp_path: Path) -> N
         EpisodeFolder(tmp_path, STEM).store_config(_Colour(hue=1))
 
 
-def test_another_configuration_is_refused_by_the_line_that_changed(tmp_path: Path) -> None:
+def test_another_configuration_is_refused_by_the_changed_line(tmp_path: Path) -> None:
     folder = EpisodeFolder(tmp_path, STEM)
     folder.store_config(_Colour(hue=1))
     (tmp_path / f"{STEM}_traj0.hdf5").touch()
@@ -171,7 +169,7 @@ def test_another_configuration_is_refused_by_the_line_that_changed(tmp_path: Pat
         folder.store_config(_Colour(hue=1))
 
 
-def test_what_an_earlier_version_did_not_know_had_its_default(tmp_path: Path) -> None:
+def test_keys_missing_from_an_earlier_version_have_their_defaults(tmp_path: Path) -> None:
     folder = EpisodeFolder(tmp_path, STEM)
     folder.store_config(_Colour(hue=1))
     (tmp_path / f"{STEM}_traj0.hdf5").touch()
@@ -215,7 +213,7 @@ def test_a_folder_is_cleaned_up_only_when_no_process_writes(tmp_path: Path) -> N
         pass
 
 
-def test_a_run_keeps_others_out_while_it_lets_its_workers_in(tmp_path: Path) -> None:
+def test_the_lock_excludes_other_runs_but_admits_workers(tmp_path: Path) -> None:
     folder = EpisodeFolder(tmp_path, STEM)
     with folder.lock(exclusive=True) as lock:
         with pytest.raises(EpisodeError, match="another run"), folder.lock(exclusive=False, timeout_s=0.0):
@@ -227,7 +225,7 @@ def test_a_run_keeps_others_out_while_it_lets_its_workers_in(tmp_path: Path) -> 
             pass
 
 
-def test_a_nearly_full_disk_begins_no_episode(tmp_path: Path) -> None:
+def test_no_episode_begins_on_a_nearly_full_disk(tmp_path: Path) -> None:
     EpisodeFolder(tmp_path, STEM).check_space(0.0)
     with pytest.raises(CollectionError, match="GiB of free disk"):
         EpisodeFolder(tmp_path, STEM).check_space(1e9)

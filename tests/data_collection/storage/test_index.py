@@ -1,4 +1,4 @@
-"""The index is a copy: it can be lost, torn or stale, and the folder still says what it holds."""
+"""The index is a copy: a missing, truncated or outdated index is rebuilt from the files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from data_collection.storage import index
 from data_collection.storage.index import DamagedError, Row, append, describe, read, write
 from tests.data_collection.episodes import SPEC, make_episode
 
-TOLD = {"families": "grasp,push", "attempt": 2, "objects_seen": 3, "objects_moved_m": 0.25, "lifted": True}
+INFO = {"families": "grasp,push", "attempt": 2, "objects_seen": 3, "objects_moved_m": 0.25, "lifted": True}
 
 
 def make(folder: Path, number: int, **info: object) -> Path:
     path = folder / f"lab_franka_play_traj{number}.hdf5"
-    write_episode(make_episode(seed=number, info={**TOLD, **info}), path, SPEC)
+    write_episode(make_episode(seed=number, info={**INFO, **info}), path, SPEC)
     return path
 
 
@@ -31,14 +31,14 @@ def rows(tmp_path: Path) -> list[Row]:
     return found
 
 
-def test_a_row_says_what_the_file_says(tmp_path: Path) -> None:
+def test_a_row_equals_the_attributes_of_its_file(tmp_path: Path) -> None:
     path = make(tmp_path, 7)
     row, times_s = describe(path), make_episode(seed=7).times_s
     assert (row.number, row.file, row.n_bytes, row.n_steps) == (7, path.name, path.stat().st_size, 6)
     assert row.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert row.recorded_s == pytest.approx(times_s[-1] - times_s[0], abs=1e-6)
     assert row.closed_s == pytest.approx(path.stat().st_mtime, abs=1e-3)
-    assert {name: getattr(row, name) for name in TOLD} == TOLD
+    assert {name: getattr(row, name) for name in INFO} == INFO
 
 
 def test_the_index_equals_a_rescan_and_is_in_order(tmp_path: Path, rows: list[Row]) -> None:
@@ -50,19 +50,19 @@ def test_the_index_equals_a_rescan_and_is_in_order(tmp_path: Path, rows: list[Ro
     assert (tmp_path / "index.jsonl").read_text() == text
 
 
-def test_what_was_closed_is_found_whatever_became_of_the_index(tmp_path: Path, rows: list[Row]) -> None:
+def test_closed_episodes_are_found_despite_a_damaged_index(tmp_path: Path, rows: list[Row]) -> None:
     file = tmp_path / "index.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     for text in ("", lines[0], "".join(lines)[:-30], "\x00\xff nonsense\n[1]\n{}\n" + lines[2], '{"number": "x"}\n'):
         file.write_text(text)
         assert read(tmp_path) == rows
     new = describe(make(tmp_path, 3))
-    file.write_text("".join(lines)[:-30])  # torn, so that the next line is appended to half a one
+    file.write_text("".join(lines)[:-30])  # truncated; the next line is appended to a partial one
     append(tmp_path, new)
     assert read(tmp_path) == sorted([*rows, new], key=lambda row: row.number)
 
 
-def test_a_file_that_is_gone_or_another_is_not_what_the_index_says(tmp_path: Path, rows: list[Row]) -> None:
+def test_rows_of_missing_or_changed_files_are_not_used(tmp_path: Path, rows: list[Row]) -> None:
     (tmp_path / rows[0].file).unlink()
     (tmp_path / rows[1].file).unlink()
     path = make(tmp_path, 1, attempt=0)
@@ -70,14 +70,12 @@ def test_a_file_that_is_gone_or_another_is_not_what_the_index_says(tmp_path: Pat
     assert read(tmp_path)[0] == describe(path)
 
 
-def test_rows_that_the_index_has_are_not_read_again(
-    tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_indexed_files_are_not_read_again(tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "describe", lambda path: pytest.fail(f"{path} was read"))
     assert read(tmp_path) == rows
 
 
-def test_no_damage_goes_unseen(tmp_path: Path) -> None:
+def test_damaged_files_are_reported(tmp_path: Path) -> None:
     path = make(tmp_path, 0)
     whole, chance = path.read_bytes(), random.Random(0)
     assert describe(path)
@@ -94,7 +92,7 @@ def test_no_damage_goes_unseen(tmp_path: Path) -> None:
     assert describe(path)
 
 
-def test_names_of_others_are_refused(tmp_path: Path) -> None:
+def test_invalid_file_names_are_refused(tmp_path: Path) -> None:
     path = make(tmp_path, 0)
     other = path.rename(tmp_path / "episode.hdf5")
     with pytest.raises(EpisodeError, match="_traj<number>"):

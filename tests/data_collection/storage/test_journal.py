@@ -1,4 +1,4 @@
-"""The journal: every line is whole or left out, whoever writes, and what it tells of all runs adds up."""
+"""The journal: lines are complete or left out, writers are concurrent, and the summary adds up over all runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def names(folder: Path) -> list[Value]:
     return [event["event"] for event in read(folder)]
 
 
-def test_what_was_noted_is_read_in_order(tmp_path: Path) -> None:
+def test_events_are_read_in_order(tmp_path: Path) -> None:
     before_s = time.time()
     Journal(tmp_path).note("started")
     Journal(tmp_path).note("dropped", {"kind": "bad_light", "number": 3, "file": None, "given_up": False, "x": 0.5})
@@ -33,11 +33,11 @@ def test_what_was_noted_is_read_in_order(tmp_path: Path) -> None:
     assert first["event"] == "started" and set(first) == {"time_s", "event"}
     times_s = [event["time_s"] for event in (first, second)]
     assert all(isinstance(time_s, float) and before_s - 1 < time_s < time.time() + 1 for time_s in times_s)
-    told = {"event": "dropped", "kind": "bad_light", "number": 3, "file": None, "given_up": False, "x": 0.5}
-    assert {name: second[name] for name in told} == told
+    expected = {"event": "dropped", "kind": "bad_light", "number": 3, "file": None, "given_up": False, "x": 0.5}
+    assert {name: second[name] for name in expected} == expected
 
 
-def test_words_over_several_lines_stay_one_event(tmp_path: Path) -> None:
+def test_text_of_several_lines_is_one_event(tmp_path: Path) -> None:
     Journal(tmp_path).note("dropped", {"reason": "a\nb\u2028c \u00e4"})
     assert (tmp_path / JOURNAL_NAME).read_bytes().count(b"\n") == 1
     assert [event["reason"] for event in read(tmp_path)] == ["a\nb\u2028c \u00e4"]
@@ -47,7 +47,7 @@ def test_a_folder_without_a_journal_has_no_events(tmp_path: Path) -> None:
     assert read(tmp_path) == [] and summarize([]).runs == 0 and summarize([]).interventions_per_day == 0
 
 
-def test_a_torn_last_line_is_left_out_and_takes_no_other_with_it(tmp_path: Path) -> None:
+def test_only_a_partial_last_line_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / JOURNAL_NAME
     for name in ("one", "two"):
         Journal(tmp_path).note(name)
@@ -65,7 +65,7 @@ def test_a_torn_last_line_is_left_out_and_takes_no_other_with_it(tmp_path: Path)
     "line",
     [b"[]", b"3", b"null", b"", b'{"event":"x"}', b'{"time_s":1.0}', b'{"time_s":"1","event":"x"}', b"\xff\xfe{}"],
 )
-def test_lines_that_are_no_events_are_left_out(tmp_path: Path, line: bytes) -> None:
+def test_invalid_lines_are_left_out(tmp_path: Path, line: bytes) -> None:
     good = b'{"time_s":1.0,"event":"one"}\n'
     (tmp_path / JOURNAL_NAME).write_bytes(good + line + b"\n" + good)
     assert read(tmp_path) == [{"time_s": 1.0, "event": "one"}] * 2
@@ -81,7 +81,7 @@ for i in range(60):
 """
 
 
-def test_several_may_write_at_once(tmp_path: Path) -> None:
+def test_several_processes_can_write_at_once(tmp_path: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", _WRITER, str(tmp_path), name]) for name in "abc"]
     assert [writer.wait(patience(60)) for writer in writers] == [0, 0, 0]
     events = read(tmp_path)
@@ -92,7 +92,7 @@ def test_several_may_write_at_once(tmp_path: Path) -> None:
     assert len(events) == 180 == sum(line != b"" for line in (tmp_path / JOURNAL_NAME).read_bytes().splitlines())
 
 
-def test_a_disk_that_takes_half_a_line_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partial_write_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[: len(data) // 2]))
@@ -103,12 +103,12 @@ def test_a_disk_that_takes_half_a_line_is_reported(tmp_path: Path, monkeypatch: 
     assert names(tmp_path) == ["two"]
 
 
-def test_a_folder_that_is_gone_is_reported(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=JOURNAL_NAME):
         Journal(tmp_path / "gone").note("one")
 
 
-def test_everything_is_counted_by_its_kind() -> None:
+def test_events_are_counted_by_kind() -> None:
     events = [
         at(0.0, "started"),
         *[at(1.0, "dropped", kind=kind) for kind in ("RobotFault", "bad_light", "RobotFault")],
@@ -139,9 +139,7 @@ def test_everything_is_counted_by_its_kind() -> None:
     ],
     ids=str,
 )
-def test_a_start_after_an_end_that_was_not_the_end_of_the_work_is_an_intervention(
-    ends: list[str | None], interventions: int
-) -> None:
+def test_a_start_after_an_incomplete_run_is_an_intervention(ends: list[str | None], interventions: int) -> None:
     events = []
     for i, why in enumerate(ends):
         events += [at(1000.0 * i, "started"), at(1000.0 * i + 60, "waiting")]
@@ -153,7 +151,7 @@ def test_a_start_after_an_end_that_was_not_the_end_of_the_work_is_an_interventio
     assert history.interventions_per_day == pytest.approx(interventions / history.running_s * _DAY_S)
 
 
-def test_what_an_operator_does_after_a_run_is_not_running() -> None:
+def test_operator_actions_after_a_run_are_not_running_time() -> None:
     by_hand = at(900.0, "quarantined", kind="by_hand", number=3, reason="set aside by a person")
     ended = summarize([at(0.0, "started"), at(100.0, "ended", why=DONE), by_hand])
     killed = summarize([at(0.0, "started"), at(60.0, "waiting"), by_hand])
@@ -162,13 +160,13 @@ def test_what_an_operator_does_after_a_run_is_not_running() -> None:
     assert all(history.quarantined == {"by_hand": 1} for history in (ended, killed, alone))
 
 
-def test_a_clock_that_is_set_back_makes_no_time_negative() -> None:
+def test_no_time_is_negative_after_the_clock_is_set_back() -> None:
     back = [at(1000.0, "started"), at(1100.0, "waiting"), at(400.0, "waiting"), at(500.0, "ended", why=DONE)]
     assert summarize(back).running_s == 100.0
     assert summarize([*back, at(450.0, "started"), at(460.0, "ended", why=DONE)]).running_s == 110.0
     assert summarize([at(1000.0, "started"), at(10.0, "ended", why=STOPPED), at(11.0, "started")]).running_s == 0.0
 
 
-def test_an_end_without_a_reason_is_not_the_end_of_the_work() -> None:
+def test_an_end_without_a_reason_is_incomplete() -> None:
     history = summarize([at(0.0, "started"), at(10.0, "ended"), at(500.0, "started"), at(520.0, "ended", why=DONE)])
     assert (history.interventions, history.running_s) == (1, 30.0)

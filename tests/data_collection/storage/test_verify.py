@@ -1,4 +1,4 @@
-"""Verification: a sound folder is clean, and one changed byte or a number that is there twice is found by name."""
+"""Verification: an intact folder has no damage; a changed byte or a duplicate number is reported by file name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path) -> Path:
-    """A copy to spoil, with the dates of its files."""
+    """A copy to damage, with the times of its files."""
     return Path(shutil.copytree(made, tmp_path / "play"))
 
 
@@ -38,7 +38,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def verdict_of(folder: Path, reads: bool = True) -> VerificationResult:
-    """Return the verdict on a folder, in which nothing is changed."""
+    """Return the result for a folder, which stays unchanged."""
     verdict, before = VerificationResult(), contents(folder)
     assert list(verify(folder, reads, verdict)) == index.episodes(folder)
     assert contents(folder) == before
@@ -46,7 +46,7 @@ def verdict_of(folder: Path, reads: bool = True) -> VerificationResult:
 
 
 @pytest.mark.parametrize("reads", [True, False])
-def test_a_intact_folder_is_clean(made: Path, reads: bool) -> None:
+def test_an_intact_folder_has_no_damage(made: Path, reads: bool) -> None:
     n_bytes = sum(path.stat().st_size for path in made.glob("*.hdf5"))
     verdict = verdict_of(made, reads)
     assert verdict == VerificationResult(n_sound=3, n_bytes=n_bytes) and verdict.is_clean
@@ -54,7 +54,7 @@ def test_a_intact_folder_is_clean(made: Path, reads: bool) -> None:
 
 @pytest.mark.parametrize("reads", [True, False])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9, 1.0])
-def test_one_bit_that_has_changed_is_found_by_the_name_of_its_file(folder: Path, share: float, reads: bool) -> None:
+def test_one_changed_bit_is_reported_by_file_name(folder: Path, share: float, reads: bool) -> None:
     path = episode_path(folder, 1)
     data = bytearray(path.read_bytes())
     data[round(share * (len(data) - 1))] ^= 1
@@ -65,7 +65,7 @@ def test_one_bit_that_has_changed_is_found_by_the_name_of_its_file(folder: Path,
 
 
 @pytest.mark.parametrize("spoil", [lambda data: b"", lambda data: data[:-1], lambda data: data[:1000]])
-def test_a_file_that_is_cut_short_is_found(folder: Path, spoil: Callable[[bytes], bytes]) -> None:
+def test_a_truncated_file_is_reported(folder: Path, spoil: Callable[[bytes], bytes]) -> None:
     path = episode_path(folder, 0)
     path.write_bytes(spoil(path.read_bytes()))
     assert list(verdict_of(folder, reads=False).damaged) == [path.name]
@@ -85,7 +85,7 @@ def _turn_back_time(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("spoil", "words"), [(_scratch_video, "video"), (_turn_back_time, "expected rising times")])
-def test_what_was_sealed_wrongly_is_found_where_it_is_read(
+def test_a_file_with_a_matching_seal_but_damaged_content_is_reported(
     folder: Path, spoil: Callable[[bytes], bytes], words: str
 ) -> None:
     path = episode_path(folder, 2)
@@ -98,24 +98,24 @@ def test_what_was_sealed_wrongly_is_found_where_it_is_read(
     assert words in verdict.damaged[path.name]
 
 
-def test_a_number_that_two_files_have_is_reported(folder: Path) -> None:
+def test_a_duplicate_number_is_reported(folder: Path) -> None:
     shutil.copy2(episode_path(folder, 1), folder / "home_franka_play_traj1.hdf5")
     verdict = verdict_of(folder, reads=False)
     assert verdict.twice == [1] and not verdict.is_clean and verdict.n_sound == 4 and not verdict.damaged
 
 
-def test_what_the_index_does_not_say_is_counted_and_is_no_damage(folder: Path) -> None:
+def test_files_missing_from_the_index_are_counted_without_damage(folder: Path) -> None:
     rows = index.listed(folder)
     index.write(folder, rows[:2])
     verdict = verdict_of(folder, reads=False)
     assert verdict.not_indexed == 1 and verdict.is_clean
-    episode_path(folder, 0).touch()  # another date than the index has
+    episode_path(folder, 0).touch()  # another time than in the index
     assert verdict_of(folder, reads=False).not_indexed == 2
     (folder / index.INDEX_NAME).unlink()
     assert verdict_of(folder, reads=False).not_indexed == 3
 
 
-def test_a_file_of_others_is_not_taken_for_intact(folder: Path) -> None:
+def test_a_file_of_another_format_is_damaged(folder: Path) -> None:
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         file["something"] = 1
