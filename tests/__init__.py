@@ -1,1 +1,1 @@
-"""The tests, a folder for each package that they test."""
+"""Tests, with one folder per package."""

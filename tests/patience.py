@@ -1,4 +1,4 @@
-"""How long a test waits for what must happen: the time on a quiet machine, scaled by how slow this one is now."""
+"""Timeouts of tests: the time on an idle machine, scaled by the present slowness of this one."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ import subprocess
 import sys
 import time
 
-_REFERENCE_S = 0.3  # a Python process that imports numpy, on a quiet machine
+_REFERENCE_S = 0.3  # a Python process that imports numpy, on an idle machine
 _N_STARTS = 2
-_MOST = 20.0
-_AS_FAST = 3.0  # slower by no more than this, a machine still meets the timeouts of the product that tests lower
+_MAX_SCALE = 20.0
+_TOLERATED_SCALE = 3.0  # up to this scale a machine meets lowered product timeouts
 
 
 def patience(seconds: float) -> float:
-    """Return `seconds` on a quiet machine as seconds on this one, never less: for what only ends a test that hangs."""
+    """Scale a time limit that only ends a hanging test, from an idle machine to this one; never less than `seconds`."""
     return seconds * time_scale()
 
 
 def relaxed(seconds: float, most_s: float = 1e9) -> float:
-    """Return a timeout of the product that a test has lowered, and waits for, as it is to be on this machine.
+    """Scale a lowered timeout of the product that a test waits for, from an idle machine to this one.
 
     Args:
-        seconds: On a machine that is not busy.
-        most_s: What the configuration allows.
+        seconds: Timeout on an idle machine.
+        most_s: Maximum that the configuration allows.
     """
-    return min(most_s, seconds * max(1.0, time_scale() / _AS_FAST))
+    return min(most_s, seconds * max(1.0, time_scale() / _TOLERATED_SCALE))
 
 
 def time_scale() -> float:
-    """Return how much longer things take here and now than on a quiet machine, at least 1.
+    """Return the present slowness of this machine relative to an idle one, at least 1.
 
-    It is the larger of what starting a process took at the beginning of the run, and of how many processes share a
-    processor at present.
+    It is the maximum of the scale of a process start at the beginning of the run and the present number of processes
+    per processor.
     """
     load, n_processors = os.getloadavg()[0], len(os.sched_getaffinity(0))
-    return min(_MOST, max(1.0, _start_scale(), 1.0 + load / n_processors))
+    return min(_MAX_SCALE, max(1.0, _start_scale(), 1.0 + load / n_processors))
 
 
 @functools.cache
 def _start_scale() -> float:
-    """Measure the start of processes; the fastest counts, as the first one may read from a cold disk."""
+    """Measure the fastest start of a process, relative to an idle machine; the first may read from a cold disk."""
     durations_s = []
     for _ in range(_N_STARTS):
         began_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""The dependency rules: a package imports only packages before it, and each library has one place."""
+"""The dependency rules: a package imports only packages before it, and each library is imported in one place."""
 
 import ast
 import re
@@ -61,7 +61,7 @@ def _tree(file: str) -> ast.Module:
 
 
 def _top_level_imports(file: str) -> Iterator[str]:
-    """Yield what an import of the file imports at once: neither inside functions nor for annotations alone."""
+    """Yield the imports executed when the file is imported: not those inside functions or for annotations only."""
     for node in _tree(file).body:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -96,7 +96,7 @@ def test_a_subpackage_imports_only_those_before_it(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", _sources())
-def test_a_library_is_imported_only_where_it_may_be(file: str) -> None:
+def test_a_library_is_imported_only_where_allowed(file: str) -> None:
     for name in {name.split(".")[0] for name in _imports(file)}:
         assert name not in REFUSED, f"{file} imports {name}"
         assert name != "pickle" or file == UNPICKLER, f"{file} imports pickle"
@@ -153,14 +153,14 @@ def test_one_broad_except() -> None:
     assert len(broad) <= 1 and all(place.startswith("ghvae_core/serving/") for place in broad), broad
 
 
-def test_one_place_resizes_images() -> None:
+def test_images_are_resized_in_one_place() -> None:
     pattern = re.compile(r"cv2\.resize|\.resize\(\s*\(|INTER_")
     users = [file for file in _sources() if pattern.search((ROOT / file).read_text(encoding="utf-8"))]
     allowed = {"robot_bridge/camera.py", "data_collection/reports/images.py"}  # the second enlarges images for reports
     assert set(users) <= allowed, users
 
 
-def test_commands_live_in_files_of_their_names() -> None:
+def test_commands_are_in_files_of_their_names() -> None:
     commands = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("run_*.py")}
     assert commands == {
         "data_collection/run_collection.py",
@@ -177,5 +177,5 @@ def test_commands_live_in_files_of_their_names() -> None:
     }
 
 
-def test_the_top_level_is_the_agreed_one() -> None:
+def test_the_top_level_has_only_the_listed_entries() -> None:
     assert {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} == {*PACKAGES, "tests"}

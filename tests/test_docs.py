@@ -1,4 +1,4 @@
-"""README and docs/ against the code: options, configuration keys, files, links, and the blocks that can be run."""
+"""README and docs/ compared with the code: options, configuration keys, files, links and runnable blocks."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _hooks() -> ModuleType:
 
 @cache
 def _keys() -> set[str]:
-    """Return every configuration key, and what leads to it."""
+    """Return every configuration key and its parents."""
     commands = _hooks().COMMANDS.values()
     keys = {setting.key for schema, files in commands for setting in _hooks().settings(schema, files)}
     return {".".join(key.split(".")[: n + 1]) for key in keys for n in range(key.count(".") + 1)}
@@ -116,7 +116,7 @@ def _sources_of(words: list[str]) -> str:
 
 
 def _is_in(option: str, source: str) -> bool:
-    """Return whether a program's text has an option, as such or as the parameter that typer makes it from."""
+    """Return whether the text of a program has an option, or the parameter from which typer generates it."""
     parameter = option.removeprefix("--").removeprefix("no-").replace("-", "_")
     return re.search(rf'"{re.escape(option)}\b|\b{re.escape(parameter)}\b', source) is not None
 

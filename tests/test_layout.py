@@ -1,4 +1,4 @@
-"""What a newcomer looks for, and the file and the name under which it is found."""
+"""Files, classes and functions of each subject of the project."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACES = {  # what somebody looks for: the file, and a class or function of it
+PLACES = {  # subject: the file, and a class or function in it
     "camera crop": ("robot_bridge/camera.py", "crop_and_resize"),
     "robot interface": ("robot_bridge/robot.py", "Robot"),
     "workspace limits": ("robot_bridge/safety.py", "limit_action"),
@@ -59,7 +59,7 @@ PLACES = {  # what somebody looks for: the file, and a class or function of it
 
 
 @pytest.mark.parametrize("subject", PLACES)
-def test_what_a_newcomer_looks_for_is_where_its_name_says(subject: str) -> None:
+def test_subjects_are_in_the_files_of_their_names(subject: str) -> None:
     file, name = PLACES[subject]
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     defined = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}

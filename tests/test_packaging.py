@@ -1,4 +1,4 @@
-"""The wheel works outside the checkout: what it holds, and what runs without extras and with them."""
+"""The wheel works outside the checkout: its files, and commands with and without extras."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Environment:
 
     def refuses(self, extra: str, command: str, *arguments: str) -> None:
         """Check that a command exits with 2 and one line that names the missing extra."""
-        said = self.run(command, *arguments, code=2).stderr.strip()
-        assert f"ghvae-foresight[{extra}]" in said and len(said.splitlines()) == 1, said
+        error = self.run(command, *arguments, code=2).stderr.strip()
+        assert f"ghvae-foresight[{extra}]" in error and len(error.splitlines()) == 1, error
 
 
 def _pip(*arguments: str) -> None:
@@ -94,7 +94,7 @@ def _closure(distribution: metadata.Distribution, extras: Iterable[str]) -> set[
 
 
 def _link(site: Path, names: Iterable[str]) -> None:
-    """Make installed distributions visible in an environment, by links to what each has at its top level."""
+    """Make installed distributions visible in an environment, by links to their top-level files."""
     for name in names:
         distribution = metadata.distribution(name)
         for entry in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
@@ -126,13 +126,13 @@ def _environment(folder: Path, wheel: Path, extras: Sequence[str]) -> Environmen
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Environment:
-    """What `pip install ghvae_foresight-*.whl` gives: the requirements without extras, nothing else."""
+    """An environment as after `pip install ghvae_foresight-*.whl`: only the requirements without extras."""
     return _environment(tmp_path_factory.mktemp("plain"), wheel, [])
 
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Environment:
-    """What `pip install ghvae_foresight-*.whl[all]` gives."""
+    """An environment as after `pip install ghvae_foresight-*.whl[all]`."""
     return _environment(tmp_path_factory.mktemp("complete"), wheel, ["all"])
 
 

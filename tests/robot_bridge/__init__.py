@@ -1,1 +1,1 @@
-"""Tests of what moves."""
+"""Tests of `robot_bridge`."""

@@ -61,11 +61,11 @@ def test_gripper_becomes_binary(value: float, expected: float) -> None:
     assert limit_action(np.array([0, 0, 0, value]), np.array([0.5, 0.0, 0.1]), LIMITS)[3] == expected
 
 
-@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", range(4))
-def test_non_finite_actions_are_refused(wrong: float, place: int) -> None:
+def test_non_finite_actions_are_refused(value: float, place: int) -> None:
     action = np.zeros(4)
-    action[place] = wrong
+    action[place] = value
     with pytest.raises(UnsafeActionError, match="finite"):
         limit_action(action, np.array([0.5, 0.0, 0.1]), LIMITS)
 

@@ -31,13 +31,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three shards, made here and not in other processes."""
+    """Prepare in this process, in three shards."""
     monkeypatch.setattr(module, "_MIN_RECORDINGS", 3)
     monkeypatch.setattr(module, "map_in_processes", map)
 
 
-def _prepare(folder: Path, cache: Path, told: list[tuple[int, int]] | None = None) -> PreparedEpisodes:
-    return prepare(find(folder), READING, cache, lambda done, total: (told or []).append((done, total)))
+def _prepare(folder: Path, cache: Path, progress: list[tuple[int, int]] | None = None) -> PreparedEpisodes:
+    return prepare(find(folder), READING, cache, lambda done, total: (progress or []).append((done, total)))
 
 
 def _same(one: PreparedEpisodes, other: PreparedEpisodes) -> bool:
@@ -61,9 +61,9 @@ def _count(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_recordings_are_cached_at_model_size(folder: Path, tmp_path: Path) -> None:
-    told = [(0, 0)]
-    prepared = _prepare(folder, tmp_path, told)
-    assert told[1:] == [(3, 7), (6, 7), (7, 7)]
+    progress = [(0, 0)]
+    prepared = _prepare(folder, tmp_path, progress)
+    assert progress[1:] == [(3, 7), (6, 7), (7, 7)]
     assert [len(part) for part in prepared.parts] == [4 + 5, 6 + 7 + 8, 9]  # "cut" comes first
     frames = np.concatenate(prepared.parts)
     first = 0
@@ -132,13 +132,13 @@ def test_only_a_damaged_shard_is_rebuilt(
     assert _same(_prepare(folder, tmp_path / "harmed"), once) and made == [3]
 
 
-def test_other_files_or_another_reading_are_another_set(folder: Path, tmp_path: Path) -> None:
+def test_other_files_or_options_are_prepared_separately(folder: Path, tmp_path: Path) -> None:
     recordings = find(folder)
     for reading in (READING, READING._replace(image_px=16), READING._replace(action_free=True)):
         prepare(recordings, reading, tmp_path / "cache", lambda done, total: None)
     prepare(recordings[1:], READING, tmp_path / "cache", lambda done, total: None)
     copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)  # names, sizes and times as they were
+    shutil.copytree(folder, copy)  # with equal names, sizes and times
     prepare(find(copy), READING, tmp_path / "cache", lambda done, total: None)
     assert len(list((tmp_path / "cache").iterdir())) == 4
     os.utime(copy / "cut.hdf5")
@@ -151,7 +151,7 @@ def test_progress_is_reported_once_a_recording_is_usable(folder: Path, tmp_path:
     shutil.copy(folder / "cut.hdf5", tmp_path / "bad")
 
     def refuse(done: int, total: int) -> None:
-        raise AssertionError("told of nothing")
+        raise AssertionError("progress without a usable recording")
 
     prepared = prepare(find(tmp_path / "bad"), READING, tmp_path / "cache", refuse)
     assert prepared.facts == [] and prepared.refused.total() == 1
@@ -185,7 +185,7 @@ def test_a_disk_that_loses_data_is_reported(folder: Path, tmp_path: Path, monkey
         _prepare(folder, tmp_path)
 
 
-def test_frames_become_tensors_without_a_warning_and_the_file_stays_as_it_is(folder: Path, tmp_path: Path) -> None:
+def test_frames_become_tensors_without_a_warning_and_the_file_is_unchanged(folder: Path, tmp_path: Path) -> None:
     import torch
 
     part = _prepare(folder, tmp_path).parts[0]
@@ -193,7 +193,7 @@ def test_frames_become_tensors_without_a_warning_and_the_file_stays_as_it_is(fol
     assert _prepare(folder, tmp_path).parts[0][:2].any()
 
 
-def test_the_camera_s_own_crop_is_used(tmp_path: Path) -> None:
+def test_the_crop_of_the_camera_is_used(tmp_path: Path) -> None:
     from robot_bridge.camera import model_image
 
     crop = Crop(top_px=40, left_px=0, height_px=120, width_px=120)
@@ -204,7 +204,7 @@ def test_the_camera_s_own_crop_is_used(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found[0], model_image(frames[0], crop, 32))
 
 
-def test_other_processes_make_the_same(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_prepare_the_same_shards(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = _prepare(folder, tmp_path / "here")
     monkeypatch.undo()
     monkeypatch.setattr(module, "_MIN_RECORDINGS", 4)

@@ -38,9 +38,9 @@ def episodes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_episodes_are_read_split_and_counted(episodes: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    dataset = load_dataset([episodes], CONFIG, 64, tmp_path, lambda done, total: told.append((done, total)))
-    assert told[-1] == (6, 6)
+    progress: list[tuple[int, int]] = []
+    dataset = load_dataset([episodes], CONFIG, 64, tmp_path, lambda done, total: progress.append((done, total)))
+    assert progress[-1] == (6, 6)
     assert dataset.n_episodes == 4
     assert (dataset.step_limit_m, dataset.step_s) == (STEP_LIMIT_M, STEP_S)
     assert dataset.action_scale == (STEP_LIMIT_M, STEP_LIMIT_M, STEP_LIMIT_M, 1.0)
@@ -56,7 +56,7 @@ def test_episodes_are_read_split_and_counted(episodes: Path, tmp_path: Path) -> 
     assert not {start // 6 for start in of_train} & {start // 6 for start in of_validation}
 
 
-def test_other_windows_are_cut_from_the_same_prepared_frames(
+def test_other_windows_use_the_same_prepared_frames(
     episodes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = _load(episodes, tmp_path)
@@ -113,7 +113,7 @@ def test_missing_attributes_are_unknown_unless_configured(tmp_path: Path) -> Non
         write_foreign(tmp_path / f"data/lab_sawyer_traj{index}.hdf5") if index else (tmp_path / "data").mkdir()
     unknown = _load(tmp_path / "data", tmp_path / "cache")
     assert (unknown.step_limit_m, unknown.step_s, unknown.camera, unknown.workspace_m) == (None,) * 4
-    assert unknown.action_scale == pytest.approx((0.01, 0.01, 0.01, 1))  # what the data show
+    assert unknown.action_scale == pytest.approx((0.01, 0.01, 0.01, 1))  # measured from the data
     given = _load(tmp_path / "data", tmp_path / "cache", CONFIG.model_copy(update={"step_limit_m": 0.2, "step_s": 0.6}))
     assert (given.step_limit_m, given.step_s, given.action_scale) == (0.2, 0.6, (0.2, 0.2, 0.2, 1.0))
 
@@ -162,7 +162,7 @@ def test_folders_are_mixed_half_and_half_and_each_validates(tmp_path: Path) -> N
     record(folders[0], 4, n_frames=40)
     dataset = _load(folders, tmp_path / "cache", SHORT)
     assert dataset.n_episodes == 7 and len(dataset.folder_sha256) == 2
-    assert dataset.step_limit_m == STEP_LIMIT_M  # as those say that say it; all are metres
+    assert dataset.step_limit_m == STEP_LIMIT_M  # of the files that have it; all are in metres
     assert dataset.action_scale == (STEP_LIMIT_M, STEP_LIMIT_M, STEP_LIMIT_M, 1.0)
     assert dataset.camera == spec().camera and not dataset.warnings
     for part in (dataset.train, dataset.validation):
@@ -178,7 +178,7 @@ def test_folders_are_mixed_half_and_half_and_each_validates(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("fractions", [(1.0,), (-1.0, 1.0), (0.0, 0.0)])
-def test_fractions_that_do_not_fit_are_refused(tmp_path: Path, fractions: tuple[float, ...]) -> None:
+def test_invalid_fractions_are_refused(tmp_path: Path, fractions: tuple[float, ...]) -> None:
     with pytest.raises(DatasetError, match=r"data\.folder_fractions: expected"):
         _load([tmp_path, tmp_path], tmp_path / "cache", CONFIG.model_copy(update={"folder_fractions": fractions}))
 
@@ -210,15 +210,15 @@ def test_actions_of_several_kinds_are_warned_of(tmp_path: Path) -> None:
     assert dataset.action_scale != (STEP_LIMIT_M, STEP_LIMIT_M, STEP_LIMIT_M, 1.0)
 
 
-@pytest.mark.skipif(not METAWORLD, reason="no MetaWorld episodes beside the project")
-def test_genuine_metaworld_episodes_are_scaled_by_their_actions(tmp_path: Path) -> None:
+@pytest.mark.skipif(not METAWORLD, reason="no MetaWorld episodes next to the project")
+def test_real_metaworld_episodes_are_scaled_by_their_actions(tmp_path: Path) -> None:
     dataset = _load(METAWORLD[0].parents[1], tmp_path, DataConfig())
     assert dataset.n_episodes == len(METAWORLD) and dataset.step_limit_m is None
     assert dataset.action_scale == pytest.approx((1, 1, 1, 1), abs=1e-5)
     assert dataset.train.frames.shape == (101 * len(METAWORLD), 64, 64, 3)
 
 
-def test_a_scale_ignores_wild_values_but_not_rare_ones(tmp_path: Path) -> None:
+def test_the_scale_ignores_outliers_but_not_rare_values(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for index in range(2):
         actions = rng.uniform(-1, 1, (500, 4))
@@ -237,8 +237,8 @@ def test_the_split_depends_on_names_and_has_its_fraction() -> None:
     kept = held_out_mask(names, 0.05)
     assert 0.035 < np.mean(kept) < 0.065
     np.testing.assert_array_equal(kept, held_out_mask([f"elsewhere/{name}" for name in names], 0.05))
-    np.testing.assert_array_equal(kept[:99], held_out_mask(names[:99], 0.05))  # new episodes move no old one
-    videos = held_out_mask([f"{i}/left.mp4" for i in range(4000)], 0.05)  # where only the folder tells them apart
+    np.testing.assert_array_equal(kept[:99], held_out_mask(names[:99], 0.05))  # new episodes keep the earlier split
+    videos = held_out_mask([f"{i}/left.mp4" for i in range(4000)], 0.05)  # names that differ only in the folder
     assert 0.035 < np.mean(videos) < 0.065
 
 
@@ -253,7 +253,7 @@ def test_the_last_episode_is_held_out_if_none_or_all_would_be() -> None:
 
 
 def test_data_of_earlier_checkpoints_keep_their_name(tmp_path: Path) -> None:
-    """Defaults of newer options add nothing; anything else than a default does."""
+    """Newer options change the name only if they differ from their defaults."""
     path = tmp_path / "a.hdf5"
     path.write_bytes(b"123")
     named = {

@@ -27,8 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _names(folder: Path, wanted: Selection) -> list[str]:
-    return [recording.name for recording in select([folder], wanted)[0].recordings]
+def _names(folder: Path, selection: Selection) -> list[str]:
+    return [recording.name for recording in select([folder], selection)[0].recordings]
 
 
 def test_recordings_are_chosen_by_robot(folder: Path) -> None:
@@ -39,7 +39,7 @@ def test_recordings_are_chosen_by_robot(folder: Path) -> None:
     assert len(_names(folder, Selection(("sawyer", "franka"), None, None))) == 3
 
 
-def test_a_robot_that_no_file_names_is_refused_with_the_nearest(folder: Path) -> None:
+def test_an_unknown_robot_is_refused_with_the_nearest_name(folder: Path) -> None:
     with pytest.raises(DatasetError, match=r"\(franka, sawyer\), got 'sawier'; did you mean 'sawyer'\?"):
         select([folder], Selection(("franka", "sawier"), None, None))
     with pytest.raises(DatasetError, match=r"got 'ur5'$"):
@@ -59,7 +59,7 @@ def test_recordings_are_chosen_by_lists_of_names(folder: Path, tmp_path: Path) -
 
 
 def test_duplicate_files_are_used_once(folder: Path, tmp_path: Path) -> None:
-    """Else one copy could be trained on while the other, under another name, validates."""
+    """Otherwise one copy could be in the training part and another in the validation part."""
     write_bair(tmp_path / "a.npz")
     for name in ("deeper", "other"):
         (tmp_path / name).mkdir()

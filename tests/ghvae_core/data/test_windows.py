@@ -1,4 +1,4 @@
-""""""
+"""Frames of many files, and windows drawn from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-""""""
+"""Checkpoints: saving, loading, verification and the self-test output."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_shipped_checkpoint_passes_its_self_test_also_in_bfloat16() -> None:
 def test_a_model_with_other_outputs_fails_the_self_test(tmp_path: Path) -> None:
     checkpoint = load(SHIPPED)
     weights = checkpoint.model.module(1).state_dict()["encoder.stem.weight"]
-    weights.zero_()  # what a broken kernel might do
+    weights.zero_()  # as a faulty kernel could
     with pytest.raises(PredictorError, match="does not reproduce its stored self-test output"):
         InProcessPredictor(checkpoint, GoalCost()).self_test()
 
@@ -80,10 +80,10 @@ def test_other_kinds_of_models_have_a_self_test_output(action_dim: int) -> None:
 
 def test_a_model_that_predicts_nan_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = load(small_checkpoint(tmp_path / "small"))
-    imagine = checkpoint.model.predict
+    predict = checkpoint.model.predict
 
     def with_nan(*arguments: Any, **more: Any) -> Iterator[Tensor]:
-        return (frame * torch.nan for frame in imagine(*arguments, **more))
+        return (frame * torch.nan for frame in predict(*arguments, **more))
 
     monkeypatch.setattr(checkpoint.model, "predict", with_nan)
     with pytest.raises(CheckpointWriteError, match="predicts NaN"):
@@ -164,7 +164,7 @@ def test_every_flipped_bit_is_refused(folder: Path, name: str) -> None:
         bad = bytearray(good)
         bad[position] ^= 4
         (folder / name).write_bytes(bytes(bad))
-        if name == MANIFEST:  # a manifest still readable has another sha256, and so another name
+        if name == MANIFEST:  # a manifest that is still readable has another sha256
             try:
                 assert load(folder).sha256 != sha256(good)
             except CheckpointError:
@@ -190,7 +190,7 @@ def test_missing_files_are_refused(folder: Path, name: str) -> None:
         load(folder)
 
 
-def test_no_folder_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"expected a folder with MANIFEST\.json"):
         load(tmp_path / "nowhere")
 
@@ -237,10 +237,10 @@ def test_an_old_checkpoint_loads_and_predicts_the_same(folder: Path) -> None:
 def test_robot_and_camera_are_kept_and_may_be_unknown(tmp_path: Path) -> None:
     robot = robot_spec(crop=Crop(top_px=0, left_px=40, height_px=240, width_px=240))
     workspace_m = (robot.limits.workspace_low_m, robot.limits.workspace_high_m)
-    told = _info().model_copy(update={"workspace_m": workspace_m, "camera": robot.camera})
-    nothing = CheckpointInfo(model=small_config(), modules_trained=2)
-    assert (nothing.step_limit_m, nothing.step_s, nothing.workspace_m, nothing.camera) == (None,) * 4
-    for info in (told, nothing):
+    known = _info().model_copy(update={"workspace_m": workspace_m, "camera": robot.camera})
+    unknown = CheckpointInfo(model=small_config(), modules_trained=2)
+    assert (unknown.step_limit_m, unknown.step_s, unknown.workspace_m, unknown.camera) == (None,) * 4
+    for info in (known, unknown):
         save(tmp_path / "checkpoint", small_model(), info)
         assert load(tmp_path / "checkpoint").info.model_copy(update={"self_test_output": None}) == info
 
@@ -266,7 +266,7 @@ def test_another_kind_of_model_is_refused_by_name(folder: Path, kind: str | None
         load(folder)
 
 
-def test_wrong_shapes_are_refused(folder: Path) -> None:
+def test_invalid_shapes_are_refused(folder: Path) -> None:
     text = (folder / "config.json").read_text()
     config = json.loads(text)
     config["model"]["pixel_channels"] = 16
@@ -302,7 +302,7 @@ def test_unknown_configurations_and_versions_are_refused(folder: Path) -> None:
         load(folder)
 
 
-def test_a_disk_that_refuses_leaves_the_old_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_error_keeps_the_old_checkpoint(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = load(folder).sha256
 
     def full(_: int) -> None:

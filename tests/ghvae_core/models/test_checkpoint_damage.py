@@ -144,8 +144,8 @@ def test_damaged_checkpoints_are_refused_by_name(whole: Path, tmp_path: Path) ->
     assert load(whole).info.modules_trained == 3
 
 
-# Saves without end in a process that is killed after a random time; then everything that is there must verify. All in
-# one process that forks, as starting torch anew for each kill would take most of the time.
+# Saves repeatedly in a process that is killed after a random time; the files must then pass verification. Forks of one
+# process are used, as importing torch for each kill would take most of the time.
 _KILLS = """
 import os, random, shutil, signal, sys, time
 from pathlib import Path
@@ -165,7 +165,7 @@ moments = OptimizerState({f"{i}.exp_avg": p.detach() for i, p in enumerate(model
 info = CheckpointInfo(model=small_config(), step_limit_m=0.2, step_s=0.6, modules_trained=2)
 checkpoint.self_test_output = lambda *_: (0.5,) * 36  # so that kills interrupt writing, not computing
 last, cut = 0, 0
-for _ in range(20 * n_kills):  # of those that came between two saves there may be many
+for _ in range(20 * n_kills):  # many kills can occur between two saves
     if cut == n_kills:
         break
     parent, ready = os.pipe()
@@ -176,17 +176,17 @@ for _ in range(20 * n_kills):  # of those that came between two saves there may 
             saves += 1
             progress = TrainingProgress(run="run", step=saves, saves=saves)
             save_state(folder / "state", progress, model.state_dict(), moments)
-            save(folder / "checkpoint", model, info)  # in the place of the one before
+            save(folder / "checkpoint", model, info)  # replaces the previous one
             os.write(ready, b"x")
     os.close(ready)
-    os.read(parent, 1)  # it saves
+    os.read(parent, 1)  # saving has started
     time.sleep(rng.uniform(0, 0.05))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     os.close(parent)
-    beside = [path for part in (folder, folder / "state") for path in part.glob(".*")]
-    cut += bool(beside)
-    for path in beside:
+    partial = [path for part in (folder, folder / "state") for path in part.glob(".*")]
+    cut += bool(partial)
+    for path in partial:
         shutil.rmtree(path)
     newest = latest_state(folder / "state")
     assert newest is not None

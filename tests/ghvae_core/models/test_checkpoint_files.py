@@ -1,4 +1,4 @@
-""""""
+"""Checkpoint folders: atomic writes, manifests, packed tensors and migrations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.patience import patience
 
 FILES = {"a.bin": b"first", "b.bin": b""}
 
-# Writes without end in a child, and kills it at any moment: a fork of a small process, as torch takes long to load.
+# Writes repeatedly in a child that is killed at a random time: a fork of a small process, as importing torch is slow.
 _KILLS = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -58,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
-def test_a_written_folder_is_read_with_its_facts_and_hash(folder: Path) -> None:
+def test_a_written_folder_is_read_with_its_metadata_and_hash(folder: Path) -> None:
     files, facts, digest = read_manifest(folder)
     assert files == FILES
     assert facts["note"] == 7
@@ -89,7 +89,7 @@ def test_after_each_of_20_kills_there_is_an_intact_folder(tmp_path: Path) -> Non
     script = [sys.executable, "-c", _KILLS, str(tmp_path / "folder")]
     done = subprocess.run(script, capture_output=True, text=True, timeout=patience(100), check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 1  # the children did write
+    assert int(done.stdout) > 1  # the children have written
     write_folder(tmp_path / "folder", FILES, {})
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
@@ -108,7 +108,7 @@ def test_the_only_copy_after_a_kill_is_not_removed(tmp_path: Path) -> None:
     assert (tmp_path / ".folder.abcd1234.old").exists()
 
 
-def test_a_refused_rename_brings_the_old_folder_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_rename_restores_the_old_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = os.rename
 
     def refuse(path: Path, target: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_refused_rename_brings_the_old_folder_back(folder: Path, monkeypatch: 
     assert [path.name for path in folder.parent.iterdir()] == ["folder"]
 
 
-def test_the_folder_is_as_readable_as_others(folder: Path) -> None:
+def test_the_folder_has_the_usual_permissions(folder: Path) -> None:
     assert folder.stat().st_mode & 0o777 == 0o755
 
 
@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_read_is_named(folder: Path) -> None:
         read_manifest(folder)
 
 
-def test_tensors_are_packed_whatever_their_memory_layout() -> None:
+def test_tensors_of_any_memory_layout_are_packed() -> None:
     tensors = {"x": torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last), "n": torch.tensor(3)}
     found = unpack_tensors(pack_tensors(tensors), "x")
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
@@ -161,7 +161,7 @@ def test_tensors_are_packed_whatever_their_memory_layout() -> None:
         unpack_tensors(pack_tensors({"x": torch.tensor([1.0, torch.nan])}), "file")
 
 
-def test_a_type_of_number_that_is_not_read_is_refused() -> None:
+def test_an_unsupported_dtype_is_refused() -> None:
     header = json.dumps({"weight": {"dtype": "F8_E8M0", "shape": [2], "data_offsets": [0, 2]}}).encode()
     with pytest.raises(CheckpointError, match=r"weights: expected"):
         unpack_tensors(len(header).to_bytes(8, "little") + header + b"\0\0", "weights")
@@ -220,7 +220,7 @@ def test_version_2_keeps_every_value_under_the_present_names() -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_step_does_not_change_its_input(version: int) -> None:
+def test_a_migration_step_does_not_change_its_input(version: int) -> None:
     old = _old(version)
     before = deepcopy(old)
     for step in (checkpoint_files._from_1_to_2, checkpoint_files._from_2_to_3):

@@ -36,11 +36,11 @@ def test_features_halve_and_grow() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_rollout_has_the_contract_s_shape_and_range(depth: int) -> None:
-    imagined = small_model(3).rollout(torch.rand(2, 2, 3, PX, PX), torch.rand(2, 5, 4), depth=depth)
-    assert imagined.shape == (2, 4, 3, PX, PX)
-    assert 0 <= imagined.min() <= imagined.max() <= 1
-    assert not imagined.requires_grad
+def test_rollout_has_the_specified_shape_and_range(depth: int) -> None:
+    predicted = small_model(3).rollout(torch.rand(2, 2, 3, PX, PX), torch.rand(2, 5, 4), depth=depth)
+    assert predicted.shape == (2, 4, 3, PX, PX)
+    assert 0 <= predicted.min() <= predicted.max() <= 1
+    assert not predicted.requires_grad
 
 
 def test_prediction_depends_on_past_and_present_actions_and_both_context_frames() -> None:
@@ -50,8 +50,8 @@ def test_prediction_depends_on_past_and_present_actions_and_both_context_frames(
     for t in range(6):
         other = actions.clone()
         other[:, t] += 1
-        same = (model.rollout(context, other) == before).flatten(2).all(-1)[0]  # of the 5 imagined frames
-        changed_from = max(0, t - 1)  # action 1 leads to imagined frame 0
+        same = (model.rollout(context, other) == before).flatten(2).all(-1)[0]  # of the 5 predicted frames
+        changed_from = max(0, t - 1)  # action 1 leads to predicted frame 0
         assert same[:changed_from].all(), f"action {t} changed a frame before it"
         assert not same[changed_from:].any(), f"action {t} changed nothing"
     for t in range(2):
@@ -101,7 +101,7 @@ def test_with_the_uniform_prior_actions_are_ignored() -> None:
     assert not model.config.takes_actions
 
 
-def test_an_action_free_model_has_no_weights_for_actions_and_takes_actions_of_no_numbers() -> None:
+def test_an_action_free_model_has_no_action_weights_and_takes_empty_actions() -> None:
     model = small_model(action_dim=0, action_scale=())
     assert not any(".action." in name for name in model.state_dict())
     assert model.rollout(torch.rand(1, 2, 3, PX, PX), torch.empty(3, 4, 0)).shape == (3, 3, 3, PX, PX)
@@ -109,11 +109,11 @@ def test_an_action_free_model_has_no_weights_for_actions_and_takes_actions_of_no
 
 
 @pytest.mark.parametrize(("n_modules", "px"), [(1, 2), (1, 6), (3, 24), (5, 32), (4, 16), (7, 128)])
-def test_any_number_of_modules_and_any_side_that_can_be_halved_so_often(n_modules: int, px: int) -> None:
+def test_any_number_of_modules_and_any_divisible_image_size(n_modules: int, px: int) -> None:
     sizes = [small_config().modules[0].model_copy(update={"channels": 8 + 4 * k}) for k in range(n_modules)]
     model = Ghvae(GhvaeConfig(modules=tuple(sizes), pixel_channels=8, image_px=px))
-    imagined = model.rollout(torch.rand(1, 2, 3, px, px), torch.rand(2, 3, 4))
-    assert imagined.shape == (2, 2, 3, px, px)
+    predicted = model.rollout(torch.rand(1, 2, 3, px, px), torch.rand(2, 3, 4))
+    assert predicted.shape == (2, 2, 3, px, px)
     assert model.encode(torch.rand(1, 3, px, px))[-1].shape[-1] == px // 2**n_modules
     kernels = {c.kernel_size for c in model.module(n_modules).prior.modules() if isinstance(c, torch.nn.Conv2d)}
     assert ((3, 3) in kernels) == (px > 2**n_modules)
@@ -147,6 +147,6 @@ def test_contexts_and_actions_that_do_not_fit_are_refused(n_contexts: int, n_act
         ({"action_scale": (1.0, 1.0, 0.0, 1.0)}, "action_scale"),
     ],
 )
-def test_impossible_configurations_are_refused(changes: dict[str, object], reason: str) -> None:
+def test_invalid_configurations_are_refused(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         GhvaeConfig.model_validate({**small_config().model_dump(), **changes})

@@ -53,11 +53,11 @@ def test_features_are_an_eighth_as_wide_and_skips_halve(px: int) -> None:
 
 
 @pytest.mark.parametrize("n_contexts", [1, 3])
-def test_rollout_has_the_contract_s_shape_and_range(n_contexts: int) -> None:
-    imagined = _svg().rollout(_context(n_contexts), _actions(3), depth=1)
-    assert imagined.shape == (3, 4, 3, PX, PX)
-    assert 0 <= imagined.min() <= imagined.max() <= 1
-    assert not imagined.requires_grad
+def test_rollout_has_the_specified_shape_and_range(n_contexts: int) -> None:
+    predicted = _svg().rollout(_context(n_contexts), _actions(3), depth=1)
+    assert predicted.shape == (3, 4, 3, PX, PX)
+    assert 0 <= predicted.min() <= predicted.max() <= 1
+    assert not predicted.requires_grad
 
 
 def test_one_shared_context_equals_tiling_it() -> None:
@@ -72,8 +72,8 @@ def test_prediction_depends_on_past_and_present_actions_and_both_context_frames(
     for t in range(6):
         other = actions.clone()
         other[:, t] += 1
-        same = (model.rollout(context, other) == before).flatten(2).all(-1)[0]  # of the 5 imagined frames
-        changed_from = max(0, t - 1)  # action 1 leads to imagined frame 0
+        same = (model.rollout(context, other) == before).flatten(2).all(-1)[0]  # of the 5 predicted frames
+        changed_from = max(0, t - 1)  # action 1 leads to predicted frame 0
         assert same[:changed_from].all(), f"action {t} changed a frame before it"
         assert not same[changed_from:].any(), f"action {t} changed nothing"
     for t in range(2):
@@ -105,7 +105,7 @@ def test_prediction_does_not_use_the_posterior() -> None:
     model.rollout(_context(), _actions())
 
 
-def test_an_action_free_model_takes_actions_of_no_numbers() -> None:
+def test_an_action_free_model_takes_empty_actions() -> None:
     model = _svg(SvgConfig.model_validate({**CONFIG.model_dump(exclude={"action_scale"}), "action_dim": 0}))
     assert model.rollout(_context(), torch.empty(3, 5, 0)).shape == (3, 4, 3, PX, PX)
     batch = small_batch()
@@ -134,7 +134,7 @@ def test_there_is_one_module() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"), [({"image_px": 20}, "divisible by 8, got 20"), ({"stage_channels": (8, 0, 8)}, "positive")]
 )
-def test_impossible_configurations_are_refused(changes: dict[str, object], reason: str) -> None:
+def test_invalid_configurations_are_refused(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         SvgConfig.model_validate({**CONFIG.model_dump(), **changes})
 
@@ -147,7 +147,7 @@ def test_the_kl_is_the_closed_form() -> None:
     torch.testing.assert_close(kl_divergence(*posterior, prior), torch.distributions.kl_divergence(*normals))
 
 
-def test_the_loss_is_the_error_plus_beta_times_the_kl_a_sequence() -> None:
+def test_the_loss_is_the_error_plus_beta_times_the_kl_per_sequence() -> None:
     model, batch = _svg(), small_batch(3)
     loss = svg_loss(model, batch, 0.5, None)
     torch.testing.assert_close(loss.total, loss.mse + 0.5 * loss.kl)

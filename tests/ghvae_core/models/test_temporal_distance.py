@@ -70,7 +70,7 @@ def test_weights_of_another_size_are_refused(distance: TemporalDistance, tmp_pat
         load(tmp_path / "d")
 
 
-def test_a_model_is_no_distance(tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_model_is_refused(tmp_path: Path) -> None:
     shipped = Path(__file__).parents[3] / "ghvae_core/checkpoints/tiny"
     with pytest.raises(CheckpointError, match="train one with run_distance"):
         load(shipped)

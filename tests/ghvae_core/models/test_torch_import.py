@@ -15,7 +15,7 @@ from tests.ghvae_core.small import small_config, small_model
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
 
 
-class _Gadget:
+class _Exploit:
     """Runs a command when it is unpickled."""
 
     def __init__(self, command: str) -> None:
@@ -26,7 +26,7 @@ class _Gadget:
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_a_good_file_is_read(tmp_path: Path, is_zip: bool) -> None:
+def test_an_intact_file_is_read(tmp_path: Path, is_zip: bool) -> None:
     path = tmp_path / "model.pt"
     torch.save({"epoch": 3, "state_dict": TENSORS}, path, _use_new_zipfile_serialization=is_zip)
     read = read_torch_file(path)
@@ -44,13 +44,13 @@ def test_a_good_file_is_read(tmp_path: Path, is_zip: bool) -> None:
         {"a": {"weight": TENSORS["a.weight"], "bias": TENSORS["a.bias"]}, "epoch": 3},
     ],
 )
-def test_wrappings_are_taken_off(tree: dict[str, Any]) -> None:
+def test_wrappers_are_removed(tree: dict[str, Any]) -> None:
     assert set(dict(flatten(tree))) == set(TENSORS)
 
 
 def test_a_file_with_code_is_refused_and_not_executed(tmp_path: Path) -> None:
     path, witness = tmp_path / "model.pt", tmp_path / "ran"
-    torch.save({"state_dict": {**TENSORS, "b": _Gadget(f"touch {witness}")}}, path)
+    torch.save({"state_dict": {**TENSORS, "b": _Exploit(f"touch {witness}")}}, path)
     with pytest.raises(CheckpointError, match=r"model\.pt: refused: it refers to posix\.system") as error:
         read_torch_file(path)
     assert not witness.exists()
@@ -76,19 +76,19 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e8m0fnu], ids=str)
-def test_numbers_that_weights_are_not_made_of_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_dtypes_other_than_of_weights_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
     torch.save({"a": torch.ones(2).to(dtype)}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match=rf"model\.pt: refused: .*expected common number types, got a of {dtype}"):
         read_torch_file(tmp_path / "model.pt")
 
 
-def test_a_small_file_that_unfolds_into_a_large_tensor_is_refused(tmp_path: Path) -> None:
+def test_a_small_file_with_a_large_expanded_tensor_is_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1).expand(2**34)}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="needs more memory"):
         read_torch_file(tmp_path / "model.pt")
 
 
-def test_files_without_tensors_and_no_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_and_files_without_tensors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"epoch": 3}, tmp_path / "model.pt")
     with pytest.raises(CheckpointError, match="expected 1 to 100000 tensors, got 0"):
         read_torch_file(tmp_path / "model.pt")

@@ -63,7 +63,7 @@ def test_equal_settings_load_all_weights_bit_for_bit(config: GhvaeConfig | SvgCo
 
 
 @CONFIGS
-def test_another_action_scale_leaves_the_same_movement_its_effect(config: GhvaeConfig | SvgConfig) -> None:
+def test_another_action_scale_keeps_the_effect_of_a_movement(config: GhvaeConfig | SvgConfig) -> None:
     start = _start(_of_actions(config, 0.2, 0.2, 0.2, 1.0))
     model, report = _adapt(start, _of_actions(config, 0.05, 0.1, 0.2, 1.0))
     torch.testing.assert_close(_rollout(model, _actions()), _rollout(start.model, _actions()))
@@ -73,7 +73,7 @@ def test_another_action_scale_leaves_the_same_movement_its_effect(config: GhvaeC
 
 
 @CONFIGS
-def test_more_numbers_keep_the_old_ones_and_the_gripper_last(config: GhvaeConfig | SvgConfig) -> None:
+def test_added_action_numbers_keep_the_others_and_the_gripper_last(config: GhvaeConfig | SvgConfig) -> None:
     start = _start(_of_actions(config, 0.2, 0.2, 0.2, 1.0))
     model, report = _adapt(start, _of_actions(config, 0.1, 0.1, 0.1, 0.5, 1.0))
     old = _actions()
@@ -101,7 +101,7 @@ def test_a_plane_has_no_gripper() -> None:
 
 
 @CONFIGS
-def test_actions_that_were_unknown_have_no_effect_yet_and_can_be_learned(config: GhvaeConfig | SvgConfig) -> None:
+def test_new_actions_start_without_effect_and_are_learnable(config: GhvaeConfig | SvgConfig) -> None:
     start = _start(_of_actions(config))
     model, report = _adapt(start, _of_actions(config, *(1.0,) * 4))
     torch.testing.assert_close(_rollout(model, _actions()), _rollout(start.model, _actions(4)[..., :0]))
@@ -138,7 +138,7 @@ def _context() -> Tensor:
     return torch.rand(1, 2, 3, PX, PX, generator=torch.Generator().manual_seed(1))
 
 
-def test_another_image_size_turns_kernels_into_each_other() -> None:
+def test_another_image_size_adapts_the_kernels() -> None:
     at_one = small_config(4)  # the deepest features are 1x1
     start = _start(at_one)
     larger, report = _adapt(start, at_one.model_copy(update={"image_px": 2 * PX}))
@@ -155,7 +155,7 @@ def replace_model(info: CheckpointInfo, model: VideoModel) -> CheckpointInfo:
     return info.model_copy(update={"model": model.config})
 
 
-def test_a_prior_that_was_uniform_was_never_trained() -> None:
+def test_a_uniform_prior_is_reported_as_new() -> None:
     start = _start(small_config(prior="uniform"))
     model, report = _adapt(start, small_config())
     assert report.new
@@ -166,7 +166,7 @@ def test_a_prior_that_was_uniform_was_never_trained() -> None:
     assert report.changed == {"prior": "was uniform, is learned"}
 
 
-def test_new_weights_follow_the_rng_and_leave_the_global_one_alone() -> None:
+def test_new_weights_use_the_rng_and_not_the_global_one() -> None:
     start, config = _start(small_config(1)), small_config(2)
     before = torch.random.get_rng_state()
     first, second = (_adapt(start, config)[0].state_dict() for _ in range(2))
@@ -197,7 +197,7 @@ def test_other_sizes_are_refused_by_name(
         _adapt(_start(start), config)
 
 
-def test_the_report_as_text_is_complete() -> None:
+def test_the_text_of_the_report_is_complete() -> None:
     start = _start(small_config(2))
     _, report = _adapt(start, _of_actions(small_config(3), 0.5, 0.5, 0.5, 1.0))
     text = "\n".join(report.lines())

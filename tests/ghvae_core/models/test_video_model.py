@@ -55,21 +55,21 @@ def test_the_action_scale_is_one_for_each_number_of_an_action() -> None:
         ({"image_px": 0}, "image_px"),
     ],
 )
-def test_impossible_configurations_are_refused(fields: dict[str, object], reason: str) -> None:
+def test_invalid_configurations_are_refused(fields: dict[str, object], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         ModelConfig.model_validate(fields)
 
 
-def test_the_action_scale_moves_with_the_model_but_is_no_weight() -> None:
+def test_the_action_scale_is_a_buffer_and_not_a_parameter() -> None:
     assert "action_scale" in dict(MODEL.named_buffers())
     assert "action_scale" not in MODEL.state_dict()
 
 
 def test_a_rollout_stacks_all_predictions_without_gradient() -> None:
-    imagined = MODEL.rollout(CONTEXT, torch.zeros(3, 5, 4))
-    assert imagined.shape == (3, 4, 3, 4, 4)
-    assert imagined[0, :, 0, 0, 0].tolist() == [0.5, 0.25, 0.125, 0.0625]
-    assert not imagined.requires_grad
+    predicted = MODEL.rollout(CONTEXT, torch.zeros(3, 5, 4))
+    assert predicted.shape == (3, 4, 3, 4, 4)
+    assert predicted[0, :, 0, 0, 0].tolist() == [0.5, 0.25, 0.125, 0.0625]
+    assert not predicted.requires_grad
     assert next(MODEL.unroll(CONTEXT, torch.zeros(3, 5, 4))).requires_grad
 
 

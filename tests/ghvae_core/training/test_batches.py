@@ -38,7 +38,7 @@ def _frames(parts: Iterator[MicroBatch]) -> torch.Tensor:
     return torch.cat([part.batch.frames[: part.batch.n_sequences] for part in parts])
 
 
-def test_any_number_of_processes_and_parts_learns_from_the_same_windows(tmp_path: Path) -> None:
+def test_batches_are_independent_of_processes_and_parts(tmp_path: Path) -> None:
     with closing(_loader(tmp_path)) as loader:
         (whole,) = loader.parts(1, 3, 10)
     expected = _frames(iter([whole]))
@@ -57,7 +57,7 @@ def test_any_number_of_processes_and_parts_learns_from_the_same_windows(tmp_path
         assert torch.equal(torch.cat(drawn), noise)
 
 
-def test_a_clip_is_augmented_alike_however_the_batch_is_divided(tmp_path: Path) -> None:
+def test_augmentation_is_independent_of_the_division_of_a_batch(tmp_path: Path) -> None:
     drawn: list[float] = []
 
     def augment(frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -67,7 +67,7 @@ def test_a_clip_is_augmented_alike_however_the_batch_is_divided(tmp_path: Path) 
     with closing(_loader(tmp_path, augment=augment)) as loader:
         expected = _frames(loader.parts(0, 0, 1))
     assert len(set(drawn)) == 8
-    assert np.random.default_rng([0, 0, 0]).random() not in drawn  # else a window's looks would depend on its number
+    assert np.random.default_rng([0, 0, 0]).random() not in drawn  # augmentation is independent of the window draw
     parts: list[MicroBatch] = []
     for rank in range(2):
         with closing(_loader(tmp_path, 2, rank, 2, augment)) as loader:
@@ -78,7 +78,7 @@ def test_a_clip_is_augmented_alike_however_the_batch_is_divided(tmp_path: Path) 
 def test_batches_depend_on_stage_and_step_alone(tmp_path: Path) -> None:
     with closing(_loader(tmp_path)) as one, closing(_loader(tmp_path)) as other:
         in_order = [_frames(one.parts(0, step, 5)) for step in range(5)]
-        for step in (4, 0, 3, 3, 1):  # nothing of it was prepared
+        for step in (4, 0, 3, 3, 1):  # none of them was prepared
             assert torch.equal(_frames(other.parts(0, step, 5)), in_order[step])
         other.forget()
         assert torch.equal(_frames(other.parts(0, 2, 5)), in_order[2])
@@ -97,10 +97,10 @@ def test_the_next_batch_is_prepared_while_the_present_one_is_used(tmp_path: Path
     with closing(_loader(tmp_path, augment=augment)) as loader:
         parts = loader.parts(0, 0, 2)
         next(parts)
-        assert twice.wait(patience(60))  # the next step's, before anyone asked for it
+        assert twice.wait(patience(60))  # of the next step, before its request
 
 
-def test_a_failure_of_the_thread_is_that_of_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_of_the_thread_is_raised_by_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("the disk is gone")
 

@@ -122,8 +122,8 @@ def test_the_peak_equals_that_of_a_real_step(small: ModelCost, name: str) -> Non
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         phase(batch, 0, torch.Generator()).total.backward()
     cost = _cost(small, name)
-    there = cost.weights_bytes + 8 * cost.n_trained + 4 * (batch.frames.numel() + batch.actions.numel())
-    measured = there + _most_allocated(profiler)
+    base = cost.weights_bytes + 8 * cost.n_trained + 4 * (batch.frames.numel() + batch.actions.numel())
+    measured = base + _most_allocated(profiler)
     assert cost.peak_bytes == pytest.approx(measured, rel=0.1)
 
 
@@ -168,7 +168,7 @@ def test_half_precision_and_accumulation_need_less_memory(small: ModelCost) -> N
 
 
 @pytest.mark.slow
-def test_paper_has_the_size_of_the_paper_and_each_greedy_phase_fits_a_24_gb_card() -> None:
+def test_the_paper_configuration_has_its_size_and_greedy_phases_fit_24_gb() -> None:
     paper = _described("paper")
     assert paper.n_parameters == pytest.approx(603e6, rel=0.02)
     greedy = [cost for cost in paper.stages if cost.stage.startswith("module_")]

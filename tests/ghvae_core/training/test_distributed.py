@@ -24,7 +24,7 @@ from tests.ghvae_core.together import CONFIG, SHARDED
 from tests.patience import patience
 
 ROOT = Path(__file__).resolve().parents[3]
-LAUNCH_S = 140  # a launch that takes longer hangs, and so does one that says so itself
+LAUNCH_S = 140  # time limit of a launch; it exceeds the timeouts of the processes
 
 
 def _launch(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +38,7 @@ def _launch(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         try:
             output, errors = launched.communicate(timeout=patience(LAUNCH_S))
         finally:
-            launched.terminate()  # takes both with it, which a kill would leave behind
+            launched.terminate()  # ends both processes; a kill would leave them running
     return subprocess.CompletedProcess(command, launched.returncode, output, errors)
 
 
@@ -111,7 +111,7 @@ def test_a_bad_loss_in_one_process_is_skipped_by_all(seen: list[dict[str, Any]])
         assert len(each["poisoned"]["losses"]) == len(each["plain"]["losses"]) - 1
 
 
-def test_the_first_process_may_decode_for_days(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_process_may_decode_for_three_days(monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[object] = []
     timeouts: list[timedelta] = []
 
@@ -134,7 +134,7 @@ def test_the_first_process_may_decode_for_days(monkeypatch: pytest.MonkeyPatch) 
     assert timeouts[1] >= timedelta(days=3)  # videos of RoboNet's size on a slow disk
 
 
-def test_a_process_alone_is_a_group_of_one() -> None:
+def test_a_single_process_is_a_group_of_one() -> None:
     with ProcessGroup("cpu") as group:
         assert group.is_first
         assert group.largest(3, 1) == (3, 1)

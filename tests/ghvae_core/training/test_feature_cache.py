@@ -20,7 +20,7 @@ ROWS = np.array([[3, 0], [7, 11]])
 
 
 def _source(data: str = "data", is_half: bool = False) -> FeatureSource:
-    return FeatureSource(WINDOWS.frames, data, 5, is_half)  # 48 frames: the last piece is not whole
+    return FeatureSource(WINDOWS.frames, data, 5, is_half)  # 48 frames: the last part is partial
 
 
 def _cache(folder: Path, source: FeatureSource | None = None) -> tuple[FeatureCache, list[str]]:
@@ -172,23 +172,23 @@ def test_auto_compares_the_cost_of_filling_with_the_saving_of_lookups(
     monkeypatch.setattr(
         "ghvae_core.training.feature_cache_policy.read_rate", lambda folder: 12 * 16 * 4.0
     )  # h^2 of a frame a second
-    assert policy.choose(model, 2, 400, cache).levels == range(2, 3)  # h^1 is dearer to read than to compute
+    assert policy.choose(model, 2, 400, cache).levels == range(2, 3)  # h^1 takes longer to read than to compute
     cache.fill(model, range(1, 3), in_files=False)
     monkeypatch.setattr("ghvae_core.training.feature_cache_policy.read_rate", lambda folder: 1e12)
-    assert policy.choose(model, 2, 1, cache).levels == range(1, 3)  # it is there
+    assert policy.choose(model, 2, 1, cache).levels == range(1, 3)  # it is in the cache
 
 
-def test_a_full_disk_is_done_without_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_disables_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = _policy(tmp_path, feature_cache="all", feature_cache_limit_gb=0.0)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
     assert policy.choose(small_model(3), 2, 1000, _cache(tmp_path)[0]) == FeatureCacheChoice(range(0), False)
 
 
-def test_files_that_are_there_need_no_further_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_files_need_no_further_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = _policy(tmp_path, feature_cache="all", feature_cache_limit_gb=0.0)
     model, (cache, _) = small_model(3), _cache(tmp_path)
     cache.fill(model, range(1, 3), in_files=True)
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100_000}))  # they have 135 168
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100_000}))  # the files: 135 168
     assert policy.choose(model, 2, 1000, cache) == FeatureCacheChoice(range(1, 3), True)
 
 

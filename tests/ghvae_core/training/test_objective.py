@@ -81,7 +81,7 @@ def test_cached_features_give_the_same_loss_and_gradients() -> None:
 
 
 @pytest.mark.parametrize("emphasis", [1.0, 5.0])
-def test_the_total_is_the_bound_whatever_the_emphasis(emphasis: float) -> None:
+def test_the_total_is_the_bound_for_any_emphasis(emphasis: float) -> None:
     loss = module_loss(_only(small_model(2), 2), 2, small_batch(), (1e-3, emphasis * 1e-3), None)
     torch.testing.assert_close(loss.total, loss.mse + 1e-3 * loss.kl)
 
@@ -125,8 +125,8 @@ def test_rollout_loss_is_the_error_of_the_rollout_and_reaches_all_encoders() -> 
     model, batch = small_model(2), small_batch()
     frames, actions = batch.sequences()
     loss = rollout_loss(model, 2, batch, 2)
-    imagined = model.rollout(frames[:, :2], actions)
-    torch.testing.assert_close(loss.mse.detach(), ((imagined - frames[:, 2:]) ** 2).mean())
+    predicted = model.rollout(frames[:, :2], actions)
+    torch.testing.assert_close(loss.mse.detach(), ((predicted - frames[:, 2:]) ** 2).mean())
     loss.total.backward()  # type: ignore[no-untyped-call]
     reached = _gradients(model)
     assert all(any(name.startswith(f"levels.{k}.encoder") for name in reached) for k in (0, 1))

@@ -26,7 +26,7 @@ def test_stages_are_greedy_then_the_refinements() -> None:
     ]
 
 
-def test_end_to_end_refines_at_a_tenth_of_the_rate_and_starts_at_all_of_it() -> None:
+def test_end_to_end_uses_a_tenth_of_the_rate_after_module_stages() -> None:
     alone = CONFIG.model_copy(update={"module_steps": (0,)})
     fixed = alone.model_copy(update={"end_to_end_learning_rate": 0.5})
     rates = [
@@ -62,8 +62,8 @@ def test_invalid_settings_are_refused(settings: dict[str, object], reason: str) 
 
 
 def test_a_model_without_modules_is_trained_end_to_end_alone() -> None:
-    rival = SvgConfig()
+    baseline = SvgConfig()
     with pytest.raises(ConfigError, match="expected end_to_end_steps alone"):
-        check_plan(stages(CONFIG, 1), rival)
-    check_plan(stages(TrainingConfig(module_steps=(0,), end_to_end_steps=1), 1), rival)
+        check_plan(stages(CONFIG, 1), baseline)
+    check_plan(stages(TrainingConfig(module_steps=(0,), end_to_end_steps=1), 1), baseline)
     check_plan(stages(CONFIG, 2), small_config(2))

@@ -1,4 +1,4 @@
-"""Videos alone fit how many steps lie between two of their images."""
+"""Training of the temporal distance from videos alone."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def _continue(step: int, loss: float) -> bool:
     return False
 
 
-def test_it_beats_the_median_and_orders_goals() -> None:
+def test_training_beats_the_median_baseline_and_orders_goals() -> None:
     windows, distance = _moving_square(40), _distance()
     before = measure(distance, windows, np.random.default_rng(1))
     config = TemporalDistanceTrainingConfig(n_steps=200, unrelated_fraction=0.1)
@@ -47,7 +47,7 @@ def test_it_beats_the_median_and_orders_goals() -> None:
 
 
 def _labelled(n_episodes: int) -> Windows:
-    """Return windows of plain images whose red is the episode and whose green is the time."""
+    """Return windows of uniform images; red is the episode, green the time."""
     frames = np.zeros((n_episodes, N_FRAMES, PX, PX, 3), np.uint8)
     frames[..., 0] = np.arange(n_episodes)[:, None, None, None]
     frames[..., 1] = np.arange(N_FRAMES)[:, None, None]
@@ -71,9 +71,9 @@ def test_pairs_have_the_stated_number_of_steps_and_unrelated_goals_are_unreachab
     assert set(steps[~unrelated].tolist()) == set(range(N_FRAMES))
 
 
-def test_predicted_images_have_the_right_step() -> None:
+def test_predicted_images_have_the_correct_step() -> None:
     class BluePredictor:
-        """Predicts the right images, with full blue."""
+        """Predicts the true images, with full blue."""
 
         def rollout(self, context: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
             n, n_context = context.shape[:2]
@@ -96,7 +96,7 @@ def test_predicted_images_have_the_right_step() -> None:
     assert (blue[now >= 2] == 255).mean() == pytest.approx(0.5, abs=0.12)
 
 
-def test_it_stops_on_request_and_is_reproducible() -> None:
+def test_training_stops_on_request_and_is_reproducible() -> None:
     weights = []
     for _ in range(2):
         distance = _distance()

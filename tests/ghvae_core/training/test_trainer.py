@@ -108,7 +108,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> list[int]:
 
     def poisoned(model: Ghvae, k: int, batch: Batch, weights: Weights, generator: torch.Generator | None) -> Loss:
         loss = module_loss(model, k, batch, weights, generator)
-        calls[0] += generator is not None  # else it is validation
+        calls[0] += generator is not None  # None in validation
         return loss._replace(total=loss.total * float("nan")) if calls[0] in bad else loss
 
     monkeypatch.setattr("ghvae_core.training.stages.module_loss", poisoned)
@@ -139,7 +139,7 @@ def test_bad_steps_in_a_row_restore_the_last_state_with_half_the_rate(
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
 
 
-def test_a_loss_that_stays_bad_stops_training_with_good_weights_on_disk(
+def test_a_persistent_non_finite_loss_stops_training_with_a_valid_state_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _poison(monkeypatch, set(range(1, 100)))
@@ -272,7 +272,7 @@ def test_half_precision_is_close_and_keeps_float32_weights(tmp_path: Path) -> No
 END = TrainingConfig(module_steps=(0,), end_to_end_steps=3, batch_windows=3, validation_windows=4)
 
 
-def test_end_to_end_trains_all_that_makes_the_deepest_prediction(tmp_path: Path) -> None:
+def test_end_to_end_trains_all_modules_of_the_deepest_prediction(tmp_path: Path) -> None:
     trainer, model, _ = make_trainer(tmp_path, END)
     before = copy.deepcopy(model.state_dict())
     trainer.train(never)
@@ -282,18 +282,18 @@ def test_end_to_end_trains_all_that_makes_the_deepest_prediction(tmp_path: Path)
 
 
 def test_svg_is_trained_end_to_end_and_resumed(tmp_path: Path) -> None:
-    def rival() -> Svg:
+    def make_svg() -> Svg:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return Svg(SvgConfig(image_px=PX, stage_channels=(8, 8, 8), hidden=8, features=8, latent=3))
 
-    whole, expected, _ = make_trainer(tmp_path / "whole", END, model=rival())
+    whole, expected, _ = make_trainer(tmp_path / "whole", END, model=make_svg())
     metrics = whole.train(never)
     assert set(metrics) == {"end_to_end"}
-    first, _, _ = make_trainer(tmp_path / "parts", END, model=rival())
+    first, _, _ = make_trainer(tmp_path / "parts", END, model=make_svg())
     with pytest.raises(Interrupted):
         first.train(after(2))
-    second, resumed, _ = make_trainer(tmp_path / "parts", END, model=rival())
+    second, resumed, _ = make_trainer(tmp_path / "parts", END, model=make_svg())
     assert second.resume()
     assert second.train(never) == metrics
     for name, tensor in expected.state_dict().items():
@@ -303,7 +303,7 @@ def test_svg_is_trained_end_to_end_and_resumed(tmp_path: Path) -> None:
 AVERAGED = CONFIG.model_copy(update={"ema_decay": 0.5})
 
 
-def test_a_stage_leaves_the_average_of_its_weights(tmp_path: Path) -> None:
+def test_a_stage_ends_with_the_average_of_its_weights(tmp_path: Path) -> None:
     steps: list[torch.Tensor] = []
 
     def remember(stage: TrainingStage, step: int) -> None:

@@ -37,7 +37,7 @@ STILL = draw_image()
 
 
 class Stream:
-    """An MJPEG stream of the images that `make` returns, 20 a second; None sclosing nothing."""
+    """An MJPEG stream of the images that `make` returns, 20 a second; None sends no image."""
 
     def __init__(self, make: Make) -> None:
         self.make = make

@@ -73,12 +73,12 @@ class Rig:
         with errors:
             self._driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
         deadline_s = time.monotonic() + patience(_UP_S)
-        while "is ready" not in self.said():
-            assert time.monotonic() < deadline_s and self.driver.poll() is None, self.said()
+        while "is ready" not in self.errors():
+            assert time.monotonic() < deadline_s and self.driver.poll() is None, self.errors()
             time.sleep(0.05)
 
     def is_down(self) -> bool:
-        """Tell whether no driver runs."""
+        """Return whether no driver runs."""
         return self._driver is None or self._driver.poll() is not None
 
     def stop_driver(self) -> dict[str, Any]:
@@ -95,8 +95,8 @@ class Rig:
         summary: dict[str, Any] = json.loads(output.splitlines()[-1]) if output.strip() else {}
         return summary
 
-    def said(self) -> str:
-        """Return what the driver has said on standard error."""
+    def errors(self) -> str:
+        """Return the standard error of the driver."""
         return (self.folder / "driver.txt").read_text(encoding="utf-8")
 
     def events(self, name: str) -> list[dict[str, Any]]:
