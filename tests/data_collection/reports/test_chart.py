@@ -1,4 +1,4 @@
-"""Charts: well-formed, to scale, and correct where a number is not finite."""
+"""Charts: valid SVG, scale, and values that are not finite."""
 
 import math
 import re
@@ -20,21 +20,21 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     axes: list[Any] = []
     real = chart._svg
 
-    def keep(figure: Figure) -> str:
+    def record_axes(figure: Figure) -> str:
         axes.extend(figure.axes)
         return real(figure)
 
-    monkeypatch.setattr(chart, "_svg", keep)
+    monkeypatch.setattr(chart, "_svg", record_axes)
     return axes
 
 
 def _texts(markup: str) -> list[str]:
-    svg = ElementTree.fromstring(markup)  # noqa: S314 - our own text
+    svg = ElementTree.fromstring(markup)  # noqa: S314 - produced by the test
     assert svg.tag == "svg"
     return ["".join(text.itertext()) for text in svg.iter("text")]
 
 
-def test_a_chart_refers_to_nothing_outside_and_is_the_same_each_time() -> None:
+def test_a_chart_has_no_external_references_and_is_deterministic() -> None:
     markup = chart.lines({"a": [(0, 0.0), (5, 10.0)], "b": [(0, 5.0)]}, "steps")
     assert markup == chart.lines({"a": [(0, 0.0), (5, 10.0)], "b": [(0, 5.0)]}, "steps")
     assert "http" not in markup and "url(" not in markup and "<style" not in markup and "width=" not in markup[:80]
@@ -50,7 +50,7 @@ def test_lines_show_their_points_over_an_axis_from_zero(drawn: list[Any]) -> Non
     assert {"a", "b", "steps"} <= set(texts)
 
 
-def test_points_that_are_not_finite_are_left_out(drawn: list[Any]) -> None:
+def test_points_that_are_not_finite_are_omitted(drawn: list[Any]) -> None:
     markup = chart.lines({"a": [(0, math.nan), (1, 2.0), (2, math.inf)]}, "steps")
     assert "nan" not in markup and "inf" not in markup
     assert drawn[0].lines[0].get_xydata().tolist() == [[1, 2]]
@@ -62,14 +62,14 @@ def test_a_series_without_a_finite_point_is_not_in_the_legend() -> None:
 
 
 @pytest.mark.parametrize("points", [[], [(0.0, math.nan)]])
-def test_without_data_there_is_a_sentence(points: list[tuple[float, float]]) -> None:
+def test_charts_without_data_contain_a_message(points: list[tuple[float, float]]) -> None:
     assert chart.lines({"a": points}, "steps") == chart.bars([], "s") == chart.columns([], "x") == EMPTY
     assert chart.histogram({"none": np.array([math.nan])}, [0, 1], "cm") == EMPTY
     assert chart.heat_map(np.zeros((2, 2)), [0, 1, 2], [0, 1, 2], "cm") == EMPTY
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-9, 0.3, 7.0, 1e6])
-def test_the_axis_reaches_the_highest_value(value: float, drawn: list[Any]) -> None:
+def test_the_axis_includes_the_highest_value(value: float, drawn: list[Any]) -> None:
     _texts(chart.lines({"a": [(0, value), (5, 0.0)]}, "steps"))
     low, high = drawn[0].get_ylim()
     assert low == 0 and high >= value and high > 0
@@ -79,18 +79,18 @@ def _rectangles(axes: Any) -> list[Rectangle]:
     return [patch for patch in axes.patches if isinstance(patch, Rectangle)]
 
 
-def test_bars_are_as_long_as_their_parts(drawn: list[Any]) -> None:
+def test_the_lengths_of_bars_are_the_values_of_their_parts(drawn: list[Any]) -> None:
     texts = _texts(chart.bars([("one", {"predict": 1.0, "execute": 3.0}), ("two", {"predict": 2.0})], "s"))
     assert [(bar.get_x(), bar.get_width()) for bar in _rectangles(drawn[0])] == [(0, 1), (0, 2), (1, 3), (2, 0)]
     assert {"one", "two", "predict", "execute", "4.00 s", "2.00 s"} <= set(texts)
 
 
-def test_labels_are_written_as_they_are() -> None:
+def test_labels_are_not_interpreted_as_markup() -> None:
     assert {"<b>", "<i> & co", "$x$"} <= set(_texts(chart.bars([("<b>", {"<i> & co": 1.0, "$x$": 1.0})], "s")))
     assert "<b> $y$" in _texts(chart.lines({"<i>": [(0, 1)]}, "<b> $y$"))
 
 
-def test_columns_are_as_high_as_their_values(drawn: list[Any]) -> None:
+def test_the_heights_of_columns_are_their_values(drawn: list[Any]) -> None:
     chart.columns([("a", 2.0), ("b", 0.0), ("c", 4.0)], "objects")
     bars = _rectangles(drawn[0])
     assert [bar.get_height() for bar in bars] == [2, 0, 4] and all(bar.get_y() == 0 for bar in bars)
@@ -98,7 +98,7 @@ def test_columns_are_as_high_as_their_values(drawn: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(("n", "n_labels"), [(1, 1), (8, 8), (200, 8)])
-def test_only_labels_for_which_there_is_room_are_written(n: int, n_labels: int, drawn: list[Any]) -> None:
+def test_labels_without_room_are_omitted(n: int, n_labels: int, drawn: list[Any]) -> None:
     texts = _texts(chart.columns([(f"{i:04d}", 1.0) for i in range(n)], "objects"))
     written = [text for text in texts if re.fullmatch(r"\d{4}", text)]
     assert len(_rectangles(drawn[0])) == n and written[0] == "0000" and n_labels <= len(written) <= min(n, 10)
@@ -107,7 +107,7 @@ def test_only_labels_for_which_there_is_room_are_written(n: int, n_labels: int, 
 @pytest.mark.parametrize(
     "values", [[0.0], [3.0, 3.0], [-7.3, 12.1], [1e-7, 2e-7], [0.6, 0.848], [-1e6, 4.0], [math.nan, 5.0]]
 )
-def test_round_edges_hold_every_finite_value_in_about_as_many_equal_intervals(values: list[float]) -> None:
+def test_round_edges_contain_all_finite_values_in_about_n_equal_intervals(values: list[float]) -> None:
     edges = np.array(chart.round_edges(np.array(values), n=24))
     widths = np.diff(edges)
     finite = [value for value in values if math.isfinite(value)]
@@ -116,7 +116,7 @@ def test_round_edges_hold_every_finite_value_in_about_as_many_equal_intervals(va
     assert widths == pytest.approx(widths[0]) and widths[0] > 0 and len(widths) <= 26
 
 
-def test_round_edges_of_nothing_are_usable() -> None:
+def test_round_edges_without_values_are_valid() -> None:
     assert chart.round_edges(np.array([math.nan])) == [0.0, 1.0] == chart.round_edges(np.array([]))
 
 
@@ -126,25 +126,25 @@ def _stairs(axes: Any) -> list[Any]:
     return [step.get_data().values.tolist() for step in steps if not step.get_fill()]
 
 
-def test_a_histogram_shows_percentages_and_counts_values_outside_in_the_outermost_intervals(drawn: list[Any]) -> None:
+def test_a_histogram_shows_percentages_and_includes_outside_values_in_the_outermost_intervals(drawn: list[Any]) -> None:
     values = np.array([-5.0, 0.5, 0.6, 1.5, 9.0, math.nan])
     chart.histogram({"a": values}, [0, 1, 2, 3], "cm")
     assert _stairs(drawn[0]) == [pytest.approx([60, 20, 20])] and drawn[0].get_xlim() == (0, 3)
 
 
-def test_a_histogram_of_several_series_names_those_that_have_a_value(drawn: list[Any]) -> None:
+def test_the_legend_of_a_histogram_omits_series_without_values(drawn: list[Any]) -> None:
     series = {"one": np.array([1.0]), "two": np.array([2.0]), "none": np.array([math.inf])}
     texts = _texts(chart.histogram(series, [0, 1, 2, 3], "cm"))
     assert len(_stairs(drawn[0])) == 2 and {"one", "two"} <= set(texts) and "none" not in texts
 
 
-def test_a_map_puts_each_cell_in_its_place_darker_where_there_is_more(drawn: list[Any]) -> None:
+def test_a_heat_map_places_cells_by_position_and_colours_them_by_count(drawn: list[Any]) -> None:
     chart.heat_map(np.array([[4.0, 0.0], [0.0, 1.0]]), [0, 10, 20], [0, 10, 20], "cm")
     (cells,) = drawn[0].collections
     assert cells.get_array().tolist() == [[4.0, None], [None, 1.0]]  # rows from below
     assert cells.norm(4.0) == 1 and cells.norm(1.0) == 0.5
 
 
-def test_a_map_with_falling_edges_is_mirrored_and_keeps_one_scale(drawn: list[Any]) -> None:
+def test_a_heat_map_with_descending_edges_is_mirrored_with_equal_scales(drawn: list[Any]) -> None:
     chart.heat_map(np.array([[1.0], [0.0], [0.0]]), [30, 20, 10, 0], [0, 10], "cm")
     assert drawn[0].get_xlim() == (30, 0) and drawn[0].get_aspect() == 1

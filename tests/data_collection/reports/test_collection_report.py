@@ -1,4 +1,4 @@
-"""The page of a collection: whole in itself, of any folder that holds an episode, true to its files."""
+"""HTML report of a collection: self-contained, for any folder with episodes, consistent with its files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.data_collection.folders import episode_path, make_collection, write_j
 
 
 class _Page(HTMLParser):
-    """The texts, pictures and charts of a page."""
+    """The texts, images and charts of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def _page(folder: Path, n_shown: int = 2, seed: int = 0) -> _Page:
     return _Page(collection_report(folder, n_shown, seed))
 
 
-def test_it_needs_nothing_but_itself(tmp_path: Path) -> None:
+def test_the_page_is_self_contained(tmp_path: Path) -> None:
     html = collection_report(make_collection(tmp_path, 3), 2, 0)
     page = _Page(html)
     assert len(page.images) == 2 and all(each.startswith("data:image/jpeg;base64,") for each in page.images)
@@ -63,7 +63,7 @@ def test_it_needs_nothing_but_itself(tmp_path: Path) -> None:
     assert "nan" not in page.text and "None" not in page.text and page.charts == 13
 
 
-def test_one_episode_alone_has_a_page(tmp_path: Path) -> None:
+def test_a_single_episode_has_a_page(tmp_path: Path) -> None:
     page = _page(make_collection(tmp_path, 1), 24)
     assert "Episodes 1 Hours recorded" in page.text and "1 random episodes" in page.text
     assert "Failed attempts" not in page.text and "Quarantine:" not in page.text and "Restarts" not in page.text
@@ -78,7 +78,7 @@ def test_the_numbers_are_those_of_the_folder(tmp_path: Path) -> None:
     assert "7 sequences." in text and "Episodes per minute" in text
 
 
-def test_the_same_seed_gives_the_same_page_and_another_other_episodes(tmp_path: Path) -> None:
+def test_the_seed_determines_the_shown_episodes(tmp_path: Path) -> None:
     make_collection(tmp_path, 6)
     first = collection_report(tmp_path, 2, 0)
     assert first == collection_report(tmp_path, 2, 0)
@@ -87,7 +87,7 @@ def test_the_same_seed_gives_the_same_page_and_another_other_episodes(tmp_path: 
     }
 
 
-def test_it_tells_what_failed_and_shows_what_was_set_aside(tmp_path: Path) -> None:
+def test_failures_and_quarantined_episodes_are_shown(tmp_path: Path) -> None:
     make_collection(tmp_path, 4)
     path = tmp_path / QUARANTINE_NAME / "bad_light" / "lab_franka_play_traj3_attempt0.hdf5.aside"
     make_folder(path.parent)
@@ -108,7 +108,7 @@ def test_it_tells_what_failed_and_shows_what_was_set_aside(tmp_path: Path) -> No
     assert len(page.images) == 3
 
 
-def test_an_episode_that_cannot_be_read_does_not_keep_the_others_from_being_shown(tmp_path: Path) -> None:
+def test_other_episodes_are_shown_if_one_is_unreadable(tmp_path: Path) -> None:
     rows = index.read(make_collection(tmp_path, 3))
     path = episode_path(tmp_path, 1)
     data, stat = bytearray(path.read_bytes()), path.stat()
@@ -120,7 +120,9 @@ def test_an_episode_that_cannot_be_read_does_not_keep_the_others_from_being_show
     assert f"{path.name} cannot be read" in page.text and "6 steps of 2 episodes" in page.text and len(page.images) == 2
 
 
-def test_of_many_episodes_only_some_are_read_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_reports_that_only_some_of_many_episodes_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_MOST_READ", 2)
     page = _page(make_collection(tmp_path, 4))
     assert "6 steps of 2 episodes, drawn at random" in page.text and "Episodes 4 " in page.text
@@ -128,13 +130,13 @@ def test_of_many_episodes_only_some_are_read_and_that_is_said(tmp_path: Path, mo
 
 def test_a_folder_without_episodes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    for folder, words in {tmp_path: "got none", tmp_path / "none": "No such", tmp_path / "file": "Not a dir"}.items():
-        with pytest.raises(EpisodeError, match=words) as refused:
+    for folder, message in {tmp_path: "got none", tmp_path / "none": "No such", tmp_path / "file": "Not a dir"}.items():
+        with pytest.raises(EpisodeError, match=message) as refused:
             collection_report(folder, 3, 0)
         assert str(folder) in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_folder_of_damaged_or_foreign_files_is_refused_by_name(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_of_damaged_files_names_a_file(tmp_path: Path) -> None:
     episode_path(tmp_path, 7).write_bytes(b"nothing")
     with pytest.raises(EpisodeError, match="traj7"):
         collection_report(tmp_path, 3, 0)
@@ -160,12 +162,12 @@ def _charts(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> list[tu
 
 
 def test_the_episodes_of_each_minute_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = make_collection(tmp_path, 5, every_s=25.0)  # from 40 s after a full minute on
+    folder = make_collection(tmp_path, 5, every_s=25.0)  # the first one 40 s after a full minute
     counts = np.array(_charts(folder, monkeypatch, "columns")[0][0])
     assert counts[:, 1].astype(float).tolist() == [1, 3, 1]
 
 
-def test_the_map_shows_what_is_left_of_the_arm_on_the_left_and_what_is_near_below(
+def test_the_map_has_the_left_side_of_the_arm_on_the_left_and_near_positions_below(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = make_episode(3).states.copy()

@@ -1,4 +1,4 @@
-"""One episode as a picture and as an animation: every moment once, with words that follow the numbers."""
+"""Contact sheet and animation of an episode, with captions and gripper bars."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def _size(uri: str) -> tuple[int, int]:
         return opened.size
 
 
-def _aside(folder: Path, number: int, kind: str) -> Path:
+def _quarantine(folder: Path, number: int, kind: str) -> Path:
     to = folder / QUARANTINE_NAME / kind / f"{episode_path(folder, number).name}.aside"
     make_folder(to.parent)
     return episode_path(folder, number).rename(to)
 
 
 @pytest.mark.parametrize(("n", "n_shown"), [(0, 0), (2, 2), (9, 4)])
-def test_as_many_are_drawn_as_requested_and_there_are_in_order(tmp_path: Path, n: int, n_shown: int) -> None:
+def test_the_requested_number_of_episodes_is_drawn_in_order(tmp_path: Path, n: int, n_shown: int) -> None:
     rows = index.read(make_collection(tmp_path, 4))
     shown = sample_episodes(tmp_path, rows, n, np.random.default_rng(1))
     labels = [each.label for each in shown]
@@ -42,7 +42,7 @@ def test_as_many_are_drawn_as_requested_and_there_are_in_order(tmp_path: Path, n
     assert all(_size(each.strip) == (8 + 4 * 162, 122) for each in shown)  # all of 4 frames
 
 
-def test_the_words_say_what_the_index_says(tmp_path: Path) -> None:
+def test_captions_contain_the_values_of_the_index(tmp_path: Path) -> None:
     rows = index.read(make_collection(tmp_path, 4))
     first, _, _, last = sample_episodes(tmp_path, rows, 4, np.random.default_rng(0))
     assert first[:2] == ("episode 0", "push · 2 objects detected · no object motion")
@@ -57,14 +57,14 @@ def test_an_episode_whose_video_is_damaged_is_reported(tmp_path: Path) -> None:
     assert shown.strip == "" and "cannot be shown: " in shown.words and str(tmp_path) not in shown.words
 
 
-def test_without_a_quarantine_nothing_was_set_aside(tmp_path: Path) -> None:
+def test_a_folder_without_quarantine_has_no_quarantined_episodes(tmp_path: Path) -> None:
     assert quarantined_episodes(tmp_path, {}) == []
 
 
-def test_what_was_set_aside_is_shown_by_kind_the_first_of_each_with_its_reason(tmp_path: Path) -> None:
+def test_quarantined_episodes_are_shown_by_kind_with_their_reasons(tmp_path: Path) -> None:
     make_collection(tmp_path, 6)
-    files = [_aside(tmp_path, number, "bad_light") for number in range(5)]
-    (_aside(tmp_path, 5, "damaged")).write_bytes(b"nothing")
+    files = [_quarantine(tmp_path, number, "bad_light") for number in range(5)]
+    (_quarantine(tmp_path, 5, "damaged")).write_bytes(b"nothing")
     (tmp_path / QUARANTINE_NAME / "empty").mkdir()
     dark, damaged = quarantined_episodes(tmp_path, {str(files[1].relative_to(tmp_path)): "too dark"})
     assert (dark.reason, dark.n, damaged.reason, damaged.n) == ("bad_light", 5, "damaged", 1)
@@ -72,76 +72,74 @@ def test_what_was_set_aside_is_shown_by_kind_the_first_of_each_with_its_reason(t
     assert damaged.shown[0].strip == "" and damaged.shown[0].words.startswith("cannot be shown: ")
 
 
-def _picture(data: bytes) -> NDArray[np.uint8]:
+def _image(data: bytes) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(data)) as opened:
         return np.asarray(opened.convert("RGB"))
 
 
-def _blocks(picture: NDArray[np.uint8]) -> int:
-    """Return how many red blocks a picture shows, each 48 x 40 pixels."""
-    return round(int((picture == RED).all(axis=-1).sum()) / (48 * 40))
+def _blocks(image: NDArray[np.uint8]) -> int:
+    """Return the number of red blocks of 48 x 40 pixels in an image."""
+    return round(int((image == RED).all(axis=-1).sum()) / (48 * 40))
 
 
 @pytest.mark.parametrize(("n_frames", "n_shown"), [(1, 1), (3, 3), (5, 5), (7, 7), (100, 7)])
-def test_a_contact_sheet_shows_as_many_moments_as_are_requested_and_there_are(n_frames: int, n_shown: int) -> None:
-    assert _blocks(_picture(contact_sheet(make_episode(6), n_frames))) == n_shown
+def test_a_contact_sheet_shows_the_requested_number_of_frames(n_frames: int, n_shown: int) -> None:
+    assert _blocks(_image(contact_sheet(make_episode(6), n_frames))) == n_shown
 
 
 @pytest.mark.parametrize("n_frames", [0, -1])
-def test_a_contact_sheet_of_nothing_is_refused(n_frames: int) -> None:
+def test_a_contact_sheet_without_frames_is_refused(n_frames: int) -> None:
     with pytest.raises(EpisodeError, match="1 frame or more"):
         contact_sheet(make_episode(), n_frames)
 
 
 @pytest.mark.parametrize("what", ["states", "actions"])
-def test_the_words_and_the_bar_follow_the_numbers(what: str) -> None:
+def test_captions_and_bars_show_the_values(what: str) -> None:
     episode = make_episode(3)
-    before = _picture(contact_sheet(episode, 4))
+    before = _image(contact_sheet(episode, 4))
     changed = getattr(episode, what).copy()
     changed[1] = [0.41, 0.02, 0.11, *([0.7] if what == "states" else []), 1]
-    after = _picture(contact_sheet(make_episode(3, **{what: changed}), 4))
+    after = _image(contact_sheet(make_episode(3, **{what: changed}), 4))
     different = (before != after).any(axis=(0, 2))
-    assert different.any(), "something is written of it"
+    assert different.any(), "the caption or bar differs"
     rows = (before != after).any(axis=(1, 2))
-    assert not rows[40:240].any(), "the frames themselves are the same"
+    assert not rows[40:240].any(), "the frames are equal"
 
 
-def test_the_bar_is_as_long_as_the_gripper_is_open() -> None:
+def test_the_length_of_the_bar_is_the_gripper_opening() -> None:
     episode = make_episode(2)
     episode.states[:, 4] = [1.0, 0.5, 0.0]
-    picture = _picture(contact_sheet(episode, 3))
-    coloured = (picture == (37, 99, 235)).all(axis=-1) | (picture == (245, 158, 11)).all(axis=-1)
+    image = _image(contact_sheet(episode, 3))
+    coloured = (image == (37, 99, 235)).all(axis=-1) | (image == (245, 158, 11)).all(axis=-1)
     lengths = [int(coloured[:, left : left + 320].sum(axis=1).max()) for left in (8, 336, 664)]
     assert lengths == [320, pytest.approx(160, abs=1), 1]
 
 
-def test_an_animation_shows_every_frame_with_words_below() -> None:
+def test_an_animation_shows_every_frame_with_a_caption() -> None:
     episode = make_episode(5)
     with Image.open(io.BytesIO(animation(episode))) as opened:
         assert opened.info["duration"] == 200 and opened.info["loop"] == 0
         shown = [np.asarray(frame.convert("RGB")).astype(int) for frame in ImageSequence.Iterator(opened)]
     assert len(shown) == 6 and {frame.shape for frame in shown} == {(315, 320, 3)}
-    places = [np.argwhere((frame[:240, :, 0] > 180) & (frame[:240, :, 1] < 80))[:, 1].min() for frame in shown]
-    assert np.diff(places).tolist() == pytest.approx([8] * 5, abs=1)  # in the order of time
+    columns_px = [np.argwhere((frame[:240, :, 0] > 180) & (frame[:240, :, 1] < 80))[:, 1].min() for frame in shown]
+    assert np.diff(columns_px).tolist() == pytest.approx([8] * 5, abs=1)  # in the order of time
     assert all((frame[245:] < 128).any() for frame in shown)
 
 
-def test_an_episode_of_frames_alone_is_shown_without_a_hand() -> None:
+def test_an_episode_with_only_frames_has_no_gripper_bar() -> None:
     episode = video_episode(make_frames(4), {})
-    assert _blocks(_picture(contact_sheet(episode, 4))) == 4
-    assert _picture(contact_sheet(episode, 4)).shape[0] < _picture(contact_sheet(make_episode(3), 4)).shape[0]
+    assert _blocks(_image(contact_sheet(episode, 4))) == 4
+    assert _image(contact_sheet(episode, 4)).shape[0] < _image(contact_sheet(make_episode(3), 4)).shape[0]
     assert animation(episode).startswith(b"GIF8")
 
 
-def test_actions_of_another_meaning_are_not_given_our_words() -> None:
+def test_actions_of_another_action_space_have_no_captions() -> None:
     episode = make_episode(3, action_space="delta pose")
-    assert (
-        _picture(contact_sheet(episode, 4)).shape == _picture(contact_sheet(video_episode(make_frames(4), {}), 4)).shape
-    )
+    assert _image(contact_sheet(episode, 4)).shape == _image(contact_sheet(video_episode(make_frames(4), {}), 4)).shape
 
 
 @pytest.mark.parametrize("px", [32, 64, 700])
-def test_frames_of_any_size_are_shown_wide_enough_for_words(px: int) -> None:
+def test_frames_of_any_size_are_wide_enough_for_captions(px: int) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, px, px, 3), dtype=np.uint8)
-    width = _picture(contact_sheet(video_episode(frames, {}), 1)).shape[1]
+    width = _image(contact_sheet(video_episode(frames, {}), 1)).shape[1]
     assert 240 <= width - 16 <= 480

@@ -1,4 +1,4 @@
-"""Pages: filled, escaped, in one style wherever their template lies, and refused where something is missing."""
+"""Pages: rendering, escaping, common style, and errors for missing values."""
 
 import base64
 from pathlib import Path
@@ -12,7 +12,7 @@ _VIEW = {"tasks": ["<b>"], "seeds": "0 to 1", "variants": {}, "rates": [["a"]], 
 _REST = {"extremes": [], "failed": "", "measures": {}, "trials": []}
 
 
-def test_a_page_of_another_package_is_filled_escaped_and_in_the_style_of_all() -> None:
+def test_a_template_of_another_package_is_rendered_with_the_common_style() -> None:
     html = page.render("planner.trials", "trials.html.j2", {**_VIEW, **_REST})
     base = Path(page.__file__).with_name("base.html.j2").read_text(encoding="utf-8")
     style = base[base.index("<style>") : base.index("</style>")]
@@ -20,16 +20,16 @@ def test_a_page_of_another_package_is_filled_escaped_and_in_the_style_of_all() -
     assert "<b>" not in html and "Trials of &lt;b&gt;" in html and "x &amp; y" in html
 
 
-def test_what_the_view_lacks_is_an_error() -> None:
+def test_a_missing_value_is_an_error() -> None:
     with pytest.raises(jinja2.UndefinedError, match="extremes"):
         page.render("planner.trials", "trials.html.j2", {**_VIEW, "failed": "", "measures": {}, "trials": []})
 
 
-def test_a_template_that_is_not_there_is_an_error() -> None:
+def test_a_missing_template_is_an_error() -> None:
     with pytest.raises(jinja2.TemplateNotFound, match="none"):
         page.render("planner", "none.html.j2", {})
 
 
-def test_a_image_in_a_page_is_the_bytes_of_its_file() -> None:
-    head, _, data = page.data_uri("jpeg", b"\xff\xd8 picture").partition(",")
-    assert head == "data:image/jpeg;base64" and base64.b64decode(data) == b"\xff\xd8 picture"
+def test_a_data_uri_contains_the_bytes_of_the_image() -> None:
+    head, _, data = page.data_uri("jpeg", b"\xff\xd8 image").partition(",")
+    assert head == "data:image/jpeg;base64" and base64.b64decode(data) == b"\xff\xd8 image"

@@ -16,7 +16,7 @@ def video(n_frames: int, px: int = 64, seed: int = 0) -> Video:
     return np.random.default_rng(seed).integers(0, 256, (n_frames, px, px, 3), dtype=np.uint8)
 
 
-def test_enlarging_repeats_pixels_and_invents_none() -> None:
+def test_enlarging_repeats_pixels() -> None:
     frames = video(3)
     large = enlarge(frames)
     assert large.shape == (3, 128, 128, 3)
@@ -25,31 +25,31 @@ def test_enlarging_repeats_pixels_and_invents_none() -> None:
             np.testing.assert_array_equal(large[:, dy::2, dx::2], frames)
 
 
-def test_a_frame_that_is_large_enough_stays_as_it_is() -> None:
+def test_a_large_frame_is_not_enlarged() -> None:
     frames = video(1, px=128)
     np.testing.assert_array_equal(enlarge(frames), frames)
 
 
-def test_a_filmstrip_holds_every_frame_in_its_row_and_place() -> None:
+def test_a_filmstrip_contains_every_frame_at_its_position() -> None:
     rows = {"real": video(3, seed=1), "model": video(2, seed=2)}
-    picture = filmstrip(rows)
-    margin = picture.shape[1] - 3 * 130
+    image = filmstrip(rows)
+    margin = image.shape[1] - 3 * 130
     assert margin > 0
-    assert picture.shape[0] == 2 * 130
+    assert image.shape[0] == 2 * 130
     for row, frames in enumerate(rows.values()):
         for t, frame in enumerate(enlarge(frames)):
             left = margin + t * 130
-            np.testing.assert_array_equal(picture[row * 130 : row * 130 + 128, left : left + 128], frame)
-    assert (picture[130:, margin + 2 * 130 :] == 255).all(), "a short row ends in blank paper"
+            np.testing.assert_array_equal(image[row * 130 : row * 130 + 128, left : left + 128], frame)
+    assert (image[130:, margin + 2 * 130 :] == 255).all(), "a short row ends with white pixels"
 
 
-def test_each_row_is_labelled_and_a_longer_label_gets_more_room() -> None:
+def test_each_row_is_labelled_and_a_longer_label_has_a_wider_margin() -> None:
     frames = video(1)
-    picture = filmstrip({"real": frames, "": frames})
-    margin = picture.shape[1] - 130
-    assert (picture[:130, :margin] < 128).any(), "ink beside the labelled row"
-    assert (picture[130:, :margin] == 255).all(), "no ink beside the row without a label"
-    assert filmstrip({"the real frames": frames, "": frames}).shape[1] > picture.shape[1]
+    image = filmstrip({"real": frames, "": frames})
+    margin = image.shape[1] - 130
+    assert (image[:130, :margin] < 128).any(), "text next to the labelled row"
+    assert (image[130:, :margin] == 255).all(), "no text next to the row without a label"
+    assert filmstrip({"the real frames": frames, "": frames}).shape[1] > image.shape[1]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_each_row_is_labelled_and_a_longer_label_gets_more_room() -> None:
     ],
     ids=["no row", "float", "one image", "no frame", "four channels", "two sizes"],
 )
-def test_a_filmstrip_refuses_what_is_not_video(rows: dict[str, Video]) -> None:
+def test_invalid_frames_of_a_filmstrip_are_refused(rows: dict[str, Video]) -> None:
     with pytest.raises(ValueError, match="expected"):
         filmstrip(rows)
 
@@ -95,12 +95,12 @@ def test_gif_keeps_equal_frames() -> None:
 
 
 @pytest.mark.parametrize("frame_s", [0.0, 0.01, 1000.0, float("nan")])
-def test_gif_refuses_a_duration_that_it_cannot_hold(frame_s: float) -> None:
+def test_an_invalid_duration_of_gif_frames_is_refused(frame_s: float) -> None:
     with pytest.raises(ValueError, match="seconds a frame"):
         gif_bytes(video(2), frame_s)
 
 
-def test_shrinking_takes_the_mean_of_whole_blocks() -> None:
+def test_shrinking_averages_complete_blocks() -> None:
     frames = video(2, px=67)
     small = shrink(frames, 30)
     assert small.shape == (2, 33, 33, 3)
@@ -108,11 +108,11 @@ def test_shrinking_takes_the_mean_of_whole_blocks() -> None:
 
 
 @pytest.mark.parametrize("width_px", [64, 40, 1000])
-def test_what_is_narrow_enough_is_not_shrunk(width_px: int) -> None:
+def test_a_narrow_frame_is_not_shrunk(width_px: int) -> None:
     np.testing.assert_array_equal(shrink(video(1), width_px), video(1))
 
 
-def test_moments_are_spread_from_the_first_to_the_last_without_repetition() -> None:
+def test_frame_numbers_are_spread_from_first_to_last_without_repetition() -> None:
     assert spread(31, 4).tolist() == [0, 10, 20, 30]
     assert spread(3, 8).tolist() == [0, 1, 2] and spread(5, 1).tolist() == [0]
 

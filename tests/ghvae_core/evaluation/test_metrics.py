@@ -28,7 +28,7 @@ def noise(n_videos: int, n_frames: int, seed: int, px: int = 64) -> Tensor:
 
 
 def smooth(seed: int) -> Tensor:
-    """Return (2, 3, 3, 64, 64) of coarse blocks, on which SSIM has structure to see."""
+    """Return (2, 3, 3, 64, 64) of coarse blocks, which have structure for SSIM."""
     coarse = noise(2, 3, seed, px=8)
     return coarse.repeat_interleave(8, dim=-1).repeat_interleave(8, dim=-2)
 
@@ -44,13 +44,13 @@ def test_psnr_of_a_known_error() -> None:
     torch.testing.assert_close(psnr(real, predicted), expected, atol=1e-5, rtol=0)
 
 
-def test_identical_frames_have_the_capped_psnr_and_the_full_ssim() -> None:
+def test_identical_frames_have_the_maximal_psnr_and_ssim() -> None:
     real = noise(2, 3, 0)
     torch.testing.assert_close(psnr(real, real), torch.full((2, 3), 100.0, dtype=torch.float64))
     torch.testing.assert_close(ssim(real, real), torch.ones(2, 3, dtype=torch.float64))
 
 
-def test_the_cap_lies_above_the_smallest_difference_of_8_bit_frames() -> None:
+def test_the_maximal_psnr_exceeds_that_of_the_smallest_8_bit_difference() -> None:
     frames = np.full((1, 1, 64, 64, 3), 100, np.uint8)
     other = frames.copy()
     other[0, 0, 0, 0, 0] += 1
@@ -70,7 +70,7 @@ def test_ssim_is_symmetric_and_negative_for_inverted_structure() -> None:
     assert (ssim(high_contrast, 1 - high_contrast) < 0).all()
 
 
-def test_the_border_is_judged_by_whole_windows_only() -> None:
+def test_ssim_uses_only_complete_windows_at_the_border() -> None:
     real = torch.full((1, 1, 3, 11, 11), 0.5)
     corner, center = real.clone(), real.clone()
     corner[..., 0, 0] = 1
@@ -83,8 +83,8 @@ def test_both_metrics_agree_with_scikit_image(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(3)
     real = rng.random(shape)
     predicted = np.clip(real + rng.normal(0, 0.1, shape), 0, 1)
-    ours = {f: f(torch.tensor(real), torch.tensor(predicted)) for f in (psnr, ssim)}
-    theirs = {
+    values = {f: f(torch.tensor(real), torch.tensor(predicted)) for f in (psnr, ssim)}
+    settings = {
         "data_range": 1,
         "channel_axis": 0,
         "sigma": 1.5,
@@ -94,22 +94,22 @@ def test_both_metrics_agree_with_scikit_image(shape: tuple[int, ...]) -> None:
     for index in np.ndindex(shape[:2]):
         x, y = real[index], predicted[index]
         expected = skimage_metrics.peak_signal_noise_ratio(x, y, data_range=1)  # type: ignore[no-untyped-call]
-        assert float(ours[psnr][index]) == pytest.approx(expected, abs=1e-9)
-        expected = skimage_metrics.structural_similarity(x, y, **theirs)  # type: ignore[no-untyped-call]
-        assert float(ours[ssim][index]) == pytest.approx(expected, abs=1e-9)
+        assert float(values[psnr][index]) == pytest.approx(expected, abs=1e-9)
+        expected = skimage_metrics.structural_similarity(x, y, **settings)  # type: ignore[no-untyped-call]
+        assert float(values[ssim][index]) == pytest.approx(expected, abs=1e-9)
 
 
 @needs_reference
 @pytest.mark.parametrize(("metric", "name"), [(psnr, "psnr_skimage"), (ssim, "ssim_wang_skimage")])
 def test_reference_arrays(metric: Callable[[Tensor, Tensor], Tensor], name: str) -> None:
     arrays = np.load(REFERENCE / "fixed_arrays_reference.npz")
-    ours = metric(video(arrays["a"])[None], video(arrays["b"])[None])
-    np.testing.assert_allclose(ours, arrays[name], atol=1e-4, rtol=0)
+    values = metric(video(arrays["a"])[None], video(arrays["b"])[None])
+    np.testing.assert_allclose(values, arrays[name], atol=1e-4, rtol=0)
 
 
 @needs_reference
 @pytest.mark.parametrize(("metric", "name"), [(psnr, "psnr_skimage"), (ssim, "ssim_wang_skimage")])
-def test_reference_of_copying_on_real_robot_video(metric: Callable[[Tensor, Tensor], Tensor], name: str) -> None:
+def test_reference_of_copied_frames_of_robot_video(metric: Callable[[Tensor, Tensor], Tensor], name: str) -> None:
     clips = video(np.load(REFERENCE / "robonet_clips_shared.npz")["gt"][:16])
     real, copy = clips[:, 2:], clips[:, 1:2].expand(-1, 10, -1, -1, -1)
     expected = np.load(REFERENCE / "robonet_reference_shared.npz")[f"copy_last/{name}"][:16]
@@ -117,7 +117,7 @@ def test_reference_of_copying_on_real_robot_video(metric: Callable[[Tensor, Tens
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim])
-def test_nan_is_not_hidden(metric: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_nan_is_returned(metric: Callable[[Tensor, Tensor], Tensor]) -> None:
     real, predicted = noise(1, 2, 0), noise(1, 2, 1)
     predicted[0, 1, 0, 5, 5] = float("nan")
     values = metric(real, predicted)

@@ -1,4 +1,4 @@
-"""Tables, pictures and files of an evaluation."""
+"""Tables, figures and files of an evaluation."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def some_scores(fvd: bool = False) -> Scores:
     return Scores(rows, features)
 
 
-def summed(scores: Scores) -> Evaluation:
+def summarized(scores: Scores) -> Evaluation:
     models = [facts_of(each, f"runs/{each.label}", "not known") for each in two()]
     return summarize(scores, CLIPS, models, ABOUT, np.random.default_rng(0))
 
@@ -75,7 +75,7 @@ def evaluation() -> Evaluation:
         top_1_fraction=Estimate(value=0.5, standard_error=0.25),
         top_1_chance=0.1,
     )
-    return summed(some_scores()).model_copy(update={"sensitivity": {"a": found}})
+    return summarized(some_scores()).model_copy(update={"sensitivity": {"a": found}})
 
 
 def test_means_are_over_windows_and_standard_errors_over_episodes(evaluation: Evaluation) -> None:
@@ -90,7 +90,7 @@ def test_means_are_over_windows_and_standard_errors_over_episodes(evaluation: Ev
     assert evaluation.about == {**ABOUT, **protocol}
 
 
-def test_differences_are_paired_and_against_copying_wrong_actions_and_the_first_model(evaluation: Evaluation) -> None:
+def test_differences_are_paired_with_copying_shuffled_actions_and_the_first_model(evaluation: Evaluation) -> None:
     a, b = f"a, {MEAN}", f"b, {MEAN}"
     pairs = [(a, COPY), (a, f"a, {SHUFFLED}"), (b, COPY), (b, f"b, {SHUFFLED}"), (b, a)]
     assert [(each.row, each.minus) for each in evaluation.differences] == pairs
@@ -100,19 +100,19 @@ def test_differences_are_paired_and_against_copying_wrong_actions_and_the_first_
 
 
 def test_fvd_has_a_bootstrap_error() -> None:
-    evaluation = summed(some_scores(fvd=True))
+    evaluation = summarized(some_scores(fvd=True))
     assert list(evaluation.conventions) == ["psnr_db", "ssim", "lpips_alex", "fvd"]
     found = evaluation.rows[f"a, {MEAN}"]["fvd"]
     assert found.value > 0 and found.standard_error > 0
     assert rows_table(evaluation)[0][-1] == "FVD ↓"
-    assert rows_table(evaluation)[-1][-1] == "-", "no differences of it"
-    told = [note for note in notes(evaluation) if note.startswith("FVD: 4 real against 4 predicted videos of 5 frames")]
-    assert "including the 2 context frames" in told[0]
+    assert rows_table(evaluation)[-1][-1] == "-", "FVD has no paired differences"
+    fvd = [note for note in notes(evaluation) if note.startswith("FVD: 4 real against 4 predicted videos of 5 frames")]
+    assert "including the 2 context frames" in fvd[0]
 
 
-def test_a_part_of_the_windows_can_be_reported() -> None:
+def test_some_of_the_windows_can_be_reported() -> None:
     part = {row: {m: v[:2] for m, v in metrics.items()} for row, metrics in some_scores().rows.items()}
-    evaluation = summed(Scores(part))
+    evaluation = summarized(Scores(part))
     assert (evaluation.about["n_windows"], evaluation.about["n_episodes"]) == (2, 1)
     assert [window.name for window in evaluation.windows] == ["e0 0", "e0 1"]
     assert any(note.startswith("All windows are from one episode") for note in notes(evaluation))
@@ -121,17 +121,17 @@ def test_a_part_of_the_windows_can_be_reported() -> None:
 
 
 @pytest.mark.parametrize("metric", ["lpips_alex", "psnr_db"])
-def test_windows_are_ranked_by_lpips_where_there_is_one_else_by_psnr(metric: str) -> None:
+def test_windows_are_ranked_by_lpips_if_computed_else_by_psnr(metric: str) -> None:
     rng = np.random.default_rng(1)
     metrics = ["psnr_db", "ssim", *(["lpips_alex"] if metric == "lpips_alex" else [])]
     scores = Scores({row: {name: rng.random((4, 3)) for name in metrics} for row in ROWS})
     values = scores.rows[f"a, {MEAN}"][metric].mean(axis=1)
-    order = ranked(summed(scores))
+    order = ranked(summarized(scores))
     assert sorted(order) == list(range(4))
     assert (np.diff(values[order] if metric == "lpips_alex" else -values[order]) >= 0).all()
 
 
-def test_the_table_has_every_row_its_error_and_the_paired_differences(evaluation: Evaluation) -> None:
+def test_the_table_has_all_rows_errors_and_paired_differences(evaluation: Evaluation) -> None:
     head, *rows = rows_table(evaluation)
     assert head == ["predicted frames", "PSNR (dB) ↑", "SSIM ↑", "LPIPS (AlexNet v0.1) ↓"]
     assert [row[0] for row in rows[:7]] == ROWS
@@ -140,31 +140,31 @@ def test_the_table_has_every_row_its_error_and_the_paired_differences(evaluation
     assert rows[-1][:2] == [f"b, {MEAN} - a, {MEAN}", "+3.00 ± 0.00"]
 
 
-def test_the_steps_table_has_a_line_a_step(evaluation: Evaluation) -> None:
+def test_the_steps_table_has_one_row_per_step(evaluation: Evaluation) -> None:
     head, *rows = steps_table(evaluation)
     assert [row[0] for row in rows] == ["1", "2", "3"]
     assert len(head) == 1 + 3 * 5
     assert rows[0][1] == "21.50 ± 1.00"
 
 
-def test_the_sensitivity_table_names_the_chance(evaluation: Evaluation) -> None:
+def test_the_sensitivity_table_contains_the_chance_level(evaluation: Evaluation) -> None:
     _, row = sensitivity_table(evaluation)
     assert row == ["a", "81.2 ± 2.5", "81.2 ± 2.5", "0.500 ± 0.250", "0.100", "9 executed", "4"]
 
 
-def test_the_report_has_the_notes_that_comparisons_need(evaluation: Evaluation) -> None:
+def test_the_report_has_notes_on_conventions(evaluation: Evaluation) -> None:
     text = markdown(evaluation)
     assert "Held out of training (a): not known." in text
     assert "Fraction of the folder that was evaluated: 0.5." in text
-    said = ("N = 4 windows", "11x11 Gaussian", "10 log10", "v0.1, AlexNet", "standard error", "runs/b", "Best of 3")
-    for words in (*said, "ties count half", "The first modules of a checkpoint", "![curves](curves.png)"):
-        assert words in text
+    expected = ("N = 4 windows", "11x11 Gaussian", "10 log10", "v0.1, AlexNet", "standard error", "runs/b", "Best of 3")
+    for text_part in (*expected, "ties count half", "The first modules of a checkpoint", "![curves](curves.png)"):
+        assert text_part in text
     assert "identical" not in text and "skipped" not in text
     assert [row[2] for row in models_table(evaluation)[1:]] == ["1", "1"]
     counted = evaluation.model_copy(update={"identical_frames": {COPY: 2}})
     assert any("counted as 100 dB: copy last context frame: 2" in note for note in notes(counted))
-    over = evaluation.model_copy(update={"about": {**evaluation.about, "n_episodes_passed_over": 3}})
-    assert any(note.endswith("too short: 3.") for note in notes(over))
+    skipped = evaluation.model_copy(update={"about": {**evaluation.about, "n_episodes_passed_over": 3}})
+    assert any(note.endswith("too short: 3.") for note in notes(skipped))
 
 
 def test_markdown_tables_are_rectangular(evaluation: Evaluation) -> None:
@@ -189,15 +189,15 @@ def test_the_curves_have_a_panel_for_each_metric(evaluation: Evaluation) -> None
         assert image.size == (three // 3, height)
 
 
-def test_pictures_show_the_best_the_median_and_the_worst_window(evaluation: Evaluation) -> None:
+def test_figures_show_the_best_the_median_and_the_worst_window(evaluation: Evaluation) -> None:
     images = draw_figures(two(), CLIPS, evaluation, step_s=0.2)
     with Image.open(io.BytesIO(images["filmstrip.png"])) as strip:
-        picture = np.asarray(strip)
-    assert picture.shape[0] == 3 * 5 * 130, "real, two models, copy and error, three times"
-    margin = picture.shape[1] - 5 * 130
-    best = picture[:128:2, margin:-130:2].reshape(64, -1, 3)[:, :64]
-    np.testing.assert_array_equal(best, CLIPS.frames[0, 0], "equal LPIPS: the first window is the best")
-    copies = picture[3 * 130 : 3 * 130 + 128, margin:]
+        image_array = np.asarray(strip)
+    assert image_array.shape[0] == 3 * 5 * 130, "real, two models, copy and error, three times"
+    margin = image_array.shape[1] - 5 * 130
+    best = image_array[:128:2, margin:-130:2].reshape(64, -1, 3)[:, :64]
+    np.testing.assert_array_equal(best, CLIPS.frames[0, 0], "the first window is the best if LPIPS is equal")
+    copies = image_array[3 * 130 : 3 * 130 + 128, margin:]
     np.testing.assert_array_equal(copies[:, 130 : 130 + 128], copies[:, 4 * 130 : 4 * 130 + 128])
     for name, n_rows in (("rollouts.gif", 3), ("sheet.gif", 4)):
         with Image.open(io.BytesIO(images[name])) as gif:
@@ -206,23 +206,23 @@ def test_pictures_show_the_best_the_median_and_the_worst_window(evaluation: Eval
             assert gif.size[1] == n_rows * 130
 
 
-def test_an_unknown_step_makes_a_gif_that_can_be_followed(evaluation: Evaluation) -> None:
+def test_an_unknown_step_duration_has_a_default_in_gifs(evaluation: Evaluation) -> None:
     with Image.open(io.BytesIO(draw_figures(two()[:1], CLIPS, evaluation, step_s=None)["sheet.gif"])) as gif:
         assert gif.info["duration"] == 100
 
 
-def test_the_files_are_written_and_the_json_holds_everything(tmp_path: Path, evaluation: Evaluation) -> None:
+def test_the_files_are_written_and_the_json_is_complete(tmp_path: Path, evaluation: Evaluation) -> None:
     folder = tmp_path / "new" / "report"
-    write(folder, evaluation, {"picture.png": b"png"})
-    assert list(folder.parent.iterdir()) == [folder], "nothing stays beside it"
-    assert {path.name for path in folder.iterdir()} == {"picture.png", "evaluation.md", "evaluation.json"}
+    write(folder, evaluation, {"figure.png": b"png"})
+    assert list(folder.parent.iterdir()) == [folder], "no other file remains"
+    assert {path.name for path in folder.iterdir()} == {"figure.png", "evaluation.md", "evaluation.json"}
     assert (folder / "evaluation.md").read_text(encoding="utf-8") == markdown(evaluation)
     read = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     assert read == evaluation.model_dump(mode="json")
     assert len(read["windows"]) == 4
 
 
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, evaluation: Evaluation) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path, evaluation: Evaluation) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MetricFailure, match="could not be written") as caught:
         write(tmp_path / "file" / "report", evaluation, {})
@@ -230,7 +230,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, evaluation:
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_a_disk_that_fails_leaves_nothing_half_written(
+def test_a_full_disk_leaves_no_partial_report(
     exists: bool, tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_bytes, folder = atomic_io._write, tmp_path / "report"
@@ -245,16 +245,16 @@ def test_a_disk_that_fails_leaves_nothing_half_written(
     with monkeypatch.context() as disk:
         disk.setattr(atomic_io, "_write", fill_up)
         with pytest.raises(MetricFailure, match="No space left on device"):
-            write(folder, evaluation, {"picture.png": b"png"})
+            write(folder, evaluation, {"figure.png": b"png"})
     assert list(tmp_path.rglob("*")) == [folder] * exists
-    write(folder, evaluation, {"picture.png": b"png"})
+    write(folder, evaluation, {"figure.png": b"png"})
     assert len(list(folder.iterdir())) == 3
 
 
-def test_only_a_new_or_empty_folder_is_taken(tmp_path: Path) -> None:
+def test_only_a_new_or_empty_folder_is_accepted(tmp_path: Path) -> None:
     check_folder(tmp_path / "new")
     check_folder(tmp_path)
     (tmp_path / "file").touch()
-    for taken in (tmp_path, tmp_path / "file"):
+    for used in (tmp_path, tmp_path / "file"):
         with pytest.raises(MetricError, match="new or empty folder"):
-            check_folder(taken)
+            check_folder(used)

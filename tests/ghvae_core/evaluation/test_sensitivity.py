@@ -1,4 +1,4 @@
-"""Whether the rank of the executed actions says what it should."""
+"""Rank of the executed actions among other action sequences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ N_CONTEXT, T = 2, 3
 
 
 class Grey(Ghvae):
-    """Imagines frames as grey as the sum of the first numbers of all actions so far, times `gain`."""
+    """Predicts frames whose grey value is the sum of the first components of all previous actions, times `gain`."""
 
     gain = 1.0
 
@@ -36,7 +36,7 @@ class Grey(Ghvae):
 
 
 def windows(n: int) -> Clips:
-    """Every window's last frame is as grey as its actions' sum, in steps of 8 bits."""
+    """Return windows in which the grey value of each frame is the sum of the previous actions, in 8-bit steps."""
     steps = np.random.default_rng(0).integers(0, 60, (n, N_CONTEXT + T - 1))
     grey = np.concatenate([np.zeros((n, 1), np.int64), steps.cumsum(axis=1)], axis=1)
     frames = np.broadcast_to(grey[:, :, None, None, None], (*grey.shape, 16, 16, 3)).astype(np.uint8)
@@ -46,16 +46,16 @@ def windows(n: int) -> Clips:
 
 
 def ranked(gain: float, n: int = 12, n_others: int = 11, **changes: object) -> Sensitivity:
-    made = Grey(model().config)
-    made.gain = gain
-    each = EvaluatedModel("grey", Checkpoint(made, info(made), ""), 1)
+    grey_model = Grey(model().config)
+    grey_model.gain = gain
+    each = EvaluatedModel("grey", Checkpoint(grey_model, info(grey_model), ""), 1)
     config = protocol(**changes)
     ranks = list(rank(each, windows(n), n_others, config, seed=0))
     return summarize_ranks(ranks, windows(n).names, n_others, config.sensitivity_candidates, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("candidates", ["executed", "drawn"])
-def test_a_model_that_knows_ranks_the_executed_actions_first(candidates: str) -> None:
+def test_a_correct_model_ranks_the_executed_actions_first(candidates: str) -> None:
     found = ranked(1, sensitivity_candidates=candidates)
     assert found.median_percentile.value > 99
     assert found.top_1_fraction.value > 0.8
@@ -63,33 +63,33 @@ def test_a_model_that_knows_ranks_the_executed_actions_first(candidates: str) ->
     assert (found.n_windows, found.n_others, found.candidates) == (12, 11, candidates)
 
 
-def test_a_model_that_ignores_actions_is_at_chance_and_never_first() -> None:
+def test_a_model_that_ignores_actions_has_the_chance_level() -> None:
     found = ranked(0)
     assert found.median_percentile.value == found.mean_percentile.value == 50
     assert found.top_1_fraction.value == 0
 
 
-def test_the_past_is_kept_and_only_the_future_is_replaced() -> None:
-    seen: list[Tensor] = []
+def test_only_future_actions_are_replaced() -> None:
+    unrolled: list[Tensor] = []
 
     class Recording(Grey):
         def unroll(self, context: Tensor, actions: Tensor, *others: object, **more: object) -> Iterator[Tensor]:
-            seen.append(actions)
+            unrolled.append(actions)
             return super().unroll(context, actions)
 
-    made, clips = Recording(model().config), windows(6)
-    each = EvaluatedModel("grey", Checkpoint(made, info(made), ""), 1)
+    grey_model, clips = Recording(model().config), windows(6)
+    each = EvaluatedModel("grey", Checkpoint(grey_model, info(grey_model), ""), 1)
     assert len(list(rank(each, clips, 5, protocol(sensitivity_windows=2), seed=0))) == 2
-    for i, actions in enumerate(seen):
+    for i, actions in enumerate(unrolled):
         np.testing.assert_array_equal(actions[0], clips.actions[i])
         np.testing.assert_array_equal(actions[:, 0], clips.actions[[i] * 6, 0])
         others = {row.tobytes() for row in actions[1:, 1:].numpy()}
-        assert others == {clips.actions[j, 1:].tobytes() for j in range(6) if j != i}, "all others, none twice"
+        assert others == {clips.actions[j, 1:].tobytes() for j in range(6) if j != i}, "each other sequence once"
 
 
-def test_the_seed_decides_which_others() -> None:
-    made = Grey(model().config)
-    each = EvaluatedModel("grey", Checkpoint(made, info(made), ""), 1)
+def test_the_seed_determines_the_other_sequences() -> None:
+    grey_model = Grey(model().config)
+    each = EvaluatedModel("grey", Checkpoint(grey_model, info(grey_model), ""), 1)
     config = protocol(sensitivity_candidates="drawn")
     first, again, other = (np.concatenate(list(rank(each, windows(9), 4, config, seed))) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -107,20 +107,20 @@ def test_errors_are_over_episodes() -> None:
     assert found.top_1_fraction.standard_error == pytest.approx(np.std([1, 0, 0, 1], ddof=1) / 2)
 
 
-def test_windows_of_one_episode_count_together() -> None:
+def test_windows_of_one_episode_are_grouped() -> None:
     ranks = [np.array([[p, 0.0]]) for p in (0.0, 100.0) for _ in range(4)]
-    apart, together = (
+    separate, grouped = (
         summarize_ranks(ranks, names, 9, "executed", np.random.default_rng(0))
         for names in ([f"e{i} 0" for i in range(8)], [f"e{i // 4} {i}" for i in range(8)])
     )
-    assert together.median_percentile.value == apart.median_percentile.value == 50
-    assert together.mean_percentile.standard_error == pytest.approx(50)  # of two numbers, 0 and 100
-    assert apart.mean_percentile.standard_error < 20
-    # Of two episodes one quarter of the samples is all 0 and one all 100.
-    assert together.median_percentile.standard_error == pytest.approx(50 / 2**0.5, rel=0.1)
+    assert grouped.median_percentile.value == separate.median_percentile.value == 50
+    assert grouped.mean_percentile.standard_error == pytest.approx(50)  # of the two values 0 and 100
+    assert separate.mean_percentile.standard_error < 20
+    # With two episodes, a quarter of the samples is all 0 and a quarter all 100.
+    assert grouped.median_percentile.standard_error == pytest.approx(50 / 2**0.5, rel=0.1)
 
 
-def test_too_few_windows_for_so_many_others_are_refused() -> None:
+def test_too_few_windows_for_the_number_of_other_sequences_are_refused() -> None:
     check_candidates(11, 10, "executed")
     check_candidates(2, 100, "drawn")
     with pytest.raises(MetricError, match=r"at most 10 other sequences of 11 windows, got 11; .*candidates=drawn"):

