@@ -138,13 +138,13 @@ def _logical_lines(path: Path, tree: ast.Module) -> list[str]:
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if isinstance(node, ast.Import | ast.ImportFrom) or is_text:
             skipped |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))  # type: ignore[attr-defined]
-    words: defaultdict[int, list[str]] = defaultdict(list)
+    tokens: defaultdict[int, list[str]] = defaultdict(list)
     unused = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
     with path.open("rb") as file:
         for token in tokenize.tokenize(file.readline):
             if token.type not in unused and token.type != tokenize.ENCODING and token.start[0] not in skipped:
-                words[token.start[0]].append(token.string)
-    lines = (" ".join(each) for _, each in sorted(words.items()))
+                tokens[token.start[0]].append(token.string)
+    lines = (" ".join(each) for _, each in sorted(tokens.items()))
     return [line for line in lines if any(character.isalnum() for character in line)]
 
 

@@ -25,7 +25,7 @@ _SETTINGS = (
     *("robot.renderer=ray", "collection.n_steps=2", "collection.steps_per_draw=[1,2]"),
     *("collection.free_disk_floor_gib=0", "supervision.restarts_per_hour=1000000"),
 )
-_PATIENCE_S = 180.0
+_TIMEOUT_S = 180.0
 _LONGEST_S = 1.5  # from a closed episode to the kill
 
 
@@ -49,10 +49,10 @@ class Collection:
     def kill(self) -> None:
         """Wait for a closed episode, kill one of the processes at a random time, and check the folder."""
         process = self._running()
-        n, deadline_s = len(index.episodes(self._out)) if self._out.exists() else 0, time.monotonic() + _PATIENCE_S
+        n, deadline_s = len(index.episodes(self._out)) if self._out.exists() else 0, time.monotonic() + _TIMEOUT_S
         while not self._out.exists() or len(index.episodes(self._out)) <= n:
             if time.monotonic() > deadline_s or process.poll() is not None:
-                raise KillError(f"expected another episode within {_PATIENCE_S:g} s, got exit code {process.poll()}")
+                raise KillError(f"expected another episode within {_TIMEOUT_S:g} s, got exit code {process.poll()}")
             time.sleep(0.01)
         time.sleep(self._chance.uniform(0, _LONGEST_S))
         self._kill_one(process)
@@ -62,7 +62,7 @@ class Collection:
         """Collect one more episode without kills, and return the summary."""
         self.close()
         command = [*self._command(len(self.seen) + 1)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=4 * _PATIENCE_S, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=4 * _TIMEOUT_S, check=False)
         self.stderr = done.stderr.strip()
         if done.returncode:
             raise KillError(f"expected the collection to resume, got: {self.stderr}")
@@ -101,7 +101,7 @@ class Collection:
         process.kill()
         process.wait()
         self.killed["supervisor"] += 1
-        _, alive = psutil.wait_procs(workers, timeout=_PATIENCE_S)
+        _, alive = psutil.wait_procs(workers, timeout=_TIMEOUT_S)
         if alive:
             raise KillError(f"expected processes that end with their supervisor, got {alive}")
 

@@ -45,9 +45,9 @@ def _stage(trained: Subject, k: int, repeats: int) -> None:
             lower = next(loader.parts(0, 0, 1)).batch.lower
             sizes.append(sum(h.numel() * h.element_size() for h in lower) / n_clips / 1e6)
             sides.append(_steps(engine, loader))
-        off, deep, everything = (n_clips / time_s for time_s in interleaved(sides, repeats, trained.group.device))
+        off, deep, all_levels = (n_clips / time_s for time_s in interleaved(sides, repeats, trained.group.device))
     print(
-        f"{stage.name:12} {off:8.1f} {deep:8.1f} {everything:8.1f} {deep / off:9.2f} {everything / off:8.2f} "
+        f"{stage.name:12} {off:8.1f} {deep:8.1f} {all_levels:8.1f} {deep / off:9.2f} {all_levels / off:8.2f} "
         f"{sizes[1]:13.2f} {sizes[2]:6.2f}",
         flush=True,
     )

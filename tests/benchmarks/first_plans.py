@@ -98,7 +98,7 @@ def first_plans(  # noqa: PLR0917 - the parameters are the options of the comman
     scenes = [(task, seed) for task in tasks or ["pick_wipe", "pick_sweep"] for seed in _range(seeds)]
     loaded = load_checkpoint(checkpoint)
     evaluator = load_evaluator(loaded, CostNetworks(lpips=lpips, distance=None if distance is None else str(distance)))
-    _keep_config(out, dict.fromkeys(task for task, _ in scenes))
+    _store_config(out, dict.fromkeys(task for task, _ in scenes))
     pools = [SceneJob(task, seed, sizes, out) for task, seed in scenes]
     _work(fill, [job for job in pools if not job.file.is_file()], workers, "executing candidates")
     executed = [ExecutedScene.read(job) for job in pools if job.file.is_file()]
@@ -116,7 +116,7 @@ def first_plans(  # noqa: PLR0917 - the parameters are the options of the comman
     print(json.dumps({"scenes": len(executed), "tables": tables}, allow_nan=False))
 
 
-def _keep_config(out: Path, tasks: Iterable[str]) -> None:
+def _store_config(out: Path, tasks: Iterable[str]) -> None:
     """Write the configuration of each task into the folder, or compare it with the stored one.
 
     Raises:
@@ -163,16 +163,16 @@ class Comparison:
     def _first(self, kind: str, cost: GoalCost, n: int) -> _Row:
         """Return the success rate of the candidate of least cost among `n`."""
         row: _Row = {}
-        for who in ("oracle", "model"):
+        for predictor in ("oracle", "model"):
             fractions = []
             for t, predicted in zip(self._scenes, self._predicted, strict=True):
                 pool = t.pools[kind]
-                ends = pool.ends if who == "oracle" else predicted[kind]
+                ends = pool.ends if predictor == "oracle" else predicted[kind]
                 costs = self._evaluator.costs_of_images(ends[:, None], t.goal, cost)
-                if who == "oracle":  # the oracle reports faults
+                if predictor == "oracle":  # the oracle reports faults
                     costs = np.where(pool.stopped, np.inf, costs)
                 fractions.append(_success_fraction(costs, pool.results[:, 0], n, np.random.default_rng(t.seed)))
-            row |= _columns(self._tasks, fractions, who)
+            row |= _columns(self._tasks, fractions, predictor)
         return row
 
 
@@ -213,9 +213,9 @@ def solve(job: SolverJob) -> str:
 
 
 def _solvers(jobs: Sequence[SolverJob]) -> dict[str, _Row]:
-    kept = [(job, json.loads(job.file.read_text(encoding="utf-8"))) for job in jobs if job.file.is_file()]
-    tasks, who = [job.task for job, _ in kept], jobs[0].predictor
-    return {name: _columns(tasks, [fractions[name] for _, fractions in kept], who) for name in _SOLVERS}
+    stored = [(job, json.loads(job.file.read_text(encoding="utf-8"))) for job in jobs if job.file.is_file()]
+    tasks, predictor = [job.task for job, _ in stored], jobs[0].predictor
+    return {name: _columns(tasks, [fractions[name] for _, fractions in stored], predictor) for name in _SOLVERS}
 
 
 def _work(work: Callable[[Any], str], jobs: Sequence[Any], workers: int, what: str) -> None:
@@ -245,8 +245,8 @@ def _predicted(executed: ExecutedScene, model: InProcessPredictor, file: Path) -
         unfinished = file.with_suffix(".part.npz")
         np.savez_compressed(unfinished, **ends)
         unfinished.replace(file)
-    with np.load(file, allow_pickle=False) as kept:
-        return {kind: kept[kind] for kind in executed.pools}
+    with np.load(file, allow_pickle=False) as stored:
+        return {kind: stored[kind] for kind in executed.pools}
 
 
 def _success_fraction(
@@ -260,11 +260,12 @@ def _success_fraction(
     return float(success[order[rank[drawn].min(axis=1)]].mean())
 
 
-def _columns(tasks: Sequence[str], fractions: Sequence[float], who: str) -> _Row:
+def _columns(tasks: Sequence[str], fractions: Sequence[float], predictor: str) -> _Row:
     """Return a rate for each task, from the success fractions of the scenes."""
     pairs = list(zip(tasks, fractions, strict=True))
     return {
-        f"{who}, {task}": Rate.of([fraction for of, fraction in pairs if of == task]) for task in dict.fromkeys(tasks)
+        f"{predictor}, {task}": Rate.of([fraction for of, fraction in pairs if of == task])
+        for task in dict.fromkeys(tasks)
     }
 
 

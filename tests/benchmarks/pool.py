@@ -40,7 +40,7 @@ class Pool(NamedTuple):
 
     actions: NDArray[np.float32]  # (N, T, 4) as applied
     ends: NDArray[np.uint8]  # (N, 64, 64, 3) RGB, the last frame; black after a fault
-    results: NDArray[np.bool_]  # (N, 3) done with the tool, objects in place, tool lifted
+    results: NDArray[np.bool_]  # (N, 3) success with the tool, objects at the goal, tool lifted
     stopped: NDArray[np.bool_]  # (N,)
 
 
@@ -58,7 +58,7 @@ class Scene:
         """Set up the scene of a trial with this seed.
 
         Raises:
-            RobotError: The scripted policy makes no goal in it.
+            RobotError: The scripted policy cannot create a goal in it.
         """
         config = load_run(f"tasks/{task}.yaml", overrides)
         robot = open_robot(config.robot)
@@ -119,7 +119,7 @@ class SceneJob(NamedTuple):
 
 def fill(job: SceneJob) -> str:
     """Execute candidates of all sources and store the results; return the reason if the scene has no goal."""
-    kept: dict[str, NDArray[np.generic]] = {}
+    arrays: dict[str, NDArray[np.generic]] = {}
     for kind, overrides in PROPOSALS.items():
         try:
             scene = Scene.open(job.task, job.seed, overrides)
@@ -129,10 +129,10 @@ def fill(job: SceneJob) -> str:
             n, horizon = job.sizes[kind], scene.config.planner.horizon
             drawn = scene.proposals().draw(scene.state, n, horizon, scene.plan_rng())
             pool = scene.execute(drawn.actions)
-        kept |= {f"{kind}_{name}": array for name, array in pool._asdict().items()}
-        kept |= {"goal": scene.state.goal, "start": scene.state.context.frames[-1]}
+        arrays |= {f"{kind}_{name}": array for name, array in pool._asdict().items()}
+        arrays |= {"goal": scene.state.goal, "start": scene.state.context.frames[-1]}
     unfinished = job.file.with_suffix(".part.npz")
-    np.savez_compressed(unfinished, **kept)  # type: ignore[arg-type]
+    np.savez_compressed(unfinished, **arrays)  # type: ignore[arg-type]
     unfinished.replace(job.file)
     return ""
 
@@ -151,6 +151,6 @@ class ExecutedScene:
     @classmethod
     def read(cls, job: SceneJob) -> ExecutedScene:
         """Read the file of `fill`."""
-        with np.load(job.file, allow_pickle=False) as kept:
-            pools = {kind: Pool(*(kept[f"{kind}_{name}"] for name in Pool._fields)) for kind in PROPOSALS}
-            return cls(job.task, job.seed, job.file, kept["start"], kept["goal"], pools)
+        with np.load(job.file, allow_pickle=False) as arrays:
+            pools = {kind: Pool(*(arrays[f"{kind}_{name}"] for name in Pool._fields)) for kind in PROPOSALS}
+            return cls(job.task, job.seed, job.file, arrays["start"], arrays["goal"], pools)

@@ -83,7 +83,7 @@ def served(
     if audited:
         program = ["-c", _AUDITED, str(folder / "armed"), str(folder / "audit_events")]
     command = [sys.executable, *program, "--checkpoint", str(checkpoint), "--address", address]
-    command += [word for device in devices for word in ("--device", device)]
+    command += [argument for device in devices for argument in ("--device", device)]
     with (
         (folder / "server.log").open("a", encoding="utf-8") as log,
         subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=log, text=True) as process,

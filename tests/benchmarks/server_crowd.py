@@ -68,7 +68,7 @@ def server_crowd(
             checkpoint = first.spec.checkpoint
         records = _run_clients(Load(server.address, checkpoint, seconds, expected), clients, flooders, mutes)
         alive = server.process.poll() is None
-    result = {**_figures(records, clients + flooders + mutes), "alone_ms": round(1000 * one_s, 1), "alive": alive}
+    result = {**_statistics(records, clients + flooders + mutes), "alone_ms": round(1000 * one_s, 1), "alive": alive}
     print(json.dumps({"clients": clients, "seconds": seconds, **result}))
     is_correct = alive and not result["misdelivered"] and not result["failed"] and result["fewest_by_one"] > 0
     if not is_correct or result["p99_answered_between"] > result["bound"]:
@@ -107,7 +107,7 @@ def _run_clients(load: Load, clients: int, flooders: int, mutes: int) -> list[Cl
     return records
 
 
-def _figures(records: list[ClientRecord], n: int) -> dict[str, Any]:
+def _statistics(records: list[ClientRecord], n: int) -> dict[str, Any]:
     """Return the statistics of the records with n clients in all."""
     spans_s = np.array([span for each in records for span in each.spans_s]).reshape(-1, 2)
     if not len(spans_s):

@@ -44,7 +44,7 @@ def test_feature_cache() -> None:
     lines = _output(feature_cache)
     assert [line.split()[0] for line in lines[2:-1]] == [f"module_{k}" for k in range(2, 7)]
     sizes = [line.split()[-2:] for line in lines[2:-1]]
-    assert all(float(deep) < float(everything) for deep, everything in sizes)
+    assert all(float(deep) < float(all_levels) for deep, all_levels in sizes)
 
 
 def test_training_memory() -> None:

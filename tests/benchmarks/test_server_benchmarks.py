@@ -17,7 +17,7 @@ from tests.benchmarks.feature_reuse import feature_reuse
 from tests.benchmarks.rollout_rate import rollout_rate
 from tests.benchmarks.served import Served
 from tests.benchmarks.served_rate import served_rate
-from tests.benchmarks.server_crowd import ClientRecord, CrowdError, _figures, server_crowd
+from tests.benchmarks.server_crowd import ClientRecord, CrowdError, _statistics, server_crowd
 from tests.benchmarks.server_kills import server_kills
 from tests.benchmarks.server_siege import SiegeError, server_siege
 
@@ -80,14 +80,14 @@ def test_executed_code_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_statistics_of_client_records() -> None:
     first, second = [(0.0, 0.1), (0.2, 0.5)], [(0.25, 0.35), (0.36, 0.45)]
-    result = _figures(
+    result = _statistics(
         [ClientRecord(first, [0.05, 0.15], [], 1), ClientRecord(second, [0.1, 0.1], ["DeadlineError"], 0)], 4
     )
     assert (result["answered"], result["fewest_by_one"], result["misdelivered"]) == (4, 2, 1)
     assert result["failed"] == {"DeadlineError": 1}
     assert (result["most_answered_between"], result["bound"], result["work_of_all_ms"]) == (2, 3, 400.0)
     with pytest.raises(CrowdError, match="no request was answered"):
-        _figures([ClientRecord([], [], [], 0)], 4)
+        _statistics([ClientRecord([], [], [], 0)], 4)
 
 
 @pytest.mark.slow

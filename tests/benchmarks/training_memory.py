@@ -32,7 +32,7 @@ def training_memory(  # noqa: PLR0917 - the parameters are the options of the co
         bool, typer.Option("--computed", help="Compute the memory instead of measuring it, for sizes that do not fit.")
     ] = False,
 ) -> None:
-    """Measure the peak memory of both kinds of training, alternating, each run in a process of its own."""
+    """Measure the peak memory of both kinds of training, alternating, each run in a separate process."""
     print(f"{model}, {batch} clips of 12 frames per step, float32; {machine(device)}")
     if computed:
         what = "computed, without workspaces of kernels"

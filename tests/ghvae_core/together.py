@@ -57,7 +57,7 @@ def main(folder: Path) -> None:
 
 
 def _stops(group: ProcessGroup, *steps: int) -> list[Callable[[], bool]]:
-    """Return stop functions that stop the second process alone, after the given steps of each start."""
+    """Return stop functions that stop only the second process, after the given steps of each start."""
     return [after(n_steps) if group.rank else never for n_steps in steps]
 
 

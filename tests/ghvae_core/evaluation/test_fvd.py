@@ -186,21 +186,21 @@ def test_nan_and_other_shapes_are_refused() -> None:
 
 def test_the_bootstrap_error_uses_pairs_and_decreases_with_more_videos() -> None:
     real = features(400, 0)
-    alone = np.arange(400)
-    assert bootstrap_error(real, real, alone, np.random.default_rng(0)) == pytest.approx(0, abs=1e-9)
+    groups = np.arange(400)
+    assert bootstrap_error(real, real, groups, np.random.default_rng(0)) == pytest.approx(0, abs=1e-9)
     fake = real + np.random.default_rng(1).normal(size=real.shape)
-    few, many = (bootstrap_error(real[:n], fake[:n], alone[:n], np.random.default_rng(0)) for n in (40, 400))
+    few, many = (bootstrap_error(real[:n], fake[:n], groups[:n], np.random.default_rng(0)) for n in (40, 400))
     assert 0 < many < few
-    assert bootstrap_error(real, fake, alone, np.random.default_rng(0)) == many
+    assert bootstrap_error(real, fake, groups, np.random.default_rng(0)) == many
 
 
 def test_copies_of_a_video_do_not_decrease_the_error() -> None:
     real = features(40, 0)
     fake = real + np.random.default_rng(1).normal(size=real.shape)
     (reals, fakes), groups = (each.repeat(10, axis=0) for each in (real, fake)), np.arange(40).repeat(10)
-    alone = bootstrap_error(real, fake, np.arange(40), np.random.default_rng(0))
-    assert bootstrap_error(reals, fakes, groups, np.random.default_rng(0)) == pytest.approx(alone, rel=0.1)
-    assert bootstrap_error(reals, fakes, np.arange(400), np.random.default_rng(0)) < alone / 2
+    single = bootstrap_error(real, fake, np.arange(40), np.random.default_rng(0))
+    assert bootstrap_error(reals, fakes, groups, np.random.default_rng(0)) == pytest.approx(single, rel=0.1)
+    assert bootstrap_error(reals, fakes, np.arange(400), np.random.default_rng(0)) < single / 2
 
 
 def test_too_short_videos_are_refused_before_any_is_predicted() -> None:

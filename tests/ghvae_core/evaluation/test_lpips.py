@@ -48,8 +48,8 @@ def test_each_pair_of_frames_is_independent_of_the_batch(random_weights: Path) -
     together = metric(real, predicted)
     assert together.shape == (2, 3)
     for b, t in np.ndindex(2, 3):
-        alone = metric(real[b : b + 1, t : t + 1], predicted[b : b + 1, t : t + 1])
-        torch.testing.assert_close(together[b, t], alone[0, 0])
+        single = metric(real[b : b + 1, t : t + 1], predicted[b : b + 1, t : t + 1])
+        torch.testing.assert_close(together[b, t], single[0, 0])
 
 
 def test_the_distance_is_zero_for_equal_frames_and_symmetric(random_weights: Path) -> None:

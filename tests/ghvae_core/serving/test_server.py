@@ -290,13 +290,13 @@ def test_a_second_worker_that_cannot_be_started_stops_the_first(
     started: list[subprocess.Popen[bytes]] = []
     start = subprocess.Popen
 
-    def one_alone(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+    def first_only(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
         if started:
             raise OSError(errno.ENOMEM, "Cannot allocate memory")
         started.append(start(*arguments, **options))
         return started[0]
 
-    monkeypatch.setattr("ghvae_core.serving.worker.subprocess.Popen", one_alone)
+    monkeypatch.setattr("ghvae_core.serving.worker.subprocess.Popen", first_only)
     with pytest.raises(PredictorError, match="could be started: Cannot allocate memory"):
         PredictionServer(f"ipc://{tmp_path}/s", ServingConfig(), commands("predict", tmp_path, n=2))
     assert started[0].poll() is not None

@@ -33,9 +33,9 @@ def test_parts_merge_into_the_prediction_of_the_whole(n: int, n_videos: int) -> 
         replace(whole, candidates=whole.candidates[first:end], n_videos=min(n_videos, end - first))
         for first, end in ranges
     ]
-    merged, alone = merge([prediction(part) for part in parts], n_videos), prediction(whole)
-    np.testing.assert_array_equal(merged.costs, alone.costs)
-    np.testing.assert_array_equal(merged.best, alone.best)
+    merged, single = merge([prediction(part) for part in parts], n_videos), prediction(whole)
+    np.testing.assert_array_equal(merged.costs, single.costs)
+    np.testing.assert_array_equal(merged.best, single.best)
     assert len(merged.videos) == n_videos
 
 
