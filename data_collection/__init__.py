@@ -1,1 +1,1 @@
-"""What is recorded: the random policy, the RoboNet episode format and the autonomous collector."""
+"""Data collection: the random policy, the RoboNet episode format and the autonomous collector."""

@@ -25,7 +25,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux, renameat2(2)
 
 
 class ExportError(EpisodeError):
-    """Writing a folder failed. Nothing of it is left."""
+    """Writing a folder failed. No part of it remains."""
 
     exit_code: ClassVar[int] = 1
 

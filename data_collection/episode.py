@@ -23,7 +23,7 @@ class EpisodeError(ReportedError):
 class Episode:
     """T actions between T + 1 frames: action t leads from frame t to frame t + 1.
 
-    Of the robots that we drive A is 4 and S is 5; other recordings have what they have, videos 0 and 0.
+    A is 4 and S is 5 for this project's robots, 0 and 0 for videos; other recordings have their own sizes.
 
     Raises:
         EpisodeError: From the constructor, when counts, shapes or dtypes disagree or a number is not finite.
@@ -35,7 +35,7 @@ class Episode:
     commanded: NDArray[np.float32]  # (T, A) before the safety limits
     times_s: NDArray[np.float64]  # (T+1,) monotonic
     info: Mapping[str, str | int | float | bool] = field(default_factory=dict)  # policy, seed, robot, ...
-    action_space: str = ROBOT_ACTIONS  # what the actions' numbers mean; empty where there are none
+    action_space: str = ROBOT_ACTIONS  # meaning of the action numbers; empty without actions
     workspace_m: tuple[_Vector, _Vector] | None = None  # low and high corner; None if unknown
 
     def __post_init__(self) -> None:

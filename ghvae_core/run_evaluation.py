@@ -27,7 +27,9 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
     part: Annotated[_Part, typer.Option(help="trained-on: the episodes that training used.")] = "held-out",
     windows: Annotated[int | None, typer.Option(help="Number of windows (default: 256, as in RoboNet's rows).")] = None,
     samples: _Samples = None,
-    sensitivity: Annotated[int, typer.Option(min=0, help="Rank the executed actions among so many others.")] = 0,
+    sensitivity: Annotated[
+        int, typer.Option(min=0, help="Number of sequences to rank the executed actions among.")
+    ] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Draws the windows, the shuffled actions and the samples.")] = 0,
     out: Annotated[Path | None, typer.Option(help="New folder for the report (default: no report).")] = None,
     lpips: Annotated[bool, typer.Option(help="Measure LPIPS; its weights are downloaded once.")] = True,

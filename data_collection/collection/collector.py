@@ -41,7 +41,7 @@ class CollectionConfig(Config):
     steps_per_draw: tuple[int, int] = (
         6,
         15,
-    )  # ours: a sequence is followed this long, then drawn anew from what is seen
+    )  # ours: steps of a sequence before the next is drawn from the latest observation
     max_faults_in_row: int = Field(default=5, ge=1)  # ours; attempts at one episode before a pause
     free_disk_floor_gib: float = Field(default=2.0, ge=0)  # ours; with less, collection stops between episodes
     lab: str = Field(default="lab", pattern=r"^[A-Za-z0-9-]+$")  # first part of file names, as in RoboNet

@@ -88,9 +88,9 @@ def _count(taken: RecordedEpisode, spec: RobotSpec, _: EpisodeFilterConfig) -> I
 def _step_times(taken: RecordedEpisode, spec: RobotSpec, config: EpisodeFilterConfig) -> Iterator[str]:
     low, high = config.shortest_step_fraction * spec.step_s, config.longest_step_s
     lasted_s = np.diff(taken.episode.times_s)
-    wrong = ~((lasted_s >= low) & (lasted_s <= high))
-    if wrong.any():
-        t = int(np.argmax(wrong))
+    invalid = ~((lasted_s >= low) & (lasted_s <= high))
+    if invalid.any():
+        t = int(np.argmax(invalid))
         yield f"expected steps of {low:g} to {high:g} s, got {lasted_s[t]:.3f} s for step {t}"
 
 

@@ -1,4 +1,4 @@
-"""What happens during a collection: one class per event, and one dispatch for all that follows the events.
+"""Events of a collection: one class per event, dispatched to the methods of listeners.
 
 A worker process sends a `WorkerEvent`; the supervisor handles it and reports an `Event`.
 """

@@ -30,8 +30,8 @@ class CollectionProgress(EventListener):
 
     n_present: int  # episodes in the folder at the start
     present_s: float  # their recorded time
-    n_wanted: int  # episodes to reach, including those present
-    wanted_s: float | None  # recorded time to reach; None where episodes are counted
+    n_target: int  # episodes to reach, including those present
+    target_s: float | None  # recorded time to reach; None where episodes are counted
     state: str = "collecting"  # or the reason why no attempt succeeds at present
     closed: int = 0
     recorded_s: float = 0.0
@@ -85,7 +85,7 @@ class CollectionProgress(EventListener):
         """Set the state to the reason of the pause."""
         self.state = event.reason
 
-    def on_replaced(self, event: ReplacedEvent) -> None:
+    def on_replaced(self, event: ReplacedEvent) -> None:  # noqa: ARG002 - of the listener interface
         """Count a replacement."""
         self.renewals += 1
 
@@ -95,16 +95,16 @@ class CollectionProgress(EventListener):
 
     def is_done(self) -> bool:
         """Return whether the requested time is recorded; False where episodes are counted."""
-        return self.wanted_s is not None and self.present_s + self.recorded_s >= self.wanted_s
+        return self.target_s is not None and self.present_s + self.recorded_s >= self.target_s
 
     def left_s(self) -> float | None:
         """Return the estimated seconds to the target, from the most recent episodes; None before the first."""
         recent = [self.began_s, *self.closed_at_s][-_RECENT:]
         if len(recent) < 2:
             return None
-        left = float(self.n_wanted - self.n_present - self.closed)
-        if self.wanted_s is not None and self.recorded_s > 0:
-            left = (self.wanted_s - self.present_s - self.recorded_s) / (self.recorded_s / self.closed)
+        left = float(self.n_target - self.n_present - self.closed)
+        if self.target_s is not None and self.recorded_s > 0:
+            left = (self.target_s - self.present_s - self.recorded_s) / (self.recorded_s / self.closed)
         return max(0.0, left) * (time.monotonic() - recent[0]) / (len(recent) - 1)
 
     def line(self) -> str:
@@ -112,7 +112,7 @@ class CollectionProgress(EventListener):
         hours = (self.present_s + self.recorded_s) / 3600
         counts = {"dropped": self.dropped.total(), "set aside": self.quarantined.total(), "lost": self.lost}
         losses = [f"{n} {what}" for what, n in counts.items() if n]
-        return ", ".join([f"{self.n_present + self.closed} of {self.n_wanted} episodes", f"{hours:.2f} h", *losses])
+        return ", ".join([f"{self.n_present + self.closed} of {self.n_target} episodes", f"{hours:.2f} h", *losses])
 
     def summary(self) -> dict[str, object]:
         """Return all counts, ready for JSON."""
@@ -142,7 +142,7 @@ class ProgressDisplay(EventListener):
     def __init__(self, folder: Path, progress: CollectionProgress) -> None:
         self._folder, self._progress = folder, progress
         self._bar = ProgressBar(
-            "episodes", progress.n_wanted, completed=progress.n_present, estimates_time=False
+            "episodes", progress.n_target, completed=progress.n_present, estimates_time=False
         )  # a target in hours has another estimate: `CollectionProgress.left_s`
 
     def __enter__(self) -> ProgressDisplay:
@@ -153,7 +153,7 @@ class ProgressDisplay(EventListener):
         self._bar.__exit__()
         print(json.dumps({"folder": str(self._folder), **self._progress.summary()}), flush=True)
 
-    def on_closed(self, event: ClosedEvent) -> None:
+    def on_closed(self, event: ClosedEvent) -> None:  # noqa: ARG002 - of the listener interface
         """Advance the bar; the progress has counted the episode before."""
         self._bar.update(self._progress.n_present + self._progress.closed, _detail(self._progress))
 
@@ -178,9 +178,9 @@ class ProgressDisplay(EventListener):
 
 def _detail(progress: CollectionProgress) -> str:
     hours = (progress.present_s + progress.recorded_s) / 3600
-    wanted = "" if progress.wanted_s is None else f" of {progress.wanted_s / 3600:g}"
+    total = "" if progress.target_s is None else f" of {progress.target_s / 3600:g}"
     left_s = progress.left_s()
-    parts = [f"{hours:.2f}{wanted} h recorded", f"about {duration(left_s)} left" if left_s is not None else ""]
+    parts = [f"{hours:.2f}{total} h recorded", f"about {duration(left_s)} left" if left_s is not None else ""]
     parts += _counts("dropped", progress.dropped) + _counts("set aside", progress.quarantined)
     return ", ".join([part for part in parts if part] + ([f"{progress.lost} lost"] if progress.lost else []))
 

@@ -17,7 +17,7 @@ from data_collection.storage.index import Row
 
 
 class Target(NamedTuple):
-    """What the folder must contain at the end: one of the two."""
+    """Target content of the folder: episodes or hours."""
 
     episodes: int | None
     hours: float | None  # recorded
@@ -43,7 +43,7 @@ def collect(config: CollectionRunConfig, target: Target, out: Path, n_workers: i
         display = stack.enter_context(ProgressDisplay(out, progress))
         log = stack.enter_context(EventLog(folder, progress, config))
         listeners: tuple[EventListener, ...] = (progress, log, display)  # the first counts, the others read the counts
-        numbers = EpisodeNumbers({row.number for row in rows}, progress.n_wanted - progress.n_present)
+        numbers = EpisodeNumbers({row.number for row in rows}, progress.n_target - progress.n_present)
         for event in stack.enter_context(closing(supervisor.run(numbers))):
             for listener in listeners:
                 listener.handle(event)
@@ -56,6 +56,6 @@ def _initial_progress(rows: list[Row], target: Target, config: CollectionRunConf
     n, present_s = len(rows), sum(row.recorded_s for row in rows)
     if target.hours is None:
         return CollectionProgress(n, present_s, max(n, target.episodes or 0), None)
-    wanted_s = target.hours * 3600
-    more = math.ceil((wanted_s - present_s) / (config.collection.n_steps * config.robot.step_s) - 1e-6)
-    return CollectionProgress(n, present_s, n + max(0, more), wanted_s)
+    target_s = target.hours * 3600
+    more = math.ceil((target_s - present_s) / (config.collection.n_steps * config.robot.step_s) - 1e-6)
+    return CollectionProgress(n, present_s, n + max(0, more), target_s)

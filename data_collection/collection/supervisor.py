@@ -119,10 +119,10 @@ class Supervisor:
             if self._final is not None and not self._is_busy():
                 raise CollectionError(self._final)
             yield from self._listen(numbers)
-            for process in [each for each in self._processes if each.silent_s > self._limits.hang_s]:
-                silent_s = process.silent_s
+            for process in [each for each in self._processes if each.inactive_s > self._limits.hang_s]:
+                inactive_s = process.inactive_s
                 process.kill()
-                yield from self._lose(process, numbers, f"hung without activity for {silent_s:.0f} s")
+                yield from self._lose(process, numbers, f"hung without activity for {inactive_s:.0f} s")
             yield self._tick()
 
     def _is_busy(self) -> bool:

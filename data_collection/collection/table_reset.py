@@ -1,4 +1,4 @@
-"""Table reset: keeps objects within reach, by set-downs at random positions and sweeps to the middle."""
+"""Table reset: objects stay within reach by placing them at random positions and by sweeps to the middle."""
 
 from __future__ import annotations
 

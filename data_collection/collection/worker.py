@@ -144,7 +144,7 @@ def run_worker(connection: Connection, config: CollectionRunConfig, out: Path, h
         except ReportedError as error:
             connection.send(GaveUpEvent(str(error), needs_person=False))
     sys.stderr.flush()
-    os._exit(0)  # the arm is closed; remaining threads of ROS would keep the process alive
+    os._exit(0)  # the arm is closed; remaining threads of ROS would keep the process running
 
 
 def _serve(connection: Connection, producer: EpisodeProducer, folder: EpisodeFolder, heartbeat: Heartbeat) -> None:

@@ -40,7 +40,7 @@ class CollectionProcess:
         return time.monotonic() - self._began_s
 
     @property
-    def silent_s(self) -> float:
+    def inactive_s(self) -> float:
         """Seconds since its last activity; 0 while idle."""
         if self.is_ready and self.number is None:
             return 0.0

@@ -37,7 +37,7 @@ MIB: Final = 2**20
 _FILE: Final = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 _GROUP_FRAMES, _GROUP_EPISODES = 10_000, 100  # compressed together; ours: few enough to hold in memory
 
-# Every feature but the images: its type, and what its numbers are. Those that do not begin with "action" or
+# Every feature but the images: its type and the names of its numbers. Those that do not begin with "action" or
 # "observation" are no input and no output of LeRobot's policies.
 _FEATURES: Final[dict[str, tuple[str, tuple[str, ...] | None]]] = {
     "observation.state": ("float32", STATE_NAMES),
@@ -84,7 +84,7 @@ def export_lerobot(paths: Sequence[Path], out: Path, *, task: str, on_episode: C
         ExportError: The disk is full, or does not allow it. Nothing is left.
     """
     if not paths or not task.strip():
-        raise EpisodeError(f"expected at least one episode and a task in words, got {len(paths)} and {task!r}")
+        raise EpisodeError(f"expected at least one episode and a task as text, got {len(paths)} and {task!r}")
     with new_folder(out) as folder, closing(LeRobotWriter(folder, task, FileSizes())) as dataset:
         for path in paths:
             arrays = read_episode_arrays(path)
@@ -114,8 +114,8 @@ class _Kind(NamedTuple):
         """Check that an episode fits into the same dataset."""
         for name, mine, its in zip(("robot", "step_s", "camera sizes"), self, other, strict=True):
             if mine != its:
-                wanted, got = (float(value) if isinstance(value, Fraction) else value for value in (mine, its))
-                raise EpisodeError(f"expected {name} {wanted} as in earlier episodes, got {got}; export separately")
+                expected, got = (float(value) if isinstance(value, Fraction) else value for value in (mine, its))
+                raise EpisodeError(f"expected {name} {expected} as in earlier episodes, got {got}; export separately")
 
 
 class LeRobotWriter:

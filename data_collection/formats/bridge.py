@@ -51,10 +51,10 @@ def _episode(features: Mapping[str, Feature], camera: int) -> Episode:
         raise EpisodeError(f"expected features '{_IMAGE}*', got {', '.join(sorted(features)[:8]) or 'none'}")
     if not 0 <= camera < len(views):
         raise EpisodeError(f"expected a camera from 0 to {len(views) - 1}, got {camera}")
-    pictures = features[views[camera]]
-    if not isinstance(pictures, list):
+    images = features[views[camera]]
+    if not isinstance(images, list):
         raise EpisodeError(f"'{views[camera]}': expected encoded images, got numbers")
-    frames = _frames(pictures)
+    frames = _frames(images)
     if not np.ptp(frames):  # a missing camera is one colour; the flags has_image_* are not reliable
         raise EpisodeError(f"'{views[camera]}': expected camera images, got one colour; choose another camera")
     actions = _table(features, _ACTION, len(frames))[:-1].astype(np.float32)
@@ -72,10 +72,10 @@ def _table(features: Mapping[str, Feature], name: str, n_steps: int) -> NDArray[
     return values.astype(np.float64).reshape(n_steps, -1)
 
 
-def _frames(pictures: list[bytes]) -> NDArray[np.uint8]:
+def _frames(images: list[bytes]) -> NDArray[np.uint8]:
     frames: list[NDArray[np.uint8]] = []
-    for picture in pictures:
-        frames.append(_decode(picture))
+    for image in images:
+        frames.append(_decode(image))
         if sum(frame.nbytes for frame in frames) > _MAX_BYTES:
             raise EpisodeError(f"expected at most {_MAX_BYTES} bytes of frames, got more")
     if not frames or len({frame.shape for frame in frames}) > 1:
@@ -83,9 +83,9 @@ def _frames(pictures: list[bytes]) -> NDArray[np.uint8]:
     return np.stack(frames)
 
 
-def _decode(picture: bytes) -> NDArray[np.uint8]:
+def _decode(data: bytes) -> NDArray[np.uint8]:
     try:
-        with Image.open(io.BytesIO(picture), formats=("JPEG", "PNG")) as image:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             if image.width * image.height > _MAX_PIXELS:
                 raise EpisodeError(f"expected an image of at most {_MAX_PIXELS} pixels, got {image.size}")
             return np.asarray(image.convert("RGB"))

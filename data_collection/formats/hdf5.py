@@ -40,7 +40,7 @@ def open_hdf5(path: Path) -> Iterator[tuple[h5py.File, bool]]:
             yield file, is_sealed
     except EpisodeError as error:
         raise EpisodeError(f"{path}: {error}") from None
-    # What h5py raises on a damaged file depends on the damaged byte.
+    # The exception of h5py on a damaged file depends on the damaged byte.
     except (OSError, LookupError, RuntimeError, ValueError, TypeError, OverflowError, MemoryError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise EpisodeError(f"{path}: expected an intact RoboNet HDF5 file, got: {reason[:200]}") from None

@@ -16,7 +16,7 @@ from data_collection.formats.hdf5 import naming
 
 MAX_BYTES = 2**31  # of all arrays of one episode, unpacked; a BAIR episode has 6 MB
 
-# What a damaged archive raises depends on the damaged byte.
+# The exception on a damaged archive depends on the damaged byte.
 _DAMAGE: Final = (
     *(OSError, ValueError, LookupError, EOFError, RuntimeError, MemoryError, SyntaxError, TypeError),
     *(zipfile.BadZipFile, zlib.error),

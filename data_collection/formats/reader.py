@@ -26,7 +26,7 @@ class Recording:
 
     path: Path
     index: int  # in a file of several
-    name: str  # relative to the folder, "#index" behind it where a file may hold several; unique and stable
+    name: str  # relative to the folder, followed by "#index" where a file may hold several; unique and stable
 
     def is_in(self, names: frozenset[str]) -> bool:
         """Return whether names, as from `read_names`, contain this recording's file, with or without suffix."""
@@ -36,8 +36,8 @@ class Recording:
 def find(folder: Path) -> list[Recording]:
     """Return the recordings in a folder and its subfolders, sorted by name of file.
 
-    Nothing is opened but TFRecord files, which hold several. Hidden files are passed over. Video files beside
-    recordings of other kinds are taken for pictures of them, not for recordings.
+    Nothing is opened but TFRecord files, which hold several. Hidden files are ignored. Video files next
+    to recordings of other kinds are assumed to show them and are not used.
 
     Raises:
         EpisodeError: A TFRecord file cannot be read at all.

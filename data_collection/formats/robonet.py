@@ -23,7 +23,7 @@ from robot_bridge.robot import ACTION_DIM, CLOSE, OPEN, STATE_DIM, RobotSpec
 
 ASIDE = ".aside"  # suffix of files in quarantine, which readers skip
 
-PSNR_FLOOR_DB = 25.0  # of the worst frame read back; ours: H.264 gives 34 to 40, a wrong or shifted frame less than 20
+PSNR_FLOOR_DB = 25.0  # of the worst frame read back; ours: H.264 gives 34 to 40, another frame less than 20
 
 # Attributes that RoboNet requires; an episode's info may replace those of the scene.
 _SCENE: Final[Mapping[str, str]] = {
@@ -85,7 +85,7 @@ def write_episode(episode: Episode, path: Path, spec: RobotSpec) -> None:
 
     Raises:
         EpisodeError: The episode cannot be represented, the name exists, the disk is full, or what was read back
-            differs. No file of that name is left behind.
+            differs. No file of that name remains.
     """
     if not {".hdf5", ASIDE} & {path.suffix}:
         raise EpisodeError(f"{path}: expected a name that ends in .hdf5, as RoboNet's reader requires")
@@ -172,7 +172,7 @@ def _check(episode: Episode, spec: RobotSpec) -> None:
 
 
 def _attributes(episode: Episode, spec: RobotSpec) -> dict[str, Any]:
-    """Return the attributes of /metadata: what the robot is, then the episode's info, then the scene's defaults."""
+    """Return the attributes of /metadata: robot properties, then the episode's info, then scene defaults."""
     low, high = spec.state_bounds()
     attributes: dict[str, Any] = {
         "robot": spec.name,

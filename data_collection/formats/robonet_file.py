@@ -48,7 +48,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What RoboNet's own loader returns with 5-D targets, zero padding and autograsp imputation; RoboNet 0.1.0."""
+    """Arrays as from RoboNet's loader (0.1.0) with 5-D targets, zero padding and autograsp imputation."""
 
     states: NDArray[
         np.float32
@@ -189,7 +189,7 @@ def _video(file: h5py.File, camera: int, first_format: object) -> Video:
     name = f"env/cam{camera}_video/frames"
     data, dataset = numbers(file, name, 1), find(file, name)
     shape, n_frames = attribute(dataset, "shape"), attribute(dataset, "T")
-    image_format = attribute(dataset, "image_format") or first_format  # genuine files lack it beyond camera 0
+    image_format = attribute(dataset, "image_format") or first_format  # RoboNet's files lack it beyond camera 0
     if data.dtype != np.uint8:
         raise EpisodeError(f"'{name}': expected the bytes of an mp4 file, got {data.dtype}")
     if not isinstance(shape, np.ndarray) or shape.shape != (3,) or shape[2] != 3 or not (shape >= 1).all():
@@ -217,7 +217,7 @@ def _bounds(file: h5py.File, metadata: Mapping[str, Any]) -> tuple[NDArray[np.fl
             raise EpisodeError(f"'{name}': expected {ROBONET_DIM} finite numbers, got {bound}")
         found.append(bound.astype(np.float64))
     if not (found[0] <= found[1]).all():
-        raise EpisodeError(f"expected low_bound to lie below high_bound, got {found[0]} and {found[1]}")
+        raise EpisodeError(f"expected low_bound below high_bound, got {found[0]} and {found[1]}")
     return found[0], found[1]
 
 

@@ -27,7 +27,7 @@ _POLYNOMIAL = 0x82F63B78  # Castagnoli, reversed
 
 
 def find_records(path: Path) -> list[int]:
-    """Return where records begin. Where a length is damaged, nothing is known of what follows: that place is the last.
+    """Return the offsets of records. The offset of a damaged length is the last one, as later records are not found.
 
     Raises:
         EpisodeError: The file cannot be read.
@@ -57,7 +57,7 @@ def read_record(path: Path, offset: int) -> bytes:
     """Return the data of the record that begins at `offset`.
 
     Raises:
-        EpisodeError: It is cut off, or a checksum does not fit.
+        EpisodeError: It is truncated, or a checksum does not match.
     """
     with path.open("rb") as file:
         n_bytes = _length(file, offset)
@@ -96,7 +96,7 @@ _TABLE: Final = _table()
 
 
 def crc32c(data: bytes) -> int:
-    """Return the CRC-32C (Castagnoli) of data, in many lanes at once where it is long.
+    """Return the CRC-32C (Castagnoli) of data, computed in parallel parts if it is long.
 
     The register is linear over GF(2): that of two pieces is the first one's, moved on by as many zero bytes as the
     second has, xor the second one's from zero.
@@ -106,7 +106,7 @@ def crc32c(data: bytes) -> int:
     lanes = np.frombuffer(data, np.uint8, n_lanes * n_steps).reshape(n_lanes, n_steps).T
     registers = np.zeros(n_lanes, np.uint32)
     registers[0] = 0xFFFFFFFF
-    basis = np.uint32(1) << np.arange(32, dtype=np.uint32)  # what a lane's length of zero bytes makes of each bit
+    basis = np.uint32(1) << np.arange(32, dtype=np.uint32)  # effect of zero bytes of one lane's length on each bit
     for step in np.ascontiguousarray(lanes):
         registers = _TABLE[(registers ^ step) & 0xFF] ^ (registers >> 8)
         basis = _TABLE[basis & 0xFF] ^ (basis >> 8)

@@ -21,7 +21,7 @@ from robot_bridge.camera import MODEL_IMAGE_PX, Crop, crop_and_resize
 
 SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif")
 MAX_BYTES = 2**32  # of one video's frames as they are kept; more frames need a stride, or cutting
-MAX_PIXELS = 2**26  # of one frame as it is filmed; 8K has half as many
+MAX_PIXELS = 2**26  # of one recorded frame; 8K has half as many
 
 
 class VideoReading(NamedTuple):
@@ -34,7 +34,7 @@ class VideoReading(NamedTuple):
 def read_video(path: Path, reading: VideoReading) -> Episode:
     """Read a video file: the largest centred square of every n-th frame, at the requested size.
 
-    Frames are made small one by one, so that a long video in high resolution needs no more memory than a short one.
+    Frames are resized one at a time: the memory is that of the resized frames and of one full frame.
 
     Raises:
         EpisodeError: Damaged, no video, fewer than two frames, or too many; the message names the file.
@@ -66,7 +66,7 @@ def _frames(
         if number % reading.stride == 0:
             frames.append(_square(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), reading.side_px))
         if len(frames) > limit:
-            raise EpisodeError(f"expected at most {limit} frames, got more; cut the video, or take a larger stride")
+            raise EpisodeError(f"expected at most {limit} frames, got more; cut the video, or use a larger stride")
     return frames
 
 

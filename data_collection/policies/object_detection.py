@@ -47,7 +47,7 @@ def detect_objects(image: NDArray[np.uint8], camera: Camera, config: ObjectDetec
     Args:
         image: (H, W, 3) uint8 RGB at camera size.
         camera: The calibrated camera that took it.
-        config: What counts as an object.
+        config: Criteria of objects.
     """
     hue, coloured = colours(image, config)
     area_px = round(config.min_area_px * camera.scale**2)
@@ -97,7 +97,7 @@ def _mean_hue(hues: NDArray[np.uint8]) -> float:
 def _hue_bands(hues: NDArray[np.uint8], min_area_px: int) -> list[NDArray[np.int64]]:
     """Split the circle of hues (0 to 179) so that each band is one colour: at the valleys between clear peaks.
 
-    A peak is clear when it has `min_area_px` pixels and the valleys beside it have less than a quarter of its height;
+    A peak is clear when it has `min_area_px` pixels and the valleys next to it have less than a quarter of its height;
     the few blended pixels along the edge of two colours fill those valleys but make no peak.
     """
     from scipy.signal import find_peaks  # noqa: PLC0415 - takes longer to import than all else together

@@ -36,7 +36,7 @@ class PrimitivesConfig(Config):
     use_fraction: float = Field(default=0.9, ge=0, le=1)  # of sequences with two or more objects
     push_to_fraction: float = Field(default=0.3, ge=0, le=1)  # of the others, while no object is held
     one_target_fraction: float = Field(default=0.2, ge=0, le=1)  # of tool uses: on one target instead of all
-    behind_tool_fraction: float = Field(default=0.7, ge=0, le=1)  # of targets hidden in the goal: behind the tool
+    behind_tool_fraction: float = Field(default=0.7, ge=0, le=1)  # of targets hidden in the goal: beyond the tool
     seen_height_m: Range = (0.01, 0.035)  # of an object's centre above the table
     aim_sd_m: float = Field(default=0.006, ge=0)  # horizontal error of every position; grasps tolerate 1 cm
     turn_sd_rad: float = Field(default=0.1, ge=0)  # error of the direction of a stroke

@@ -198,10 +198,10 @@ class RandomPolicy:
         angle = rng.uniform(-np.pi, np.pi)
         direction = np.array([np.cos(angle), np.sin(angle)])
         height_m = rng.uniform(0.015, 0.04)
-        beside = target_m[:2] - direction * rng.uniform(0.06, 0.1)
+        start = target_m[:2] - direction * rng.uniform(0.06, 0.1)
         beyond = target_m[:2] + direction * rng.uniform(0.03, 0.15)
         approach_m, leave_m = rng.uniform(0.1, 0.2), rng.uniform(0.08, 0.2)
-        return list(stroke(beside, beyond, height_m, approach_m=approach_m, leave_m=leave_m))
+        return list(stroke(start, beyond, height_m, approach_m=approach_m, leave_m=leave_m))
 
     def _place(self, rng: np.random.Generator) -> NDArray[np.float64]:
         return rng.uniform(self._low, self._high)

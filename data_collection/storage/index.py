@@ -89,7 +89,7 @@ def write(folder: Path, rows: Iterable[Row]) -> None:
 
 
 def append(folder: Path, row: Row) -> None:
-    """Append an episode. If a crash loses the line, `read` takes it from the file.
+    """Append an episode. If a crash loses the line, `read` restores it from the file.
 
     Raises:
         OSError: The disk is full or failing.

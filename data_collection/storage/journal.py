@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 JOURNAL_NAME = "journal.jsonl"
-DONE, STOPPED = "done", "stopped"  # results of a run; otherwise a reason in words
+DONE, STOPPED = "done", "stopped"  # results of a run; otherwise a reason as text
 _DAY_S = 86400.0
 
 Value = str | int | float | bool | None

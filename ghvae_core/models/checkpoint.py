@@ -127,7 +127,7 @@ def load(folder: Path, device: str = "cpu") -> Checkpoint:
     states = _states(files, info, folder)
     _check_chain(states, manifest.get("trained_on"), folder)
     config = info.model.up_to(info.modules_trained)
-    with torch.device("meta"):  # allocates no memory, whatever a damaged configuration says
+    with torch.device("meta"):  # allocates no memory, even for a damaged configuration
         shapes = build(config)
     for k, state in enumerate(states, start=1):
         _check_fit(shapes.module(k), state, folder / _file(k))

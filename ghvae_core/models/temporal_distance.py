@@ -106,7 +106,7 @@ def load(folder: Path, device: str | torch.device = "cpu") -> TemporalDistance:
         item = error.errors()[0]
         raise CheckpointError(f"{folder / _CONFIG}: {_place(item['loc'])}: {item['msg']}") from None
     state = unpack_tensors(files[_WEIGHTS], str(folder / _WEIGHTS))
-    with torch.device("meta"):  # allocates no memory, whatever a damaged configuration says
+    with torch.device("meta"):  # allocates no memory, even for a damaged configuration
         expected = {name: tensor.shape for name, tensor in TemporalDistance(config).state_dict().items()}
     if {name: tensor.shape for name, tensor in state.items()} != expected:
         raise CheckpointError(f"{folder / _WEIGHTS}: its tensors do not fit {_CONFIG}; use another copy")

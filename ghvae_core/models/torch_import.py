@@ -119,7 +119,7 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def _convert(path: Path, out: Path) -> None:
-    """Convert a PyTorch file under resource limits; runs in a process of its own."""
+    """Convert a PyTorch file under resource limits; runs in a separate process."""
     size_bytes = path.stat().st_size
     memory_bytes = _virtual_bytes() + _MEMORY_BYTES + 2 * size_bytes
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

@@ -114,7 +114,7 @@ def check_sizes(start: Checkpoint, config: GhvaeConfig | SvgConfig) -> None:
     """
     theirs, kind = start.model.config, start.info.model.kind
     if kind != config.kind:
-        raise CheckpointError(f"--init: expected a model of kind {config.kind}, as --model says, got {kind}")
+        raise CheckpointError(f"--init: expected a model of kind {config.kind}, as --model requires, got {kind}")
     pairs = {
         name: (getattr(theirs, name), getattr(config, name)) for name in type(config).model_fields if name not in _FREE
     }

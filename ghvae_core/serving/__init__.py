@@ -1,1 +1,1 @@
-"""The model behind a socket: the messages, the server that answers them, and the client of the robot's side."""
+"""Prediction over a network: the messages, the server, and the client for the robot's machine."""

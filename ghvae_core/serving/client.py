@@ -34,7 +34,7 @@ from ghvae_core.serving.wire import MAX_DEADLINE_S, MAX_PART_BYTES, ProtocolErro
 
 _CONNECT_TIMEOUT_S = 5.0  # ours
 _EVENT_MS = 1  # delay between a new connection and its monitor event; ours
-_HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a silent server is disconnected and reconnected; ours
+_HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a server without heartbeats is disconnected and reconnected; ours
 _HANDSHAKE_ERRORS = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not know this machine's key; there: run_keys allow FOLDER NAME.key",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "only one of client and server uses keys; see planner.keys",
@@ -230,7 +230,7 @@ class ServerClient:
 
 
 def _wait_for(refusal: Refusal, end_s: float) -> None:
-    """Wait as long as the refusal says, at most until `end_s`."""
+    """Wait for the time given in the refusal, at most until `end_s`."""
     # Jitter: clients that were refused together must not retry together.
     sleep(max(0.0, min(refusal.retry_after_s * random.uniform(0.5, 1.5), end_s - time.monotonic())))
 

@@ -50,9 +50,9 @@ class ServingConfig(WorkerPoolConfig):
 class QueuedRequest:
     """A request and its client."""
 
-    client: bytes  # empty: nobody receives the reply
+    client: bytes  # empty: the reply is discarded
     message: Predict
-    parts: Sequence[bytes]  # the message as it came; it is forwarded to the workers
+    parts: Sequence[bytes]  # the received message, forwarded unchanged to the workers
     received_s: float  # monotonic
 
     @property
@@ -299,7 +299,7 @@ class PredictionServer:
         return requests
 
     def _forward(self, client: bytes, reply: WorkerReply) -> None:
-        """Send the reply of the workers as it came."""
+        """Forward the reply of the workers unchanged."""
         envelope = reply.envelope
         if envelope.status == "ok":
             self.metrics.add_prediction(envelope.n_candidates, envelope.n_nonfinite, envelope.timing_s)

@@ -16,7 +16,7 @@ from ghvae_core.serving.auth import Authenticator
 from ghvae_core.serving.wire import MAX_PART_BYTES
 
 _MAX_MESSAGES = 16  # in each direction for each peer; beyond it the peer blocks, and replies are dropped
-_HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a silent peer is disconnected; ours
+_HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a peer without heartbeats is disconnected; ours
 _HANDSHAKE_MS = 2000  # a connection without a handshake is closed; ours
 _MAX_IPC_BYTES = 107  # of a socket's path, Linux unix(7)
 
@@ -86,7 +86,7 @@ def bind(
 
 
 def _check_path(path: Path, address: str) -> None:
-    """Refuse the path of an existing file, which ZeroMQ would silently remove."""
+    """Refuse the path of an existing file, which ZeroMQ would remove without an error."""
     try:
         mode = path.lstat().st_mode
     except OSError:  # there is no file; binding reports other problems

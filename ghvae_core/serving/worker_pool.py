@@ -38,7 +38,7 @@ class WorkerPoolConfig(Config):
 
     renamed_keys: ClassVar[Mapping[str, str]] = {"reserve_after_s": "standby_after_s"}
 
-    hang_s: float = Field(default=5.0, gt=0, le=600)  # so long after a deadline a silent process is killed; ours
+    hang_s: float = Field(default=5.0, gt=0, le=600)  # from a deadline to the kill of a hanging process; ours
     restarts: int = Field(default=5, ge=0)  # within 10 minutes; after more the server exits; ours
     # From ready to the start of a standby process, which has imported torch and replaces a lost one (300 MB a device).
     standby_after_s: float | None = Field(default=3.0, ge=0)  # None: no standby process; ours

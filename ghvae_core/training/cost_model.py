@@ -138,7 +138,7 @@ def print_cost(cost: ModelCost, console: Console) -> None:
 
 
 class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts FLOP and the maximal number of bytes of live tensors."""
+    """Counts FLOP and the maximal number of bytes of allocated tensors."""
 
     def __init__(self, tensors: Sequence[Tensor] = ()) -> None:
         """Start with `tensors` allocated."""

@@ -41,7 +41,7 @@ _MAX_SAVING_FRACTION = 0.05  # of the time is spent on saving, whatever the size
 
 
 class TrainingError(ReportedError):
-    """Training failed. The last good state is on disk."""
+    """Training failed. The last valid state is on disk."""
 
     exit_code: ClassVar[int] = 1
 
@@ -206,7 +206,7 @@ class Trainer:
             if bad == _BAD_STEPS:
                 del engine  # frees its memory
                 engine, bad = self._restore(stage), 0
-            if bad == 0 and (any_stop or any_due):  # otherwise the last good state is kept
+            if bad == 0 and (any_stop or any_due):  # otherwise the last valid state is kept
                 self._save(engine)
             if any_stop:
                 raise Interrupted

@@ -109,7 +109,7 @@ BREAKS: dict[str, tuple[Callable[[h5py.File], object], str]] = {
     "giant T": (lambda f: f["env/cam0_video/frames"].attrs.__setitem__("T", 10**9), "@T"),
     "larger T": (lambda f: f["env/cam0_video/frames"].attrs.__setitem__("T", 6), "of 6 frames, got 5"),
     "bounds": (lambda f: f["metadata"].attrs.__delitem__("low_bound"), "low_bound"),
-    "turned bounds": (lambda f: f["metadata"].attrs.__setitem__("low_bound", [9.0] * 5), "lie below"),
+    "turned bounds": (lambda f: f["metadata"].attrs.__setitem__("low_bound", [9.0] * 5), "low_bound below"),
     "clash": (lambda f: f["misc"].__setitem__("robot", "x"), "both /misc and /metadata"),
     "nan": (lambda f: f["env/state"].__setitem__((0, 0), np.nan), "finite"),
     "text": (lambda f: _replace(f, "policy/actions", np.array([[b"x"] * 4] * 4)), "array of numbers"),

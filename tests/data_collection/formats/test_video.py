@@ -77,7 +77,7 @@ def test_a_video_of_one_frame_is_refused(tmp_path: Path) -> None:
 def test_too_many_frames_for_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "MAX_BYTES", 5 * 3 * 16**2)
     path = write_video(tmp_path / "a.mp4", video_frames(8))
-    with pytest.raises(EpisodeError, match="at most 5 frames, got more; cut the video, or take a larger stride"):
+    with pytest.raises(EpisodeError, match="at most 5 frames, got more; cut the video, or use a larger stride"):
         read_video(path, VideoReading(side_px=16))
     assert len(read_video(path, VideoReading(2, 16)).frames) == 4
 
