@@ -13,7 +13,7 @@ from robot_bridge.camera import Camera
 from robot_bridge.robot import RobotSpec
 from robot_bridge.safety import MotionLimits
 
-GENUINE = Path(__file__).resolve().parents[3] / "shared/data/robonet"  # real files, next to the project
+REAL_FILES = Path(__file__).resolve().parents[3] / "shared/data/robonet"  # real files, next to the project
 RED = (220, 30, 40)  # of the block that moves through the frames
 
 SPEC = RobotSpec(

@@ -97,7 +97,7 @@ def test_resuming_fills_gaps_and_continues(three: tuple[Path, dict[str, Any]], t
     assert closed(tmp_path) == after
 
 
-def test_hours_are_recorded_hours(tmp_path: Path) -> None:
+def test_a_target_in_hours_counts_recorded_time(tmp_path: Path) -> None:
     counts = summary(collect(tmp_path / "new", "--hours", str(3 / 3600), *TINY))
     assert 3 <= counts["recorded_s"] < 3 + 3 and counts["episodes"] == len(closed(tmp_path / "new"))
 
@@ -118,7 +118,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=str)
-def test_bad_arguments_are_refused_and_nothing_written(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_invalid_arguments_are_refused_and_nothing_written(tmp_path: Path, arguments: list[str], message: str) -> None:
     result = collect(tmp_path / "new", *arguments)
     assert result.returncode == 2 and message in result.stderr
     assert not result.stdout and not (tmp_path / "new").exists()
@@ -131,7 +131,7 @@ def test_a_folder_with_content_is_refused_unchanged(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_folder_that_is_no_collection_is_not_continued(tmp_path: Path) -> None:
+def test_a_folder_without_a_collection_is_not_resumed(tmp_path: Path) -> None:
     for name in ("penn_sawyer_traj3.hdf5", "penn_sawyer_traj4.hdf5.part", "meta_data.pkl"):
         (tmp_path / name).write_bytes(b"x")
     result = collect(tmp_path, "--episodes", "1", "--resume", *TINY)

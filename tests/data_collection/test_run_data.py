@@ -86,7 +86,7 @@ def test_episodes_are_listed_in_full(real: Path) -> None:
 
 
 def test_the_newest_episodes_are_listed_as_json(tmp_path: Path) -> None:
-    folder = make_collection(tmp_path / "play", 12, n_steps=1)  # so that 10 comes after 9
+    folder = make_collection(tmp_path / "play", 12, n_steps=1)  # 10 is listed after 9
     lines = output("list", folder, "--json", "--last", 3).splitlines()
     assert lines == [row.line().rstrip() for row in index.read(folder)[-3:]]
     assert [json.loads(line)["number"] for line in lines] == [9, 10, 11]
@@ -296,7 +296,7 @@ class CommandRun:
 
 
 @pytest.mark.parametrize(("words", "message"), REFUSED, ids=str)
-def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
+def test_invalid_input_is_refused_in_one_line_and_nothing_is_written(
     workspace: Path, words: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = CommandRun(workspace, monkeypatch, capsys, words.split())

@@ -161,7 +161,7 @@ def test_an_arm_that_cannot_recover_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "spoil"),
+    ("kind", "damage"),
     [
         ("frozen_camera", lambda seen: Observation(_IMAGE, seen.state, seen.time_s)),
         ("bad_light", lambda seen: Observation(seen.image // 40, seen.state, seen.time_s)),
@@ -170,11 +170,11 @@ def test_an_arm_that_cannot_recover_is_reported() -> None:
     ],
 )
 def test_a_rejected_episode_is_complete_and_attempted_again(
-    monkeypatch: pytest.MonkeyPatch, kind: str, spoil: Callable[[Observation], Observation]
+    monkeypatch: pytest.MonkeyPatch, kind: str, damage: Callable[[Observation], Observation]
 ) -> None:
     arm = simulated.franka()
     see = SimulatedFranka.observe
-    monkeypatch.setattr(SimulatedFranka, "observe", lambda self: spoil(see(self)))
+    monkeypatch.setattr(SimulatedFranka, "observe", lambda self: damage(see(self)))
     episode, dropped = collect(arm, seed=0, number=0)
     assert episode is None and [d.kind for d in dropped] == [kind] * 3
     assert all(d.rejected is not None and len(d.rejected.actions) == 5 for d in dropped)

@@ -54,7 +54,7 @@ def is_refused(result: tuple[str, str], kind: str, words: str) -> bool:
     return result[0] == kind and re.search(words, result[1]) is not None
 
 
-def test_a_good_episode_passes() -> None:
+def test_a_valid_episode_passes() -> None:
     assert evaluate(GOOD) == PASSES
 
 

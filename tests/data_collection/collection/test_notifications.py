@@ -61,7 +61,7 @@ def test_a_change_is_reported_once(received: Path) -> None:
         ("waiting", "no light again"),
     ):
         answers.append(notifier.change(state, text))
-        notifier.close()  # so that they come in order
+        notifier.close()  # keeps the order
     assert answers == [False, True, False, True, False, True]
     assert lines(received) == ["no light; $HOME `x` 'y'", "again", "no light again"]
 

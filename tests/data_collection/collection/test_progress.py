@@ -140,7 +140,7 @@ def test_only_the_last_episodes_determine_the_remaining_time(clock: Clock) -> No
     assert len(account.closed_at_s) <= 201
 
 
-def test_hours_are_done_when_they_are_recorded() -> None:
+def test_a_target_in_hours_is_done_once_recorded() -> None:
     account = CollectionProgress(1, 50.0, 100, 110.0)
     done = []
     for number in range(3):

@@ -13,7 +13,7 @@ LENGTHS = (6, 4, 5)  # actions of each
 
 
 def names(folder: Path) -> list[str]:
-    """Return what is in a folder."""
+    """Return the names in a folder."""
     return sorted(path.name for path in folder.iterdir())
 
 

@@ -10,7 +10,7 @@ import pytest
 from data_collection.episode import EpisodeError
 from data_collection.export.episode_reader import read_episode_arrays
 from data_collection.formats.robonet import read_episode
-from tests.data_collection.episodes import GENUINE, SPEC
+from tests.data_collection.episodes import REAL_FILES, SPEC
 from tests.data_collection.formats.test_robonet_file import write_foreign
 
 
@@ -36,7 +36,7 @@ def test_numbers_without_a_json_form_become_text(recorded: list[Path]) -> None:
 
 
 def test_all_cameras_of_a_real_file_are_read() -> None:
-    paths = sorted(GENUINE.glob("hdf5/stanford_franka*.hdf5"))
+    paths = sorted(REAL_FILES.glob("hdf5/stanford_franka*.hdf5"))
     if not paths:
         pytest.skip("shared/data/robonet is not next to the project")
     take = read_episode_arrays(paths[0])

@@ -1,4 +1,4 @@
-"""Content of LeRobot's files, and, if an interpreter with LeRobot is configured, what LeRobot reads from them."""
+"""Content of LeRobot's files, also as read by LeRobot if an interpreter with it is configured."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from data_collection.export.episode_reader import EpisodeArrays, read_episode_ar
 from data_collection.export.lerobot import FileSizes, LeRobotWriter, export_lerobot
 from data_collection.formats.robonet import write_episode
 from data_collection.formats.video import VideoConfig
-from tests.data_collection.episodes import GENUINE, SPEC, make_episode, make_frames
+from tests.data_collection.episodes import REAL_FILES, SPEC, make_episode, make_frames
 from tests.data_collection.export.conftest import LENGTHS, names
 from tests.data_collection.formats.test_robonet_file import write_foreign
 from tests.patience import patience
@@ -305,7 +305,7 @@ def test_lerobot_finds_every_frame_in_many_files_of_two_encoders(
 
 @pytest.mark.slow
 def test_lerobot_reads_the_three_cameras_of_a_real_file(tmp_path: Path) -> None:
-    paths = sorted(GENUINE.glob("hdf5/stanford_franka*.hdf5"))
+    paths = sorted(REAL_FILES.glob("hdf5/stanford_franka*.hdf5"))
     if not paths:
         pytest.skip("shared/data/robonet is not next to the project")
     export_lerobot(paths, tmp_path / "dataset", task="play", on_episode=_nothing)

@@ -16,7 +16,7 @@ from data_collection.episode import EpisodeError
 from data_collection.export.episode_reader import read_episode_arrays
 from data_collection.export.webdataset import export_shards
 from data_collection.formats.video import decode_video
-from tests.data_collection.episodes import GENUINE, make_frames
+from tests.data_collection.episodes import REAL_FILES, make_frames
 from tests.data_collection.export.conftest import LENGTHS, names
 from tests.data_collection.formats.test_robonet_file import write_foreign
 
@@ -108,7 +108,7 @@ def test_bgr_frames_become_rgb(tmp_path: Path) -> None:
 
 
 def test_all_cameras_of_a_real_file_are_exported(tmp_path: Path) -> None:
-    paths = sorted(GENUINE.glob("hdf5/stanford_franka*.hdf5"))
+    paths = sorted(REAL_FILES.glob("hdf5/stanford_franka*.hdf5"))
     if not paths:
         pytest.skip("shared/data/robonet is not next to the project")
     export_shards(paths, tmp_path / "out", on_episode=_nothing)

@@ -15,12 +15,12 @@ from data_collection.formats.bridge import read_bridge
 from data_collection.formats.reader import find
 from tests.data_collection.records import Values, bridge_features, example, write_records
 
-GENUINE = Path(__file__).resolve().parents[3] / "shared/data/bridge_rlds"
+REAL_FILES = Path(__file__).resolve().parents[3] / "shared/data/bridge_rlds"
 
 
-@pytest.mark.skipif(not GENUINE.is_dir(), reason=f"no BridgeData in {GENUINE}")
+@pytest.mark.skipif(not REAL_FILES.is_dir(), reason=f"no BridgeData in {REAL_FILES}")
 def test_real_records_are_episodes_of_three_views() -> None:
-    recordings = find(GENUINE)
+    recordings = find(REAL_FILES)
     assert len(recordings) == 20
     for recording in recordings:
         episode = read_bridge(recording.path, recording.index, 2)
@@ -33,10 +33,10 @@ def test_real_records_are_episodes_of_three_views() -> None:
         read_bridge(recordings[0].path, 0, 4)
 
 
-@pytest.mark.skipif(not GENUINE.is_dir(), reason=f"no BridgeData in {GENUINE}")
+@pytest.mark.skipif(not REAL_FILES.is_dir(), reason=f"no BridgeData in {REAL_FILES}")
 def test_motion_of_a_real_arm_follows_its_actions() -> None:
     """Action t leads from state t to state t + 1: shifted by one step the agreement is less."""
-    episodes = [read_bridge(each.path, each.index) for each in find(GENUINE)]
+    episodes = [read_bridge(each.path, each.index) for each in find(REAL_FILES)]
     moved = np.concatenate([np.diff(episode.states[:, :3], axis=0) for episode in episodes])
     commanded = np.concatenate([episode.actions[:, :3] for episode in episodes])
     aligned, shifted = (np.corrcoef(commanded[s].ravel(), moved[t].ravel())[0, 1] for s, t in (

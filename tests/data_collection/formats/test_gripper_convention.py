@@ -24,7 +24,7 @@ def _file(path: Path, commands: list[float] | None = None, robot: str = "sawyer"
     return path
 
 
-def test_a_file_that_cannot_decide_follows_the_robot_s_others(tmp_path: Path) -> None:
+def test_an_undecided_file_follows_the_other_files_of_the_robot(tmp_path: Path) -> None:
     """Native commands close when high; the file in question shows no correlation of its own."""
     path = _file(tmp_path / "lab_sawyer_traj0.hdf5", UNDECIDED)
     for number in range(1, 4):
@@ -34,7 +34,7 @@ def test_a_file_that_cannot_decide_follows_the_robot_s_others(tmp_path: Path) ->
 
 
 def test_the_majority_of_a_robot_overrules_a_file(tmp_path: Path) -> None:
-    """One file whose gripper happened to do the opposite means the same commands as all others."""
+    """The sign of the majority also applies to a file whose gripper moved the other way."""
     path = _file(tmp_path / "lab_sawyer_traj0.hdf5", [100.0, 0, 0, 100])  # high where it was open next
     for number in range(1, 4):
         _file(tmp_path / f"lab_sawyer_traj{number}.hdf5")

@@ -13,9 +13,9 @@ from data_collection.episode import EpisodeError
 from data_collection.formats import reader
 from data_collection.formats.robonet import write_episode
 from data_collection.formats.video import VideoReading
-from tests.data_collection.episodes import GENUINE, SPEC, make_episode
+from tests.data_collection.episodes import REAL_FILES, SPEC, make_episode
 from tests.data_collection.formats.test_npz import write_bair
-from tests.data_collection.formats.test_robonet_file import genuine, write_foreign
+from tests.data_collection.formats.test_robonet_file import needs_real_files, write_foreign
 from tests.data_collection.formats.test_video import video_frames, write_video
 from tests.data_collection.records import bridge_features, example, write_records
 
@@ -112,16 +112,16 @@ def test_robots_are_named_by_robonet_files(folder: Path) -> None:
     assert [reader.robot(recording) for recording in reader.find(folder)] == [None, "franka", None, None]
 
 
-@genuine
+@needs_real_files
 def test_the_published_test_set_is_read() -> None:
-    names = reader.read_names(GENUINE / "robonet_testset_filenames.txt")
+    names = reader.read_names(REAL_FILES / "robonet_testset_filenames.txt")
     assert len(names) == 256
-    assert not [each for each in reader.find(GENUINE / "hdf5") if each.is_in(names)]
+    assert not [each for each in reader.find(REAL_FILES / "hdf5") if each.is_in(names)]
 
 
-@genuine
+@needs_real_files
 def test_a_real_file_without_units_is_used_for_its_frames() -> None:
-    (fetch,) = [each for each in reader.find(GENUINE / "hdf5") if reader.robot(each) == "fetch"]
+    (fetch,) = [each for each in reader.find(REAL_FILES / "hdf5") if reader.robot(each) == "fetch"]
     with pytest.raises(EpisodeError, match="got 2-D and 3-D"):
         reader.read(fetch)
     episode = reader.read(fetch, action_free=True)

@@ -18,8 +18,8 @@ from data_collection.episode import Episode, EpisodeError
 from data_collection.formats.robonet import read_episode, write_episode
 from data_collection.formats.robonet_file import read_trajectory
 from robot_bridge.robot import CLOSE, OPEN
-from tests.data_collection.episodes import GENUINE, RED, SPEC, make_episode, make_frames
-from tests.data_collection.formats.test_robonet_file import genuine, write_foreign
+from tests.data_collection.episodes import REAL_FILES, RED, SPEC, make_episode, make_frames
+from tests.data_collection.formats.test_robonet_file import needs_real_files, write_foreign
 
 ARRAYS = ("states", "actions", "commanded", "times_s")
 
@@ -219,9 +219,9 @@ def test_a_gripper_of_unknown_sign_is_refused(tmp_path: Path) -> None:
         read_episode(tmp_path / "a.hdf5")
 
 
-@genuine
+@needs_real_files
 def test_a_real_franka_moves_exactly_by_its_applied_actions() -> None:
-    episode = read_episode(GENUINE / "hdf5/stanford_franka_corr_noise_traj2239.hdf5", camera=2)
+    episode = read_episode(REAL_FILES / "hdf5/stanford_franka_corr_noise_traj2239.hdf5", camera=2)
     np.testing.assert_allclose(np.diff(episode.states[:, :3], axis=0), episode.actions[:, :3], atol=1e-6)
     assert np.abs(episode.commanded[:, 2]).max() > 0.3  # in a range of 0.1 m: commanded and applied actions differ
     assert set(np.unique(episode.actions[:, 3])) == {OPEN, CLOSE}
@@ -229,12 +229,12 @@ def test_a_real_franka_moves_exactly_by_its_applied_actions() -> None:
     assert episode.states[1:, 4][closing].max() < 0.5 < episode.states[1:, 4][~closing].min()
 
 
-@genuine
+@needs_real_files
 @pytest.mark.parametrize(
     "name", ["berkeley_sawyer_cornoise_traj1", "berkeley_widowx_traj169", "penn_baxter_left_traj917"]
 )
 def test_files_of_other_real_robots_become_episodes(name: str) -> None:
-    episode = read_episode(GENUINE / f"hdf5/{name}.hdf5")
+    episode = read_episode(REAL_FILES / f"hdf5/{name}.hdf5")
     assert isinstance(episode, Episode) and episode.frames.shape == (31, 240, 320, 3)
     executed = np.diff(episode.states[:, :3], axis=0)
     applied_error, commanded_error = (
@@ -244,9 +244,9 @@ def test_files_of_other_real_robots_become_episodes(name: str) -> None:
     assert episode.states[:, 4].min() >= 0 and episode.states[:, 4].max() <= 1
 
 
-@genuine
+@needs_real_files
 def test_a_real_file_without_units_is_refused() -> None:
-    path = GENUINE / "hdf5/stanford_fetch_traj464.hdf5"
+    path = REAL_FILES / "hdf5/stanford_fetch_traj464.hdf5"
     with pytest.raises(EpisodeError, match="got 2-D and 3-D"):
         read_episode(path)
     assert read_trajectory(path).frames().shape == (15, 112, 112, 3)

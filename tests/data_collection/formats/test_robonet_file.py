@@ -14,17 +14,17 @@ from data_collection.formats.robonet import read_episode
 from data_collection.formats.robonet_file import read_trajectory
 from data_collection.formats.video import VideoConfig, encode_video
 from robot_bridge.camera import model_image
-from tests.data_collection.episodes import GENUINE, RED, make_frames
+from tests.data_collection.episodes import REAL_FILES, RED, make_frames
 
-FILES = sorted(GENUINE.glob("hdf5/*.hdf5"))
-genuine = pytest.mark.skipif(not FILES, reason=f"no genuine RoboNet files in {GENUINE}")
+FILES = sorted(REAL_FILES.glob("hdf5/*.hdf5"))
+needs_real_files = pytest.mark.skipif(not FILES, reason=f"no RoboNet files in {REAL_FILES}")
 
 
-@genuine
+@needs_real_files
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_real_file_reads_as_with_robonets_loader(path: Path) -> None:
     trajectory = read_trajectory(path)
-    with np.load(GENUINE / f"official_loader_64/{path.stem}.official64.npz") as official:
+    with np.load(REAL_FILES / f"official_loader_64/{path.stem}.official64.npz") as official:
         np.testing.assert_array_equal(trajectory.actions, official["actions"])
         np.testing.assert_array_equal(trajectory.states, official["states"])
         assert trajectory.actions.dtype == trajectory.states.dtype == np.float32

@@ -16,7 +16,7 @@ def test_waypoints_are_reached_in_equal_steps_within_the_stride() -> None:
     hands = START + actions[:, :3].cumsum(0)
     np.testing.assert_allclose(hands[3], places[0])  # 0.5 m in 4 steps of 0.125
     np.testing.assert_allclose(np.linalg.norm(actions[:4, :3], axis=1), 0.125)
-    np.testing.assert_allclose(hands[4:], np.tile(places[1], (4, 1)))  # and stays
+    np.testing.assert_allclose(hands[4:], np.tile(places[1], (4, 1)))  # and remains there
     assert (actions[:, 3] == OPEN).all()
 
 

@@ -11,7 +11,7 @@ from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import write_episode
 from data_collection.storage import index, journal
 from data_collection.storage.folder import CollectionError, EpisodeFolder, set_aside
-from tests.data_collection.episodes import GENUINE, SPEC, make_episode
+from tests.data_collection.episodes import REAL_FILES, SPEC, make_episode
 from tests.patience import patience
 
 STEM = "lab_franka_play"
@@ -82,10 +82,10 @@ def test_clean_up_leaves_other_files_unchanged(tmp_path: Path) -> None:
 
 
 def test_an_intact_file_of_another_lab_is_refused_unchanged(tmp_path: Path) -> None:
-    genuine = sorted(GENUINE.rglob("*.hdf5"))
-    if not genuine:
-        pytest.skip(f"needs genuine RoboNet files in {GENUINE}")
-    shutil.copy(genuine[0], tmp_path / f"{STEM}_traj3.hdf5")
+    real = sorted(REAL_FILES.rglob("*.hdf5"))
+    if not real:
+        pytest.skip(f"needs real RoboNet files in {REAL_FILES}")
+    shutil.copy(real[0], tmp_path / f"{STEM}_traj3.hdf5")
     (tmp_path / f"{STEM}_traj2.hdf5").write_bytes(b"damaged")
     (tmp_path / f"{STEM}_traj4.hdf5.part").write_bytes(b"half")
     before = contents(tmp_path)

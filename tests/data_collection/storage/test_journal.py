@@ -55,7 +55,7 @@ def test_only_a_partial_last_line_is_left_out(tmp_path: Path) -> None:
     first = whole.index(b"\n") + 1
     for n in range(first, len(whole) + 1):
         path.write_bytes(whole[:n])
-        is_whole = n >= len(whole) - 1  # all but its end of line
+        is_whole = n >= len(whole) - 1  # complete except for its end of line
         assert names(tmp_path) == ["one", "two"][: 1 + is_whole]
         Journal(tmp_path).note("three")
         assert names(tmp_path) == ["one", *["two"][:is_whole], "three"]

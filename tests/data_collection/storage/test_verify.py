@@ -64,10 +64,10 @@ def test_one_changed_bit_is_reported_by_file_name(folder: Path, share: float, re
     assert verdict.n_sound == 2 and not verdict.is_clean
 
 
-@pytest.mark.parametrize("spoil", [lambda data: b"", lambda data: data[:-1], lambda data: data[:1000]])
-def test_a_truncated_file_is_reported(folder: Path, spoil: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize("corrupt", [lambda data: b"", lambda data: data[:-1], lambda data: data[:1000]])
+def test_a_truncated_file_is_reported(folder: Path, corrupt: Callable[[bytes], bytes]) -> None:
     path = episode_path(folder, 0)
-    path.write_bytes(spoil(path.read_bytes()))
+    path.write_bytes(corrupt(path.read_bytes()))
     assert list(verdict_of(folder, reads=False).damaged) == [path.name]
 
 
@@ -84,14 +84,14 @@ def _turn_back_time(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(("spoil", "words"), [(_scratch_video, "video"), (_turn_back_time, "expected rising times")])
+@pytest.mark.parametrize(("corrupt", "words"), [(_scratch_video, "video"), (_turn_back_time, "expected rising times")])
 def test_a_file_with_a_matching_seal_but_damaged_content_is_reported(
-    folder: Path, spoil: Callable[[bytes], bytes], words: str
+    folder: Path, corrupt: Callable[[bytes], bytes], words: str
 ) -> None:
     path = episode_path(folder, 2)
     body = path.read_bytes()[:-N_SEAL_BYTES]
-    assert spoil(body) != body
-    path.write_bytes(seal(spoil(body)))
+    assert corrupt(body) != body
+    path.write_bytes(seal(corrupt(body)))
     assert verdict_of(folder, reads=False).is_clean
     verdict = verdict_of(folder, reads=True)
     assert list(verdict.damaged) == [path.name] and path.name in verdict.damaged[path.name]

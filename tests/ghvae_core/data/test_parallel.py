@@ -15,7 +15,7 @@ def _die(value: int) -> None:
     os._exit(value)
 
 
-def test_results_come_in_order_from_other_processes_if_there_are_several_chunks() -> None:
+def test_results_of_several_processes_are_in_order() -> None:
     here = list(map_in_processes(_square, range(3), 3))
     assert here == [(value**2, os.getpid()) for value in range(3)]
     there = list(map_in_processes(_square, range(4), 3))

@@ -23,7 +23,7 @@ def test_frames_of_many_files_are_as_one_array() -> None:
 
 
 @pytest.mark.parametrize("row", [-1, 9])
-def test_a_row_that_is_not_there_is_an_error(row: int) -> None:
+def test_a_row_out_of_range_is_an_error(row: int) -> None:
     with pytest.raises(IndexError, match="rows from 0 to 8"):
         Frames(PARTS)[np.array([0, row])]
 
@@ -34,7 +34,7 @@ def test_a_single_array_is_returned_itself() -> None:
     assert isinstance(end_to_end(PARTS), Frames)
 
 
-def test_windows_lie_within_one_episode_and_come_time_first() -> None:
+def test_windows_are_within_one_episode_and_time_first() -> None:
     windows = small_windows()
     frames, actions, rows = windows.batch(np.arange(len(windows.starts)))
     assert frames.shape[:2] == (N_FRAMES, len(windows.starts))

@@ -163,7 +163,7 @@ folder, n_kills = Path(sys.argv[1]), int(sys.argv[2])
 rng, model = random.Random(0), small_model()
 moments = OptimizerState({f"{i}.exp_avg": p.detach() for i, p in enumerate(model.parameters())}, {})
 info = CheckpointInfo(model=small_config(), step_limit_m=0.2, step_s=0.6, modules_trained=2)
-checkpoint.self_test_output = lambda *_: (0.5,) * 36  # so that kills interrupt writing, not computing
+checkpoint.self_test_output = lambda *_: (0.5,) * 36  # kills then interrupt writing, not computing
 last, cut = 0, 0
 for _ in range(20 * n_kills):  # many kills can occur between two saves
     if cut == n_kills:

@@ -105,7 +105,7 @@ def _check_close(model: VideoModel, expected: dict[str, torch.Tensor]) -> None:
         torch.testing.assert_close(expected[key], tensor, atol=1e-4, rtol=1e-3)
 
 
-def test_a_bad_loss_in_one_process_is_skipped_by_all(seen: list[dict[str, Any]]) -> None:
+def test_a_non_finite_loss_in_one_process_is_skipped_by_all(seen: list[dict[str, Any]]) -> None:
     for each in seen:
         assert each["poisoned"]["notes"] == ["module_1 step 2: the loss is NaN or infinite; step skipped"]
         assert len(each["poisoned"]["losses"]) == len(each["plain"]["losses"]) - 1

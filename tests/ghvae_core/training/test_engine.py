@@ -25,10 +25,10 @@ def _moments() -> OptimizerState:
     return OptimizerState(unpack_tensors(pack_tensors(engine.state().moments), "file"), {})
 
 
-def test_moments_lie_in_memory_as_the_parameters_do() -> None:
+def test_moments_have_the_memory_layout_of_the_parameters() -> None:
     engine = _engine()
     engine.load(_moments(), "file")
-    for parameter in engine.parameters:  # else the optimizer would take them one by one from the resume on
+    for parameter in engine.parameters:  # otherwise the optimizer is slower after a resume
         for name in ("exp_avg", "exp_avg_sq"):
             assert engine._optimizer.state[parameter][name].stride() == parameter.stride()
 

@@ -118,7 +118,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch, bad: set[int]) -> list[int]:
 LONG = TrainingConfig(module_steps=(12, 1), batch_windows=3, validation_windows=4)
 
 
-def test_a_bad_step_is_skipped_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_non_finite_step_is_skipped_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _poison(monkeypatch, {2})
     trainer, model, record = make_trainer(tmp_path, LONG)
     trainer.train(never)
@@ -127,7 +127,7 @@ def test_a_bad_step_is_skipped_with_a_warning(tmp_path: Path, monkeypatch: pytes
     assert 2 not in [step for name, step, _ in record.losses if name == "module_1"]
 
 
-def test_bad_steps_in_a_row_restore_the_last_state_with_half_the_rate(
+def test_consecutive_non_finite_steps_restore_the_last_state_with_half_the_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = _poison(monkeypatch, set(range(4, 9)))
@@ -151,7 +151,7 @@ def test_a_persistent_non_finite_loss_stops_training_with_a_valid_state_on_disk(
     assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
 
 
-def test_a_run_stopped_in_bad_steps_keeps_its_last_good_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stopped_in_non_finite_steps_keeps_a_valid_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _poison(monkeypatch, {3})
     monkeypatch.setattr("ghvae_core.training.trainer._MAX_SAVING_FRACTION", 1e9)  # save at every step
     trainer, _, record = make_trainer(tmp_path, LONG.model_copy(update={"save_every_s": 1e-9}))
@@ -239,7 +239,7 @@ def test_an_unused_latent_and_ignored_actions_are_warned_of() -> None:
     assert "ignores the actions" in good._replace(rollout=0.4).warnings("rollout", model)[0]
     bad = good._replace(teacher_forced=float("nan"), rollout=float("nan"))
     assert len(bad.warnings("module", model)) == 2
-    assert len(bad.warnings("rollout", model)) == 1  # the posterior is out of date
+    assert len(bad.warnings("rollout", model)) == 1  # the posterior is outdated
     for changes in ({"prior": "uniform"}, {"action_dim": 0}):
         assert bad.warnings("rollout", small_config(**changes)) == []
 
@@ -253,7 +253,7 @@ def _losses(folder: Path, **changes: object) -> tuple[list[float], dict[str, tor
     return [loss for _, _, loss in record.losses], model.state_dict()
 
 
-def test_accumulated_steps_are_whole_steps(tmp_path: Path) -> None:
+def test_accumulated_steps_equal_full_steps(tmp_path: Path) -> None:
     whole, expected = _losses(tmp_path / "whole")
     parts, got = _losses(tmp_path / "parts", accumulation_steps=4)
     assert parts == pytest.approx(whole, rel=1e-4)

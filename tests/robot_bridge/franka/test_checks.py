@@ -1,4 +1,4 @@
-"""Results of readiness checks: what was found, and how to fix it."""
+"""Results of readiness checks: the detail and its fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One ROS master for all tests of this folder: a process can join only one in its life."""
+"""One ROS master for all tests of this folder: a process can connect to only one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 @pytest.fixture
 def rig(_rig: Rig) -> Rig:
-    """A master with a driver in good health."""
+    """A master with a driver without faults."""
     if _rig.is_down():
         _rig.start_driver()
     _rig.fault("clear")
