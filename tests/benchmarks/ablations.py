@@ -30,7 +30,7 @@ class Row:
     """One row of the table: training settings and initial checkpoint."""
 
     label: str  # in the table
-    settings: Mapping[str, object]  # of `training`; "matched": as many steps as take the CPU time of greedy training
+    settings: Mapping[str, object]  # of `training`; "matched": the steps that use the CPU time of greedy training
     init: str = ""  # a checkpoint in the folder of the study
     model: str = "tiny"
     n_modules: int = 6  # the first modules of the model; 0: it has no modules
@@ -195,7 +195,7 @@ class Study:
             greedy_s = self.seconds("greedy")
             step_s = self._calibrated_s(name, settings, key)
             settings[key] = round(greedy_s / step_s)
-            print(f"{name}: {step_s:.2f} CPU seconds a step, so {settings[key]} steps", flush=True)
+            print(f"{name}: {step_s:.2f} CPU seconds per step, so {settings[key]} steps", flush=True)
         return settings
 
     def _calibrated_s(self, name: str, settings: Mapping[str, object], key: str) -> float:

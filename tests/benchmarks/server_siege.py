@@ -55,7 +55,8 @@ def server_siege(
     """Send malformed input to a server of the shipped model; print its replies, its growth, and whether it still plans.
 
     An audit hook in the server process logs every import, exec, compile, unpickling, process start and file opened for
-    writing. A mutated message may still be valid: the parser in this process must accept the same messages.
+    writing. A mutated message may still be valid; the server must refuse all that the parser of this
+    process refuses.
     """
     with (
         tempfile.TemporaryDirectory() as name,

@@ -76,7 +76,7 @@ def test_png_is_lossless() -> None:
         np.testing.assert_array_equal(np.asarray(opened), image)
 
 
-def test_gif_keeps_order_duration_and_number_of_frames() -> None:
+def test_gif_preserves_order_duration_and_number_of_frames() -> None:
     grey = np.array([10, 90, 170, 250], np.uint8)
     frames = np.broadcast_to(grey[:, None, None, None], (4, 64, 64, 3)).copy()
     with Image.open(io.BytesIO(gif_bytes(frames, frame_s=0.25))) as opened:
@@ -87,7 +87,7 @@ def test_gif_keeps_order_duration_and_number_of_frames() -> None:
     np.testing.assert_allclose([image.mean() for image in shown], grey, atol=4)
 
 
-def test_gif_keeps_equal_frames() -> None:
+def test_gif_preserves_equal_frames() -> None:
     still = np.repeat(video(1), 3, axis=0)
     with Image.open(io.BytesIO(gif_bytes(still, frame_s=0.1))) as opened:
         total_ms = sum(frame.info["duration"] for frame in ImageSequence.Iterator(opened))

@@ -116,7 +116,7 @@ def test_bytes_that_are_not_zeromq_are_ignored(long_lived: Running) -> None:
         assert status(client.exchange(predict())) == "ok"
 
 
-def test_an_oversize_part_cuts_its_sender_off(long_lived: Running) -> None:
+def test_an_oversize_part_disconnects_its_sender(long_lived: Running) -> None:
     with peer(long_lived.address) as large, peer(long_lived.address) as client:
         large.send([b"x" * (MAX_PART_BYTES + 1)])
         assert status(client.exchange(predict())) == "ok"
@@ -350,7 +350,7 @@ def test_a_changed_checkpoint_stops_the_server() -> None:
     assert "the checkpoint has changed since this server was started" in str(server.error)
 
 
-def test_until_it_is_ready_it_reports_its_state() -> None:
+def test_the_server_reports_its_state_until_it_is_ready() -> None:
     with running("slow start", waits=False) as server, peer(server.address) as client:
         until(lambda: server.server.state == "loading", "loading")
         for parts in (hello(), predict()):
@@ -449,7 +449,7 @@ def test_an_address_in_use_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "link to a file", "dangling link", "folder", "pipe"])
-def test_the_path_of_another_file_is_refused_and_kept(kind: str, tmp_path: Path) -> None:
+def test_the_path_of_another_file_is_refused_and_not_deleted(kind: str, tmp_path: Path) -> None:
     path, notes = tmp_path / "path", tmp_path / "notes"
     notes.write_text("notes")
     make: dict[str, Callable[[], object]] = {

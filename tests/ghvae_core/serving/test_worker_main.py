@@ -15,7 +15,7 @@ from tests.ghvae_core.serving.live import PATIENCE_S
 from tests.patience import patience
 
 
-def test_the_exit_of_the_server_ends_the_wait_and_the_work(tmp_path: Path) -> None:
+def test_the_exit_of_the_server_ends_waiting_and_computing_workers(tmp_path: Path) -> None:
     begun = threading.Event()
 
     def until_stopped(_request: PredictionRequest, must_stop: Callable[[], bool]) -> Prediction:

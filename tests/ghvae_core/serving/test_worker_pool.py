@@ -45,7 +45,7 @@ def test_ranges_differ_by_at_most_one_candidate(n_candidates: int, n: int) -> No
     assert sizes == [len(part) for part in np.array_split(np.arange(n_candidates), n)]
 
 
-def test_videos_stay_with_their_candidates() -> None:
+def test_merged_videos_belong_to_their_candidates() -> None:
     merged = decode_reply(combine(MESSAGE, [_part(0, 3), _part(3, 5)]).parts)
     assert isinstance(merged, PredictionReply) and merged.id == b"id"
     for candidate, video in zip(merged.prediction.best, merged.prediction.videos, strict=True):
@@ -53,7 +53,7 @@ def test_videos_stay_with_their_candidates() -> None:
         assert (video == within).all()
 
 
-def test_the_reply_of_a_single_worker_is_forwarded_as_it_came() -> None:
+def test_the_reply_of_a_single_worker_is_forwarded_unchanged() -> None:
     reply = _part(0, 5)
     assert combine(MESSAGE, [reply]) is reply
 
