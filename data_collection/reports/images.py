@@ -65,9 +65,9 @@ def shrink(frames: NDArray[np.uint8], width_px: int) -> NDArray[np.uint8]:
     return smaller
 
 
-def spread(n: int, n_wanted: int) -> NDArray[np.intp]:
-    """Return the indices of at most `n_wanted` evenly spaced frames out of `n`, first and last included."""
-    return np.linspace(0, n - 1, min(n, n_wanted)).round().astype(np.intp)
+def spread(n: int, n_max: int) -> NDArray[np.intp]:
+    """Return the indices of at most `n_max` evenly spaced frames out of `n`, first and last included."""
+    return np.linspace(0, n - 1, min(n, n_max)).round().astype(np.intp)
 
 
 def png_bytes(image: NDArray[np.uint8]) -> bytes:
@@ -112,7 +112,7 @@ def gif_bytes(frames: NDArray[np.uint8], frame_s: float) -> bytes:
 
 
 def _strip(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return (H + gap, T * (W + gap), 3): frames from left to right with a gap below and beside each."""
+    """Return (H + gap, T * (W + gap), 3): frames from left to right with a gap below each and to its right."""
     padded = np.pad(frames, ((0, 0), (0, _GAP_PX), (0, _GAP_PX), (0, 0)), constant_values=_PAPER)
     return np.concatenate(list(padded), axis=1)
 

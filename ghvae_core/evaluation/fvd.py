@@ -100,7 +100,7 @@ class I3d(nn.Module):
         return self.scores(frames.view(*videos.shape[:3], SIDE_PX, SIDE_PX).transpose(1, 2) * 2 - 1)
 
     def scores(self, h: Tensor) -> Tensor:
-        """Return the class scores (B, 400) of what the network itself takes: (B, 3, T, 224, 224), usually in [-1, 1].
+        """Return the class scores (B, 400) of the network's input: (B, 3, T, 224, 224), usually in [-1, 1].
 
         Raises:
             MetricError: Too few frames.
@@ -154,7 +154,7 @@ def _pool(h: Tensor, kernel: _Triple, stride: _Triple) -> Tensor:
 
 
 def _same(h: Tensor, kernel: _Triple, stride: _Triple) -> list[int]:
-    """Return TensorFlow's 'SAME' padding in `functional.pad`'s order: what is odd goes behind, and below, and right."""
+    """Return TensorFlow's 'SAME' padding in `functional.pad`'s order; an odd remainder goes to the end."""
     padding: list[int] = []
     for size, k, s in zip(h.shape[:1:-1], kernel[::-1], stride[::-1], strict=True):
         total = max((-(-size // s) - 1) * s + k - size, 0)

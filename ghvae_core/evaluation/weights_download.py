@@ -32,9 +32,9 @@ from ghvae_core.evaluation.weights import fingerprint
 
 _FETCH_TIMEOUT_S = 900  # 64 MB at 0.6 Mbit/s; ours
 
-# pip asks every source archive for its metadata and would run its setup.py for that. This module, put where pip looks
-# for setuptools, answers in its place.
-_STAND_IN = """
+# For the metadata of a source archive pip would run its setup.py. This module, found in place of setuptools, supplies
+# the metadata instead.
+_REPLACEMENT = """
 import pathlib
 import sys
 
@@ -52,7 +52,7 @@ __legacy__ = sys.modules[__name__]
 
 @dataclass(frozen=True)
 class PackageArchive:
-    """One source archive, of which every byte is known by its hash."""
+    """One source archive, verified by its hash."""
 
     project: str  # name in the package index
     version: str
@@ -65,7 +65,7 @@ class PackageArchive:
 
     @property
     def root(self) -> str:
-        """The folder that holds everything in the archive."""
+        """The top folder of the archive."""
         return f"{self.project.replace('-', '_')}-{self.version}"
 
     def read(self, path: Path, member: str) -> bytes:
@@ -103,7 +103,7 @@ class PackageArchive:
         stand_in.mkdir(parents=True)
         (stand_in / "__init__.py").touch()
         module = self.project.replace("-", "_")
-        answer = _STAND_IN.format(module=module, project=self.project, version=self.version)
+        answer = _REPLACEMENT.format(module=module, project=self.project, version=self.version)
         (stand_in / "build_meta.py").write_text(answer, encoding="utf-8")
         requirements = folder / "requirements.txt"
         requirements.write_text(f"{self.requirement} --hash=sha256:{self.sha256}\n", encoding="utf-8")
@@ -194,7 +194,7 @@ def cache_folder() -> Path:
 
 
 def read_arrays(content: bytes) -> dict[str, Any]:
-    """Return nested mappings of numpy arrays from a pickle that may hold nothing else.
+    """Return nested mappings of numpy arrays from a pickle; other content is refused.
 
     Raises:
         MetricError: The pickle names anything but the parts of a numpy array, or is damaged. Nothing of it was run.

@@ -89,7 +89,7 @@ def _check_path(path: Path, address: str) -> None:
     """Refuse the path of an existing file, which ZeroMQ would remove without an error."""
     try:
         mode = path.lstat().st_mode
-    except OSError:  # there is no file; binding reports other problems
+    except OSError:  # there is no file; binding reports other errors
         return
     if not stat.S_ISSOCK(mode):
         raise AddressError(f"{address}: expected a new path or a socket's, got another file's; take another --address")

@@ -1,4 +1,4 @@
-"""One training run, from the request to the checkpoint: builds all parts and gives them to the trainer."""
+"""One training run, from the request to the checkpoint: builds all parts and passes them to the trainer."""
 
 from __future__ import annotations
 
