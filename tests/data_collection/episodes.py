@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +11,9 @@ from data_collection.episode import Episode
 from robot_bridge.camera import Camera
 from robot_bridge.robot import RobotSpec
 from robot_bridge.safety import MotionLimits
+from tests.reference_data import DATA
 
-REAL_FILES = Path(__file__).resolve().parents[3] / "shared/data/robonet"  # real files, next to the project
+REAL_FILES = DATA / "robonet"  # real files, next to the project
 RED = (220, 30, 40)  # of the block that moves through the frames
 
 SPEC = RobotSpec(

@@ -256,7 +256,7 @@ REFUSED = [
     ("verify empty", "empty: expected a folder of episodes, got none"),
     ("reindex empty", "empty: expected a folder of episodes, got none"),
     ("export empty --to webdataset --out new", "expected at least one episode to export, got none"),
-    ("page empty", "empty: expected closed episodes, got none"),
+    ("page empty", "empty: expected episodes, got none"),
     ("status empty", "empty/run.json: expected the status of a run, got: "),
     ("show play 7", "play: no episode has number 7; see run_data list"),
     ("show play 0 --out image.jpg", "--out: expected a name that ends in .png or .gif, got image.jpg"),

@@ -1,7 +1,5 @@
 """Each cost term is zero at the goal, grows with the distance from it, and assigns a NaN to its candidate only."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -16,8 +14,9 @@ from ghvae_core.models.temporal_distance import TemporalDistance, TemporalDistan
 from ghvae_core.predictor import MismatchError
 from tests.ghvae_core.serving.example import SPEC, request
 from tests.ghvae_core.small import small_model
+from tests.reference_data import DATA
 
-WEIGHTS = Path(__file__).parents[4] / "shared/data/weights/lpips_alex_v0.1_torchvision.safetensors"
+WEIGHTS = DATA / "weights/lpips_alex_v0.1_torchvision.safetensors"
 PIXEL, FEATURES = GoalCost(), GoalCost(pixel=0.0, features=1.0)
 
 

@@ -24,9 +24,10 @@ from ghvae_core.run_evaluation import main
 from robot_bridge.camera import Camera
 from robot_bridge.robot import RobotSpec
 from robot_bridge.safety import MotionLimits
+from tests.reference_data import DATA
 
 torch.set_num_threads(1)
-WEIGHTS = Path(__file__).resolve().parents[3] / "shared/data/weights/lpips_alex_v0.1_torchvision.safetensors"
+WEIGHTS = DATA / "weights/lpips_alex_v0.1_torchvision.safetensors"
 SPEC = RobotSpec(
     name="franka",
     limits=MotionLimits(workspace_low_m=(0.3, -0.2, 0.0), workspace_high_m=(0.7, 0.2, 0.2), step_limit_m=0.05),

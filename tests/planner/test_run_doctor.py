@@ -75,7 +75,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     selection = CheckSelection(None, SHIPPED, tmp_path)
     found = {f.name: f for f in check_system(selection, load_run("tasks/pick_wipe.yaml", ["robot.renderer=ray"]))}
     assert found["disk"].detail.endswith("expected 2 GiB free, got 0.5")
-    assert found["disk"].fix == "make room, or name --out"
+    assert found["disk"].fix == "free some space, or choose another folder with --out"
 
 
 @pytest.mark.parametrize("arguments", [("--set", "robot.motion.tick=1"), ("--task", "no_such_task")])

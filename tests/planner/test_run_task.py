@@ -390,10 +390,10 @@ def test_after_the_server_is_killed_the_episode_is_recorded(
     output, errors = process.communicate(timeout=patience(60))
     assert process.returncode == 1, errors
     result = _last_json(output)
-    assert result["ended"] == "failed" and result["steps"] >= 2 and "no answer" in result["error"]
+    assert result["ended"] == "failed" and result["steps"] >= 2 and "no reply" in result["error"]
     assert _episode_actions(tmp_path / "run") == result["steps"]
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
-    assert "error: no answer" in errors and "Traceback" not in errors
+    assert "error: no reply" in errors and "Traceback" not in errors
 
 
 def test_importing_the_command_loads_no_heavy_library() -> None:

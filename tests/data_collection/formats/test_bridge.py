@@ -14,8 +14,9 @@ from data_collection.episode import EpisodeError
 from data_collection.formats.bridge import read_bridge
 from data_collection.formats.reader import find
 from tests.data_collection.records import Values, bridge_features, example, write_records
+from tests.reference_data import DATA
 
-REAL_FILES = Path(__file__).resolve().parents[3] / "shared/data/bridge_rlds"
+REAL_FILES = DATA / "bridge_rlds"
 
 
 @pytest.mark.skipif(not REAL_FILES.is_dir(), reason=f"no BridgeData in {REAL_FILES}")

@@ -9,8 +9,8 @@ import pytest
 
 from data_collection.episode import EpisodeError
 from data_collection.formats.npz import read_archive
+from tests.reference_data import DATA
 
-DATA = Path(__file__).resolve().parents[3] / "shared/data"
 BAIR = DATA / "bair/bair_sample.npz"
 METAWORLD = sorted(DATA.glob("metaworld/*/*.npz"))
 

@@ -19,9 +19,10 @@ from ghvae_core.evaluation.fvd import I3d, bootstrap_error, check_length, freche
 from ghvae_core.evaluation.lpips import Lpips
 from ghvae_core.evaluation.metrics import MetricError, psnr, ssim
 from ghvae_core.evaluation.weights_download import I3D, cache_folder
+from tests.reference_data import DATA
 
 torch.set_num_threads(1)
-DATA = Path(__file__).resolve().parents[4] / "shared/data"
+
 WEIGHTS = cache_folder() / I3D.file_name
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"no I3D weights at {WEIGHTS}")
 
@@ -142,7 +143,7 @@ def test_the_published_clip_shows_cricket() -> None:
 
 
 torch.set_num_threads(1)
-REFERENCE = Path(__file__).resolve().parents[4] / "shared/data/metric_reference"
+REFERENCE = DATA / "metric_reference"
 LPIPS_WEIGHTS = REFERENCE.parent / "weights/lpips_alex_v0.1_torchvision.safetensors"
 I3D_WEIGHTS = cache_folder() / I3D.file_name  # tests do not download weights
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference values at {REFERENCE}")

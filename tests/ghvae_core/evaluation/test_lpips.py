@@ -14,9 +14,10 @@ from ghvae_core.evaluation import lpips
 from ghvae_core.evaluation.lpips import CONVOLUTIONS, Lpips
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.evaluation.weights import fingerprint
+from tests.reference_data import DATA
 
 torch.set_num_threads(1)
-DATA = Path(__file__).resolve().parents[4] / "shared/data"
+
 WEIGHTS = DATA / "weights/lpips_alex_v0.1_torchvision.safetensors"
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"no LPIPS weights at {WEIGHTS}")
 

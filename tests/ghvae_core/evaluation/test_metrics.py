@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,10 @@ from skimage import metrics as skimage_metrics
 from torch import Tensor
 
 from ghvae_core.evaluation.metrics import MetricError, psnr, ssim
+from tests.reference_data import DATA
 
 torch.set_num_threads(1)
-REFERENCE = Path(__file__).resolve().parents[4] / "shared/data/metric_reference"
+REFERENCE = DATA / "metric_reference"
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"no reference values in {REFERENCE}")
 
 

@@ -30,8 +30,9 @@ from ghvae_core.evaluation.weights_download import (
     convert_lpips,
     read_arrays,
 )
+from tests.reference_data import DATA
 
-SHARED = Path(__file__).resolve().parents[4] / "shared/data/weights/lpips_alex_v0.1_torchvision.safetensors"
+SHARED = DATA / "weights/lpips_alex_v0.1_torchvision.safetensors"
 
 
 @pytest.fixture(autouse=True)
