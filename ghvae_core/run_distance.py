@@ -20,15 +20,20 @@ def distance(  # noqa: PLR0917 - the parameters are the options of the command l
     seed: Annotated[int, typer.Option(help="Seed of the weights and the pairs.", min=0)] = 0,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on.")] = "auto",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="distance.*, training.*, data.*")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Override a configuration key; sections: distance, training, data.",
+        ),
     ] = None,
 ) -> None:
-    """Train a small network that estimates the number of steps between two images, from recorded videos, unlabelled.
+    """Train a small network on unlabelled videos that estimates the number of steps between two images.
 
-    It is a term of the planner's goal cost:
+    The estimate is an optional term of the planner's goal cost:
     `run_task ... --set predictor.distance=OUT/distance --set planner.cost.steps=0.001`.
 
-    The last line on stdout is JSON with the validation metrics. Ctrl-C and SIGTERM end training after the present step,
+    The last line on stdout is JSON with the validation metrics. Ctrl-C and SIGTERM end training after the current step,
     save the network and exit with 130.
     """
     from ghvae_core.training.temporal_distance import (  # noqa: PLC0415 - torch would make --help slow

@@ -14,30 +14,35 @@ from configs.interruption import interruption
 _Part = Literal["held-out", "trained-on"]
 _Modules = Annotated[list[int] | None, typer.Option(help="Use only the first modules; repeat for more rows.")]
 _Depth = Annotated[list[str] | None, typer.Option("--depth", hidden=True)]  # former name of --modules
-_Samples = Annotated[int | None, typer.Option(help="Samples of each window; from 2 on with a row of the best.")]
+_Samples = Annotated[int | None, typer.Option(help="Samples per window; 2 or more add a row of the best.")]
+_Sensitivity = Annotated[
+    int, typer.Option(min=0, help="Number of other action sequences among which the executed one is ranked; 0: none.")
+]
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a configuration key; section: evaluation."),
+]
 SHIPPED = Path(__file__).parent / "checkpoints" / "tiny"
 
 
 def evaluate(  # noqa: PLR0917 - the parameters are the options of the command line
     data: Annotated[Path, typer.Option(help="Folder of episodes, in any supported format.")],
     checkpoint: Annotated[list[Path] | None, typer.Option(help="Folder of a model; repeat for more.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help="Name in the report; repeat for each checkpoint.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Name in the tables; repeat for each checkpoint.")] = None,
     modules: _Modules = None,
     depth: _Depth = None,
     part: Annotated[_Part, typer.Option(help="trained-on: the episodes that training used.")] = "held-out",
-    windows: Annotated[int | None, typer.Option(help="Number of windows (default: 256, as in RoboNet's rows).")] = None,
+    windows: Annotated[int | None, typer.Option(help="Number of windows (default: 256, RoboNet's test set).")] = None,
     samples: _Samples = None,
-    sensitivity: Annotated[
-        int, typer.Option(min=0, help="Number of sequences to rank the executed actions among.")
-    ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the windows, the shuffled actions and the samples.")] = 0,
+    sensitivity: _Sensitivity = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of windows, shuffled actions and samples.")] = 0,
     out: Annotated[Path | None, typer.Option(help="New folder for the report (default: no report).")] = None,
     lpips: Annotated[bool, typer.Option(help="Measure LPIPS; its weights are downloaded once.")] = True,
-    lpips_weights: Annotated[Path | None, typer.Option(help="Safetensors file of its weights.")] = None,
-    fvd: Annotated[bool, typer.Option(help="Measure FVD; a second for each video and row on a CPU.")] = False,
+    lpips_weights: Annotated[Path | None, typer.Option(help="Safetensors file of the LPIPS weights.")] = None,
+    fvd: Annotated[bool, typer.Option(help="Measure FVD; on a CPU, 1 s per video and row.")] = False,
     i3d_weights: Annotated[Path | None, typer.Option(help="Safetensors file of the I3D weights.")] = None,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device of the models.")] = "auto",
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="evaluation.*")] = None,
+    set_: _Overrides = None,
 ) -> None:
     """Measure PSNR, SSIM, LPIPS and FVD of the frames that models predict on held-out windows.
 

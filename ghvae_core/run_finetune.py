@@ -30,15 +30,19 @@ def finetune(  # noqa: PLR0917 - the parameters are the options of the command l
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on.")] = "auto",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="model.*, training.*, objective.*, data.*"),
+        typer.Option(
+            "--set",
+            metavar="SECTION.KEY=VALUE",
+            help="Override a configuration key; sections: model, training, objective, data.",
+        ),
     ] = None,
 ) -> None:
     """Train a video-prediction model on recorded episodes, greedily, one module after another.
 
     Episodes are RoboNet files (also those of run_collection), BAIR and MetaWorld archives, BridgeData records, or plain
-    videos, which have no actions. Several `--data` are mixed equally unless data.folder_fractions is set: half old and
-    half new episodes is the way to fine-tune on a new robot. A checkpoint that was trained with other actions is
-    adapted; the changes are printed.
+    videos, which have no actions. Several `--data` are mixed equally unless data.folder_fractions is set; for
+    fine-tuning on a new robot, RoboNet recommends half old and half new episodes. A checkpoint that was trained with
+    other actions is adapted; the changes are printed.
 
     Writes into `--out`: `config.yaml`, `prepared/` (episodes at model size), `tensorboard/`, `images/` (real and
     predicted frames after each stage), `stages/` (one checkpoint per stage), and at the end `checkpoint/`. The last

@@ -41,7 +41,10 @@ _Devices = Annotated[
     typer.Option(help="auto, cpu, cuda or cuda:N (default: auto). Repeat to split candidates across devices."),
 ]
 _Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="serving.* or predictor.*")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Override a configuration key; sections: serving, predictor."
+    ),
 ]
 _WithParent = Annotated[
     bool, typer.Option("--with-parent", help="Stop when standard input ends, as when the parent process exits.")
@@ -68,8 +71,8 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
 
     Binds the address and starts one worker process for each device. A worker verifies the checkpoint, compares the
     model's self-test output with the stored one and predicts two steps of a full chunk; then one line of JSON is
-    printed, `{"ready": ADDRESS, ...}`. Earlier requests are refused with a time to retry. A worker that crashes or
-    hangs fails the current request and is replaced; after more than `serving.restarts` times within 10 minutes the
+    printed, `{"ready": ADDRESS, ...}`. Earlier requests are refused with a time to retry. If a worker crashes or hangs,
+    the current request fails and the worker is replaced; after more than `serving.restarts` times within 10 minutes the
     server exits with 1. On SIGTERM or Ctrl-C accepted requests finish within `serving.drain_s` seconds, then the
     server exits with 0; a second signal ends it at once.
 
