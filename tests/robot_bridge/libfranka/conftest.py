@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.patience import keep_real_time
 from tests.robot_bridge.libfranka.rig import INSTALL, INTERPRETER, Rig
 
 
@@ -15,6 +16,7 @@ def _rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     pytest.importorskip("franky", reason="franky is not installed; pip install '.[franky]' installs it")
     if not os.environ.get(INTERPRETER):
         pytest.skip(INSTALL)
+    keep_real_time()
     rig = Rig(tmp_path_factory.mktemp("libfranka"))
     yield rig
     print(rig.close())

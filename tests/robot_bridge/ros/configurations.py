@@ -10,7 +10,8 @@ from tests.patience import relaxed
 
 QUICK = (
     "robot.step_s=0.6",
-    "robot.motion.speed_fraction=0.5",
+    "robot.motion.speed_fraction=0.5",  # twice the default
+    "robot.motion.tracking_limit_rad=0.2",  # likewise, as a simulated arm that is late lags by its speed
     f"robot.recovery.patience_s={relaxed(2.0)}",
     f"robot.connect_timeout_s={relaxed(5.0, 60.0)}",
     f"robot.images.timeout_s={relaxed(2.0, 30.0)}",

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.patience import keep_real_time
 from tests.robot_bridge.ros.rig import Rig
 
 
 @pytest.fixture(scope="session")
 def _rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    keep_real_time()
     rig = Rig(tmp_path_factory.mktemp("ros"))
     yield rig
     rig.leave()
