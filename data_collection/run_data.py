@@ -44,7 +44,7 @@ def list_episodes(
         print("".join(row.line() for row in shown), end="")
         return
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for name in ("number", "steps", "seconds", "KB", "closed", "seen", "moved cm", "lifted", "tries"):
+    for name in ("number", "steps", "seconds", "KB", "closed", "seen", "moved cm", "lifted", "attempts"):
         table.add_column(name, no_wrap=True)
     table.add_column("families", overflow="fold")
     for row in shown:
