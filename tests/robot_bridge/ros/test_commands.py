@@ -27,7 +27,11 @@ from tests.robot_bridge.ros.rig import Rig
 pytestmark = pytest.mark.ros
 
 ROOT = FOLDER.parent
-SETTINGS = [word for setting in (*QUICK, "robot.gripper.homes=false") for word in ("--set", setting)]
+SETTINGS = [
+    word
+    for setting in (*QUICK, "robot.connect_timeout_s=30", "robot.gripper.homes=false")
+    for word in ("--set", setting)
+]
 
 
 def run(module: str, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:

@@ -102,8 +102,8 @@ def test_limited_steps_are_sent(stream: JointCommandPublisher) -> None:
 
 
 def test_tracking_error_is_refused(stream: JointCommandPublisher, sent: list[NDArray[np.float64]]) -> None:
-    with pytest.raises(StreamFault, match=r"within 0\.1 rad of the commanded joints"):
-        stream.send(START, state(START + 0.11))
+    with pytest.raises(StreamFault, match=r"within 0\.2 rad of the commanded joints"):
+        stream.send(START, state(START + 0.21))
     with pytest.raises(StreamFault, match="within"):
         stream.send(START, state(START * np.nan))
     assert not sent
