@@ -79,7 +79,6 @@ COMMANDS: dict[str, tuple[type[BaseModel], Mapping[str, tuple[str, ...]]]] = {  
         },
     ),
 }
-_HEAD = ("| Key | Type | Default | Range | Note |", "|---|---|---|---|---|")
 _MISSING = object()
 
 

@@ -74,9 +74,9 @@ def read_episode(path: Path, camera: int = 0, action_free: bool = False) -> Epis
 def write_episode(episode: Episode, path: Path, spec: RobotSpec) -> None:
     """Write an episode as one RoboNet file, complete or not at all.
 
-    The file is built in memory, sealed by its SHA-256, and committed as `commit.commit` does, compared with the episode
-    when it is read back. The gripper command has RoboNet's imputed convention, 1 opens and 0 closes, so that it means
-    the same as the next state and as the autograsp actions of RoboNet's other robots.
+    The file is built in memory, sealed by its SHA-256, and written as `atomic_io.write_new` does, compared with the
+    episode when it is read back. The gripper command has RoboNet's imputed convention, 1 opens and 0 closes, so that it
+    means the same as the next state and as the autograsp actions of RoboNet's other robots.
 
     Args:
         episode: Applied gripper commands must be exactly +1 or -1, frames of the camera's size.

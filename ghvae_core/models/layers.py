@@ -113,7 +113,6 @@ class ConvLstm(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, kernel: int) -> None:
         super().__init__()
-        self.n_hidden = hidden
         self.from_input = conv(inputs, 4 * hidden, kernel)
         self.from_hidden = conv(hidden, 4 * hidden, kernel, bias=False)
         bias = self.from_input.bias

@@ -108,8 +108,8 @@ def check(request: PredictionRequest, spec: PredictorSpec) -> None:
     """Refuse a request that does not fit the predictor, or whose prediction would not fit into a message.
 
     Raises:
-        MismatchError: As in `Request.check`; or or more videos are requested than a message holds.
-        PredictorError: As in `Request.check`.
+        MismatchError: As in `PredictionRequest.check`; or more videos are requested than a message holds.
+        PredictorError: As in `PredictionRequest.check`.
     """
     request.check(spec)
     video_bytes = request.candidates.shape[1] * spec.image_px * spec.image_px * 3

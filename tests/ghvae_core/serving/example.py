@@ -1,7 +1,5 @@
 """A small predictor's spec, valid requests and their predictions."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from ghvae_core.goal_cost import GoalCost
@@ -51,7 +49,3 @@ def prediction(of: PredictionRequest) -> Prediction:
     shape = (of.n_videos, of.candidates.shape[1], *of.goal.shape)
     videos = np.broadcast_to(best[:, None, None, None, None], shape).astype(np.uint8)
     return Prediction(costs, best, videos, {"rollout": 0.25})
-
-
-def with_candidates(original: PredictionRequest, value: float) -> PredictionRequest:
-    return replace(original, candidates=np.full_like(original.candidates, value))
