@@ -26,7 +26,7 @@ DEVELOPMENT = [
 
 setup(
     name="ghvae-foresight",
-    version="0.2.0",
+    version="0.1.0",  # raised by a release; episodes record it
     description="Visual foresight for a Franka arm with Greedy Hierarchical VAEs: collect, train, predict, act",
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
