@@ -76,7 +76,7 @@ def soak(**last: float) -> Soak:
         (soak(), driver(events={"refused": 1}), "refused: 1"),
         (soak(), driver(hand_low_m=[0.4, 0.0, -0.05]), "a hand at"),
         (soak(), driver(largest={"speed_fraction": 1, "command_rad": 1.0, "tracking_rad": 0.0}), "a command of"),
-        (soak(), driver(largest={"speed_fraction": 1, "command_rad": 0.0, "tracking_rad": 0.2}), "between commanded"),
+        (soak(), driver(largest={"speed_fraction": 1, "command_rad": 0.0, "tracking_rad": 0.3}), "between commanded"),
     ],
 )
 def test_growth_and_violated_limits_are_reported(records: Soak, summary: dict[str, Any], message: str | None) -> None:

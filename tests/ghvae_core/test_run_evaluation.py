@@ -195,7 +195,7 @@ def test_refused_input_exits_with_2_and_writes_nothing(
     options: list[str], message: str, command: Command, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "used").mkdir()
-    (folder / "taken/note").touch()
+    (folder / "used/note").touch()
     before = sorted(folder.rglob("*"))
     assert command("--out", "report", *options) == 2
     printed = capsys.readouterr()
