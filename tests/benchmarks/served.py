@@ -23,7 +23,7 @@ Costs = NDArray[np.float32]  # (N,)
 
 SHIPPED = Path(__file__).parents[2] / "ghvae_core" / "checkpoints" / "tiny"
 # Once the first file exists, each event that loads code, starts a process or opens a file for writing is logged to the
-# second file. Only the constant `_getframe()` is left out, which pyzmq compiles on Python 3.13 for a line of a traceback.
+# second file. Only the constant `_getframe()` is left out: pyzmq compiles it on Python 3.13 for a line of a traceback.
 _AUDITED = """
 import sys, os
 arm, audit_log = sys.argv.pop(1), sys.argv.pop(1)
