@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 import typer
 
 from configs import command
+from tests.patience import patience
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -232,23 +233,19 @@ def _runnable(page: Path) -> list[str]:
     return [block for mark, _, block in FENCE.findall(page.read_text(encoding="utf-8")) if mark]
 
 
-def _environment() -> dict[str, str]:
+def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder, with the commands of this environment on the path."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=patience(280), check=False
+    )
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _runnable(page)], ids=_name)
 def test_the_runnable_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
     for block in _runnable(page):
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", block],
-            cwd=tmp_path,
-            env=_environment(),
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
+        done = _run(["bash", "-euo", "pipefail", "-c", block], tmp_path)
         assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
@@ -259,30 +256,15 @@ def test_the_python_blocks_run_in_order_in_one_process(tmp_path: Path) -> None:
     assert blocks
     program = tmp_path / "python_api.py"
     program.write_text("\n".join(blocks), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(program)],
-        cwd=tmp_path,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+    done = _run([sys.executable, str(program)], tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="MkDocs is not installed; ./bootstrap.sh dev installs it")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")],
-        cwd=ROOT,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = _run(command, ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     index = (tmp_path / "site" / "search" / "search_index.json").read_text(encoding="utf-8")
     assert "planner.solver" in index and "configuration.html" in index

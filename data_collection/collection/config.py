@@ -45,13 +45,13 @@ class SupervisionConfig(Config):
         return self
 
 
-class _Sections(Config):
+class _CollectionSections(Config):
     robot: RobotConfig
     collection: CollectionConfig
     supervision: SupervisionConfig
 
 
-class CollectionRunConfig(_Sections):
+class CollectionRunConfig(_CollectionSections):
     """The configuration of a collection run."""
 
     seed: int = Field(ge=0)
@@ -70,7 +70,7 @@ class CollectionRunConfig(_Sections):
             "collection": "collection/random.yaml",
             "supervision": "collection/supervision.yaml",
         }
-        sections = load(_Sections, files, overrides)
+        sections = load(_CollectionSections, files, overrides)
         try:
             chosen = resolve_renderer(sections.robot)
         except RobotError as error:

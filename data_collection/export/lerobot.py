@@ -95,7 +95,7 @@ def export_lerobot(paths: Sequence[Path], out: Path, *, task: str, on_episode: C
     return len(paths)
 
 
-class _Kind(NamedTuple):
+class _EpisodeKind(NamedTuple):
     """Properties that all episodes of one dataset share."""
 
     robot: str
@@ -103,14 +103,14 @@ class _Kind(NamedTuple):
     sizes_px: tuple[tuple[int, int], ...]  # height and width, one a camera
 
     @classmethod
-    def of(cls, arrays: EpisodeArrays) -> _Kind:
+    def of(cls, arrays: EpisodeArrays) -> _EpisodeKind:
         step = Fraction(arrays.step_s).limit_denominator(1000)
         if step <= 0:
             raise EpisodeError(f"expected a step_s of at least 0.001, got {arrays.step_s:g}")
         sizes = tuple((height, width) for _, height, width in (video.shape for video in arrays.videos))
         return cls(str(arrays.episode.info.get("robot", "unknown")), step, sizes)
 
-    def check(self, other: _Kind) -> None:
+    def check(self, other: _EpisodeKind) -> None:
         """Check that an episode fits into the same dataset."""
         for name, mine, its in zip(("robot", "step_s", "camera sizes"), self, other, strict=True):
             if mine != its:
@@ -123,7 +123,7 @@ class LeRobotWriter:
 
     def __init__(self, folder: Path, task: str, sizes: FileSizes) -> None:
         self._folder, self._task, self._sizes = folder, task, sizes
-        self._kind: _Kind | None = None
+        self._kind: _EpisodeKind | None = None
         data_bytes = round(sizes.data_mib * MIB)
         self._rows = TableWriter(folder / "data", data_bytes, _GROUP_FRAMES)
         self._episodes = TableWriter(folder / "meta/episodes", data_bytes, _GROUP_EPISODES)
@@ -137,7 +137,7 @@ class LeRobotWriter:
         Raises:
             EpisodeError: It has another robot, step or camera than those before.
         """
-        kind = _Kind.of(arrays)
+        kind = _EpisodeKind.of(arrays)
         if self._kind is None:
             self._kind = kind
             for key in (f"observation.images.cam{camera}" for camera in range(len(kind.sizes_px))):
@@ -175,7 +175,7 @@ class LeRobotWriter:
         for file in files:
             file.close()
 
-    def _columns(self, arrays: EpisodeArrays, kind: _Kind) -> dict[str, NDArray[Any]]:
+    def _columns(self, arrays: EpisodeArrays, kind: _EpisodeKind) -> dict[str, NDArray[Any]]:
         """Return the columns of an episode, one row per frame."""
         episode = arrays.episode
         n = len(episode.actions)

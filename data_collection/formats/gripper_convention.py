@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_collection.episode import EpisodeError
-from data_collection.formats.robonet_file import Trajectory, read_trajectory
+from data_collection.formats.robonet_file import RobonetTrajectory, read_trajectory
 
 _CORRELATION_FLOOR = 0.3  # of command and next opening, below which the sign is not reliable; ours
 _POOL_FILES = 64  # files of a robot, spread over its folder, from which the sign is estimated; ours
 
 
-def closes(trajectory: Trajectory, path: Path) -> NDArray[np.bool_]:
+def closes(trajectory: RobonetTrajectory, path: Path) -> NDArray[np.bool_]:
     """Return which commands (T,) of a file from another lab close the gripper.
 
     A command that was imputed from the next state is high when it opens. What a commanded one means is a property of
@@ -38,7 +38,7 @@ def closes(trajectory: Trajectory, path: Path) -> NDArray[np.bool_]:
     return np.asarray((commands > 0.5) == high_closes)
 
 
-def _normalised(trajectory: Trajectory) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _normalised(trajectory: RobonetTrajectory) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return commands (T,) and the openings that followed them (T,), both in [0, 1] of the file's bounds."""
     if trajectory.bounds is None:
         raise EpisodeError("expected low_bound and high_bound, without which the gripper has no unit; got none")
@@ -49,7 +49,7 @@ def _normalised(trajectory: Trajectory) -> tuple[NDArray[np.float64], NDArray[np
     return (commands - low) / (high - low), np.clip((states - low) / (high - low), 0.0, 1.0)
 
 
-def _robot(trajectory: Trajectory) -> str:
+def _robot(trajectory: RobonetTrajectory) -> str:
     return str(trajectory.metadata.get("robot", ""))
 
 

@@ -17,7 +17,13 @@ from data_collection.atomic_io import write_new
 from data_collection.episode import Episode, EpisodeError, video_episode
 from data_collection.formats.gripper_convention import closes
 from data_collection.formats.hdf5 import naming, seal
-from data_collection.formats.robonet_file import FILE_VERSION, ROBONET_DIM, Trajectory, read_footage, read_trajectory
+from data_collection.formats.robonet_file import (
+    FILE_VERSION,
+    ROBONET_DIM,
+    RobonetTrajectory,
+    read_footage,
+    read_trajectory,
+)
 from data_collection.formats.video import VideoConfig, encode_video
 from robot_bridge.robot import ACTION_DIM, CLOSE, OPEN, STATE_DIM, RobotSpec
 
@@ -93,7 +99,7 @@ def write_episode(episode: Episode, path: Path, spec: RobotSpec) -> None:
     write_new(path, _build(episode, spec), lambda part: _compare(episode, read_episode(part)))
 
 
-def _own_episode(trajectory: Trajectory, own: Mapping[str, NDArray[Any]], camera: int) -> Episode:
+def _own_episode(trajectory: RobonetTrajectory, own: Mapping[str, NDArray[Any]], camera: int) -> Episode:
     actions = trajectory.actions[:, [0, 1, 2, 4]]
     actions[:, 3] = np.where(actions[:, 3] > 0.5, OPEN, CLOSE)  # written as 1 and 0
     return Episode(
@@ -107,7 +113,7 @@ def _own_episode(trajectory: Trajectory, own: Mapping[str, NDArray[Any]], camera
     )
 
 
-def _others_episode(trajectory: Trajectory, path: Path, camera: int) -> Episode:
+def _others_episode(trajectory: RobonetTrajectory, path: Path, camera: int) -> Episode:
     if trajectory.n_action_dims not in (ROBONET_DIM - 1, ROBONET_DIM) or trajectory.n_state_dims != ROBONET_DIM:
         raise EpisodeError(
             f"expected 4-D or 5-D actions and 5-D states, got {trajectory.n_action_dims}-D and "
@@ -137,7 +143,7 @@ def _others_episode(trajectory: Trajectory, path: Path, camera: int) -> Episode:
     )
 
 
-def _workspace(trajectory: Trajectory) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
+def _workspace(trajectory: RobonetTrajectory) -> tuple[tuple[float, float, float], tuple[float, float, float]] | None:
     if trajectory.bounds is None:
         return None
     (x, y, z), (far_x, far_y, far_z) = (bound[:3].tolist() for bound in trajectory.bounds)

@@ -47,7 +47,7 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class RobonetTrajectory:
     """Arrays as from RoboNet's loader (0.1.0) with 5-D targets, zero padding and autograsp imputation."""
 
     states: NDArray[
@@ -79,7 +79,7 @@ class Footage:
     metadata: Mapping[str, Any]
 
     def frames(self, camera: int) -> NDArray[np.uint8]:
-        """Decode one camera; as `Trajectory.frames`, all that the video has."""
+        """Decode one camera; as `RobonetTrajectory.frames`, all that the video has."""
         return _decode(self.videos, camera)
 
 
@@ -117,7 +117,7 @@ def _check_version(file: h5py.File) -> None:
         raise EpisodeError(f"expected RoboNet file_version {FILE_VERSION}, got {version[:20]!r}")
 
 
-def read_trajectory(path: Path) -> Trajectory:
+def read_trajectory(path: Path) -> RobonetTrajectory:
     """Read a RoboNet file. Videos are taken into memory but not yet decoded.
 
     Raises:
@@ -136,7 +136,7 @@ def read_trajectory(path: Path) -> Trajectory:
             raise EpisodeError(f"expected at least 2 frames and states and 1 action, got {length} in common")
         if own is not None and not len(states) == len(actions) + 1 == videos[0].shape[0] == len(own["env/state_si"]):
             raise EpisodeError("counts of frames, states and actions disagree")
-        return Trajectory(
+        return RobonetTrajectory(
             states=_pad(states)[:length],
             actions=_actions(actions, states, bounds, metadata)[: length - 1],
             videos=videos,

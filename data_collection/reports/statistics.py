@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_collection.episode import EpisodeError
-from data_collection.formats.robonet_file import Trajectory, read_trajectory
+from data_collection.formats.robonet_file import RobonetTrajectory, read_trajectory
 from data_collection.storage.index import Row
 from data_collection.storage.journal import JournalSummary, Value
 
@@ -81,7 +81,7 @@ def read_step_statistics(folder: Path, rows: Sequence[Row], most: int, rng: np.r
     return StepStatistics(np.concatenate(tables), len(tables) - 1, unread)
 
 
-def _table(trajectory: Trajectory) -> NDArray[np.float32]:
+def _table(trajectory: RobonetTrajectory) -> NDArray[np.float32]:
     """Return one episode's rows (T, 15)."""
     own = trajectory.own
     if own is None:

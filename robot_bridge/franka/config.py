@@ -38,7 +38,7 @@ class ImageConfig(Config):
         return self
 
 
-class VideoConfig(ImageConfig):
+class VideoStreamConfig(ImageConfig):
     """A camera read through OpenCV."""
 
     source: int | str = 0  # device number (/dev/video0), or the address of a stream
@@ -129,7 +129,7 @@ class FrankaDirectConfig(FrankaConfig):
     }
 
     kind: Literal["franka_direct"] = "franka_direct"
-    images: VideoConfig = VideoConfig()
+    images: VideoStreamConfig = VideoStreamConfig()
     host: str = Field("172.16.0.2", min_length=1)  # libfranka's documentation: the arm's usual address
     enforces_realtime: bool = True  # libfranka: requires a PREEMPT_RT kernel; false for a simulated arm
     acceleration_fraction: float = Field(0.5, gt=0, le=1)  # ours: of the joints' limits; a stop uses all of it

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.camera import Camera
-from robot_bridge.franka.config import VideoConfig
+from robot_bridge.franka.config import VideoStreamConfig
 from robot_bridge.franka.image_buffer import ImageBuffer
 
 _REOPEN_S: Final = 0.5  # before a camera that delivers no images is opened again; ours
@@ -23,7 +23,7 @@ _CLOSE_S: Final = 5.0  # longer than any call of the reading thread
 class VideoReader:
     """The latest image of one camera. A camera that delivers no images is reopened until it does."""
 
-    def __init__(self, config: VideoConfig, camera: Camera) -> None:
+    def __init__(self, config: VideoStreamConfig, camera: Camera) -> None:
         """Start reading in a thread."""
         self._config, self._camera = config, camera
         self._buffer = ImageBuffer(f"camera {config.source}", config, camera)

@@ -36,7 +36,7 @@ _SENSOR: Final = '<sensor><contact name="push" subtree1="robot0_hand" reduce="ne
 _ARM: Final = "link0"  # body of this project's arm
 
 
-class _Sections(Config):
+class _ArmSections(Config):
     robot: SimulationConfig
 
 
@@ -68,7 +68,7 @@ def simulated_arm(
     A line on standard input injects a fault: `reflex`, `user_stop`, `frozen`, `silent`, `dark`, `saturated`; `clear`
     ends all faults. SIGTERM or Ctrl-C ends the arm; the last line on standard output is a JSON summary.
     """
-    sections = load(_Sections, {"robot": "robots/simulation.yaml"}, [f"robot.scene={scene}", f"robot.split={split}"])
+    sections = load(_ArmSections, {"robot": "robots/simulation.yaml"}, [f"robot.scene={scene}", f"robot.split={split}"])
     config = sections.robot
     rng = np.random.default_rng(seed).spawn(2)[0]
     xml = build(rng, config.scene, config.split, config.camera, config.camera_jitter).xml

@@ -39,7 +39,7 @@ from robot_bridge.simulation.scripted_policy import make_goal
 _LATE_S = 0.05  # a delay beyond this is not caught up; ours
 
 
-class _Sections(Config):
+class _NodeSections(Config):
     robot: SimulationConfig
 
 
@@ -80,7 +80,9 @@ def simulated_driver(  # noqa: PLR0917 - the parameters are the options of the c
     known ones. SIGTERM or Ctrl-C ends the driver; the last line on standard output is a JSON summary.
     """
     sections = load(
-        _Sections, {"robot": "robots/simulation.yaml"}, [f"robot.scene={scene}", f"robot.split={split}", *(set_ or [])]
+        _NodeSections,
+        {"robot": "robots/simulation.yaml"},
+        [f"robot.scene={scene}", f"robot.split={split}", *(set_ or [])],
     )
     try:
         Master("simulated_driver", timeout_s=5.0)

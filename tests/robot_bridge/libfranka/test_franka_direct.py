@@ -43,6 +43,13 @@ def robot(rig: Rig) -> Iterator[Any]:
         robot.close()
 
 
+def stop_by_reflex(rig: Rig, robot: Any) -> None:
+    """Stop the arm, and wait until the bridge has seen it: a state may arrive late."""
+    rig.fault("reflex")
+    with pytest.raises(RobotFault):
+        robot.step(act(0.02, 0, 0))
+
+
 def test_reflex_stops_the_arm_until_recovery(rig: Rig, robot: Any) -> None:
     rig.fault("reflex")
     with pytest.raises(RobotFault, match=r"the arm stopped \(cartesian_reflex\); call recover"):
@@ -64,9 +71,9 @@ def test_reflex_during_motion_is_reported(rig: Rig, robot: Any) -> None:
 
 def test_third_reflex_of_an_episode_parks_the_arm(rig: Rig, robot: Any) -> None:
     for _ in range(2):
-        rig.fault("reflex")
+        stop_by_reflex(rig, robot)
         robot.recover()
-    rig.fault("reflex")
+    stop_by_reflex(rig, robot)
     for _ in range(2):
         with pytest.raises(RobotFault, match="3 reflexes in this episode and 3 in an hour, of at most 3 and 12"):
             robot.recover()

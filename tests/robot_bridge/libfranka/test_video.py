@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from configs.loader import Config, load
-from robot_bridge.franka.config import FrankaDirectConfig, VideoConfig
+from robot_bridge.franka.config import FrankaDirectConfig, VideoStreamConfig
 from robot_bridge.libfranka.video_stream import VideoReader
 from robot_bridge.robot import CameraFault
 
@@ -84,7 +84,7 @@ def stream() -> Iterator[Stream]:
 
 @pytest.fixture
 def reader(stream: Stream) -> Iterator[VideoReader]:
-    reader = VideoReader(VideoConfig(source=stream.source, timeout_s=2.0), CAMERA)
+    reader = VideoReader(VideoStreamConfig(source=stream.source, timeout_s=2.0), CAMERA)
     yield reader
     reader.close()
 
@@ -128,7 +128,7 @@ def test_other_size_is_refused(stream: Stream, reader: VideoReader) -> None:
 
 
 def test_missing_camera_is_reported() -> None:
-    reader = VideoReader(VideoConfig(source="http://127.0.0.1:9/", timeout_s=0.5), CAMERA)
+    reader = VideoReader(VideoStreamConfig(source="http://127.0.0.1:9/", timeout_s=0.5), CAMERA)
     with pytest.raises(CameraFault, match="no image"):
         reader.newer(time.monotonic())
     reader.close()

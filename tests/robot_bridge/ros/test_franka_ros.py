@@ -56,7 +56,7 @@ def call(name: str, type_: str, **request: object) -> Any:
 def stop_by_reflex(rig: Rig, robot: Robot) -> None:
     """Stop the arm, and wait until the bridge has seen it: a state may arrive late."""
     rig.fault("reflex")
-    with pytest.raises(RobotFault, match="the arm stopped"):
+    with pytest.raises(RobotFault):
         robot.step(act(0.02, 0, 0))
 
 
@@ -92,7 +92,7 @@ def test_notify_command_runs_once(rig: Rig, tmp_path: Any) -> None:
     script = f'echo "$1" >> {notes}'
     notify = f'robot.recovery.notify_command=["sh", "-c", {script!r}, "notify"]'
     robot = open_robot(config((*SETTINGS, "robot.recovery.per_episode=0", notify)))
-    rig.fault("reflex")
+    stop_by_reflex(rig, robot)
     for _ in range(2):
         with pytest.raises(RobotFault, match="0 reflexes in this episode"):
             robot.recover()
