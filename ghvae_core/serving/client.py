@@ -40,6 +40,8 @@ _HANDSHAKE_ERRORS = {
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "only one of client and server uses keys; see planner.keys",
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "its key differs from server.key, or it does not use ZeroMQ",
 }
+# A server with keys may close the connection of a client without keys before the client has read why.
+_NO_DETAIL_WITHOUT_KEYS = "it uses keys, but this client does not (see planner.keys), or it does not use ZeroMQ"
 
 
 class ServerClient:
@@ -65,6 +67,9 @@ class ServerClient:
         self._socket = self._context.socket(zmq.DEALER)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | sum(_HANDSHAKE_ERRORS))
         self._handshake_error = ""  # why the last handshake failed, if there was a server
+        self._handshake_errors = dict(_HANDSHAKE_ERRORS)
+        if keys is None:
+            self._handshake_errors[zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL] = _NO_DETAIL_WITHOUT_KEYS
         try:
             self._connect(keys)
             self._spec = self._shake_hands()
@@ -192,7 +197,7 @@ class ServerClient:
         event = zmq.Event(recv_monitor_message(self._monitor)["event"])
         # A connection may also break without detail on a busy machine; an earlier event then has the reason.
         if event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL or not self._handshake_error:
-            self._handshake_error = _HANDSHAKE_ERRORS.get(event, "")
+            self._handshake_error = self._handshake_errors.get(event, "")
         return not self._handshake_error
 
     def _receive(self) -> Welcome | PredictionReply | Refusal:

@@ -107,6 +107,15 @@ def test_the_reason_of_a_failed_handshake_remains_after_it_closes(lab: Lab, monk
             assert message in client._handshake_error
 
 
+def test_a_client_without_keys_names_keys_whichever_side_closes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as server, closing(ServerClient(server.address, GoalCost(), 60.0)) as client:
+        for event in (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL):
+            monkeypatch.setattr(client_module, "recv_monitor_message", lambda _, event=event: {"event": event})
+            client._handshake_error = ""
+            assert not client._is_connected()
+            assert "uses keys" in client._handshake_error
+
+
 def test_requests_of_a_revoked_machine_are_ignored_on_an_open_connection(lab: Lab) -> None:
     folder, other = lab.machine("lab7", True), lab.machine("lab8", True)
     with closing(lab.client(folder, timeout_s=relaxed(1.0, 60.0))) as client, closing(lab.client(other)) as allowed:
