@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NoReturn
@@ -78,6 +79,11 @@ def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: 
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def print_result(result: Mapping[str, object]) -> None:
+    """Print the result of a command as one JSON object on one line, the last of standard output."""
+    print(json.dumps(result), flush=True)
 
 
 def renamed_option(former: str, present: str) -> Any:

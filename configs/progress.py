@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
@@ -16,6 +19,7 @@ from rich.progress import (
 )
 
 _LINE_INTERVAL_S = 10.0  # between two lines where there is no terminal; ours
+_ANNOUNCE_AFTER_S = 1.0  # of work without a bar; ours: whatever takes more than 2 s is announced
 
 
 class ProgressBar:
@@ -47,7 +51,11 @@ class ProgressBar:
         columns += [TimeRemainingColumn()] if estimates_time else []
         columns.append(TextColumn("{task.fields[detail]}", markup=False))
         self._progress = Progress(
-            *columns, console=self._console, transient=transient, disable=quiet or not self._console.is_terminal
+            *columns,
+            console=self._console,
+            transient=transient,
+            disable=quiet or not self._console.is_terminal,
+            redirect_stdout=False,  # results go to standard output, also while a bar is shown
         )
         self._id = self._progress.add_task(label, total=total, completed=completed, detail="")
         self._line_at_s = time.monotonic()
@@ -82,6 +90,24 @@ class ProgressBar:
         left_s = task.time_remaining if self._estimates_time else None
         left = "" if left_s is None else f"about {duration(left_s)} left"
         return ", ".join(filter(None, [f"{task.completed:.0f}{total} {task.description}", detail, left]))
+
+
+@contextmanager
+def announce(text: str, after_s: float = _ANNOUNCE_AFTER_S) -> Iterator[None]:
+    """Print on stderr what the block does, once it has taken longer than `after_s`.
+
+    Args:
+        text: Such as "loading the model".
+        after_s: Time without a line; 0: print at once.
+    """
+    console = Console(stderr=True)
+    timer = threading.Timer(after_s, console.print, (f"{text} ...",), {"highlight": False, "markup": False})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def duration(seconds: float) -> str:

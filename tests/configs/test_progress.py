@@ -1,11 +1,13 @@
 """Progress: a line every ten seconds where there is no terminal, with the count, the detail and the time left."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from configs import progress as module
-from configs.progress import ProgressBar, duration
+from configs.progress import ProgressBar, announce, duration
+from tests.patience import patience
 
 
 @pytest.fixture
@@ -52,3 +54,15 @@ def test_the_time_left_follows_from_the_count(capsys: pytest.CaptureFixture[str]
 )
 def test_durations_have_two_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_only_work_that_takes_long_is_announced(capsys: pytest.CaptureFixture[str]) -> None:
+    with announce("reading", after_s=60.0):
+        pass
+    assert not capsys.readouterr().err
+    with announce("loading the [model]", after_s=0.0):
+        end_s, err = time.monotonic() + patience(10), ""
+        while not err and time.monotonic() < end_s:
+            err = capsys.readouterr().err
+            time.sleep(0.01)
+    assert err == "loading the [model] ...\n"
