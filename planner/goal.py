@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from data_collection.reports.images import filmstrip, png_bytes
 from planner.plan import PlannerError
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _STILL_S = 1.0  # ours: how long the scene must rest before the image is taken
 _STILL_DISTANCE = 2.0  # of 255, RMS of two model images: above a camera's noise; as TaskConfig.min_goal_distance
+_FORMATS = {"PNG": (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"), "JPEG": (b"\xff\xd8\xff", b"\xff\xd9")}  # start, end
 _MIN_CONTRAST = 2.0  # of 255, standard deviation of a channel: a lower one is a single colour; as `check_goal`
 _MIN_SHARPNESS = 20.0  # ours: variance of the Laplacian of the grey image of 255; a lower one is out of focus
 
@@ -52,9 +55,11 @@ def load_goal(path: Path, camera: Camera) -> NDArray[np.uint8]:
         data = path.read_bytes()
     except OSError as error:
         raise GoalError(f"{path}: expected a goal image, PNG or JPEG; {error.strerror}") from None
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if fault := _fault(data):
+        raise GoalError(f"{path}: expected a goal image, PNG or JPEG, got {fault}")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise GoalError(f"{path}: expected a goal image, PNG or JPEG, got {len(data)} bytes of another format")
+        raise GoalError(f"{path}: expected a goal image, PNG or JPEG, got one that OpenCV cannot read; save it again")
     height, width = image.shape[:2]
     if (height, width) not in {(MODEL_IMAGE_PX, MODEL_IMAGE_PX), (camera.height_px, camera.width_px)}:
         raise GoalError(
@@ -63,6 +68,20 @@ def load_goal(path: Path, camera: Camera) -> NDArray[np.uint8]:
         )
     rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
     return model_image(rgb, camera.crop)
+
+
+def _fault(data: bytes) -> str:
+    """Return why the bytes are no complete PNG or JPEG; empty if they are one."""
+    kind = next((kind for kind, (start, _) in _FORMATS.items() if data.startswith(start)), None)
+    if kind is None:
+        return f"{len(data)} bytes of another format"
+    try:
+        with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+            image.load()
+        is_whole = _FORMATS[kind][1] in data
+    except (OSError, SyntaxError, ValueError):  # as Pillow reports damage
+        is_whole = False
+    return "" if is_whole else f"a truncated or damaged {kind} of {len(data)} bytes; copy or take it again"
 
 
 def scripted_goal(robot: SimulatedFranka, seed: int) -> NDArray[np.uint8]:

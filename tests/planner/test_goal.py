@@ -177,6 +177,29 @@ def test_a_file_that_is_no_image_is_refused(tmp_path: Path, data: bytes) -> None
         load_goal(path, SPEC.camera)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_truncated_or_damaged_image_is_named_as_such(
+    tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    whole = cv2.imencode(f".{kind.lower()}", _noise(240, 320))[1].tobytes()
+    path = tmp_path / f"goal.{kind.lower()}"
+    for length in (10, len(whole) // 2, len(whole) - 20, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(GoalError, match=rf"got a truncated or damaged {kind} of {length} bytes"):
+            load_goal(path, SPEC.camera)
+    assert not capfd.readouterr().err  # one line only: the library prints nothing of its own
+    path.write_bytes(whole)
+    assert load_goal(path, SPEC.camera).shape == (64, 64, 3)
+
+
+def test_a_png_with_a_changed_byte_is_named_as_damaged(tmp_path: Path) -> None:
+    data = bytearray(cv2.imencode(".png", _noise(64, 64))[1].tobytes())
+    data[len(data) // 2] ^= 0xFF
+    (tmp_path / "goal.png").write_bytes(data)
+    with pytest.raises(GoalError, match="got a truncated or damaged PNG"):
+        load_goal(tmp_path / "goal.png", SPEC.camera)
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.png", tmp_path):
         with pytest.raises(GoalError, match="expected a goal image"):
