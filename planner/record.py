@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import InitVar, asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, asdict, dataclass, field, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from robot_bridge.simulation.success import TaskSuccess
 
 SUCCESS, GOAL_SEEN, STEPS_USED = "success", "goal seen", "steps used"  # regular ends of an episode
+SETTLED = "settled"  # another one: no candidate was better than holding still
 FAILED, INTERRUPTED = "failed", "interrupted"  # ends by an error and by a signal
+BY_SIMULATION, BY_PERSON = "simulation", "person"  # who judged success; empty: nobody
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class EpisodeHistory:
     outcome: TaskSuccess | None = None  # latest result of the success test; None for a real robot
     ended: str = ""  # one of the ends above; empty while the episode runs
     error: str = ""  # message of the error that ended the episode; empty otherwise
+    seconds: float = 0.0  # since the first plan began
 
     def __post_init__(self, first: Observation) -> None:
         self.start = self._observe(first)
@@ -141,16 +144,19 @@ class EpisodeDescription:
     checkpoint: str
     distance: str
     seed: int
+    goal_warnings: Sequence[str] = ()  # why the goal image may not be meant
 
     @classmethod
-    def of(cls, task: str, robot: str, predictor: PredictorSpec, seed: int) -> EpisodeDescription:
+    def of(
+        cls, task: str, robot: str, predictor: PredictorSpec, seed: int, goal_warnings: Sequence[str] = ()
+    ) -> EpisodeDescription:
         """Return the description of an episode with a predictor."""
-        return cls(task, robot, predictor.name, predictor.checkpoint, predictor.distance, seed)
+        return cls(task, robot, predictor.name, predictor.checkpoint, predictor.distance, seed, goal_warnings)
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """Result of one episode. None: unknown; only the simulation can measure success."""
+    """Result of one episode. None: unknown. The simulation measures success; elsewhere a person judges it."""
 
     task: str
     robot: str
@@ -158,15 +164,19 @@ class EpisodeResult:
     checkpoint: str  # sha256 of the checkpoint's manifest; empty if no checkpoint was used
     distance: str  # sha256 of the manifest of the temporal distance network; empty if none was used
     seed: int
-    ended: str  # "success", "goal seen", "steps used", "failed", "interrupted"
+    goal_warnings: Sequence[str]  # why the goal image may not be meant; empty: nothing speaks against it
+    ended: str  # "success", "goal seen", "steps used", "settled", "failed", "interrupted"
     error: str  # message of the error; empty otherwise
-    success: bool | None  # all of the next three
+    success: bool | None  # judged by the simulation: all of the next three; by a person: the task is done
+    judged_by: str  # "simulation", "person"; empty: not judged
+    note: str  # of the person who judged
     goal: bool | None  # the objects reached their places
     picked: bool | None  # the tool was lifted
     touched: bool | None  # the tool touched an object
     away_m: float | None  # largest distance of an object to its place at the end
     steps: int
     plans: int
+    seconds: float  # from the first plan to the end, with the actions
     seconds_per_plan: float | None  # propose and predict, mean
     cost: float | None  # of the last plan
     distance_start: float  # of the observed image to the goal, RMS of 255
@@ -178,6 +188,24 @@ class EpisodeResult:
     def to_json(self) -> str:
         """Return one line of JSON."""
         return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> EpisodeResult:
+        """Return a stored result; one of an earlier version lacks the fields on judging.
+
+        Raises:
+            ValueError: The text is not JSON of a result.
+        """
+        stored = json.loads(text)
+        if not isinstance(stored, dict):
+            raise ValueError("expected a result, got no JSON object")
+        judged_by = "" if stored.get("success") is None else BY_SIMULATION
+        absent = {"goal_warnings": [], "judged_by": judged_by, "note": "", "seconds": 0.0}
+        values = {**absent, **stored}
+        names = {each.name for each in fields(cls)}
+        if values.keys() != names:
+            raise ValueError(f"expected the fields of a result, got others: {', '.join(sorted(values.keys() ^ names))}")
+        return cls(**values)
 
 
 def summarize(description: EpisodeDescription, history: EpisodeHistory, report: str) -> EpisodeResult:
@@ -191,12 +219,15 @@ def summarize(description: EpisodeDescription, history: EpisodeHistory, report: 
         ended=history.ended,
         error=history.error,
         success=outcome.strict if outcome else None,
+        judged_by=BY_SIMULATION if outcome else "",
+        note="",
         goal=outcome.goal if outcome else None,
         picked=outcome.picked if outcome else None,
         touched=outcome.touched if outcome else None,
         away_m=round(outcome.distance_m, 4) if outcome else None,
         steps=len(history.steps),
         plans=len(history.plans),
+        seconds=round(history.seconds, 1),
         seconds_per_plan=round(float(np.mean(plan_s)), 4) if plan_s else None,
         cost=history.plans[-1].plan.cost if history.plans else None,
         distance_start=round(history.goal_distances[0], 2),

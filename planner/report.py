@@ -15,7 +15,8 @@ from data_collection.atomic_io import write_file
 from data_collection.reports import chart, html
 from data_collection.reports.images import enlarge, filmstrip, gif_bytes, png_bytes
 from planner.plan import HOLD
-from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, EpisodeHistory, EpisodeResult
+from planner.record import EpisodeHistory, EpisodeResult
+from planner.verdict import verdict_block
 
 _FRAME_S = 0.25  # duration of one frame of a GIF
 _STRIP_FRAMES = 10  # frames in one row of the filmstrip
@@ -65,7 +66,7 @@ def write_report(folder: Path, history: EpisodeHistory, result: EpisodeResult, c
 def _page(history: EpisodeHistory, result: EpisodeResult, config_yaml: str) -> str:
     view = {
         "result": result,
-        "verdict": _verdict(result),
+        "verdict": verdict_block(result),
         "findings": _findings(history, result),
         "goal": _png(history.goal),
         "start": _png(history.frames[0]),
@@ -81,24 +82,11 @@ def _page(history: EpisodeHistory, result: EpisodeResult, config_yaml: str) -> s
     return html.render("planner", _TEMPLATE, view)
 
 
-def _verdict(result: EpisodeResult) -> tuple[str, str]:
-    """Return the headline and its style class."""
-    headlines = {
-        SUCCESS: ("Success", "good"),
-        GOAL_SEEN: ("The camera image matches the goal", "good" if result.success is not False else "fair"),
-        STEPS_USED: ("Not done within the step limit", "fair"),
-        FAILED: ("Stopped by a failure", "bad"),
-        INTERRUPTED: ("Interrupted by the user", "bad"),
-    }
-    return headlines[result.ended]
-
-
 def _findings(history: EpisodeHistory, result: EpisodeResult) -> list[str]:
     """Return the main findings, the most important first."""
     findings = [f"{result.error.rstrip('.')}. The arm was held."] if result.error else []
-    if result.success is None:
-        findings.append("Success is unknown: only the simulation can measure it. Compare the last image with the goal.")
-    else:
+    findings += [f"The goal image may not be meant: {warning}" for warning in result.goal_warnings]
+    if result.picked is not None:
         findings.append("The tool was lifted." if result.picked else "The tool was never lifted.")
         findings.append("The tool touched an object." if result.touched else "The tool never touched an object.")
         away_cm = 100 * (result.away_m or 0)

@@ -78,6 +78,7 @@ class TaskController:
         self._actions = np.empty((0, 4), np.float32)  # of the current plan
         self._executed = 0  # how many of them
         self._replan_now = False
+        self._began_s = time.monotonic()
 
     def __enter__(self) -> TaskController:
         return self
@@ -85,6 +86,7 @@ class TaskController:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._note_time()
         if error is not None:
             self.history.ended = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
             self.history.error = str(error) or type(error).__name__
@@ -122,6 +124,9 @@ class TaskController:
         self.history.outcome = outcome
         if outcome.strict:
             self.history.ended = SUCCESS
+
+    def _note_time(self) -> None:
+        self.history.seconds = time.monotonic() - self._began_s
 
     def _plan(self, *, is_early: bool) -> None:
         started_s = time.monotonic()

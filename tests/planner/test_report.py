@@ -101,13 +101,19 @@ def test_it_names_the_cause_of_a_failed_task(tmp_path: Path) -> None:
     page, result = _write(tmp_path, history)
     text = " ".join(page.texts)
     assert "The tool was lifted." in text and "The tool never touched an object." in text
-    assert "the largest distance of an object is 5.3 cm" in text and "Not done within the step limit" in text
+    assert (
+        "the largest distance of an object is 5.3 cm" in text
+        and "Not done" in text
+        and "It ended after 5 actions" in text
+    )
     assert (result.success, result.goal, result.picked, result.touched) == (False, False, True, False)
 
 
 def test_the_success_of_a_real_robot_is_unknown(tmp_path: Path) -> None:
     page, result = _write(tmp_path, _run())
-    assert result.success is None and "Success is unknown" in " ".join(page.texts)
+    text = " ".join(page.texts)
+    assert result.success is None and result.judged_by == ""
+    assert "Not judged" in text and f"run_task judge {tmp_path} yes|no" in text and "Not done" not in text
 
 
 def test_an_episode_that_failed_before_its_first_plan_has_a_page(tmp_path: Path) -> None:
@@ -120,7 +126,7 @@ def test_an_episode_that_failed_before_its_first_plan_has_a_page(tmp_path: Path)
     page, result = _write(tmp_path, task.history)
     text = " ".join(page.texts)
     assert "Stopped by a failure" in text and "<the server> is gone. The arm was held." in text
-    assert "The tool was never lifted." in text and "Success is unknown" not in text and result.success is False
+    assert "The tool was never lifted." in text and "Not judged" not in text and result.success is False
     assert "ended before the first plan" in text and (result.steps, result.plans) == (0, 0)
     assert result.cost is None and result.seconds_per_plan is None and result.prediction_error is None
     assert result.distance_start == result.distance_end == round(task.history.start.goal_distance, 2)
