@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NoReturn
 
 import typer
@@ -18,6 +18,8 @@ EXTRAS: Mapping[str, str] = {
     "pyarrow": "lerobot",
     "franky": "franky",
 }
+
+DEFAULT = ""  # name of the function that a command with subcommands runs without one
 
 
 class ReportedError(Exception):
@@ -48,6 +50,8 @@ def application(function: Callable[..., Any] | Mapping[str, Callable[..., Any]],
     )
     for name, each in commands.items():
         app.command(name)(each)
+    if not callable(function):
+        app.callback(help=about)(_nothing)  # without one, typer leaves out the word of a single subcommand
     return app
 
 
@@ -58,11 +62,12 @@ def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: 
     130 after Ctrl-C.
 
     Args:
-        function: The function, or the functions of subcommands by name.
+        function: The function, or the functions of subcommands by name. The one named `DEFAULT` runs where the first
+            argument names no other; its help should name the others.
         about: Help text of a command with subcommands.
     """
     try:
-        application(function, about)()
+        application(_selected(function, sys.argv[1:]), about)()
     except ModuleNotFoundError as error:
         message = missing_extra(error)
         if message is None:
@@ -79,6 +84,20 @@ def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: 
         print("stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _selected(
+    function: Callable[..., Any] | Mapping[str, Callable[..., Any]], arguments: Sequence[str]
+) -> Callable[..., Any] | Mapping[str, Callable[..., Any]]:
+    """Return the default function of a command, or the functions of its subcommands where the arguments name one."""
+    if callable(function) or DEFAULT not in function:
+        return function
+    others = {name: each for name, each in function.items() if name != DEFAULT}
+    return others if arguments and arguments[0] in others else function[DEFAULT]
+
+
+def _nothing() -> None:
+    """Do nothing before a subcommand."""
 
 
 def print_result(result: Mapping[str, object]) -> None:

@@ -58,18 +58,16 @@ def _options(name: str) -> Mapping[str, set[str]]:
         patch.setattr(module, "run", capture)
         module.main()
     ((function, about),) = captured
-    group: Any = typer.main.get_command(command.application(function, about))
-    words: Mapping[str, Any] = getattr(group, "commands", {"": group})
+    functions = {command.DEFAULT: function} if callable(function) else function
     return {
-        word: {
-            option
-            for parameter in each.params
-            if not getattr(parameter, "hidden", False)
-            for option in (*parameter.opts, *parameter.secondary_opts)
-        }
-        | {"--help"}
-        for word, each in words.items()
+        word: _options_of(typer.main.get_command(command.application(each, about))) for word, each in functions.items()
     }
+
+
+def _options_of(parsed: Any) -> set[str]:
+    """Return the options of one parsed command line, without hidden ones."""
+    shown = [parameter for parameter in parsed.params if not getattr(parameter, "hidden", False)]
+    return {option for each in shown for option in (*each.opts, *each.secondary_opts)} | {"--help"}
 
 
 @cache

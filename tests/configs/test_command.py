@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 import typer
 
-from configs.command import ReportedError, renamed_option, run
+from configs.command import DEFAULT, ReportedError, renamed_option, run
 
 
 class _FailedOnTheWayError(ReportedError):
@@ -154,6 +154,45 @@ def test_one_function_needs_no_subcommand(monkeypatch: pytest.MonkeyPatch, capsy
     with pytest.raises(SystemExit) as stop:
         run(_greet)
     assert stop.value.code == 0 and capsys.readouterr().out == "hello you\n"
+
+
+WITH_DEFAULT: dict[str, Callable[..., None]] = {DEFAULT: _greet, "refuse": _refuse}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "output"),
+    [
+        (["you"], 0, ("hello you\n", "")),
+        (["you", "--loud"], 0, ("HELLO you\n", "")),
+        (["--loud", "refuse"], 0, ("HELLO refuse\n", "")),
+        (["refuse"], 2, ("", "error: expected a, got b\n")),
+    ],
+    ids=str,
+)
+def test_the_default_runs_where_the_first_argument_names_no_subcommand(
+    arguments: list[str],
+    code: int,
+    output: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run(WITH_DEFAULT)
+    assert stop.value.code == code
+    assert capsys.readouterr() == output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [(["--help"], "Say hello."), (["refuse", "--help"], "refuse [OPTIONS]")], ids=str
+)
+def test_the_default_and_a_subcommand_have_their_own_help(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        run(WITH_DEFAULT)
+    assert stop.value.code == 0 and words in capsys.readouterr().out
 
 
 def _plan(n: Annotated[int, typer.Option()] = 1, m: Annotated[int | None, renamed_option("--m", "--n")] = None) -> None:
