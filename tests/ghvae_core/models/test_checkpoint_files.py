@@ -38,15 +38,21 @@ from ghvae_core.models.checkpoint_files import read_manifest, write_folder
 folder, rng, seen = Path(sys.argv[1]), random.Random(0), set()
 write_folder(folder, {"n": b"start"}, {})
 for turn in range(20):
+    written, write_end = os.pipe()
     child = os.fork()
     if not child:
         n = 0
         while True:
             n += 1
             write_folder(folder, {"n": f"{turn} {n}".encode(), "more": rng.randbytes(100_000)}, {})
+            os.write(write_end, b"!")
+    if turn % 2:  # in every second turn the kill comes after a first write, however busy the machine is
+        os.read(written, 1)
     time.sleep(rng.uniform(0.01, 0.06))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    os.close(written)
+    os.close(write_end)
     seen.add(read_manifest(folder)[0]["n"])
 print(len(seen))
 """
