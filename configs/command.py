@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import json
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
 import typer
@@ -21,6 +25,11 @@ EXTRAS: Mapping[str, str] = {
 
 DEFAULT = ""  # name of the function that a command with subcommands runs without one
 
+# Errors of a path that cannot be used as given: input that is refused. Others, such as a full disk, are failures.
+REFUSED_PATHS = frozenset(
+    {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
+)
+
 
 class ReportedError(Exception):
     """An error whose message is shown to the user without a traceback.
@@ -30,6 +39,10 @@ class ReportedError(Exception):
     """
 
     exit_code: ClassVar[int] = 2  # 2: the input was refused and nothing was written; 1: a later failure
+
+
+class _StoppedError(Exception):
+    """Ctrl-C, or the signal that the argument names."""
 
 
 def missing_extra(error: ModuleNotFoundError) -> str | None:
@@ -49,7 +62,7 @@ def application(function: Callable[..., Any] | Mapping[str, Callable[..., Any]],
         no_args_is_help=not callable(function),
     )
     for name, each in commands.items():
-        app.command(name)(each)
+        app.command(name)(_stoppable(each))
     if not callable(function):
         app.callback(help=about)(_nothing)  # without one, typer leaves out the word of a single subcommand
     return app
@@ -58,31 +71,29 @@ def application(function: Callable[..., Any] | Mapping[str, Callable[..., Any]],
 def run(function: Callable[..., Any] | Mapping[str, Callable[..., Any]], about: str | None = None) -> NoReturn:
     """Run a function as a command and exit. Its signature defines the command line, its docstring the help.
 
-    Exit codes: 0 when the function returns, 2 on refused input or a missing extra of setup.py, 1 on a later failure,
-    130 after Ctrl-C.
+    Exit codes: 0 when the function returns, 2 on refused input, a path that cannot be used as given or a missing extra
+    of setup.py, 1 on a later failure such as a full disk, 130 after Ctrl-C or SIGTERM.
 
     Args:
         function: The function, or the functions of subcommands by name. The one named `DEFAULT` runs where the first
             argument names no other; its help should name the others.
         about: Help text of a command with subcommands.
     """
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         application(_selected(function, sys.argv[1:]), about)()
     except ModuleNotFoundError as error:
         message = missing_extra(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {message}", 2)
     except ReportedError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:  # such as a full disk or a missing permission
-        print(f"error: {error.filename or 'input or output'}: {error.strerror or error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
+        _end(f"error: {error}", error.exit_code)
+    except OSError as error:
+        message = f"error: {error.filename or 'input or output'}: {error.strerror or error}"
+        _end(message, 2 if error.errno in REFUSED_PATHS else 1)
+    except (KeyboardInterrupt, _StoppedError) as error:
+        _end(f"stopped by {str(error) or 'Ctrl-C'}", 130)
     sys.exit(0)
 
 
@@ -100,9 +111,35 @@ def _nothing() -> None:
     """Do nothing before a subcommand."""
 
 
+def _stoppable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with another error for an interrupt, which typer would turn into an exit without a line."""
+
+    @functools.wraps(function)
+    def run_stoppable(*args: Any, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except KeyboardInterrupt as error:
+            raise _StoppedError(*error.args) from None
+
+    return run_stoppable
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    sys.exit(code)
+
+
 def print_result(result: Mapping[str, object]) -> None:
-    """Print the result of a command as one JSON object on one line, the last of standard output."""
-    print(json.dumps(result), flush=True)
+    """Print the result of a command as one JSON object on one line, the last of standard output.
+
+    A number that JSON cannot hold, NaN or infinity, is printed as null.
+    """
+    finite = json.loads(json.dumps(result), parse_constant=lambda _: None)
+    print(json.dumps(finite), flush=True)
 
 
 def renamed_option(former: str, present: str) -> Any:

@@ -60,10 +60,11 @@ class Interruption:
         """Raise the signal that is due, once: what cleans up afterwards may check again.
 
         Raises:
-            KeyboardInterrupt: A signal arrived since the last check.
+            KeyboardInterrupt: A signal arrived since the last check. The argument is its name; none for SIGINT.
         """
-        if self.take() is not None:
-            raise KeyboardInterrupt
+        number = self.take()
+        if number is not None:
+            raise KeyboardInterrupt(*([] if number == signal.SIGINT else [signal.Signals(number).name]))
 
     def note(self, number: int) -> None:
         """Note a signal; for handlers."""

@@ -1,7 +1,7 @@
 """Atomic writes of files and folders: complete and on disk under their name, or not there at all.
 
 Every function writes to a temporary name in the same folder, flushes the data, renames, and flushes the folder. A crash
-leaves the old content or the new content, and at most a temporary file or folder.
+leaves the old content or the new content, and at most a temporary file or folder. Errors of the system name a path.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def replacing_file(path: Path) -> Iterator[IO[bytes]]:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
-        with part.open("wb") as file:
+        with _naming(path), part.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -146,7 +146,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         os.rename(part, out)  # noqa: PTH104 - as above
         flush(out.parent)
     except OSError as error:
-        raise ExportError(f"{out}: could not be written: {error.strerror or error}") from error
+        raise ExportError(f"{out}: could not be written: {error.strerror or error}; nothing is left of it") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -179,23 +179,35 @@ def move(path: Path, to: Path) -> None:
 
 def flush(path: Path) -> None:
     """Flush a file's data, or a folder's names, to the disk. A name belongs to its folder, not to its file."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with _naming(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _write(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    with _naming(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # a later read comes from the disk
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the path in an error of the system; that of a write to an open file, such as of a full disk, names none."""
     try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left) :]
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # a later read comes from the disk
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def _remove_abandoned(folder: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from configs.command import print_result
 from configs.progress import ProgressBar, duration
 from data_collection.collection.events import (
     ClosedEvent,
@@ -151,7 +151,7 @@ class ProgressDisplay(EventListener):
 
     def __exit__(self, *_: object) -> None:
         self._bar.__exit__()
-        print(json.dumps({"folder": str(self._folder), **self._progress.summary()}), flush=True)
+        print_result({"folder": str(self._folder), **self._progress.summary()})
 
     def on_closed(self, event: ClosedEvent) -> None:  # noqa: ARG002 - of the listener interface
         """Advance the bar; the progress has counted the episode before."""

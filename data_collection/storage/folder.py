@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, ClassVar
 
 import yaml
 from pydantic import ValidationError
 
-from configs.interruption import check, sleep
+from configs.interruption import check
 from configs.loader import Config, migrate, to_yaml
-from data_collection.atomic_io import PART, make_folder, move, write_file
+from data_collection.atomic_io import PART, move, write_file
 from data_collection.episode import EpisodeError
+from data_collection.folder_lock import LOCK, locked_folder, share_lock
 from data_collection.formats.robonet import ASIDE
 from data_collection.storage.index import INDEX_NAME, DamagedError, Row, describe, episodes, write
 from data_collection.storage.journal import JOURNAL_NAME, Journal
@@ -34,9 +33,8 @@ _FREE_KEYS = (
     "robot.fault_injection.",
     "robot.recovery.",
 )
-_LOCK_NAME = ".lock"
 _HARMLESS = {  # files that a failed first start may leave
-    _LOCK_NAME,
+    LOCK,
     f"{CONFIG_NAME}{PART}",
     STATUS_NAME,
     f"{STATUS_NAME}{PART}",
@@ -96,29 +94,13 @@ class EpisodeFolder:
         Raises:
             EpisodeError: Another run holds the lock, or the folder cannot be written.
         """
-        with ExitStack() as stack:
-            with _reported(self.path):
-                make_folder(self.path)
-                file = stack.enter_context((self.path / _LOCK_NAME).open("a+"))
-                self._acquire(file, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, timeout_s)
+        with locked_folder(self.path, is_shared=not exclusive, timeout_s=timeout_s) as file:
             yield file
 
-    def _acquire(self, file: IO[str], kind: int, timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    holder = "locked by another run_collection"
-                    raise EpisodeError(f"{self.path}: {holder}; stop it or choose another --out") from None
-                sleep(0.05)
-
     def share(self, lock: IO[str]) -> None:
-        """Change an exclusive lock to a shared one for the workers; atomic on Linux, so that no other run gets it."""
+        """Change an exclusive lock to a shared one for the workers."""
         with _reported(self.path):
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            share_lock(lock)
 
     def store_config(self, config: Config) -> None:
         """Write the configuration to the folder; if it has episodes, check that the configuration is the same.

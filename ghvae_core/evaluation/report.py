@@ -9,9 +9,11 @@ import rich.table
 from rich.console import Console
 
 from data_collection.atomic_io import write_folder
+from data_collection.episode import EpisodeError
+from data_collection.folder_lock import check_new
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SHUFFLED
 from ghvae_core.evaluation.figures import ERROR_GAIN, FILMSTRIP, GIF, SHEET, head
-from ghvae_core.evaluation.metrics import MetricError, MetricFailure
+from ghvae_core.evaluation.metrics import MetricFailure
 from ghvae_core.evaluation.sensitivity import SENSITIVITY_CONVENTION
 from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation
@@ -48,16 +50,6 @@ def markdown(evaluation: Evaluation) -> str:
     )
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that is not empty, before any work is done.
-
-    Raises:
-        MetricError: It exists and is not an empty folder.
-    """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise MetricError(f"{folder}: expected a new or empty folder for the report; give another --out")
-
-
 def write(folder: Path, evaluation: Evaluation, images: Mapping[str, bytes]) -> None:
     """Write the report as one folder, completely or not at all.
 
@@ -67,7 +59,7 @@ def write(folder: Path, evaluation: Evaluation, images: Mapping[str, bytes]) -> 
         images: Encoded images by file name.
 
     Raises:
-        MetricFailure: The folder cannot be written; there is no new one, and an empty one is still empty.
+        MetricFailure: The folder has content or cannot be written; none is left, and an empty one is still empty.
     """
     files = {
         **images,
@@ -75,10 +67,13 @@ def write(folder: Path, evaluation: Evaluation, images: Mapping[str, bytes]) -> 
         JSON: evaluation.model_dump_json(indent=1).encode(),
     }
     target = folder.resolve()
-    check_folder(target)
     try:
+        check_new(target)
         write_folder(target, files)
     except OSError as error:
+        reason = f"{error.filename or folder}: {error.strerror or error}"
+        raise MetricFailure(f"{folder}: the report could not be written: {reason}") from None
+    except EpisodeError as error:
         raise MetricFailure(f"{folder}: the report could not be written: {error}") from None
 
 

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from configs.command import print_result
 from configs.interruption import check
-from configs.progress import ProgressBar
+from configs.progress import ProgressBar, announce
+from data_collection.folder_lock import check_new, locked_folder
 from ghvae_core.evaluation.clips import Clips, EvaluationConfig, collect, draw, find_episodes
 from ghvae_core.evaluation.evaluated_model import EvaluatedModel, load_evaluated_models
 from ghvae_core.evaluation.figures import draw_curves, draw_figures
 from ghvae_core.evaluation.fvd import I3d, check_length
 from ghvae_core.evaluation.held_out import Part, check_held_out, choose
 from ghvae_core.evaluation.lpips import Lpips
-from ghvae_core.evaluation.report import CURVES, check_folder, show, write
+from ghvae_core.evaluation.report import CURVES, MARKDOWN, show, write
 from ghvae_core.evaluation.scoring import Metrics, Scores, join, score
 from ghvae_core.evaluation.sensitivity import Sensitivity, check_candidates, rank, summarize_ranks
-from ghvae_core.evaluation.summary import Evaluation, ModelFacts, facts_of, summarize
+from ghvae_core.evaluation.summary import Evaluation, ModelFacts, facts_of, headline, summarize
 from ghvae_core.evaluation.weights_download import I3D, LPIPS
+
+
+class _Subject(NamedTuple):
+    """What is evaluated."""
+
+    models: list[ModelFacts]
+    clips: Clips
+
 
 _Part = TypeVar("_Part", Clips, Scores, NDArray[np.float64])
 
@@ -56,13 +66,23 @@ def run_inputs(inputs: Inputs, config: EvaluationConfig) -> Evaluation:
         KeyboardInterrupt: After a signal; the results so far have been reported.
     """
     if inputs.out is not None:
-        check_folder(inputs.out)
-    models = load_evaluated_models(inputs.checkpoints, inputs.labels, inputs.modules, inputs.device)
+        check_new(inputs.out)
+    with announce("loading the checkpoints"):
+        models = load_evaluated_models(inputs.checkpoints, inputs.labels, inputs.modules, inputs.device)
     if inputs.fvd:
         check_length(sum(config.lengths(models[0].checkpoint.info)))
     facts, clips = _models(inputs, models, config), _read(inputs, models, config)
     if inputs.sensitivity:
         check_candidates(len(clips), inputs.sensitivity, config.sensitivity_candidates)
+    with nullcontext() if inputs.out is None else locked_folder(inputs.out):
+        return _evaluate(inputs, models, config, _Subject(facts, clips))
+
+
+def _evaluate(
+    inputs: Inputs, models: Sequence[EvaluatedModel], config: EvaluationConfig, subject: _Subject
+) -> Evaluation:
+    """Measure, print the tables and the line of JSON, and write the report if a folder is given."""
+    facts, clips = subject
     scores = _measure(inputs, models, config, clips)
     evaluation = summarize(
         join(scores), clips, facts, _about(inputs, config, clips), np.random.default_rng(inputs.seed)
@@ -72,9 +92,11 @@ def run_inputs(inputs: Inputs, config: EvaluationConfig) -> Evaluation:
         found = _rank(inputs, models, config, clips)
         evaluation = evaluation.model_copy(update={"sensitivity": found})
     show(evaluation, Console(stderr=True))
-    print(evaluation.model_dump_json(exclude={"windows"}), flush=True)
+    print_result({**headline(evaluation), "report": None if inputs.out is None else str(inputs.out / MARKDOWN)})
     if inputs.out is not None:
-        write(inputs.out, evaluation, _images(models, clips, evaluation))
+        with announce("drawing the report"):
+            images = _images(models, clips, evaluation)
+        write(inputs.out, evaluation, images)
     if len(evaluation.windows) < len(clips) or len(evaluation.sensitivity) < n_ranked:
         raise KeyboardInterrupt
     return evaluation

@@ -127,6 +127,22 @@ def summarize(
     )
 
 
+def headline(evaluation: Evaluation) -> dict[str, object]:
+    """Return the main numbers of an evaluation, ready for JSON: the means of the rows, and the paired differences."""
+    about = evaluation.about
+    return {
+        **{key: about[key] for key in ("data", "part", "n_windows", "n_episodes")},
+        "checkpoints": {each.label: each.checkpoint for each in evaluation.models},
+        "rows": {row: _values(metrics) for row, metrics in evaluation.rows.items()},
+        "differences": {f"{each.row} - {each.minus}": _values(each.metrics) for each in evaluation.differences},
+        "median_percentile": {label: each.median_percentile.value for label, each in evaluation.sensitivity.items()},
+    }
+
+
+def _values(metrics: Mapping[str, Estimate]) -> dict[str, float]:
+    return {name: round(each.value, 6) for name, each in metrics.items()}
+
+
 def ranked(evaluation: Evaluation) -> list[int]:
     """Return the windows from best to worst for the first model, by LPIPS where it was measured, else by PSNR."""
     row = f"{evaluation.models[0].label}, {MEAN}"

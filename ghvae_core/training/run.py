@@ -14,10 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from configs.command import print_result
 from configs.interruption import Interruption
 from configs.loader import former_names, to_yaml
 from configs.progress import ProgressBar
 from data_collection.atomic_io import write_file
+from data_collection.folder_lock import check_new, locked_folder
 from ghvae_core.data.augmentation import augment
 from ghvae_core.data.dataset import DataConfig, Dataset, load_dataset
 from ghvae_core.models import checkpoint
@@ -44,6 +46,7 @@ from ghvae_core.training.trainer import Interrupted, Trainer, TrainingJob
 from ghvae_core.training.training_state import latest_state, rename_former_stages
 from ghvae_core.training.validation import ValidationMetrics
 
+_FIRST_FILES = {"prepared", "config.yaml", "config.yaml.part", "tensorboard", "state"}  # before the first state
 _TORCH_FILES = {".pt", ".pth"}  # weights of other programs, for `--init`
 
 
@@ -91,7 +94,9 @@ def train(request: TrainingRequest) -> int:
     group = ProcessGroup(find_device(request.device))
     check_processes(config, group.size)
     _check_out(request)
-    with group:
+    with locked_folder(request.out) if group.is_first else nullcontext(), group:
+        if group.is_first:
+            _check_out(request)  # again, now that no other run can write
         with stop_signals() as stop:
             code = _train(request, config, init, group, stop)
             stop.take()  # a signal after the last step changes nothing
@@ -183,7 +188,7 @@ def _train(
     if log is not None:
         last = job.plan[-1]
         checkpoint.save(request.out / "checkpoint", job.model, log.describe(last, metrics[last.name]))
-        print(_summary(request.out / "checkpoint", job, metrics), flush=True)
+        print_result(_summary(request.out / "checkpoint", job, metrics))
     return 0
 
 
@@ -193,6 +198,8 @@ def _check_out(request: TrainingRequest) -> None:
         raise CheckpointError(f"{request.out}: contains a run; add --resume to resume it, or choose another --out")
     if request.resume and not exists:
         raise CheckpointError(f"{request.out}: contains no run to resume; leave out --resume to start one")
+    if not request.resume:
+        check_new(request.out, _FIRST_FILES)
 
 
 def _start(request: TrainingRequest, config: TrainingRunConfig, init: Checkpoint | None) -> _Start:
@@ -280,13 +287,11 @@ def _describe(
     )
 
 
-def _summary(folder: Path, job: TrainingJob, metrics: dict[str, ValidationMetrics]) -> str:
+def _summary(folder: Path, job: TrainingJob, metrics: dict[str, ValidationMetrics]) -> dict[str, object]:
     warnings = {stage.name: metrics[stage.name].warnings(stage.kind, job.model.config) for stage in job.plan}
-    return json.dumps(
-        {
-            "checkpoint": str(folder),
-            "sha256": checkpoint.load(folder).sha256,
-            "stages": {name: values._asdict() for name, values in metrics.items()},
-            "warnings": {name: found for name, found in warnings.items() if found},
-        }
-    )
+    return {
+        "checkpoint": str(folder),
+        "sha256": checkpoint.load(folder).sha256,
+        "stages": {name: values._asdict() for name, values in metrics.items()},
+        "warnings": {name: found for name, found in warnings.items() if found},
+    }

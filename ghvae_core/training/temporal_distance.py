@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -15,9 +14,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from configs.command import print_result
 from configs.loader import Config, load, to_yaml
 from configs.progress import ProgressBar
 from data_collection.atomic_io import write_file
+from data_collection.folder_lock import check_new, locked_folder
 from ghvae_core.data.dataset import DataConfig, Dataset
 from ghvae_core.data.windows import Windows
 from ghvae_core.models import checkpoint
@@ -107,12 +108,12 @@ def train(request: TemporalDistanceRequest) -> int:
         KeyboardInterrupt: Ctrl-C or SIGTERM before the first step.
     """
     config = load(TemporalDistanceRunConfig, _FILES, request.overrides)
-    if request.out.is_file() or (request.out.is_dir() and {file.name for file in request.out.iterdir()} - {_PREPARED}):
-        raise CheckpointError(f"{request.out}: expected a new or empty folder; choose another --out")
+    check_new(request.out, {_PREPARED})
     device = find_device(request.device)
     predictor = None if request.checkpoint is None else checkpoint.load(request.checkpoint, device)
     _check_steps(config)
-    with stop_signals() as stop:
+    with locked_folder(request.out), stop_signals() as stop:
+        check_new(request.out, {_PREPARED})  # again, now that no other run can write
         prepared = request.out / _PREPARED
         dataset = read_episodes(request.data, config.data, config.distance.image_px, prepared, ProcessGroup(device))
         if predictor is not None:
@@ -134,7 +135,7 @@ def train(request: TemporalDistanceRequest) -> int:
         write_file(request.out / "config.yaml", to_yaml(config))
         save(request.out / "distance", distance, {**facts, **metrics})
         summary = {"distance": str(request.out / "distance"), "n_steps": n_done, **metrics}
-        print(json.dumps(summary, allow_nan=False), flush=True)
+        print_result(summary)
         return _STOPPED if stop.take() is not None else 0
 
 

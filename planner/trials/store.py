@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,16 +13,17 @@ import yaml
 
 from configs.loader import Config, migrate, to_yaml
 from data_collection.atomic_io import make_folder, write_file
+from data_collection.episode import EpisodeError
+from data_collection.folder_lock import LOCK, locked_folder
 from planner.config import TaskRunConfig
 from planner.plan import PlannerError
 from planner.trials.trial import Trial, TrialJob
 from planner.trials.variant import VariantName
 
 CONFIG = "config.yaml"
-_LOCK = ".lock"
 _TRIAL = "trial.json"
 _FREE_KEYS = ("planner.predict_timeout_s", "planner.keys")  # do not change any plan
-_IGNORED = {_LOCK, f"{CONFIG}.part"}  # files that a failed first start may leave
+_IGNORED = {LOCK, f"{CONFIG}.part"}  # files that a failed first start may leave
 
 
 class TrialsError(PlannerError):
@@ -78,18 +78,11 @@ class TrialsFolder:
         Raises:
             PlannerError: Another command has locked it, or it cannot be written.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / _LOCK).open("a")
-        except OSError as error:
-            raise PlannerError(f"{self.path}: {error.strerror}; choose another folder with --out") from None
-        with lock:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise PlannerError(
-                    f"{self.path}: the folder is locked by another run_trials; stop it or choose another --out"
-                ) from None
+                stack.enter_context(locked_folder(self.path))
+            except EpisodeError as error:
+                raise PlannerError(str(error)) from None
             yield
 
     def store_config(self, config: TrialsConfig) -> None:

@@ -1,13 +1,17 @@
 """Running a command: exit codes and one-line errors."""
 
+import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import pytest
 import typer
 
-from configs.command import DEFAULT, ReportedError, renamed_option, run
+from configs.command import DEFAULT, ReportedError, print_result, renamed_option, run
+from configs.interruption import interruption
 
 
 class _FailedOnTheWayError(ReportedError):
@@ -26,8 +30,21 @@ def _fill_the_disk() -> None:
     raise OSError(28, "No space left on device", "episode.hdf5")
 
 
+def _lack_the_permission() -> None:
+    raise PermissionError(13, "Permission denied", "episodes")
+
+
 def _interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def _terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _terminate_later() -> None:
+    with interruption():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _lack_torch() -> None:
@@ -38,12 +55,24 @@ def _succeed() -> None:
     pass
 
 
+@pytest.fixture(autouse=True)
+def _handler() -> Iterator[None]:
+    """Restore the handler that every command sets."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize(
     ("function", "code", "message"),
     [
         (_refuse, 2, "error: expected a, got b\n"),
         (_fail, 1, "error: the server does not reply\n"),
         (_fill_the_disk, 1, "error: episode.hdf5: No space left on device\n"),
+        (_lack_the_permission, 2, "error: episodes: Permission denied\n"),
+        (_interrupt, 130, "stopped by Ctrl-C\n"),
+        (_terminate, 130, "stopped by SIGTERM\n"),
+        (_terminate_later, 130, "stopped by SIGTERM\n"),
         (_lack_torch, 2, "error: torch.nn is not installed; run: pip install 'ghvae-foresight[model]'\n"),
         (_succeed, 0, ""),
     ],
@@ -71,11 +100,10 @@ def test_a_missing_module_that_no_extra_installs_is_raised(monkeypatch: pytest.M
         run(fail)
 
 
-def test_ctrl_c_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["command"])
-    with pytest.raises(SystemExit) as stop:
-        run(_interrupt)
-    assert stop.value.code == 130
+def test_a_result_is_one_line_of_valid_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_result({"cost": float("nan"), "text": "two\nlines", "costs": [1.5, float("inf")]})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line, parse_constant=pytest.fail) == {"cost": None, "text": "two\nlines", "costs": [1.5, None]}
 
 
 def test_an_unknown_option_exits_with_2(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,7 +226,7 @@ def test_an_exception_in_the_block_leaves_no_files(tmp_path: Path, error: BaseEx
 
 
 def test_a_full_disk_is_reported_in_one_line_and_leaves_no_files(tmp_path: Path) -> None:
-    message = r"out: could not be written: No space left on device$"
+    message = r"out: could not be written: No space left on device; nothing is left of it$"
     with pytest.raises(ExportError, match=message) as caught, new_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("x")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

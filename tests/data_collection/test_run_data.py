@@ -176,7 +176,7 @@ def test_damaged_files_are_not_indexed(damaged: Path) -> None:
 def test_the_folder_of_a_running_collection_is_not_reindexed(tmp_path: Path) -> None:
     folder = make_collection(tmp_path / "play", 1)
     with EpisodeFolder(folder, "lab_franka_play").lock(exclusive=False):
-        assert "locked by another run_collection" in refusal(run("reindex", folder))
+        assert "locked by another run" in refusal(run("reindex", folder))
     assert not (folder / index.INDEX_NAME).exists()
 
 

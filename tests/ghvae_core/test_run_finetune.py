@@ -271,6 +271,20 @@ def test_existing_runs_and_missing_data_are_refused(folder: Path, finished: Path
     assert _contents(finished) == before
 
 
+def test_a_folder_with_other_content_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ReportedError, match=r"expected a new or empty folder, got one with notes\.txt"):
+        train(_request(folder, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_of_a_run_that_was_killed_before_its_first_state_is_accepted(folder: Path, tmp_path: Path) -> None:
+    for name in ("prepared", "tensorboard", "state"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "config.yaml").touch()
+    assert train(_request(folder, tmp_path)) == 0
+
+
 def _contents(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

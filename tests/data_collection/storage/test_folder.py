@@ -202,7 +202,7 @@ def test_a_folder_is_cleaned_up_only_when_no_process_writes(tmp_path: Path) -> N
         with EpisodeFolder(tmp_path, STEM).lock(exclusive=False):
             pass
         with (
-            pytest.raises(EpisodeError, match="another run_collection"),
+            pytest.raises(EpisodeError, match="locked by another run"),
             EpisodeFolder(tmp_path, STEM).lock(exclusive=True, timeout_s=0.1),
         ):
             pass

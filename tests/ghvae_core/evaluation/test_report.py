@@ -16,9 +16,8 @@ from rich.console import Console
 from data_collection import atomic_io
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, EvaluatedModel
 from ghvae_core.evaluation.figures import draw_curves, draw_figures
-from ghvae_core.evaluation.metrics import MetricError, MetricFailure
+from ghvae_core.evaluation.metrics import MetricFailure
 from ghvae_core.evaluation.report import (
-    check_folder,
     markdown,
     models_table,
     notes,
@@ -249,12 +248,3 @@ def test_a_full_disk_leaves_no_partial_report(
     assert list(tmp_path.rglob("*")) == [folder] * exists
     write(folder, evaluation, {"figure.png": b"png"})
     assert len(list(folder.iterdir())) == 3
-
-
-def test_only_a_new_or_empty_folder_is_accepted(tmp_path: Path) -> None:
-    check_folder(tmp_path / "new")
-    check_folder(tmp_path)
-    (tmp_path / "file").touch()
-    for used in (tmp_path, tmp_path / "file"):
-        with pytest.raises(MetricError, match="new or empty folder"):
-            check_folder(used)

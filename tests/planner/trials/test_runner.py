@@ -247,7 +247,7 @@ def test_a_folder_with_other_files_is_refused_unchanged(tmp_path: Path) -> None:
 
 def test_a_locked_folder_is_refused(tmp_path: Path, asked: Callable[[Answers], list[TrialJob]]) -> None:
     jobs = asked(_succeed)
-    with TrialsFolder(tmp_path / "trials").locked(), pytest.raises(ReportedError, match="locked by another run_trials"):
+    with TrialsFolder(tmp_path / "trials").locked(), pytest.raises(ReportedError, match="locked by another run"):
         run_series(_series(tmp_path))
     assert not jobs
 
