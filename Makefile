@@ -5,7 +5,7 @@ export OMP_NUM_THREADS ?= 2
 BIN := .venv/bin
 PARALLEL := -n 4 --dist worksteal --durations=15
 
-.PHONY: demo test test-slow lint docs wheel ros clean
+.PHONY: demo test test-slow lint docs docs-run wheel ros clean
 
 demo:
 	./bootstrap.sh all
@@ -21,6 +21,11 @@ lint:
 docs:
 	./bootstrap.sh dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Every block of the README and of docs/, in the order in which they stand, in a copy of the clone; about ten minutes.
+docs-run:
+	./bootstrap.sh dev
+	$(BIN)/python -m tests.documentation
 
 # dist/ghvae_foresight-VERSION-py3-none-any.whl
 wheel:

@@ -1,15 +1,14 @@
-"""README and docs/ compared with the code: options, configuration keys, files, links and runnable blocks."""
+"""README and docs/ compared with the code: options, configuration keys, files, links, and what their blocks do."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +19,10 @@ import pytest
 import typer
 
 from configs import command
+from tests.documentation.blocks import FENCE, REASONS, ROOT, Block, blocks, difference, pages
+from tests.documentation.session import run_blocks
 from tests.patience import patience
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PACKAGES = ["configs", "robot_bridge", "data_collection", "ghvae_core", "planner"]
 COMMANDS = {
@@ -36,9 +36,14 @@ OTHER_TOOLS = {  # options of other programs that the pages name
     "--user",
 }
 PLACEHOLDERS = {"section.key", "planner.n_candidate"}  # the second one is the example of a misspelt key
-FENCE = re.compile(r"(<!-- runnable -->\s*)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
-PYTHON_PAGE = ROOT / "docs" / "python_api.md"
+QUICK_PAGES = [
+    "docs/commands.md",
+    "docs/collection.md",
+    "docs/data_formats.md",
+    "docs/evaluation.md",
+    "docs/python_api.md",
+]
 
 
 def _name(path: Path) -> str:
@@ -227,42 +232,74 @@ def test_the_api_reference_has_every_module() -> None:
     assert {module for module in modules if f"::: {module}\n" not in text} == set()
 
 
-def _runnable(page: Path) -> list[str]:
-    return [block for mark, _, block in FENCE.findall(page.read_text(encoding="utf-8")) if mark]
+def test_every_page_is_run_and_only_known_marks_and_reasons_are_used() -> None:
+    assert {_name(page) for page in PAGES} - {"docs/index.md"} <= set(pages())
+    for page in pages():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        marks = re.findall(r"<!-- .*? -->", text)
+        assert all(re.match("<!-- (not run|needs|terminal)", mark) for mark in marks), page
+        left_out = [block.not_run for block in blocks(page) if block.not_run]
+        assert all(reason.startswith(REASONS) for reason in left_out), page
+        assert len(marks) == len(re.findall(r"(?m)^<!-- .*? -->(?=\n+(?:<!--|```(?:bash|console|python)$))", text)), (
+            page
+        )
 
 
-def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command in a folder, with the commands of this environment on the path."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=patience(280), check=False
+@pytest.mark.parametrize("page", QUICK_PAGES)
+def test_the_blocks_of_a_quick_page_run_in_order(page: str, tmp_path: Path) -> None:
+    outcomes = run_blocks(blocks(page), tmp_path / "run", activated=True, limit_s=patience(280))
+    assert outcomes
+    problems = [f"{each.block.first_line}: {each.problem}" for each in outcomes if each.problem]
+    logs = "".join(
+        path.read_text(encoding="utf-8")[-4000:] for path in sorted((tmp_path / "run" / "logs").glob("*.log"))
     )
+    assert not problems, logs
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if _runnable(page)], ids=_name)
-def test_the_runnable_blocks_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
-    for block in _runnable(page):
-        done = _run(["bash", "-euo", "pipefail", "-c", block], tmp_path)
-        assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_every_block_of_the_readme_and_the_documentation_runs_in_order(tmp_path: Path) -> None:
+    found = [block for page in pages() for block in blocks(page)]
+    outcomes = run_blocks(found, tmp_path / "run", activated=False, limit_s=patience(600))
+    assert not [(each.block.page, each.block.number, each.problem) for each in outcomes if each.problem]
 
 
-def test_the_python_blocks_run_in_order_in_one_process(tmp_path: Path) -> None:
-    blocks = [
-        block for _, language, block in FENCE.findall(PYTHON_PAGE.read_text(encoding="utf-8")) if language == "python"
-    ]
-    assert blocks
-    program = tmp_path / "python_api.py"
-    program.write_text("\n".join(blocks), encoding="utf-8")
-    done = _run([sys.executable, str(program)], tmp_path)
-    assert done.returncode == 0, done.stderr[-4000:]
+def _outcomes(text: str, tmp_path: Path, language: str = "bash", **marks: str) -> tuple[int | None, str]:
+    (outcome,) = run_blocks([Block("README.md", 1, language, text, **marks)], tmp_path, activated=True, limit_s=60)
+    return outcome.code, outcome.problem
+
+
+def test_a_block_that_fails_or_prints_another_table_is_reported(tmp_path: Path) -> None:
+    assert _outcomes("false\ntrue\n", tmp_path / "a") == (1, "exit code 1")
+    assert _outcomes("$ echo error: no; exit 2\nerror: no\n", tmp_path / "b", "console") == (2, "")
+    shown = "$ echo number 5, seconds\nnumber 3 seconds\n"
+    assert _outcomes(shown, tmp_path / "c", "console") == (0, "")
+    assert "steps" in _outcomes(shown.replace("3", "steps"), tmp_path / "d", "console")[1]
+    assert _outcomes("raise SystemExit(3)\n", tmp_path / "e", "python")[0] == 1
+    assert _outcomes("false\n", tmp_path / "f", not_run="takes hours") == (None, "")
+
+
+def test_blocks_share_folder_variables_and_terminals(tmp_path: Path) -> None:
+    texts = ["export WORD=said\nmkdir inner && cd inner\n", "echo $WORD > file; echo ready; sleep 600\n", "cat file\n"]
+    first, second, third = (Block("README.md", n, "bash", text) for n, text in enumerate(texts, 1))
+    server = Block("README.md", 2, "bash", second.text, terminal="1", ready="ready")
+    outcomes = run_blocks([first, server, third], tmp_path / "run", activated=True, limit_s=60)
+    assert [each.problem for each in outcomes] == ["", "", ""]
+    assert (tmp_path / "run" / "logs" / "README-03.log").read_text(encoding="utf-8") == "said\n"
+
+
+def test_the_output_is_compared_without_its_figures() -> None:
+    shown = ["│ PSNR (dB) ↑ │ 21.94 ± 0.44 │", '{"success": true, "steps": 19}']
+    assert difference(shown, 'PSNR 3\n{"success": false, "steps": 1}') == ""
+    assert "PSNR" in difference(shown, '{"success": false, "steps": 1}')
+    assert "steps" in difference(shown, 'PSNR\n{"success": false}')
 
 
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="MkDocs is not installed; ./bootstrap.sh dev installs it")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    done = _run(command, ROOT)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(280), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     index = (tmp_path / "site" / "search" / "search_index.json").read_text(encoding="utf-8")
     assert "planner.solver" in index and "configuration.html" in index

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from configs.progress import ProgressBar, announce
+from configs.progress import ProgressBar
 from tests.documentation.blocks import PYTHON, ROOT, Block, difference
 
 _END_S, _POLL_S = 20.0, 0.2  # for a process to end after SIGTERM; between two looks at its output
@@ -52,16 +52,14 @@ def run_blocks(found: Sequence[Block], folder: Path, *, activated: bool, limit_s
     Args:
         found: The blocks, page after page.
         folder: A new folder for the copy and the logs.
-        activated: The commands of this environment are on the path from the start. Otherwise the copy has a .venv with
-            its packages, so that the set-up downloads only what is missing.
+        activated: The commands of this environment are on the path from the start.
         limit_s: Longest time of a block.
     """
     project, logs = folder / "project", folder / "logs"
     for each in (project, logs):
         each.mkdir(parents=True)
     _copy_project(project)
-    if not activated:
-        _create_environment(project)
+    _create_environment(project)
     session = Session(project, logs, _variables(project, activated=activated), limit_s)
     outcomes: list[Outcome] = []
     with ProgressBar("blocks", len(found), estimates_time=False) as bar:
@@ -204,6 +202,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             time.sleep(_POLL_S / 4)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _copy_project(folder: Path) -> None:
@@ -226,9 +226,8 @@ def _variables(folder: Path, *, activated: bool) -> dict[str, str]:
 
 
 def _create_environment(folder: Path) -> None:
-    """Create .venv in the copy; it finds the packages of this environment after its own."""
-    with announce("creating .venv in the copy, with the packages of this environment", after_s=0.0):
-        subprocess.run([sys.executable, "-m", "venv", str(folder / ".venv")], check=True)
+    """Create .venv in the copy, which finds the packages of this environment: the set-up loads only what is missing."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / ".venv")], check=True)
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = folder / ".venv" / "lib" / python / "site-packages"
     (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
