@@ -9,7 +9,7 @@ PARALLEL := -n 4 --dist worksteal --durations=15
 
 demo:
 	./bootstrap.sh all
-	$(BIN)/run_task pick_wipe --goal configs/goals/pick_wipe.png --seed 0
+	$(BIN)/run_task pick_wipe --goal demo:pick_wipe --seed 0
 
 lint:
 	./bootstrap.sh dev

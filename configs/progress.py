@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -17,8 +19,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 _LINE_INTERVAL_S = 10.0  # between two lines where there is no terminal; ours
+_AS_IT_IS: Mapping[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}  # how a line is printed
 _ANNOUNCE_AFTER_S = 1.0  # of work without a bar; ours: whatever takes more than 2 s is announced
 
 
@@ -81,7 +85,7 @@ class ProgressBar:
 
     def say(self, text: str) -> None:
         """Print one line above the bar."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, **_AS_IT_IS)
 
     def _line(self, detail: str) -> str:
         """Return the progress as one line of text."""
@@ -101,13 +105,19 @@ def announce(text: str, after_s: float = _ANNOUNCE_AFTER_S) -> Iterator[None]:
         after_s: Time without a line; 0: print at once.
     """
     console = Console(stderr=True)
-    timer = threading.Timer(after_s, console.print, (f"{text} ...",), {"highlight": False, "markup": False})
+    timer = threading.Timer(after_s, console.print, (f"{text} ...",), _AS_IT_IS)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def say_path(text: str, path: Path) -> None:
+    """Print one line on stderr that ends with a path: a link on a terminal, plain text elsewhere."""
+    line = Text.assemble(text, " ", (str(path), f"link {path.resolve().as_uri()}"))
+    Console(stderr=True).print(line, **_AS_IT_IS)
 
 
 def duration(seconds: float) -> str:

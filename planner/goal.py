@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from configs.loader import FOLDER
 from data_collection.reports.images import filmstrip, png_bytes
 from planner.plan import PlannerError
 from robot_bridge.camera import MODEL_IMAGE_PX, Camera, camera_image, model_image
@@ -21,6 +22,7 @@ from robot_bridge.robot import CameraFault, RobotError
 if TYPE_CHECKING:
     from robot_bridge.simulation.franka import SimulatedFranka
 
+_DEMOS = FOLDER / "goals"  # goal images of the package, each in the scene of seed 0 of the task of its name
 _STILL_S = 1.0  # ours: how long the scene must rest before the image is taken
 _STILL_DISTANCE = 2.0  # of 255, RMS of two model images: above a camera's noise; as TaskConfig.min_goal_distance
 _FORMATS = {"PNG": (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"), "JPEG": (b"\xff\xd8\xff", b"\xff\xd9")}  # start, end
@@ -35,6 +37,22 @@ class GoalError(PlannerError):
 def image_distance(image: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     """Return the root mean square difference of two images of one shape, on the scale 0 to 255."""
     return float(np.sqrt(np.mean((image.astype(np.float64) - other) ** 2)))
+
+
+def goal_file(path: Path) -> Path:
+    """Return the file of a goal image: the packaged one of a demonstration for `demo:NAME`, otherwise the path itself.
+
+    Raises:
+        GoalError: No demonstration has this name.
+    """
+    kind, colon, name = str(path).partition(":")
+    if not colon or kind != "demo":
+        return path
+    file = _DEMOS / f"{name}.png"
+    known = sorted(each.stem for each in _DEMOS.glob("*.png"))
+    if name not in known:
+        raise GoalError(f"{path}: expected the goal of a demonstration: {', '.join(f'demo:{each}' for each in known)}")
+    return file
 
 
 def load_goal(path: Path, camera: Camera) -> NDArray[np.uint8]:

@@ -9,13 +9,18 @@ from typing import Literal
 PredictorName = Literal["server", "in_process", "oracle", "copy", "random"]
 MODEL_PREDICTORS = ("server", "in_process")  # the predictors that need a checkpoint
 SolverName = Literal["shooting", "cem", "icem", "mppi"]
+RobotChoice = Literal["simulation", "franka_ros", "franka_direct"]
+DEFAULT_ROBOT: RobotChoice = "simulation"  # of every command
 SHIPPED = Path(__file__).resolve().parents[1] / "ghvae_core" / "checkpoints" / "tiny"  # the model of the package
 
 HELP_CHECKPOINT = "Checkpoint folder; not used with --server."
 HELP_PREDICTOR = "Predictor backend: server, local model, simulator (oracle), or a baseline."
+HELP_ROBOT = "Robot: the simulation, or a Franka over ROS (franka_ros) or libfranka (franka_direct)."
 HELP_SERVER = "Address of a running server; without it, a private server is started."
 HELP_SET = "Override a configuration key; sections: robot, task, planner, predictor, difference, policy."
 HELP_SOLVER = "Solver; overrides planner.solver."
+
+HELP_STRICT_GOAL = "Refuse a goal image that may not be meant, instead of warning."
 
 
 @dataclass(frozen=True)

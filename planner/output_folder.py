@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
-from configs.command import ReportedError
+from configs.command import ReportedError, print_result
 from configs.loader import Config, to_yaml
+from configs.progress import say_path
 from data_collection.atomic_io import write_file
 from data_collection.formats.robonet import write_episode
 from planner.plan import PlannerError
 from planner.record import EpisodeDescription, EpisodeHistory, summarize
 from planner.report import write_report
+from planner.verdict import REPORT, RESULT, one_line
 from robot_bridge.robot import RobotSpec
 
 _CONFIG = "config.yaml"
@@ -59,19 +62,22 @@ class RunFolder:
             raise RecordError(f"{self.path / _CONFIG}: {error.strerror}; nothing moved") from None
 
     def write_record(self, history: EpisodeHistory, description: EpisodeDescription, spec: RobotSpec) -> str:
-        """Print the result, then write result, episode and report; a failure of one does not prevent the others.
+        """Write result, episode and report, and print the result; a failure of one does not prevent the others.
 
         Returns:
             One line on the parts that could not be written; empty where all were.
         """
-        result = summarize(description, history, str(self.path / "report.html"))
+        result = summarize(description, history, str(self.path / REPORT))
         parts: tuple[Callable[[], object], ...] = (
-            lambda: print(result.to_json(), flush=True),
-            lambda: write_file(self.path / "result.json", result.to_json() + "\n"),
+            lambda: write_file(self.path / RESULT, result.to_json() + "\n"),
             lambda: self._write_episode(history, description, spec),
             lambda: write_report(self.path, history, result, (self.path / _CONFIG).read_text(encoding="utf-8")),
         )
-        lost = [reason for part in parts if (reason := _attempt(part))]
+        try:
+            lost = [reason for part in parts if (reason := _attempt(part))]
+        finally:  # also where a second Ctrl-C ends the writing
+            say_path(one_line(result), self.path / REPORT)
+            print_result(asdict(result))
         return f"not all was recorded: {'; '.join(lost)}" if lost else ""
 
     def _write_episode(self, history: EpisodeHistory, description: EpisodeDescription, spec: RobotSpec) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.progress import announce
 from ghvae_core.goal_cost import TERMS, CostNetworks, GoalCost, load_evaluator, pixel_cost
 from ghvae_core.predictor import Context, Prediction, PredictionRequest, Predictor, PredictorSpec
 from ghvae_core.serving.client import ServerClient
@@ -24,6 +25,7 @@ from robot_bridge.robot import ACTION_DIM, Robot, RobotSpec
 
 if TYPE_CHECKING:
     from ghvae_core.goal_cost import GoalCostEvaluator
+    from ghvae_core.serving.local import InProcessPredictor
     from planner.oracle import OraclePredictor
 
 UNLIMITED = 100_000  # candidates and actions of one request, for predictors without a limit of their own
@@ -53,18 +55,13 @@ def open_predictor(choice: PredictorChoice, config: TaskRunConfig, robot: Robot,
         elif choice.name == "random":
             yield RandomPredictor(robot.spec, cost, np.random.default_rng(seed))
         elif choice.name == "in_process":
-            from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which only this backend needs
-            from ghvae_core.serving.config import InProcessConfig  # noqa: PLC0415
-            from ghvae_core.serving.local import InProcessPredictor  # noqa: PLC0415
-
-            settings = InProcessConfig(**required_networks(config).model_dump())
-            local = InProcessPredictor(load(choice.checkpoint), cost, settings)
-            yield stack.enter_context(closing(local))
+            yield stack.enter_context(closing(_local(choice, config)))
         else:
             address = choice.server
             if not address:
                 networks = required_networks(config)
-                address = stack.enter_context(private_server(choice.checkpoint, networks=networks)).address
+                with announce(f"starting a prediction server with {choice.checkpoint}"):
+                    address = stack.enter_context(private_server(choice.checkpoint, networks=networks)).address
             client = stack.enter_context(closing(connect(address, config.planner)))
             _check_networks(config.predictor, client.spec, address)
             yield client
@@ -87,7 +84,8 @@ def connect(address: str, config: SolverConfig) -> ServerClient:
         PredictorError: As `ServerClient`.
     """
     keys = Path(config.keys) if config.keys and address.startswith("tcp:") else None
-    return ServerClient(address, config.cost, config.predict_timeout_s, keys)
+    timeout_s, load_timeout_s = config.predict_timeout_s, config.load_timeout_s
+    return ServerClient(address, config.cost, timeout_s, keys, load_timeout_s=load_timeout_s)
 
 
 def required_networks(config: TaskRunConfig) -> CostNetworks:
@@ -148,6 +146,17 @@ class RandomPredictor(CopyPredictor):
 
     def _costs(self, cost: float, n: int) -> NDArray[np.float32]:
         return np.asarray(cost * self._rng.random(n), np.float32)
+
+
+def _local(choice: PredictorChoice, config: TaskRunConfig) -> InProcessPredictor:
+    """Return the model of the checkpoint as a predictor in this process."""
+    with announce(f"loading the model {choice.checkpoint}"):
+        from ghvae_core.models.checkpoint import load  # noqa: PLC0415 - torch, which only this backend needs
+        from ghvae_core.serving.config import InProcessConfig  # noqa: PLC0415
+        from ghvae_core.serving.local import InProcessPredictor  # noqa: PLC0415
+
+        settings = InProcessConfig(**required_networks(config).model_dump())
+        return InProcessPredictor(load(choice.checkpoint), config.planner.cost, settings)
 
 
 def _oracle(choice: PredictorChoice, config: TaskRunConfig, robot: Robot) -> OraclePredictor:

@@ -67,6 +67,7 @@ class EpisodeHistory:
     steps: list[ExecutedStep] = field(default_factory=list)
     plans: list[PlanRecord] = field(default_factory=list)
     outcome: TaskSuccess | None = None  # latest result of the success test; None for a real robot
+    judged: bool | None = None  # whether a person finds the task done; None: not asked, or no answer
     ended: str = ""  # one of the ends above; empty while the episode runs
     error: str = ""  # message of the error that ended the episode; empty otherwise
     seconds: float = 0.0  # since the first plan began
@@ -210,7 +211,7 @@ class EpisodeResult:
 
 def summarize(description: EpisodeDescription, history: EpisodeHistory, report: str) -> EpisodeResult:
     """Return the result of an episode so far; `report` is the path of its HTML report."""
-    outcome = history.outcome
+    outcome, judged = history.outcome, history.judged
     errors = np.array(history.prediction_errors())
     errors = errors[np.isfinite(errors)]
     plan_s = [sum(record.plan.timing_s.values()) for record in history.plans]
@@ -218,8 +219,8 @@ def summarize(description: EpisodeDescription, history: EpisodeHistory, report: 
         **asdict(description),
         ended=history.ended,
         error=history.error,
-        success=outcome.strict if outcome else None,
-        judged_by=BY_SIMULATION if outcome else "",
+        success=outcome.strict if outcome else judged,
+        judged_by=BY_SIMULATION if outcome else "" if judged is None else BY_PERSON,
         note="",
         goal=outcome.goal if outcome else None,
         picked=outcome.picked if outcome else None,

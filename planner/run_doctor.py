@@ -6,19 +6,27 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from configs.command import run
-from planner.options import HELP_CHECKPOINT, HELP_SET, SHIPPED, task_file
+from planner.options import (
+    DEFAULT_ROBOT,
+    HELP_CHECKPOINT,
+    HELP_ROBOT,
+    HELP_SET,
+    SHIPPED,
+    RobotChoice,
+    task_file,
+)
 
 if TYPE_CHECKING:
     from robot_bridge.franka.checks import CheckResult
 
 
 def run_doctor(  # noqa: PLR0917 - typer calls it by name
-    robot: Annotated[Literal["simulation", "franka_ros", "franka_direct"], typer.Option(help="Robot.")] = "franka_ros",
+    robot: Annotated[RobotChoice, typer.Option(help=HELP_ROBOT)] = DEFAULT_ROBOT,
     task: Annotated[
         str, typer.Option(help="Task whose configuration must be compatible with the server.")
     ] = "pick_wipe",

@@ -6,12 +6,12 @@ import json
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from configs.command import run
-from planner.options import HELP_SET, task_file
+from planner.options import DEFAULT_ROBOT, HELP_ROBOT, HELP_SET, RobotChoice, task_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,9 +25,7 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
     goal: Annotated[
         Path, typer.Argument(help="PNG to write, 64x64. A large preview is written next to it as GOAL.preview.png.")
     ],
-    robot: Annotated[
-        Literal["simulation", "franka_ros", "franka_direct"], typer.Option(help="Robot whose camera is used.")
-    ] = "franka_ros",
+    robot: Annotated[RobotChoice, typer.Option(help=HELP_ROBOT)] = DEFAULT_ROBOT,
     task: Annotated[str, typer.Option(help="Simulation only: task that the scripted policy completes.")] = "pick_wipe",
     seed: Annotated[int, typer.Option(min=0, help="Simulation only: seed of the scene, as run_task --seed.")] = 0,
     start: Annotated[

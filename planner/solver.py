@@ -35,6 +35,7 @@ class SolverConfig(Config):
     horizon: int = Field(default=10, ge=1)  # actions of one candidate; paper E.1
     replan_every: int = Field(default=5, ge=1)  # actions executed of each plan; ours
     predict_timeout_s: float = Field(default=60.0, gt=0, le=60)  # of a server; ours: 5 s on two idle CPU cores
+    load_timeout_s: float = Field(default=60.0, gt=0)  # for a server that still loads its model; ours
     keys: str | None = None  # folder of this machine's keys (run_keys), for a tcp:// server with keys
     n_videos: int = Field(default=4, ge=1)  # predicted videos of each plan in the report; ours
     cost: GoalCost = GoalCost()  # sent to the predictor with each request

@@ -113,6 +113,7 @@ class TaskController:
         step = self._robot.step(action)
         self._executed += 1
         self.history.add_step(action, step, time.monotonic() - started_s)
+        self._note_time()
         self._replan_now = self._exceeds_error()
         if self.history.steps[-1].after.goal_distance < self._config.min_goal_distance:
             self.history.ended = GOAL_SEEN

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from configs.progress import duration
 from data_collection.atomic_io import write_file
 from data_collection.reports import html
 from planner.plan import PlannerError
@@ -59,8 +60,7 @@ class Verdict:
             return cls(headline, "good" if result.success else "fair", f"A person judged it. {ended}{note}")
         if result.success is None:
             headline = "Stopped by a failure, not judged" if result.ended == FAILED else "Not judged"
-            how = f"run_task judge {shlex.quote(str(Path(result.report).parent))} yes|no"
-            asked = f"Not judged: compare the last image with the goal, then record it with: {how}"
+            asked = "Not judged: compare the last image with the goal, then record it with: " + _judge_command(result)
             return cls(headline, "bad" if result.ended == FAILED else "fair", f"{ended} {asked}")
         if result.success:
             return cls("Success", "good", ended)
@@ -69,9 +69,21 @@ class Verdict:
         return cls("Interrupted" if result.ended == INTERRUPTED else "Not done", "fair", ended)
 
 
+def one_line(result: EpisodeResult) -> str:
+    """Return the verdict for a terminal, up to the path of the report."""
+    verdict = Verdict.of(result)
+    actions = f"{result.steps} action{'' if result.steps == 1 else 's'} in {duration(result.seconds)}"
+    ask = f"; record whether it is done with: {_judge_command(result)}" if result.success is None else ""
+    return f"{verdict.headline}: {actions}{ask}; report:"
+
+
 def verdict_block(result: EpisodeResult) -> str:
     """Return the HTML of the verdict, between two comments by which `record_verdict` finds it."""
     return html.render("planner", _TEMPLATE, {"verdict": Verdict.of(result)}).strip()
+
+
+def _judge_command(result: EpisodeResult) -> str:
+    return f"run_task judge {shlex.quote(str(Path(result.report).parent))} yes|no"
 
 
 def read_result(run: Path) -> EpisodeResult:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from zmq.utils.monitor import recv_monitor_message
 
 from configs.interruption import check, current, sleep
+from configs.progress import announce
 from ghvae_core.goal_cost import GoalCost
 from ghvae_core.predictor import (
     Context,
@@ -32,7 +33,8 @@ from ghvae_core.serving.auth import load_own_pair, load_server_key
 from ghvae_core.serving.protocol import Hello, Predict, PredictionReply, Refusal, Welcome
 from ghvae_core.serving.wire import MAX_DEADLINE_S, MAX_PART_BYTES, ProtocolError
 
-_CONNECT_TIMEOUT_S = 5.0  # ours
+_CONNECT_TIMEOUT_S = 5.0  # for the first answer; ours
+_LOAD_TIMEOUT_S = 60.0  # for a server that answers that it is not ready yet; ours
 _EVENT_MS = 1  # delay between a new connection and its monitor event; ours
 _HEARTBEAT_MS, _SILENCE_MS = 1000, 3000  # a server without heartbeats is disconnected and reconnected; ours
 _HANDSHAKE_ERRORS = {
@@ -52,14 +54,23 @@ class ServerClient:
         cost: Weights of the goal cost; sent with each request.
         timeout_s: Longest duration of `predict`, at most 60.
         keys: Folder of this machine's keys, for a server with keys.
+        load_timeout_s: Longest wait for a server that answers that it still loads its model.
 
     Raises:
-        PredictorError: From the constructor: no server answered within 5 s.
+        PredictorError: From the constructor: no server answered within 5 s, or it was not ready in time.
         MismatchError: From the constructor: the address is not valid, or the server uses another protocol version.
         KeysError: From the constructor: the folder does not hold this machine's keys and the server's public one.
     """
 
-    def __init__(self, address: str, cost: GoalCost, timeout_s: float = 10.0, keys: Path | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        cost: GoalCost,
+        timeout_s: float = 10.0,
+        keys: Path | None = None,
+        *,
+        load_timeout_s: float = _LOAD_TIMEOUT_S,
+    ) -> None:
         if not 0 < timeout_s <= MAX_DEADLINE_S:
             raise MismatchError(f"timeout_s: expected above 0 and at most {MAX_DEADLINE_S:g}, got {timeout_s}")
         self._address, self._cost, self._timeout_s = address, cost, timeout_s
@@ -72,7 +83,7 @@ class ServerClient:
             self._handshake_errors[zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL] = _NO_DETAIL_WITHOUT_KEYS
         try:
             self._connect(keys)
-            self._spec = self._shake_hands()
+            self._spec = self._shake_hands(load_timeout_s)
         except PredictorError:
             self.close()
             raise
@@ -141,12 +152,11 @@ class ServerClient:
                 f"{self._address}: expected an address such as tcp://127.0.0.1:5555, got: {error}"
             ) from None
 
-    def _shake_hands(self) -> PredictorSpec:
-        end_s = time.monotonic() + _CONNECT_TIMEOUT_S
-        reply = self._ask(Hello(uuid4().bytes), end_s)
-        while isinstance(reply, Refusal) and 0 < reply.retry_after_s < end_s - time.monotonic():
-            _wait_for(reply, end_s)
-            reply = self._ask(Hello(uuid4().bytes), end_s) or reply
+    def _shake_hands(self, load_timeout_s: float) -> PredictorSpec:
+        reply = self._ask(Hello(uuid4().bytes), time.monotonic() + _CONNECT_TIMEOUT_S)
+        if isinstance(reply, Refusal) and reply.retry_after_s:
+            with announce(f"waiting up to {load_timeout_s:g} s for the server at {self._address}: {reply.why}", 0):
+                reply = self._wait_until_ready(reply, time.monotonic() + load_timeout_s)
         if reply is None:
             while self._monitor.poll(0):
                 self._is_connected()
@@ -159,6 +169,14 @@ class ServerClient:
         if not isinstance(reply, Welcome):
             raise self._error(reply)
         return replace(reply.spec, name="server")
+
+    def _wait_until_ready(self, reply: Refusal, end_s: float) -> Welcome | PredictionReply | Refusal:
+        """Greet a server again until it is ready; return its last answer, from before `end_s`."""
+        last: Welcome | PredictionReply | Refusal = reply
+        while isinstance(last, Refusal) and 0 < last.retry_after_s < end_s - time.monotonic():
+            _wait_for(last, end_s)
+            last = self._ask(Hello(uuid4().bytes), end_s) or last
+        return last
 
     def _ask(self, message: Hello | Predict, end_s: float) -> Welcome | PredictionReply | Refusal | None:
         """Send a message and return the reply to it, or None at `end_s`.

@@ -22,7 +22,7 @@ from planner.trials.variant import VariantName
 
 CONFIG = "config.yaml"
 _TRIAL = "trial.json"
-_FREE_KEYS = ("planner.predict_timeout_s", "planner.keys")  # do not change any plan
+_FREE_KEYS = ("planner.predict_timeout_s", "planner.load_timeout_s", "planner.keys")  # do not change any plan
 _IGNORED = {LOCK, f"{CONFIG}.part"}  # files that a failed first start may leave
 
 

@@ -246,7 +246,9 @@ def test_a_refused_handshake_is_an_error() -> None:
         ServerClient(address, GoalCost())
 
 
-def test_the_client_waits_for_a_server_that_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_waits_for_a_server_that_is_not_ready_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     received_ids: list[bytes] = []
 
     def loading(message: Hello) -> list[bytes]:
@@ -258,9 +260,24 @@ def test_the_client_waits_for_a_server_that_is_not_ready(monkeypatch: pytest.Mon
 
     with _scripted(lambda message: [_reply(message)], soon) as address:
         _predict(address)
-    monkeypatch.setattr(client_module, "_CONNECT_TIMEOUT_S", 0.1)
+        waiting = f"waiting up to 60 s for the server at {address}: the model is not ready yet: loading ..."
+    assert waiting in " ".join(capsys.readouterr().err.split())
     with _scripted(lambda _: [], loading) as address, pytest.raises(PredictorError, match="not ready yet: loading"):
-        ServerClient(address, GoalCost())
+        ServerClient(address, GoalCost(), load_timeout_s=0.1)
+
+
+def test_a_server_that_loads_has_longer_than_one_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    began_s = time.monotonic()
+
+    def loading(message: Hello) -> list[bytes]:
+        is_ready = time.monotonic() - began_s > 0.5
+        refusal = Refusal(message.id, "unavailable", "the model is not ready yet: warming", 0.05)
+        return encode_reply(replace(WELCOME, id=message.id) if is_ready else refusal)
+
+    monkeypatch.setattr(client_module, "_CONNECT_TIMEOUT_S", patience(0.1))
+    with _scripted(lambda message: [_reply(message)], loading) as address:
+        _predict(address)
+    assert time.monotonic() - began_s > 0.5
 
 
 def test_another_version_is_refused_by_name() -> None:
