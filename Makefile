@@ -1,9 +1,8 @@
 # Two commands for a newcomer: `make demo` runs a task in simulation; `make test` runs the checks and tests.
-# Each target sets the machine up first (see bootstrap.sh).
+# Each target sets the machine up first (see bootstrap.sh). TORCH_INDEX=URL takes torch from that package index.
 
 export OMP_NUM_THREADS ?= 2
 BIN := .venv/bin
-PARALLEL := -n 4 --dist worksteal --durations=15
 
 .PHONY: demo test test-slow lint docs docs-run wheel ros clean
 
@@ -13,9 +12,7 @@ demo:
 
 lint:
 	./bootstrap.sh dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python -m tests.stages lint
 
 # The site in site/, with search; fails on a dead link or a missing docstring reference.
 docs:
@@ -35,15 +32,14 @@ wheel:
 ros:
 	./bootstrap.sh ros
 
-# Half of the time of a test goes by while it waits for other processes, so there are more tests at a time than cores.
-# The tests of ROS keep real time, each process with a master and a driver of its own. Those of libfranka share one arm.
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not ros and not libfranka" $(PARALLEL)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "ros and not slow" $(PARALLEL) tests/robot_bridge/ros || [ $$? = 5 ]  # 5: without ROS
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m libfranka tests/robot_bridge/libfranka
+# Runs every stage, then fails if one failed: tests/stages.py lists them.
+test:
+	./bootstrap.sh dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.stages test
 
-test-slow: lint
-	$(BIN)/pytest -m slow
+test-slow:
+	./bootstrap.sh dev
+	$(BIN)/python -m tests.stages slow
 
 clean:
 	rm -rf .venv build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,6 +1,8 @@
 """Common setup: Ctrl-C reaches the commands under test, and timeouts are scaled on a busy machine."""
 
+import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,3 +23,12 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> object:
     """Scale the timeout of a test before the plugin sets its timer."""
     plugin = item.config.pluginmanager.getplugin("timeout")
     return plugin.pytest_timeout_set_timer(item, settings._replace(timeout=patience(settings.timeout)))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Add the skipped tests and their reasons to the file that tests/stages.py prints at its end."""
+    if path := os.environ.get("SKIPPED_TESTS"):
+        with Path(path).open("a", encoding="utf-8") as file:
+            for report in terminalreporter.stats.get("skipped", []):
+                reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else "xfail"
+                print(report.nodeid, " ".join(reason.split()), sep="\t", file=file)
