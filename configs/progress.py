@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class ProgressBar:
         transient: bool = False,
         quiet: bool = False,
     ) -> None:
-        self._quiet, self._estimates_time = quiet, estimates_time
+        self._estimates_time = estimates_time
         self._console = Console(stderr=True)
         columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn()]
         columns += [MofNCompleteColumn(), TimeElapsedColumn()]
@@ -63,12 +63,17 @@ class ProgressBar:
         )
         self._id = self._progress.add_task(label, total=total, completed=completed, detail="")
         self._line_at_s = time.monotonic()
+        self._prints_lines = not quiet and not self._console.is_terminal
+        self._ended = threading.Event()
 
     def __enter__(self) -> ProgressBar:
         self._progress.start()
+        if self._prints_lines:
+            threading.Thread(target=self._print_lines, name="progress", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         self._progress.stop()
 
     def advance(self, n: int = 1, detail: str = "") -> None:
@@ -78,22 +83,30 @@ class ProgressBar:
     def update(self, completed: int, detail: str = "", *, total: int | None = None, label: str | None = None) -> None:
         """Set the count and the text behind the bar; `total` and `label` where they changed."""
         self._progress.update(self._id, completed=completed, total=total, description=label, detail=detail)
-        now_s = time.monotonic()
-        if not self._quiet and not self._console.is_terminal and now_s - self._line_at_s >= _LINE_INTERVAL_S:
-            self._line_at_s = now_s
-            self.say(self._line(detail))
+        self._print_line_if_due()
 
     def say(self, text: str) -> None:
         """Print one line above the bar."""
         self._console.print(text, **_AS_IT_IS)
 
-    def _line(self, detail: str) -> str:
+    def _print_lines(self) -> None:
+        """Print the lines that are due between two updates, until the end."""
+        while not self._ended.wait(_LINE_INTERVAL_S / 4):
+            self._print_line_if_due()
+
+    def _print_line_if_due(self) -> None:
+        now_s = time.monotonic()
+        if self._prints_lines and now_s - self._line_at_s >= _LINE_INTERVAL_S:
+            self._line_at_s = now_s
+            self.say(self._line())
+
+    def _line(self) -> str:
         """Return the progress as one line of text."""
         task = self._progress.tasks[0]
         total = "" if task.total is None else f" of {task.total:.0f}"
         left_s = task.time_remaining if self._estimates_time else None
         left = "" if left_s is None else f"about {duration(left_s)} left"
-        return ", ".join(filter(None, [f"{task.completed:.0f}{total} {task.description}", detail, left]))
+        return ", ".join(filter(None, [f"{task.completed:.0f}{total} {task.description}", task.fields["detail"], left]))
 
 
 @contextmanager
@@ -130,3 +143,14 @@ def duration(seconds: float) -> str:
     if seconds < 86400:
         return f"{seconds // 3600} h {seconds % 3600 // 60} min"
     return f"{seconds // 86400} d {seconds % 86400 // 3600} h"
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is 1; for nouns with a plural in -s."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Return names in one line of text: the first ones, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -11,6 +11,7 @@ import typer
 
 from configs.command import run
 from configs.interruption import interruption
+from configs.progress import announce
 from data_collection.episode import EpisodeError
 
 
@@ -40,8 +41,11 @@ def collect_episodes(  # noqa: PLR0917 - the parameters are the options of the c
     _check_arguments(hours, episodes, robot, workers)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with interruption():
-        from data_collection.collection.config import CollectionRunConfig  # noqa: PLC0415 - MuJoCo would make --help slow
-        from data_collection.collection.run import Target, collect  # noqa: PLC0415
+        with announce("loading libraries"):
+            from data_collection.collection.config import (  # noqa: PLC0415 - MuJoCo would make --help slow
+                CollectionRunConfig,
+            )
+            from data_collection.collection.run import Target, collect  # noqa: PLC0415
 
         config = CollectionRunConfig.load(seed, settings or [], robot)
         collect(config, Target(episodes, hours), out, workers, resume)

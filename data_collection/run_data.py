@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -13,15 +12,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from configs.command import run
-from configs.progress import ProgressBar
-from data_collection.atomic_io import write_new
+from configs.command import print_result, run
+from configs.progress import ProgressBar, announce, counted, duration
+from data_collection.atomic_io import write_file, write_new
 from data_collection.episode import EpisodeError
 
 if TYPE_CHECKING:
     from data_collection.storage.journal import Value
 
 Folder = Annotated[Path, typer.Argument(help="Collection folder.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+_N_FRAMES = 12  # of a contact sheet
+_TASK = "play"  # of a LeRobot dataset
 
 
 class VerificationError(EpisodeError):
@@ -55,16 +59,24 @@ def list_episodes(
             *(str(row.attempt + 1), row.families),
         )
     Console().print(table)
-    print(f"{len(shown)} of {len(rows)} episodes, {sum(row.recorded_s for row in rows) / 3600:.2f} h recorded")
+    print(
+        f"{len(shown)} of {counted(len(rows), 'episode')}, {sum(row.recorded_s for row in rows) / 3600:.2f} h recorded"
+    )
 
 
 def show(
     folder: Folder,
     number: Annotated[int, typer.Argument(min=0, help="Episode number.")],
     out: Annotated[Path | None, typer.Option(help="New file: .png (contact sheet) or .gif (all frames).")] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Number of frames on a contact sheet.")] = 12,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Number of frames on a contact sheet (default: 12).")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Draw an episode with its states and actions, as a contact sheet (.png) or an animation (.gif)."""
+    """Draw an episode with its states and actions, as a contact sheet (.png) or an animation (.gif).
+
+    Prints the name of the file.
+    """
     from data_collection.formats.robonet import read_episode  # noqa: PLC0415
     from data_collection.reports import contact_sheet  # noqa: PLC0415
     from data_collection.storage import index  # noqa: PLC0415
@@ -72,15 +84,20 @@ def show(
     target = out or Path(f"episode_{number}.png")
     if target.suffix not in {".png", ".gif"}:
         raise EpisodeError(f"--out: expected a name that ends in .png or .gif, got {target}")
+    if frames is not None and target.suffix == ".gif":
+        raise EpisodeError("--frames: has no effect on an animation, which shows all frames; omit it")
     _check_free(target)
     names = [path for path in index.episodes(_folder(folder)) if path.name.endswith(f"_traj{number}.hdf5")]
     if not names:
         raise EpisodeError(f"{folder}: no episode has number {number}; see run_data list")
     episode = read_episode(names[0])
-    image = (
-        contact_sheet.animation(episode) if target.suffix == ".gif" else contact_sheet.contact_sheet(episode, frames)
-    )
-    _write_new(target, image)
+    with announce("drawing the episode"):
+        if target.suffix == ".gif":
+            image = contact_sheet.animation(episode)
+        else:
+            image = contact_sheet.contact_sheet(episode, frames or _N_FRAMES)
+    write_new(target, image)
+    _print_file(target, as_json)
 
 
 def verify(
@@ -95,7 +112,7 @@ def verify(
     with ProgressBar("episodes verified", len(index.episodes(_folder(folder))), transient=True) as bar:
         for _ in verification.verify(folder, not quick, result):
             bar.advance()
-    print(json.dumps(asdict(result)))
+    print_result(asdict(result))
     if not result.is_clean:
         names = ", ".join([*result.damaged, *(f"number {number} twice" for number in result.twice)][:5])
         raise VerificationError(
@@ -107,8 +124,12 @@ def quarantine(
     folder: Folder,
     numbers: Annotated[list[int], typer.Argument(min=0, help="Numbers of the episodes.")],
     reason: Annotated[str, typer.Option(help="Name of the quarantine folder: letters, digits and _.")] = "by_hand",
+    as_json: AsJson = False,
 ) -> None:
-    """Move episodes to quarantine: training skips them, and `run_collection --resume` collects replacements."""
+    """Move episodes to quarantine: training skips them, and `run_collection --resume` collects replacements.
+
+    Prints the new name of each file.
+    """
     from data_collection.storage import index  # noqa: PLC0415
     from data_collection.storage.folder import set_aside  # noqa: PLC0415
     from data_collection.storage.journal import Journal  # noqa: PLC0415
@@ -121,15 +142,20 @@ def quarantine(
     missing = [number for number in numbers if number not in paths]
     if missing:
         raise EpisodeError(f"{folder}: no episodes have the numbers {missing}; nothing was moved")
+    moved: list[str] = []
     for number in sorted(set(numbers)):
         to = set_aside(paths[number], reason)
         details: dict[str, Value] = {"number": number, "kind": reason, "reason": "moved by run_data quarantine"}
         Journal(folder).note("quarantined", {**details, "file": str(to.relative_to(folder))})
-        print(to)
+        moved.append(str(to))
+    if as_json:
+        print_result({"moved": moved})
+    else:
+        print("\n".join(moved))
 
 
 def reindex(folder: Folder) -> None:
-    """Rebuild the index from the episode files. Exits with 1 if one is damaged."""
+    """Rebuild the index from the episode files. Exits with 1 if one is damaged; prints a JSON summary."""
     from data_collection.storage import index  # noqa: PLC0415
     from data_collection.storage import verify as verification  # noqa: PLC0415
     from data_collection.storage.folder import EpisodeFolder  # noqa: PLC0415
@@ -143,7 +169,7 @@ def reindex(folder: Folder) -> None:
                 bar.advance()
         intact = [path for path in index.episodes(folder) if path.name not in result.damaged]
         index.write(folder, map(index.describe, intact))
-    print(json.dumps({"folder": str(folder), "episodes": len(intact), "damaged": result.damaged}))
+    print_result({"folder": str(folder), "episodes": len(intact), "damaged": result.damaged})
     if result.damaged:
         raise VerificationError(f"{folder}: damaged and not indexed: {', '.join([*result.damaged][:5])}")
 
@@ -152,9 +178,14 @@ def export(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="New folder.", show_default=False)],
     to: Annotated[Literal["lerobot", "webdataset"], typer.Option(help="LeRobotDataset v3.0 or WebDataset shards.")],
-    task: Annotated[str, typer.Option(help="Task description in the LeRobot dataset.")] = "play",
+    task: Annotated[str | None, typer.Option(help="LeRobot only: task description (default: play).")] = None,
 ) -> None:
-    """Export the episodes as a dataset for another library. The folder appears once it is complete."""
+    """Export the episodes as a dataset for another library. The folder appears once it is complete.
+
+    Prints a JSON summary.
+    """
+    if task is not None and to != "lerobot":
+        raise EpisodeError(f"--task: has no effect with --to {to}; omit it")
     from data_collection.storage import index  # noqa: PLC0415
 
     by_number = sorted(index.read(_folder(folder)), key=lambda row: row.number)
@@ -163,40 +194,53 @@ def export(
         if to == "lerobot":
             from data_collection.export.lerobot import export_lerobot  # noqa: PLC0415 - needs pyarrow
 
-            n = export_lerobot(paths, out, task=task, on_episode=bar.advance)
+            n = export_lerobot(paths, out, task=_TASK if task is None else task, on_episode=bar.advance)
         else:
             from data_collection.export.webdataset import export_shards  # noqa: PLC0415
 
             n = export_shards(paths, out, on_episode=bar.advance)
     n_bytes = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(json.dumps({"folder": str(out), "episodes": n, "bytes": n_bytes}))
+    print_result({"folder": str(out), "episodes": n, "bytes": n_bytes})
 
 
-def page(
+def page(  # noqa: PLR0917 - the parameters are the options of the command line
     folder: Folder,
-    out: Annotated[Path | None, typer.Option(help="New file; default: next to the folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; default: next to the folder.")] = None,
     shown: Annotated[int, typer.Option(min=0, help="Number of randomly drawn episodes to show.")] = 24,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is no page of this command.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Write an HTML report: statistics, progress, motion, and example episodes."""
-    from data_collection.reports.collection_report import collection_report  # noqa: PLC0415
+    """Write an HTML report: statistics, progress, motion, and example episodes. Prints its name.
+
+    An earlier page of this command is replaced.
+    """
+    _folder(folder)
+    with announce("loading libraries"):
+        from data_collection.reports.collection_report import collection_report, is_collection_report  # noqa: PLC0415
 
     target = out or folder.resolve().with_name(f"{folder.resolve().name}.html")
-    _check_free(target)
-    text = collection_report(_folder(folder), shown, seed)
-    _write_new(target, text.encode())
+    if not force and target.exists() and not is_collection_report(target):
+        raise EpisodeError(
+            f"{target}: exists already and is no page of run_data; choose another --out, or replace it by --force"
+        )
+    _check_parent(target)
+    with announce("reading the episodes and drawing the page"):
+        text = collection_report(folder, shown, seed)
+    write_file(target, text)
+    _print_file(target, as_json)
 
 
 def status(
     folder: Folder,
     max_age_s: Annotated[float, typer.Option(min=1, help="Maximum age of the status of a healthy run.")] = 60.0,
+    as_json: AsJson = False,
 ) -> None:
     """Print the last status of the run in a folder. Exits with 1 if the run stopped before its target."""
-    from data_collection.collection.status import read_status  # noqa: PLC0415
+    from data_collection.collection.status import describe_status, read_status  # noqa: PLC0415
     from data_collection.storage.journal import DONE, read, summarize  # noqa: PLC0415
 
-    last = read_status(_folder(folder))
-    history = summarize(read(folder))
+    last, history = read_status(_folder(folder)), summarize(read(folder))
     age_s = time.time() - last["time_s"]
     more = {
         "age_s": round(age_s, 1),
@@ -206,10 +250,14 @@ def status(
         "quarantined_in_all_runs": dict(history.quarantined),
         "lost_in_all_runs": history.lost,
     }
-    print(json.dumps({**last, **more}, indent=1))
+    if as_json:
+        print_result({**last, **more})
+    else:
+        for name, text in describe_status({**last, **more}):
+            print(f"{name:<14}{text}")
     if last.get("ended") is None and age_s > max_age_s:
         raise VerificationError(
-            f"{folder}: no status from the run for {age_s:.0f} s; continue it with run_collection --resume"
+            f"{folder}: no status from the run for {duration(age_s)}; continue it with run_collection --resume"
         )
     if last.get("ended") not in {None, DONE}:
         raise VerificationError(f"{folder}: the run ended before its target: {last['ended']}")
@@ -224,13 +272,19 @@ def _folder(folder: Path) -> Path:
 def _check_free(path: Path) -> None:
     if path.exists():
         raise EpisodeError(f"{path}: exists already; choose another with --out")
+    _check_parent(path)
+
+
+def _check_parent(path: Path) -> None:
     if not path.parent.is_dir():
         raise EpisodeError(f"{path}: its folder does not exist; choose another with --out")
 
 
-def _write_new(path: Path, data: bytes) -> None:
-    write_new(path, data)
-    print(path)
+def _print_file(path: Path, as_json: bool) -> None:
+    if as_json:
+        print_result({"file": str(path)})
+    else:
+        print(path)
 
 
 WORDS: Final[Mapping[str, Callable[..., Any]]] = {

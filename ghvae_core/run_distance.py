@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from configs.command import run
+from configs.progress import announce
 
 
 def distance(  # noqa: PLR0917 - the parameters are the options of the command line
@@ -36,10 +37,11 @@ def distance(  # noqa: PLR0917 - the parameters are the options of the command l
     The last line on stdout is JSON with the validation metrics. Ctrl-C and SIGTERM end training after the current step,
     save the network and exit with 130.
     """
-    from ghvae_core.training.temporal_distance import (  # noqa: PLC0415 - torch would make --help slow
-        TemporalDistanceRequest,
-        train,
-    )
+    with announce("loading PyTorch"):
+        from ghvae_core.training.temporal_distance import (  # noqa: PLC0415 - torch would make --help slow
+            TemporalDistanceRequest,
+            train,
+        )
 
     raise typer.Exit(train(TemporalDistanceRequest(tuple(data), out, checkpoint, seed, device, tuple(set_ or []))))
 

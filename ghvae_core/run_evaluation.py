@@ -10,6 +10,7 @@ import typer
 
 from configs.command import ReportedError, run
 from configs.interruption import interruption
+from configs.progress import announce
 
 _Part = Literal["held-out", "trained-on"]
 _Modules = Annotated[list[int] | None, typer.Option(help="Use only the first modules; repeat for more rows.")]
@@ -55,8 +56,9 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
     """
     if depth:
         raise ReportedError("--depth is now --modules")
-    from ghvae_core.evaluation import clips  # noqa: PLC0415 - torch would make --help slow
-    from ghvae_core.evaluation.run import Inputs, run_inputs  # noqa: PLC0415
+    with announce("loading PyTorch"):
+        from ghvae_core.evaluation import clips  # noqa: PLC0415 - torch would make --help slow
+        from ghvae_core.evaluation.run import Inputs, run_inputs  # noqa: PLC0415
 
     inputs = Inputs(
         data=data,

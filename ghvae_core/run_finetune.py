@@ -7,7 +7,8 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from configs.command import run
+from configs.command import print_result, run
+from configs.progress import announce
 
 _PIPED_COLUMNS = 120  # width of tables where stderr is not a terminal
 
@@ -57,7 +58,8 @@ def finetune(  # noqa: PLR0917 - the parameters are the options of the command l
     if not data or out is None:
         missing = "--out" if data else "--data"
         raise typer.BadParameter(f"expected {missing}, got none; or --describe to train nothing")
-    from ghvae_core.training.run import TrainingRequest, train  # noqa: PLC0415 - torch would make --help slow
+    with announce("loading PyTorch"):
+        from ghvae_core.training.run import TrainingRequest, train  # noqa: PLC0415 - torch would make --help slow
 
     raise typer.Exit(train(TrainingRequest(tuple(data), out, model, init, resume, seed, device, overrides, modules)))
 
@@ -65,14 +67,16 @@ def finetune(  # noqa: PLR0917 - the parameters are the options of the command l
 def _describe(model: str, overrides: tuple[str, ...], modules: int | None) -> None:
     from rich.console import Console  # noqa: PLC0415
 
-    from ghvae_core.training.config import load_config  # noqa: PLC0415
-    from ghvae_core.training.cost_model import model_cost, print_cost  # noqa: PLC0415
+    with announce("loading PyTorch"):
+        from ghvae_core.training.config import load_config  # noqa: PLC0415
+        from ghvae_core.training.cost_model import model_cost, print_cost  # noqa: PLC0415
 
     config = load_config(model, overrides, modules)
-    cost = model_cost(config.model, config.training)
+    with announce("computing the cost of every layer and stage"):
+        cost = model_cost(config.model, config.training)
     console = Console(stderr=True)
     print_cost(cost, console if console.is_terminal else Console(stderr=True, width=_PIPED_COLUMNS))
-    print(cost.model_dump_json(), flush=True)
+    print_result(cost.model_dump(mode="json"))
 
 
 def main() -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -16,8 +15,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from configs.command import run
+from configs.command import print_result, run
 from configs.interruption import interruption
+from configs.progress import announce
 from ghvae_core.predictor import MismatchError
 from ghvae_core.serving.config import InProcessConfig, load_run_server
 from ghvae_core.serving.metrics import ServerMetrics, serve_metrics
@@ -74,10 +74,11 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
     printed, `{"ready": ADDRESS, ...}`. Earlier requests are refused with a time to retry. If a worker crashes or hangs,
     the current request fails and the worker is replaced; after more than `serving.restarts` times within 10 minutes the
     server exits with 1. On SIGTERM or Ctrl-C accepted requests finish within `serving.drain_s` seconds, then the
-    server exits with 0; a second signal ends it at once.
+    server exits with 0 after SIGTERM, as service managers expect, and with 130 after Ctrl-C; a second signal ends it at
+    once.
 
-    With `--check` nothing is served; the last line is JSON: `warm_up_s` and, of a chunk predicted after the warm-up,
-    `candidates`, `horizon`, `chunk_s` and `rollouts_per_s`.
+    With `--check` nothing is served; the last line on standard output is JSON: `warm_up_s` and, of a chunk predicted
+    after the warm-up, `candidates`, `horizon`, `chunk_s` and `rollouts_per_s`.
 
     Exits with 2 before anything is bound if the address can be reached from another machine and `--keys` is not given,
     if the address is in use, or if other users can read the keys.
@@ -88,14 +89,18 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
     config, devices = load_run_server(set_ or []), device or ["auto"]
     commands = [_worker_command(checkpoint, each, threads, set_ or []) for each in devices]
     if check:
-        print(json.dumps(_measure(checkpoint, devices[0], threads, config.predictor)))
+        with announce("loading the model, warming up and measuring"):
+            measured = _measure(checkpoint, devices[0], threads, config.predictor)
+        print_result(measured)
         return
     with (
-        interruption(then=signal.SIG_DFL),
+        interruption(then=signal.SIG_DFL) as stop,
         _metrics(health) as (metrics, facts),
         closing(PredictionServer(address, config.serving, commands, keys, metrics)) as server,
     ):
         _serve(server, facts, sys.stdin.fileno() if with_parent else None)
+    if stop.received == signal.SIGINT:
+        raise KeyboardInterrupt
 
 
 def main() -> NoReturn:
@@ -132,7 +137,7 @@ def _serve(server: PredictionServer, facts: Mapping[str, int], parent: int | Non
     def print_ready(pool: WorkerPool) -> None:
         assert pool.spec is not None  # noqa: S101 - the pool is ready
         ready = {"ready": server.address, "checkpoint": pool.spec.checkpoint, "pid": os.getpid()}
-        print(json.dumps({**ready, "processes": pool.pids, **facts, "warm_up_s": pool.warm_up_s}), flush=True)
+        print_result({**ready, "processes": pool.pids, **facts, "warm_up_s": pool.warm_up_s})
 
     server.serve(print_ready, parent)
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
+from configs.progress import announce
 from data_collection.collection.config import CollectionRunConfig
 from data_collection.collection.events import EventListener
 from data_collection.collection.notifications import EventLog
@@ -32,12 +33,14 @@ def collect(config: CollectionRunConfig, target: Target, out: Path, n_workers: i
     """
     EpisodeFolder(out, "").check(resume)
     with ExitStack() as stack:
-        supervisor = stack.enter_context(Supervisor(config, out, n_workers))  # without a robot nothing is written
+        with announce("starting the robot"):
+            supervisor = stack.enter_context(Supervisor(config, out, n_workers))  # without a robot nothing is written
         folder = EpisodeFolder(out, config.stem(supervisor.robot))
         lock = stack.enter_context(folder.lock(exclusive=True))
         folder.check(resume)  # again, now that no other run can write
         folder.store_config(config)
-        rows = folder.clean_up()
+        with announce("checking the episodes of the folder"):
+            rows = folder.clean_up()
         folder.share(lock)
         progress = _initial_progress(rows, target, config)
         display = stack.enter_context(ProgressDisplay(out, progress))

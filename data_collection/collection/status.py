@@ -8,9 +8,11 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from configs.progress import counted, duration
 from data_collection.atomic_io import write_file
 from data_collection.collection.progress import CollectionProgress
 from data_collection.episode import EpisodeError
@@ -72,6 +74,45 @@ def read_status(folder: Path) -> dict[str, Any]:
     if not isinstance(status, dict) or not isinstance(status.get("time_s"), float):
         raise EpisodeError(f"{path}: expected the status of a run, got other content")
     return status
+
+
+def describe_status(status: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a status for people, as names and texts; what an earlier version did not write is left out.
+
+    Args:
+        status: Of `read_status`, with `age_s` and the totals of all runs.
+    """
+    ended, get = status.get("ended"), status.get
+    hours = f"{get('hours_in_folder', 0):.2f} h"
+    hours += f" of {status['hours_wanted']:g} h" if get("hours_wanted") else ""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status["time_s"]))
+    rows = [
+        ("state", f"ended: {ended}" if ended else str(get("state", ""))),
+        ("reported", f"{when}, {duration(status['age_s'])} ago, by process {get('process', 'unknown')}"),
+        ("episodes", f"{get('episodes_in_folder', 0)} of {get('episodes_wanted', 0)}, {hours} recorded"),
+        ("time left", f"about {duration(status['left_s'])}" if get("left_s") and not ended else ""),
+        (
+            "this run",
+            f"{counted(get('episodes', 0), 'episode')} in {duration(get('seconds', 0))}, {get('attempts', 0)} tried",
+        ),
+        ("dropped", _reasons(get("dropped", {}))),
+        ("quarantined", _reasons(get("quarantined", {}))),
+        ("lost", f"{counted(status['lost'], 'episode')} of processes that died or hung" if get("lost") else ""),
+        ("motion", f"an object moved in {counted(get('moved', 0), 'episode')}, and was lifted in {get('lifted', 0)}"),
+        ("behaviours", _reasons(get("families", {}))),
+        ("processes", f"{get('restarts', 0)} restarted, {get('renewals', 0)} renewed, {get('rss_gib', 0):.2f} GiB"),
+        ("longest gap", duration(get("longest_gap_s", 0))),
+        ("disk", f"{get('bytes', 0) / 1e6:.1f} MB written, {get('free_disk_gib', 0):.1f} GiB free"),
+        ("all runs", f"{counted(get('runs', 0), 'run')}, {get('interventions_per_day', 0):g} interventions per day"),
+        ("  dropped", _reasons(get("dropped_in_all_runs", {}))),
+        ("  quarantined", _reasons(get("quarantined_in_all_runs", {}))),
+        ("  lost", str(get("lost_in_all_runs") or "")),
+    ]
+    return [(name, text) for name, text in rows if text]
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 class _Service:

@@ -26,6 +26,8 @@ from data_collection.storage import index, journal
 from data_collection.storage.index import Row
 from data_collection.storage.journal import JournalSummary, Value
 
+GENERATOR = "ghvae-foresight run_data page"  # in the head of the page
+_HEAD_BYTES = 1000  # of the page, with its generator
 _MOST_READ = 500  # episodes whose steps are read, at 20 to 50 ms each; ours
 _TAIL = 2.0  # percentage of the largest values that the last bar of a histogram with a long tail holds; ours
 _CELL_M = 0.02  # side of a cell of the map; ours
@@ -65,6 +67,7 @@ def collection_report(folder: Path, n_shown: int, seed: int) -> str:
     except OSError as error:
         raise EpisodeError(f"{folder}: expected a readable folder, got: {error.strerror or error}") from None
     view = {
+        "generator": GENERATOR,
         "name": folder.resolve().name,
         "span": f"{moment(min(row.closed_s for row in rows))} to {moment(max(row.closed_s for row in rows))}",
         "numbers": summary_numbers(rows, events, history),
@@ -81,6 +84,15 @@ def collection_report(folder: Path, n_shown: int, seed: int) -> str:
         "aside": aside,
     }
     return html.render("data_collection.reports", "collection.html.j2", view)
+
+
+def is_collection_report(path: Path) -> bool:
+    """Return whether a file is a page of `collection_report`."""
+    try:
+        with path.open("rb") as file:
+            return GENERATOR.encode() in file.read(_HEAD_BYTES)
+    except OSError:
+        return False
 
 
 def _reasons(events: Sequence[dict[str, Value]]) -> dict[str, str]:

@@ -16,7 +16,6 @@ import re
 import time
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -34,6 +33,7 @@ from data_collection.episode import Episode, EpisodeError
 from data_collection.formats.reader import Recording, read
 from data_collection.formats.video import VideoReading
 from ghvae_core.data.parallel import DatasetError, map_in_processes
+from ghvae_core.data.selection import Refusals, merged
 from robot_bridge.camera import Camera, Crop, model_image
 
 _VERSION = 1  # of the files and of the decoding; another number rebuilds them
@@ -73,7 +73,7 @@ class PreparedEpisodes:
     parts: list[NDArray[np.uint8]]  # frames (F_i, px, px, 3), memory-mapped, of concatenated episodes
     actions: list[NDArray[np.float32]]  # of each episode, (n_frames - 1, A)
     facts: list[EpisodeFacts]  # of each episode
-    refused: Counter[str]  # reason to number of recordings
+    refused: Refusals
 
 
 class _Task(NamedTuple):
@@ -89,7 +89,7 @@ class _Shard(NamedTuple):
     frames: NDArray[np.uint8]
     actions: list[NDArray[np.float32]]
     facts: list[EpisodeFacts]
-    refused: Counter[str]
+    refused: Refusals
 
 
 def prepare(
@@ -127,7 +127,7 @@ def prepare(
         parts=[shard.frames for shard in intact],
         actions=[actions for shard in intact for actions in shard.actions],
         facts=[facts for shard in intact for facts in shard.facts],
-        refused=sum((shard.refused for shard in intact), Counter()),
+        refused=merged([shard.refused for shard in intact]),
     )
 
 
@@ -170,7 +170,7 @@ def _make(task: _Task) -> int:
     """Write a shard; return the number of usable recordings."""
     facts: list[EpisodeFacts] = []
     actions: list[NDArray[np.float32]] = []
-    refused: Counter[str] = Counter()
+    refused: Refusals = {}
     crc = 0
     task.place.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(task.place.with_suffix(".frames")) as file:
@@ -180,7 +180,7 @@ def _make(task: _Task) -> int:
                 fact = _facts(number, episode)
             except EpisodeError as error:
                 reason = str(error).removeprefix(f"{recording.path}: ")
-                refused[re.sub(r"^record \d+: ", "", reason)] += 1
+                refused.setdefault(re.sub(r"^record \d+: ", "", reason), []).append(recording.name)
                 continue
             data = np.ascontiguousarray(episode.frames).data
             crc = zlib.crc32(data, crc)
@@ -253,7 +253,12 @@ def _open(task: _Task) -> _Shard | None:
     shapes = [(each.n_frames - 1, each.n_action_dims) for each in facts]
     ends = np.cumsum([rows * columns for rows, columns in shapes])
     actions = [part.reshape(shape) for part, shape in zip(np.split(flat, ends[:-1]), shapes, strict=bool(facts))]
-    return _Shard(frames, actions, facts, Counter(text["refused"]))
+    return _Shard(frames, actions, facts, {reason: _names(value) for reason, value in text["refused"].items()})
+
+
+def _names(value: list[str] | int) -> list[str]:
+    """Return the names of refused recordings; shards of earlier versions hold their number only."""
+    return ["unnamed"] * value if isinstance(value, int) else value
 
 
 def _restored(values: list[Any]) -> EpisodeFacts:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -20,7 +19,7 @@ from data_collection.formats.reader import Recording
 from ghvae_core.data.augmentation import AugmentationConfig
 from ghvae_core.data.cache import DecodeOptions, EpisodeFacts, PreparedEpisodes, model_frames, prepare
 from ghvae_core.data.parallel import DatasetError
-from ghvae_core.data.selection import Selection, select
+from ghvae_core.data.selection import Refusals, Selection, merged, select
 from ghvae_core.data.windows import Windows, end_to_end
 from robot_bridge.camera import Camera
 from robot_bridge.robot import ACTION_DIM, CLOSE
@@ -89,7 +88,7 @@ class Dataset:
     camera: Camera | None  # of all episodes with a calibration; None: unknown or different
     workspace_m: tuple[_Vector, _Vector] | None  # low and high corner, likewise
     n_episodes: int
-    refused: dict[str, int]  # reason to number of episodes
+    refused: Refusals
     warnings: tuple[str, ...]  # about data that are used
     sha256: str  # of file names, sizes and selection: identifies the data
     folder_sha256: tuple[str, ...]  # the same of each folder
@@ -145,8 +144,8 @@ def load_dataset(
     try:
         for folder, (recordings, refused) in zip(folders, selected, strict=True):
             prepared = prepare(recordings, reading, place, notify)
-            prepared.refused.update(refused)
-            read.append(_folder(folder, recordings, prepared, config))
+            everything = replace(prepared, refused=merged([prepared.refused, refused]))
+            read.append(_folder(folder, recordings, everything, config))
         _check_alike(read, config)
         return _dataset(read, config)
     except DatasetError:
@@ -192,10 +191,12 @@ def _draw(name: str) -> float:
 def _folder(path: Path, recordings: list[Recording], prepared: PreparedEpisodes, config: DataConfig) -> _Folder:
     usable = np.array([facts.n_frames >= config.n_frames for facts in prepared.facts], bool)
     if not usable.all():
-        prepared.refused[f"fewer than {config.n_frames} frames"] += int((~usable).sum())
+        short = [recordings[prepared.facts[i].number].name for i in np.flatnonzero(~usable)]
+        refused = merged([prepared.refused, {f"fewer than {config.n_frames} frames": short}])
+        prepared = replace(prepared, refused=refused)
     if not usable.any():
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in prepared.refused.items())
-        raise DatasetError(f"{path}: no usable episode among {prepared.refused.total()}: {reasons}")
+        reasons = "; ".join(f"{len(names)} x {reason}" for reason, names in prepared.refused.items())
+        raise DatasetError(f"{path}: no usable episode among {sum(map(len, prepared.refused.values()))}: {reasons}")
     digest = digest_files([*dict.fromkeys(each.path for each in recordings)], path, config)
     return _Folder(path, recordings, prepared, usable, digest)
 
@@ -256,7 +257,7 @@ def _dataset(folders: Sequence[_Folder], config: DataConfig) -> Dataset:
         camera=_camera(taken),
         workspace_m=_common({each.workspace_m for each in taken}, None),
         n_episodes=len(taken),
-        refused=dict(sum((folder.prepared.refused for folder in folders), Counter[str]())),
+        refused=merged(folder.prepared.refused for folder in folders),
         warnings=_warnings(spaces),
         sha256=_combined([folder.sha256 for folder in folders]),
         folder_sha256=tuple(folder.sha256 for folder in folders),

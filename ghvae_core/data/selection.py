@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from data_collection.episode import EpisodeError
 from data_collection.formats.reader import KINDS, Recording, find, read_names, robot
@@ -25,11 +25,23 @@ class Selection(NamedTuple):
     exclude_names: str | None
 
 
+Refusals: TypeAlias = dict[str, list[str]]  # reason to the names of the recordings that cannot be used
+
+
 class SelectedRecordings(NamedTuple):
     """The selected recordings of one folder."""
 
     recordings: list[Recording]
-    refused: Counter[str]  # reason to number of recordings that cannot be used
+    refused: Refusals
+
+
+def merged(parts: Iterable[Refusals]) -> Refusals:
+    """Return all refusals of several parts."""
+    together: Refusals = {}
+    for part in parts:
+        for reason, names in part.items():
+            together.setdefault(reason, []).extend(names)
+    return together
 
 
 def select(folders: Sequence[Path], selection: Selection) -> list[SelectedRecordings]:
@@ -39,7 +51,7 @@ def select(folders: Sequence[Path], selection: Selection) -> list[SelectedRecord
         DatasetError: A folder has none, or no file names a requested robot.
         EpisodeError: A list of names cannot be read.
     """
-    chosen = [SelectedRecordings(_listed(folder, selection), Counter()) for folder in folders]
+    chosen = [SelectedRecordings(_listed(folder, selection), {}) for folder in folders]
     if selection.robots:
         chosen = _of_robots(chosen, selection.robots)
     for folder, each in zip(folders, chosen, strict=True):
@@ -67,8 +79,9 @@ def _without_duplicates(chosen: Sequence[SelectedRecordings]) -> list[SelectedRe
             elif content:
                 seen.add(content)
         fresh = [recording for recording in each.recordings if recording.path not in twice]
-        n_twice = len(each.recordings) - len(fresh)
-        once.append(SelectedRecordings(fresh, each.refused + Counter({"duplicate of another file": n_twice})))
+        copies = [recording.name for recording in each.recordings if recording.path in twice]
+        refused = {"duplicate of another file": copies} if copies else {}
+        once.append(SelectedRecordings(fresh, merged([each.refused, refused])))
     return once
 
 
@@ -115,7 +128,11 @@ def _of_robots(chosen: Sequence[SelectedRecordings], robots: tuple[str, ...]) ->
     return [
         SelectedRecordings(
             [item for item, named in zip(each.recordings, names, strict=True) if named.robot in {None, *robots}],
-            Counter(named.refusal for named in names if named.refusal),
+            merged(
+                {named.refusal: [item.name]}
+                for item, named in zip(each.recordings, names, strict=True)
+                if named.refusal
+            ),
         )
         for each, names in zip(chosen, found, strict=True)
     ]

@@ -84,9 +84,10 @@ def _evaluate(
     """Measure, print the tables and the line of JSON, and write the report if a folder is given."""
     facts, clips = subject
     scores = _measure(inputs, models, config, clips)
-    evaluation = summarize(
-        join(scores), clips, facts, _about(inputs, config, clips), np.random.default_rng(inputs.seed)
-    )
+    with announce("computing means and errors"):
+        evaluation = summarize(
+            join(scores), clips, facts, _about(inputs, config, clips), np.random.default_rng(inputs.seed)
+        )
     n_ranked = sum(each.takes_actions for each in models) if inputs.sensitivity else 0
     if len(evaluation.windows) == len(clips) and n_ranked:
         found = _rank(inputs, models, config, clips)
@@ -128,11 +129,12 @@ def _read(inputs: Inputs, models: Sequence[EvaluatedModel], config: EvaluationCo
 def _measure(inputs: Inputs, models: Sequence[EvaluatedModel], config: EvaluationConfig, clips: Clips) -> list[Scores]:
     """Return the scores of all batches; after a signal those of the completed ones, if they can be reported."""
     device = str(models[0].checkpoint.model.action_scale.device)
-    metrics = Metrics(
-        Lpips(LPIPS.find(inputs.lpips_weights)).to(device) if inputs.lpips else None,
-        I3d(I3D.find(inputs.i3d_weights)).to(device) if inputs.fvd else None,
-        device,
-    )
+    with announce("loading the networks of the metrics"):
+        metrics = Metrics(
+            Lpips(LPIPS.find(inputs.lpips_weights)).to(device) if inputs.lpips else None,
+            I3d(I3D.find(inputs.i3d_weights)).to(device) if inputs.fvd else None,
+            device,
+        )
     batches = score(models, clips, metrics, config, inputs.seed)
     scores: list[Scores] = []
     with suppress(KeyboardInterrupt):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from configs.interruption import wait
+from configs.progress import announce
 from ghvae_core.goal_cost import CostNetworks
 from ghvae_core.predictor import MismatchError, PredictorError
 
@@ -66,7 +67,8 @@ def private_server(
                 start_new_session=True,  # Ctrl-C is for this process, which then stops the server
             )
         try:
-            server = PrivateServer(_wait_until_ready(process, log), process.pid)
+            with announce("starting a private server, which loads the model"):
+                server = PrivateServer(_wait_until_ready(process, log), process.pid)
             try:
                 yield server
             finally:

@@ -17,6 +17,7 @@ from ghvae_core.training.validation import ValidationMetrics, comparison_png, sp
 
 _CURVE_INTERVAL = 20  # steps between two points of a curve; ours
 _N_SHOWN = 4  # validation windows in an image; ours
+_ABSENT = {"prior_finetune": "mse", "rollout": "kl"}  # term that the loss of a kind of stage does not have
 _N_RMSE = 128  # validation windows for `val_rmse_p95`; ours
 
 
@@ -56,10 +57,11 @@ class TrainingLog:
 
     def step(self, stage: TrainingStage, step: int, loss: dict[str, float]) -> None:
         """Update the bar; add a point to the curves every 20 steps."""
-        text = f"{stage.name}  mse {loss['mse']:.5f}  kl {loss['kl']:.1f}"
-        self._bar.update(self._before(stage) + step, text)
+        known = {name: value for name, value in loss.items() if name != _ABSENT.get(stage.kind)}
+        terms = [f"{name} {known[name]:{form}}" for name, form in (("mse", ".5f"), ("kl", ".1f")) if name in known]
+        self._bar.update(self._before(stage) + step, "  ".join([stage.name, *terms]))
         if step % _CURVE_INTERVAL == 0:
-            for name, value in loss.items():
+            for name, value in known.items():
                 self._writer.add_scalar(f"{stage.name}/{name}", value, step)
 
     def warn(self, text: str) -> None:

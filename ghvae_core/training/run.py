@@ -17,7 +17,7 @@ import torch
 from configs.command import print_result
 from configs.interruption import Interruption
 from configs.loader import former_names, to_yaml
-from configs.progress import ProgressBar
+from configs.progress import ProgressBar, counted, listed
 from data_collection.atomic_io import write_file
 from data_collection.folder_lock import check_new, locked_folder
 from ghvae_core.data.augmentation import augment
@@ -128,12 +128,13 @@ def read_episodes(
         dataset = load_dataset(folders, config, image_px, prepared, lambda done, total: bar.update(done, total=total))
     if group.is_first:
         group.wait(is_patient=True)
-        for reason, count in dataset.refused.items():
-            bar.say(f"warning: refused {count} episodes: {reason}")
+        for reason, names in dataset.refused.items():
+            bar.say(f"warning: refused {counted(len(names), 'episode')}: {reason}: {listed(names)}")
         for warning in dataset.warnings:
             bar.say(f"warning: {warning}")
         n_train, n_validation = len(dataset.train.starts), len(dataset.validation.starts)
-        bar.say(f"{dataset.n_episodes} episodes: {n_train} training windows, {n_validation} validation windows")
+        windows = f"{counted(n_train, 'training window')}, {counted(n_validation, 'validation window')}"
+        bar.say(f"{counted(dataset.n_episodes, 'episode')}: {windows}")
     return dataset
 
 

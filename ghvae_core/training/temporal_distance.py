@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from configs.command import print_result
 from configs.loader import Config, load, to_yaml
-from configs.progress import ProgressBar
+from configs.progress import ProgressBar, announce
 from data_collection.atomic_io import write_file
 from data_collection.folder_lock import check_new, locked_folder
 from ghvae_core.data.dataset import DataConfig, Dataset
@@ -129,7 +129,8 @@ def train(request: TemporalDistanceRequest) -> int:
                 return stop.received is not None
 
             n_done = fit(distance, PairSource(dataset.train, predictor), config.training, rng, notify)
-        metrics = measure(distance, dataset.validation, validation_rng)._asdict()
+        with announce("measuring on the validation windows"):
+            metrics = measure(distance, dataset.validation, validation_rng)._asdict()
         facts: dict[str, str | int | float] = {"data_sha256": dataset.sha256, "seed": request.seed, "n_steps": n_done}
         facts["checkpoint"] = predictor.sha256 if predictor else ""
         write_file(request.out / "config.yaml", to_yaml(config))

@@ -6,7 +6,7 @@ import math
 import shlex
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 import torch
 
 from configs.command import ReportedError
+from configs.progress import announce
 from ghvae_core.data.windows import Windows
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.video_model import VideoModel
@@ -142,16 +143,17 @@ class Trainer:
     def _train_stage(self, stage: TrainingStage, stop: Callable[[], bool]) -> None:
         try:
             self._run(stage, stop).finish()
-            metrics = measure(
-                self._job.model, stage.k, self._job.validation, self._checked_windows, self._job.n_context
-            )
+            job = self._job
+            with self._announced(f"{stage.name}: measuring on the validation windows"):
+                metrics = measure(job.model, stage.k, job.validation, self._checked_windows, job.n_context)
         except torch.OutOfMemoryError:
             half = f"batch_windows={max(1, self._training.batch_windows // 2)}"
             reason = f"{stage.name}: the device is out of memory; halve training.batch_windows"
             raise TrainingError(f"{reason}: {self._retry_options(half)}") from None
         if not all(map(math.isfinite, metrics)):
             raise self._diverged(stage, f"expected finite validation metrics, got {metrics}")
-        self._listener.stage_end(stage, metrics)
+        with self._announced(f"{stage.name}: writing its images and its checkpoint"):
+            self._listener.stage_end(stage, metrics)
         self._advance(
             stage=self._progress.stage + 1,
             step=0,
@@ -185,7 +187,8 @@ class Trainer:
         return n_steps * self._training.batch_windows // self._group.size * self._job.train.n_frames
 
     def _run(self, stage: TrainingStage, stop: Callable[[], bool]) -> Engine:
-        engine, bad = self._begin(stage), 0
+        with self._announced(f"{stage.name}: preparing, with the features of frozen encoders"):
+            engine, bad = self._begin(stage), 0
         while self._progress.step < stage.n_steps:
             step = self._progress.step
             parts = self._loader.parts(self._progress.stage, step, stage.n_steps)
@@ -211,6 +214,9 @@ class Trainer:
             if any_stop:
                 raise Interrupted
         return engine
+
+    def _announced(self, text: str) -> AbstractContextManager[None]:
+        return announce(text) if self._group.is_first else nullcontext()
 
     def _restore(self, stage: TrainingStage) -> Engine:
         """Restore the last saved state with half the learning rate."""

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from configs import progress as module
-from configs.progress import ProgressBar, announce, duration
+from configs.progress import ProgressBar, announce, counted, duration, listed
 from tests.patience import patience
 
 
@@ -66,3 +66,21 @@ def test_only_work_that_takes_long_is_announced(capsys: pytest.CaptureFixture[st
             err = capsys.readouterr().err
             time.sleep(0.01)
     assert err == "loading the [model] ...\n"
+
+
+def test_lines_come_also_without_updates(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(module, "_LINE_INTERVAL_S", 0.02)
+    with ProgressBar("steps", 5) as bar:
+        bar.update(2, "module_1")
+        end_s, err = time.monotonic() + patience(10), ""
+        while err.count("\n") < 2 and time.monotonic() < end_s:
+            err += capsys.readouterr().err
+            time.sleep(0.01)
+    assert err.startswith("2 of 5 steps, module_1")
+
+
+def test_numbers_have_the_right_noun_and_long_lists_are_cut() -> None:
+    assert (counted(1, "episode"), counted(0, "episode"), counted(2, "episode")) == (
+        *("1 episode", "0 episodes", "2 episodes"),
+    )
+    assert listed(["a", "b"]) == "a, b" and listed(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"

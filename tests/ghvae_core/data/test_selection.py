@@ -35,7 +35,7 @@ def test_recordings_are_chosen_by_robot(folder: Path) -> None:
     assert len(_names(folder, ALL)) == 4
     ((recordings, refused),) = select([folder], Selection(("sawyer",), None, None))
     assert [each.name for each in recordings] == ["lab_sawyer_traj0.hdf5"]
-    assert refused.total() == 1 and "intact RoboNet HDF5" in next(iter(refused))
+    assert [*map(len, refused.values())] == [1] and "intact RoboNet HDF5" in next(iter(refused))
     assert len(_names(folder, Selection(("sawyer", "franka"), None, None))) == 3
 
 
@@ -69,7 +69,7 @@ def test_duplicate_files_are_used_once(folder: Path, tmp_path: Path) -> None:
     first, second = select([folder, tmp_path], ALL)
     assert len(first.recordings) == 4 and not first.refused
     assert [each.name for each in second.recordings] == ["a.npz", "other/a.npz"]
-    assert second.refused == {"duplicate of another file": 2}
+    assert second.refused == {"duplicate of another file": ["deeper/a.npz", "lab_sawyer_traj0.hdf5"]}
     with pytest.raises(DatasetError, match="deeper: all its recordings are also in the folders before it"):
         select([tmp_path, tmp_path / "deeper"], ALL)
 
@@ -87,7 +87,7 @@ def test_robots_may_be_in_any_folder_and_other_kinds_of_files_have_none(folder: 
     first, second = select([folder, tmp_path], Selection(("sawyer",), None, None))
     assert [each.name for each in first.recordings] == ["lab_sawyer_traj0.hdf5"]
     assert [each.name for each in second.recordings] == ["a.npz"]
-    assert dict(second.refused) == {"the file does not name its robot, and data.robots is set": 1}
+    assert second.refused == {"the file does not name its robot, and data.robots is set": ["lab_kuka_traj0.hdf5"]}
     with pytest.raises(DatasetError, match=f"^{folder}: .*leave no recording"):
         (tmp_path / "other").mkdir()
         write_foreign(tmp_path / "other/lab_sawyer_traj0.hdf5")

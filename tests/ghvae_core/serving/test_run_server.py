@@ -96,7 +96,7 @@ def test_ctrl_c_drains_the_server(
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    assert command("--checkpoint", checkpoint, "--address", address) == 0
+    assert command("--checkpoint", checkpoint, "--address", address) == 130
     thread.join()
     assert statuses == ["ok"]
     assert json.loads(capsys.readouterr().out)["ready"] == address
