@@ -14,9 +14,8 @@ from planner.compatibility import check_compatibility
 from planner.config import TaskRunConfig
 from planner.plan import PlannerError
 from planner.predictors import connect
-from robot_bridge.factory import resolve_renderer, run_checks
+from robot_bridge.factory import resolve_renderer, run_checks, spec_of
 from robot_bridge.franka.checks import CheckResult, run_check
-from robot_bridge.robot import RobotSpec
 
 _MIN_FREE_GIB = 2.0  # as supervision.free_disk_floor_gib: with less, a collection stops
 
@@ -60,8 +59,7 @@ def _disk(out: Path) -> str:
 
 def _server(address: str, config: TaskRunConfig) -> str:
     with closing(connect(address, config.planner)) as client:
-        robot = config.robot
-        check_compatibility(RobotSpec("franka", robot.limits, robot.camera, robot.step_s), client.spec, config.planner)
+        check_compatibility(spec_of(config.robot), client.spec, config.planner)
         return _describe(client.spec)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from planner.options import MODEL_PREDICTORS, PredictorChoice
 from planner.plan import PlannerError
 from planner.solver import SolverConfig
 from robot_bridge.camera import MODEL_IMAGE_PX
-from robot_bridge.robot import ACTION_DIM, Robot, RobotSpec
+from robot_bridge.robot import ACTION_DIM, RobotSpec
 
 if TYPE_CHECKING:
     from ghvae_core.goal_cost import GoalCostEvaluator
@@ -31,14 +31,23 @@ if TYPE_CHECKING:
 UNLIMITED = 100_000  # candidates and actions of one request, for predictors without a limit of their own
 
 
+class Specified(Protocol):
+    """What predictors need of a robot, opened or not."""
+
+    @property
+    def spec(self) -> RobotSpec:
+        """The description of the robot."""
+        ...
+
+
 @contextmanager
-def open_predictor(choice: PredictorChoice, config: TaskRunConfig, robot: Robot, seed: int) -> Iterator[Predictor]:
+def open_predictor(choice: PredictorChoice, config: TaskRunConfig, robot: Specified, seed: int) -> Iterator[Predictor]:
     """Open the selected predictor, and close it at the end of the block.
 
     Args:
         choice: The backend.
         config: Configuration of the run.
-        robot: The opened robot; the oracle rolls candidates out on copies of it.
+        robot: The robot, or its description alone; the oracle rolls candidates out on copies of an opened simulation.
         seed: Seed of the random baseline.
 
     Raises:
@@ -159,7 +168,7 @@ def _local(choice: PredictorChoice, config: TaskRunConfig) -> InProcessPredictor
         return InProcessPredictor(load(choice.checkpoint), config.planner.cost, settings)
 
 
-def _oracle(choice: PredictorChoice, config: TaskRunConfig, robot: Robot) -> OraclePredictor:
+def _oracle(choice: PredictorChoice, config: TaskRunConfig, robot: Specified) -> OraclePredictor:
     from planner.oracle import OraclePredictor  # noqa: PLC0415 - MuJoCo, which only this backend needs
     from robot_bridge.simulation.franka import SimulatedFranka  # noqa: PLC0415
 

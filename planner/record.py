@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import InitVar, asdict, dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 SUCCESS, GOAL_SEEN, STEPS_USED = "success", "goal seen", "steps used"  # regular ends of an episode
 SETTLED = "settled"  # another one: no candidate was better than holding still
 FAILED, INTERRUPTED = "failed", "interrupted"  # ends by an error and by a signal
-BY_SIMULATION, BY_PERSON = "simulation", "person"  # who judged success; empty: nobody
+BY_SIMULATION: Final = "simulation"  # who judged success; empty: nobody
+BY_PERSON: Final = "person"
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,18 @@ from configs.command import renamed_option, run
 from configs.interruption import interruption
 from configs.loader import ConfigError
 from planner.options import (
+    DEFAULT_ROBOT,
     HELP_CHECKPOINT,
     HELP_PREDICTOR,
+    HELP_ROBOT,
     HELP_SERVER,
     HELP_SET,
     HELP_SOLVER,
+    HELP_STRICT_GOAL,
     SHIPPED,
     PredictorChoice,
     PredictorName,
+    RobotChoice,
     SolverName,
     solver_override,
 )
@@ -36,6 +40,9 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     seeds: Annotated[
         str | None, typer.Option(metavar="A:B", help="Seeds A to B - 1 of the scenes (default: from 1000).")
     ] = None,
+    robot: Annotated[RobotChoice, typer.Option(help=HELP_ROBOT)] = DEFAULT_ROBOT,
+    goal: Annotated[Path | None, typer.Option(help="Real robot: the goal image of all trials.")] = None,
+    strict_goal: Annotated[bool, typer.Option("--strict-goal", help=HELP_STRICT_GOAL)] = False,
     predictor: Annotated[PredictorName, typer.Option(help=HELP_PREDICTOR)] = "server",
     solver: Annotated[SolverName | None, typer.Option(help=HELP_SOLVER)] = None,
     server: Annotated[str | None, typer.Option(help=HELP_SERVER)] = None,
@@ -61,6 +68,10 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     `--compare "planner.n_candidates=100 planner.replan_every=2"` runs a second variant, B, in each scene after A and
     compares the two. B is A with these overrides, or with another `predictor=`, `checkpoint=` or `server=`.
 
+    On a real robot (`--robot franka_ros --goal goal.png`) it asks before each trial to arrange the scene and to press
+    Enter, and after it whether the task is done (y, n, or u to repeat the trial). Only `success_rate` is measured
+    there, and seeds are those of the candidates.
+
     Writes a folder with trials.html, failed.png, trials.json and every run. The last line on standard output is one
     JSON object, task -> numbers: `success_rate` (objects in place, by any means) with its `interval`,
     `strict_success_rate` (done with the tool) with its `strict_success_interval`, `trials`, `seconds_per_plan`, ...
@@ -78,7 +89,8 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     with interruption():
         from planner.trials.runner import TrialSeries, run_series  # noqa: PLC0415 - MuJoCo would make --help slow
 
-        run_series(TrialSeries(tuple(tasks), variants, chosen, folder, resume, workers, json_))
+        series = TrialSeries(tuple(tasks), variants, chosen, folder, resume, workers, json_, robot, goal, strict_goal)
+        run_series(series)
 
 
 def _seeds(text: str | None, n_trials: int | None) -> range:

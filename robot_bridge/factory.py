@@ -13,7 +13,7 @@ from pydantic import Field
 
 from robot_bridge.franka.checks import CheckResult
 from robot_bridge.franka.config import FrankaDirectConfig, FrankaRosConfig
-from robot_bridge.robot import Robot, RobotError
+from robot_bridge.robot import Robot, RobotError, RobotSpec
 from robot_bridge.simulation.config import SimulationConfig
 
 if TYPE_CHECKING:
@@ -55,6 +55,11 @@ def resolve_renderer(config: AnyConfig) -> AnyConfig:
         from robot_bridge.simulation import renderer  # noqa: PLC0415 - needs MuJoCo
 
     return config.model_copy(update={"renderer": renderer.choose(config.renderer)})
+
+
+def spec_of(config: AnyConfig) -> RobotSpec:
+    """Return the description of the robot of a configuration, without opening it."""
+    return RobotSpec("franka", config.limits, config.camera, config.step_s)
 
 
 def run_checks(config: AnyConfig) -> Iterator[CheckResult]:

@@ -15,11 +15,22 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from rich.console import Console
 
-from configs.progress import ProgressBar, duration
+from configs.command import print_result
+from configs.progress import ProgressBar, duration, say_path
 from data_collection.atomic_io import write_file
 from data_collection.reports import html
 from data_collection.reports.images import enlarge, filmstrip, png_bytes
-from planner.trials.statistics import MEASURES, TrialGroup, as_json, by_task, notes, paired_table, rates_table
+from planner.record import BY_PERSON
+from planner.trials.statistics import (
+    MEASURES,
+    TrialGroup,
+    as_json,
+    by_task,
+    measures,
+    notes,
+    paired_table,
+    rates_table,
+)
 from planner.trials.store import TrialsFolder
 from planner.trials.trial import Trial
 from planner.trials.variant import Variant, VariantName
@@ -83,10 +94,19 @@ class TrialsReport:
         groups = self._groups()
         page = self._folder.path / "trials.html"
         numbers = as_json(groups, str(page))
+        try:
+            self._write_files(groups, numbers, page)
+            if not self._quiet:
+                self._show(groups)
+        finally:  # also where the disk is full
+            if not self._quiet:
+                say_path(f"{one_line(groups)}; report:", page)
+            print_result(numbers)
+
+    def _write_files(self, groups: Sequence[TrialGroup], numbers: Mapping[str, object], page: Path) -> None:
         variants = {variant.name: str(variant) for variant in self._variants}
         trials = [trial for group in groups for trial in group.trials]
         failed = failures_image(self._folder.path, trials)
-        print(json.dumps(numbers, allow_nan=False), flush=True)
         record = {
             "variants": variants,
             "seeds": [self._seeds.start, self._seeds.stop],
@@ -97,9 +117,6 @@ class TrialsReport:
         if failed:
             write_file(self._folder.path / "failed.png", failed)
         write_file(page, trials_page(self._folder.path, groups, variants, self._seeds, failed))
-        if not self._quiet:
-            self._show(groups)
-            self.say(f"report: {page}")
 
     def _show(self, groups: Sequence[TrialGroup]) -> None:
         console = Console(stderr=True)
@@ -139,8 +156,25 @@ def _summary(trial: Trial) -> str:
         return f"{trial.status}: {trial.reason}"
     if trial.reason:
         return f"ended by a failure, which is counted: {trial.reason}"
-    best = next((label for name, label in MEASURES.items() if getattr(trial, name)), "nothing achieved")
-    return f"{best}, {trial.steps} actions"
+    return f"{_achieved(trial)[0]}, {trial.steps} actions"
+
+
+def _achieved(trial: Trial) -> list[str]:
+    """Return the measures that a counted trial achieved, in words, at least one."""
+    if trial.judged_by == BY_PERSON:
+        return ["done" if trial.success else "not done"]
+    return [label for name, label in MEASURES.items() if getattr(trial, name)] or ["nothing achieved"]
+
+
+def one_line(groups: Sequence[TrialGroup]) -> str:
+    """Return the success rates for a terminal."""
+    (measure, label), *_ = measures(groups).items()
+    parts = []
+    for group in groups:
+        found = group.success_rate(measure)
+        variant = f", {group.variant}" if len({each.variant for each in groups}) > 1 else ""
+        parts.append(f"{group.task}{variant}: {found.count} of {found.of} {label}")
+    return "; ".join(parts)
 
 
 def failures_image(folder: Path, trials: Sequence[Trial]) -> bytes:
@@ -206,7 +240,7 @@ def trials_page(
         "notes": notes(groups, seeds),
         "extremes": [extremes for group in groups for extremes in _extremes(folder, group)],
         "failed": html.data_uri("png", failed) if failed else "",
-        "measures": MEASURES,
+        "measures": measures(groups),
         "trials": [(trial, _link(folder, trial)) for group in groups for trial in group.trials],
     }
     return html.render("planner", "trials/trials.html.j2", view)
@@ -222,12 +256,11 @@ def _extremes(folder: Path, group: TrialGroup) -> list[_Extremes]:
 
 
 def _trial_view(folder: Path, trial: Trial) -> _TrialView:
-    achieved = [label for name, label in MEASURES.items() if getattr(trial, name)]
     away = "" if not trial.away_m else f"; largest distance of an object {100 * trial.away_m:.1f} cm"
     files = {name: folder / trial.folder / f"{name}.png" for name in _IMAGES}
     return _TrialView(
         label=f"seed {trial.seed}",
-        summary=trial.reason or f"{'; '.join(achieved) or 'nothing achieved'} in {trial.steps} actions{away}",
+        summary=trial.reason or f"{'; '.join(_achieved(trial))} in {trial.steps} actions{away}",
         link=_link(folder, trial),
         images={name: html.data_uri("png", file.read_bytes()) for name, file in files.items() if file.exists()},
     )

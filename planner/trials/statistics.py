@@ -8,6 +8,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from planner.record import BY_PERSON, BY_SIMULATION
 from planner.trials.trial import Status, Trial
 from planner.trials.variant import VariantName
 
@@ -18,6 +19,8 @@ MEASURES = {  # of a trial: field, and label in tables
     "picked": "tool lifted",
     "touched": "tool touched an object",
 }
+MEASURES_BY_PERSON = {"success": "done, as a person judged"}
+_JSON_NAMES_BY_PERSON = {"success": "success"}
 _JSON_NAMES = {"goal": "success", "success": "strict_success", "picked": "picked", "touched": "touched"}
 
 Table = list[list[str]]  # rows of cells, the header first
@@ -98,7 +101,7 @@ class TrialGroup:
 
     def success_rate(self, measure: str) -> SuccessRate:
         """Return how many of the counted trials achieved a measure."""
-        return SuccessRate(sum(getattr(trial, measure) for trial in self.counted), len(self.counted))
+        return SuccessRate(sum(bool(getattr(trial, measure)) for trial in self.counted), len(self.counted))
 
     def ranked(self) -> list[Trial]:
         """Return the counted trials, the best first."""
@@ -108,6 +111,16 @@ class TrialGroup:
 def _rank(trial: Trial) -> tuple[bool, bool, bool, bool, float, int]:
     away_m = float("inf") if trial.away_m is None else trial.away_m
     return not trial.success, not trial.goal, not trial.touched, not trial.picked, away_m, trial.steps
+
+
+def judged_by(groups: Sequence[TrialGroup]) -> str:
+    """Return who judged the trials: "person" on a real robot, otherwise "simulation"."""
+    return next((trial.judged_by for group in groups for trial in group.trials), BY_SIMULATION)
+
+
+def measures(groups: Sequence[TrialGroup]) -> dict[str, str]:
+    """Return what was measured of each trial: field, and label in tables. A person judges success alone."""
+    return MEASURES_BY_PERSON if judged_by(groups) == BY_PERSON else MEASURES
 
 
 def paired(a: TrialGroup, b: TrialGroup, measure: str) -> PairedOutcomes:
@@ -128,27 +141,28 @@ def as_json(groups: Sequence[TrialGroup], report: str) -> dict[str, Any]:
     """Return task -> numbers of A; with a variant B, `compare` holds its numbers and `paired` the comparison.
 
     `success_rate` counts the trials with the objects in place, by any means (`goal`); `strict_success_rate` those done
-    with the tool, as the paper defines success (`success`).
+    with the tool, as the paper defines success (`success`). Where a person judged, there is `success_rate` alone.
     """
     numbers: dict[str, Any] = {}
+    by_person = judged_by(groups) == BY_PERSON
     for task, (a, *others) in by_task(groups).items():
-        numbers[task] = {**_numbers(a), "report": report}
+        numbers[task] = {"judged_by": judged_by(groups), **_numbers(a, by_person), "report": report}
         for b in others:
-            pairs = {measure: paired(a, b, measure) for measure in MEASURES}
-            numbers[task]["compare"] = _numbers(b)
+            pairs = {measure: paired(a, b, measure) for measure in measures(groups)}
+            numbers[task]["compare"] = _numbers(b, by_person)
             numbers[task]["paired"] = {
                 measure: {**asdict(pair), "p_value": round(pair.p_value, 6)} for measure, pair in pairs.items()
             }
     return numbers
 
 
-def _numbers(group: TrialGroup) -> dict[str, Any]:
+def _numbers(group: TrialGroup, by_person: bool) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
-    for measure, name in _JSON_NAMES.items():
+    for measure, name in (_JSON_NAMES_BY_PERSON if by_person else _JSON_NAMES).items():
         found = group.success_rate(measure)
         rate, interval = found.rate, found.interval
         numbers[f"{name}_rate"] = None if rate is None else round(rate, 4)
-        numbers["interval" if measure == "goal" else f"{name}_interval"] = interval and [round(x, 4) for x in interval]
+        numbers["interval" if name == "success" else f"{name}_interval"] = interval and [round(x, 4) for x in interval]
     return {
         **numbers,
         "trials": len(group.counted),
@@ -164,7 +178,7 @@ def rates_table(groups: Sequence[TrialGroup]) -> Table:
     """Return one row per task, variant and measure, followed by the mean actions and planning time."""
     table = [["task", "", "", "trials", "rate", "95 % interval"]]
     for group in groups:
-        for measure, label in MEASURES.items():
+        for measure, label in measures(groups).items():
             found = group.success_rate(measure)
             rate, (low, high) = found.rate or 0.0, found.interval or (0.0, 1.0)
             cells = [f"{100 * rate:.0f} %", f"{100 * low:.0f} to {100 * high:.0f} %"] if found.of else ["-", "-"]
@@ -178,7 +192,7 @@ def paired_table(groups: Sequence[TrialGroup]) -> Table:
     """Return one row per task and measure; the header alone without a second variant."""
     table = [["task", "on the same scenes", "both", "only A", "only B", "neither", "p (McNemar)"]]
     for task, members in by_task(groups).items():
-        for measure, label in MEASURES.items() if len(members) > 1 else ():
+        for measure, label in measures(groups).items() if len(members) > 1 else ():
             pair = paired(members[0], members[1], measure)
             counts = (pair.both, pair.only_a, pair.only_b, pair.neither)
             table.append([task, label, *map(str, counts), f"{pair.p_value:.3g}"])
@@ -187,11 +201,13 @@ def paired_table(groups: Sequence[TrialGroup]) -> Table:
 
 def notes(groups: Sequence[TrialGroup], seeds: range) -> list[str]:
     """Return what the numbers depend on: definitions, tuning seeds, and each trial that ended irregularly."""
-    lines = [
-        "Intervals are Wilson's. Done with the tool, as the paper counts success: the tool was lifted, touched an"
-        " object, and the objects are in place.",
-    ]
-    if seeds.start < TUNING_SEEDS:
+    by_person = judged_by(groups) == BY_PERSON
+    by_simulation = (
+        "Done with the tool, as the paper counts success: the tool was lifted, touched an object, and the objects are"
+        " in place."
+    )
+    lines = [f"Intervals are Wilson's. {'A person judged each trial.' if by_person else by_simulation}"]
+    if seeds.start < TUNING_SEEDS and not by_person:
         lines.append(
             f"Seeds {seeds.start} to {seeds.stop - 1}: seeds below {TUNING_SEEDS} are for tuning; report numbers of"
             f" seeds from {TUNING_SEEDS}."

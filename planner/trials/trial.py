@@ -5,19 +5,23 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from configs.command import ReportedError
+from configs.interruption import interruption
 from configs.loader import Config
 from data_collection.atomic_io import move
 from ghvae_core.predictor import NonFiniteError
 from planner.episode import EpisodeRequest, run_episode
 from planner.goal import GoalError
 from planner.plan import PlanError
+from planner.record import BY_PERSON, BY_SIMULATION
 from planner.trials.variant import VariantName
 from robot_bridge.robot import RobotFault
 
@@ -27,7 +31,7 @@ Status = Literal[
     "excluded",  # the episode did not start: its scene has no goal
     "aborted",  # by an error of the machine, which says nothing about the task
 ]
-_FROM_RESULT = ("ended", "success", "goal", "picked", "touched", "away_m", "steps", "plans", "seconds_per_plan")
+_FROM_RESULT = ("ended", "goal", "picked", "touched", "away_m", "steps", "plans", "seconds_per_plan")
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class TrialOutcome(NamedTuple):
 
 
 class Trial(Config):
-    """Record of a finished trial. Whatever is unknown counts as not achieved."""
+    """Record of a finished trial. Whatever is unknown counts as not achieved; None: nobody measured it."""
 
     renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "status": {"left out": "excluded", "broken off": "aborted"}
@@ -76,10 +80,11 @@ class Trial(Config):
     status: Status
     reason: str  # empty where the episode ended regularly
     ended: str = ""  # as in the result of the episode
-    success: bool = False  # done with the tool: lifted, touched an object, and the objects are in place
-    goal: bool = False  # the objects reached their places
-    picked: bool = False
-    touched: bool = False
+    judged_by: Literal["simulation", "person"] = BY_SIMULATION
+    success: bool = False  # by the simulation: tool lifted, it touched an object, objects in place; by a person: done
+    goal: bool | None = False  # the objects reached their places
+    picked: bool | None = False
+    touched: bool | None = False
     away_m: float | None = None  # largest distance of an object to its place at the end
     steps: int = 0
     plans: int = 0
@@ -90,6 +95,7 @@ class Trial(Config):
     def of(cls, job: TrialJob, outcome: TrialOutcome, root: Path) -> Trial:
         """Return the record of a trial from its outcome and from the result in its folder."""
         result = _read_result(job) if outcome.status == "counted" else {}
+        measured = {name: result[name] for name in _FROM_RESULT if name in result}
         return cls(
             task=job.request.task_name,
             variant=job.variant,
@@ -97,7 +103,9 @@ class Trial(Config):
             status=outcome.status,
             reason=outcome.reason,
             folder=job.out.relative_to(root).as_posix(),
-            **{name: result[name] for name in _FROM_RESULT if name in result},
+            judged_by=BY_SIMULATION if job.request.robot == "simulation" else BY_PERSON,
+            success=bool(result.get("success")),
+            **measured,
         )
 
 
@@ -105,12 +113,16 @@ def run_trial(job: TrialJob) -> TrialOutcome:
     """Run a trial; called in its own process, whose output is redirected to a file.
 
     A failure of the arm or the plan is a failed trial. A scene without a goal is excluded, and errors of the machine
-    abort the trial.
+    abort the trial. SIGTERM ends a trial on a real robot between two actions, with the arm held.
     """
     _redirect_output(job.log)
+    is_real = job.request.robot != "simulation"
     try:
-        run_episode(job.request, job.overrides)
+        with interruption((signal.SIGTERM,)) if is_real else nullcontext():
+            run_episode(job.request, job.overrides)
         outcome = _counted(job, "")
+    except KeyboardInterrupt:
+        outcome = TrialOutcome("aborted", "it was interrupted")
     except (RobotFault, PlanError, NonFiniteError) as error:
         outcome = _counted(job, str(error)) if (job.out / RESULT).exists() else TrialOutcome("excluded", str(error))
     except GoalError as error:

@@ -28,8 +28,8 @@ def run_checks(*arguments: str) -> tuple[int, dict[str, dict[str, Any]], str]:
     return done.returncode, {each["name"]: each for each in found["checks"]}, done.stderr
 
 
-def test_the_simulation_is_ready() -> None:
-    code, found, _ = run_checks("--robot", "simulation")
+def test_the_simulation_is_the_default_and_ready() -> None:
+    code, found, _ = run_checks()
     assert code == 0
     assert set(found) == {"renderer", "disk", "checkpoint"}
 
@@ -37,7 +37,7 @@ def test_the_simulation_is_ready() -> None:
 def test_without_a_master_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros installs it")
     monkeypatch.setenv("ROS_MASTER_URI", "http://127.0.0.1:1")
-    code, found, _ = run_checks("--set", "robot.connect_timeout_s=1")
+    code, found, _ = run_checks("--robot", "franka_ros", "--set", "robot.connect_timeout_s=1")
     assert code == 1
     assert "expected a ROS master" in found["master"]["detail"]
     assert found["master"]["fix"] == "start one, or set ROS_MASTER_URI"
@@ -78,7 +78,9 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["disk"].fix == "free some space, or choose another folder with --out"
 
 
-@pytest.mark.parametrize("arguments", [("--set", "robot.motion.tick=1"), ("--task", "no_such_task")])
+@pytest.mark.parametrize(
+    "arguments", [("--robot", "franka_ros", "--set", "robot.motion.tick=1"), ("--task", "no_such_task")]
+)
 def test_bad_input_is_refused_in_one_line(arguments: tuple[str, ...]) -> None:
     code, found, said = run_checks(*arguments)
     assert (code, found) == (2, {})

@@ -48,10 +48,11 @@ def _request(folder: Path, **changes: Any) -> EpisodeRequest:
         "goal": None,
         "out": folder / "run",
         "seed": 0,
+        "robot": "simulation",
         **changes,
     }
-    choice = PredictorChoice(values["predictor"], values["checkpoint"], values["server"])
-    return EpisodeRequest(values["task"], "simulation", choice, values["seed"], values["goal"], values["out"])
+    values["predictor"] = PredictorChoice(values["predictor"], values.pop("checkpoint"), values.pop("server"))
+    return EpisodeRequest(**values)
 
 
 def _last_json(output: str) -> dict[str, Any]:

@@ -73,12 +73,11 @@ def test_task_with_the_goal_of_the_simulated_driver(master: Rig, tmp_path: Path)
 
 def test_goal_image_from_the_live_camera(rig: Rig, tmp_path: Path) -> None:
     goal = tmp_path / "goal.png"
-    done = run("planner.run_goal", str(goal))
+    done = run("planner.run_goal", str(goal), "--robot", "franka_ros")
     assert done.returncode == 0, done.stderr
     assert "waiting: the scene moves" in done.stderr
-    again = run(
-        "planner.run_goal", str(tmp_path / "other.png"), "--start", str(goal), "--patience-s", f"{relaxed(2.0)}"
-    )
+    other = ("--start", str(goal), "--patience-s", f"{relaxed(2.0)}")
+    again = run("planner.run_goal", str(tmp_path / "other.png"), "--robot", "franka_ros", *other)
     assert again.returncode == 2
     assert "the scene is unchanged from the start" in again.stderr.splitlines()[-1]
     assert not (tmp_path / "other.png").exists()
