@@ -33,6 +33,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=[p for name in PACKAGES for p in (name, f"{name}.*")]),
+    py_modules=["ghvae_foresight"],
     package_data={
         "configs": ["py.typed", "**/*.yaml", "goals/*.png", "systemd/*.service"],
         "data_collection": ["py.typed", "**/*.j2"],
@@ -69,17 +70,11 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "run_collection=data_collection.run_collection:main",
-            "run_data=data_collection.run_data:main",
-            "run_finetune=ghvae_core.run_finetune:main",
-            "run_distance=ghvae_core.run_distance:main",
-            "run_evaluation=ghvae_core.run_evaluation:main",
-            "run_server=ghvae_core.run_server:main",
-            "run_keys=ghvae_core.run_keys:main",
-            "run_doctor=planner.run_doctor:main",
-            "run_goal=planner.run_goal:main",
-            "run_task=planner.run_task:main",
-            "run_trials=planner.run_trials:main",
+            f"{name}=ghvae_foresight:{name}"
+            for name in (
+                *("run_collection", "run_data", "run_finetune", "run_distance", "run_evaluation", "run_server"),
+                *("run_keys", "run_doctor", "run_goal", "run_task", "run_trials"),
+            )
         ]
     },
 )

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
 from configs.command import run
 from configs.interruption import interruption
 from configs.progress import announce

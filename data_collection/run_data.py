@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
 from configs.command import print_result, run
 from configs.progress import ProgressBar, announce, counted, duration
 from data_collection.atomic_io import write_file, write_new

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
 from configs.command import run
 from configs.progress import announce
 

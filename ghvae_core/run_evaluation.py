@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
 from configs.command import ReportedError, run
 from configs.interruption import interruption
 from configs.progress import announce

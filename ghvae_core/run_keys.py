@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
 from configs.command import print_result, run
 from ghvae_core.serving import auth
 

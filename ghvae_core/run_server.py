@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+import ghvae_foresight  # refuses folders that hide our packages
 from configs.command import print_result, run
 from configs.interruption import interruption
 from configs.progress import announce
@@ -117,7 +118,7 @@ def _worker_command(checkpoint: Path, device: str, threads: int | None, override
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", device):
         raise MismatchError(f"--device {device}: expected auto, cpu, cuda or cuda:N")
-    command = [sys.executable, "-m", "ghvae_core.serving.worker_main"]
+    command = ghvae_foresight.module_command("ghvae_core.serving.worker_main")
     command += ["--checkpoint", str(checkpoint), "--device", device]
     command += ["--threads", str(threads)] if threads else []
     return [*command, *(word for override in overrides for word in ("--set", override))]

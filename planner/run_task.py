@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
 from configs.command import DEFAULT, print_result, run
 from configs.interruption import interruption
 from planner.options import (

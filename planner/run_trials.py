@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
 from configs.command import renamed_option, run
 from configs.interruption import interruption
 from configs.loader import ConfigError

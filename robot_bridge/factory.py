@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 import numpy as np
@@ -32,9 +35,14 @@ CONFIG_FILES: Final[dict[str, str]] = {
 }
 _INSTALL: Final[dict[str, str]] = {  # command that installs what a robot needs
     "simulation": "pip install 'ghvae-foresight[simulation]'",
-    "franka_ros": "./bootstrap.sh ros",
     "franka_direct": "pip install 'ghvae-foresight[franky]'",
 }
+# The list of bootstrap.sh, which a wheel does not hold.
+ROS_PACKAGES: Final = (
+    *("python3-rospy", "python3-rosmaster", "python3-actionlib", "python3-genpy", "python3-std-srvs"),
+    *("python3-sensor-msgs", "python3-geometry-msgs", "python3-trajectory-msgs"),
+)
+_SET_UP: Final = Path(__file__).resolve().parents[1] / "bootstrap.sh"
 
 
 class MissingLibraryError(RobotError):
@@ -136,4 +144,14 @@ def _installed(kind: RobotName) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise MissingLibraryError(f"--robot {kind}: {error}; run {_INSTALL[kind]}") from error
+        raise MissingLibraryError(f"--robot {kind}: {error}; run: {_installation(kind)}") from error
+
+
+def _installation(kind: RobotName) -> str:
+    """Return the command that installs what a robot needs into this environment."""
+    if kind != "franka_ros":
+        return _INSTALL[kind]
+    if _SET_UP.is_file() and Path(sys.prefix).resolve() == _SET_UP.parent / ".venv":
+        return f"{_SET_UP} ros"
+    visible = f"echo /usr/lib/python3/dist-packages > {sysconfig.get_path('purelib')}/ros.pth"
+    return f"sudo apt-get install {' '.join(ROS_PACKAGES)} && {visible}"

@@ -23,6 +23,7 @@ from torch import Tensor
 from ghvae_core.models.checkpoint_files import CheckpointError, unpack_tensors
 from ghvae_core.models.transfer import TransferReport
 from ghvae_core.models.video_model import VideoModel
+from ghvae_foresight import module_command
 
 _TIMEOUT_S = 600  # for the largest file from a slow disk; ours
 _LARGEST_BYTES = 16 * 2**30  # of a file; a model of the paper's size with its optimizer has 7 GB; ours
@@ -92,7 +93,7 @@ def load_torch_file(path: Path, model: VideoModel) -> TransferReport:
 
 def _convert_in_process(path: Path, out: Path) -> None:
     """Read the file in another process, which writes its tensors as safetensors."""
-    command = [sys.executable, "-m", "ghvae_core.models.torch_import", str(path.absolute()), str(out)]
+    command = [*module_command("ghvae_core.models.torch_import"), str(path.absolute()), str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and arguments

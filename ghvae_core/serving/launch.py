@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from configs.interruption import wait
 from configs.progress import announce
 from ghvae_core.goal_cost import CostNetworks
 from ghvae_core.predictor import MismatchError, PredictorError
+from ghvae_foresight import module_command
 
 _READY_TIMEOUT_S = 120.0  # imports torch and loads a large checkpoint from a cold disk; ours
 _STOP_TIMEOUT_S = 10.0  # then it is killed; longer than `ServingConfig.drain_s`; ours
@@ -53,7 +53,7 @@ def private_server(
     """
     with tempfile.TemporaryDirectory(prefix="ghvae_") as folder:  # mode 0700
         log = Path(folder) / "server.log"
-        command = [sys.executable, "-m", "ghvae_core.run_server", "--with-parent"]
+        command = [*module_command("ghvae_core.run_server"), "--with-parent"]
         command += ["--checkpoint", str(checkpoint), "--address", f"ipc://{folder}/socket", "--device", device]
         command += ["--threads", str(threads)] if threads else []
         for name, value in (networks or CostNetworks()).model_dump(exclude_defaults=True).items():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from configs.loader import FOLDER, Config, ConfigError, load, migrate
+from robot_bridge import factory
 from robot_bridge.factory import RobotConfig
 from robot_bridge.franka.config import FrankaRosConfig
 from tests.patience import patience
@@ -41,7 +43,7 @@ def test_modules_import_neither_simulator_nor_ros_nor_torch(module: str) -> None
     ("missing", "robot", "install"),
     [
         ("mujoco", "simulation", "pip install 'ghvae-foresight[simulation]'"),
-        ("rospy", "franka_ros", "./bootstrap.sh ros"),
+        ("rospy", "franka_ros", "ros"),
     ],
 )
 def test_missing_library_is_named_with_its_installation(missing: str, robot: str, install: str, tmp_path: Path) -> None:
@@ -126,3 +128,26 @@ def test_stored_configuration_migrates() -> None:
     assert migrate(_Sections, simulated) == {
         "robot": {"kind": "simulation", "split": "test", "fault_injection": {"log": ""}}
     }
+
+
+def test_ros_is_installed_by_the_set_up_of_a_checkout_or_by_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def message() -> str:
+        with pytest.raises(factory.MissingLibraryError) as caught, factory._installed("franka_ros"):
+            raise ModuleNotFoundError("No module named 'rospy'")
+        return str(caught.value)
+
+    monkeypatch.setattr(factory, "_SET_UP", tmp_path / "bootstrap.sh")
+    of_wheel = message()
+    assert "bootstrap" not in of_wheel and "\n" not in of_wheel
+    assert "; run: sudo apt-get install python3-rospy " in of_wheel
+    assert of_wheel.endswith(f"> {sysconfig.get_path('purelib')}/ros.pth")
+    (tmp_path / "bootstrap.sh").touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    assert message().endswith(f"; run: {tmp_path}/bootstrap.sh ros")
+
+
+def test_the_packages_of_ros_are_those_of_the_set_up() -> None:
+    text = (Path(__file__).resolve().parents[2] / "bootstrap.sh").read_text(encoding="utf-8")
+    assert text.partition("ros_packages=(")[2].partition(")")[0].split() == list(factory.ROS_PACKAGES)

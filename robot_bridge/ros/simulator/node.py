@@ -18,6 +18,7 @@ import rospy
 import typer
 from std_msgs.msg import Float64
 
+import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
 from configs.command import ReportedError, run
 from configs.loader import Config, load
 from robot_bridge.franka.config import RosImageConfig
