@@ -36,10 +36,10 @@ need() {
         return 1
     fi
     say "$why; installing $*"
-    as_root apt-get update -q >"$apt_log" 2>&1 9>&- || true # one unreachable source need not matter
+    as_root apt-get update -q >"$log" 2>&1 9>&- || true # one unreachable source need not matter
     if ! as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -q -y --no-install-recommends "$@" >>"$apt_log" 2>&1 9>&-; then
-        tail -n 3 "$apt_log" >&2
+        apt-get install -q -y --no-install-recommends "$@" >>"$log" 2>&1 9>&-; then
+        tail -n 3 "$log" >&2
         say "apt could not install them; as root: apt-get install $*"
         return 1
     fi
@@ -118,7 +118,10 @@ make_environment() {
     mkdir -p .venv
     touch .venv/incomplete
     find .venv/ -mindepth 1 ! -path .venv/incomplete -delete
-    "$python" -m venv .venv || fail "$python could not create .venv (see above)"
+    if ! "$python" -m venv .venv 2>"$log"; then # Ctrl-C would print a traceback
+        cat "$log" >&2
+        fail "$python could not create .venv (see above)"
+    fi
     echo "$here" >.venv/made-in
     rm .venv/incomplete
 }
@@ -221,9 +224,9 @@ PYTHON
     rm .venv/pip.log # tens of megabytes
 }
 
-# announce: what is fetched into a new environment and how long it takes.
+# announce: what is fetched and how long it takes, before the packages are first installed.
 announce() {
-    say "creating .venv and installing the packages pinned in constraints.txt"
+    say "installing the packages pinned in constraints.txt into .venv"
     say "to fetch: about 400 MB, and torch: 200 MB without CUDA, 2 to 3 GB with; this takes 2 to 10 minutes"
     if [ -z "$index" ] && [ "$(uname -m)" = x86_64 ] && [ ! -e /dev/nvidiactl ] && [ ! -e /dev/dxg ]; then
         say "no NVIDIA GPU found; for a torch without CUDA:" \
@@ -249,6 +252,8 @@ set_up() {
         choose_python
         announce
         make_environment
+    elif ! compgen -G '.venv/ready-*' >/dev/null; then
+        announce
     else
         say "bringing the packages in .venv to the versions of constraints.txt"
     fi
@@ -281,7 +286,7 @@ set_up_ros() {
     local began=$SECONDS size
     if link_ros; then return; fi
     need "ROS is missing" "${ros_packages[@]}" || return 1
-    size=$(grep -oE '[0-9]+ newly installed|Need to get [0-9.,]+ .B|After this operation, [0-9.,]+ .B' "$apt_log" |
+    size=$(grep -oE '[0-9]+ newly installed|Need to get [0-9.,]+ .B|After this operation, [0-9.,]+ .B' "$log" |
         paste -sd ';' || true)
     say "ROS was installed in $((SECONDS - began)) s ($size)"
     link_ros
@@ -294,8 +299,8 @@ if ! flock -n 9; then
     say "another set-up is running in this checkout; waiting for it"
     flock 9
 fi
-apt_log=$(mktemp -t ghvae-set-up.XXXXXX)
-trap 'rm -f "$apt_log"' EXIT
+log=$(mktemp -t ghvae-set-up.XXXXXX)
+trap 'rm -f "$log"' EXIT
 trap 'echo >&2; echo "set-up: interrupted; run the same command again to continue" >&2; exit 130' INT
 
 case $extra in
