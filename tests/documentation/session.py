@@ -231,3 +231,9 @@ def _create_environment(folder: Path) -> None:
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     site = folder / ".venv" / "lib" / python / "site-packages"
     (site / "packages.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    for script in Path(sysconfig.get_path("scripts")).iterdir():  # of the packages, such as tensorboard
+        copy = folder / ".venv" / "bin" / script.name
+        first, _, rest = script.read_bytes().partition(b"\n") if script.is_file() else (b"", b"", b"")
+        if first.startswith(b"#!") and b"python" in first and not copy.exists() and not script.name.startswith("run_"):
+            copy.write_bytes(f"#!{copy.with_name('python')}\n".encode() + rest)
+            copy.chmod(0o755)
