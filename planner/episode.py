@@ -25,6 +25,7 @@ from planner.proposals import Proposals
 from planner.questions import ask_is_done, check_terminal
 from planner.record import EpisodeDescription, EpisodeHistory
 from planner.solver import Solver
+from planner.start_scene import StartScene, start_scene
 from planner.task import TaskController
 from planner.verdict import JudgeError
 from robot_bridge.camera import model_image
@@ -100,6 +101,7 @@ def run_episode(request: EpisodeRequest, overrides: Sequence[str]) -> None:
         observation = robot.reset(scene_rng)
         task.begin(observation, goal.image(robot, observation), plan_rng)
         task.history.outcome = _outcome(request, robot)  # known even if the first plan fails
+        task.history.scene = _start_scene(task.history, config, robot)
         folder.create(config, may_exist=request.out is not None)
         names = (request.task_name, request.robot)
         description = EpisodeDescription.of(*names, predictor.spec, request.seed, tuple(goal.warnings))
@@ -164,6 +166,13 @@ def _simulated(robot: Robot) -> SimulatedFranka:
 
     assert isinstance(robot, SimulatedFranka)  # noqa: S101 - called with `--robot simulation` only
     return robot
+
+
+def _start_scene(history: EpisodeHistory, config: TaskRunConfig, robot: Robot) -> StartScene:
+    """Return the objects at the start, for the report; which one is the tool, only the simulation knows."""
+    configs = (config.policy.object_detection, config.difference)
+    tool_m = _simulated(robot).tool_m() if config.robot.kind == "simulation" else None
+    return start_scene(history.start.observation, history.goal, robot.spec, configs, tool_m)
 
 
 def _outcome(request: EpisodeRequest, robot: Robot) -> TaskSuccess | None:

@@ -20,6 +20,7 @@ from robot_bridge.simulation.scene import Scene
 if TYPE_CHECKING:
     from ghvae_core.goal_cost import GoalCostEvaluator
 
+_MOST_VIDEOS = 8  # of one request: each takes another rollout; ours
 _UNLIMITED = 100_000  # candidates and actions of one request, without a limit of its own
 
 
@@ -68,7 +69,10 @@ class OraclePredictor:
     def predict(
         self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
     ) -> Prediction:
-        """Execute every candidate on a twin and return the goal costs of its images; see `Predictor.predict`."""
+        """Execute every candidate on a twin and return the goal costs of its images; see `Predictor.predict`.
+
+        At most 8 videos are returned.
+        """
         PredictionRequest(context, candidates, goal, n_videos, self._cost).check(self._spec)
         started_s = time.monotonic()
         snapshot = self._robot.snapshot()
@@ -76,7 +80,7 @@ class OraclePredictor:
         ends = self._rollouts(snapshot, candidates, self._cost.final_frames)
         costs = np.array([self._cost_of(end, goal) for end in ends], np.float32)
         rolled_out_s = time.monotonic()
-        best = np.argsort(costs, kind="stable")[:n_videos]
+        best = np.argsort(costs, kind="stable")[: min(n_videos, _MOST_VIDEOS)]
         best = best[np.isfinite(costs[best])]
         horizon = candidates.shape[1]
         videos = [video for video in self._rollouts(snapshot, candidates[best], horizon) if video is not None]

@@ -10,24 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs.command import ReportedError
-from data_collection.policies.primitives import CARRY_TO, PUSH_TO, USE_ON
-from data_collection.policies.random_policy import CARRY, GRASP, NOISE, PLAY, PUSH
+from data_collection.policies.families import MEANINGS
 from ghvae_core.predictor import Context
 from robot_bridge.robot import Observation
 
 HOLD, PREVIOUS = "hold", "previous"  # candidate families that the planner adds to those of the policy
-
 FAMILY_MEANINGS: Mapping[str, str] = {  # candidate family: what its candidates do
     HOLD: "hold still",
     PREVIOUS: "go on with the previous plan",
-    USE_ON: "grasp an object and move others with it",
-    CARRY_TO: "carry an object to its place in the goal",
-    PUSH_TO: "push an object to its place in the goal",
-    NOISE: "move at random",
-    GRASP: "grasp an object and lift it",
-    PUSH: "push an object somewhere",
-    CARRY: "carry an object somewhere",
-    PLAY: "grasp an object and move others with it, somewhere",
+    **MEANINGS,
 }
 
 
@@ -61,7 +52,7 @@ class Plan:
     index: int  # of the chosen candidate
     families: list[str]  # (N,) source of each candidate
     costs: NDArray[np.float32]  # (N,) from the predictor; may hold NaN and infinity
-    best: list[int]  # the candidates of `videos`, best first, all of finite cost
+    best: list[int]  # the candidates of `videos`: low costs, and videos that differ; best first, all of finite cost
     videos: NDArray[np.uint8]  # (k, horizon, 64, 64, 3) RGB, predicted
     timing_s: Mapping[str, float]  # "propose" and "predict"
     predictor_timing_s: Mapping[str, float]  # the stages within "predict", named by the predictor

@@ -18,6 +18,7 @@ from robot_bridge.camera import model_image
 from robot_bridge.robot import Observation, Step
 
 if TYPE_CHECKING:
+    from planner.start_scene import StartScene
     from robot_bridge.camera import Crop
     from robot_bridge.simulation.success import TaskSuccess
 
@@ -69,6 +70,7 @@ class EpisodeHistory:
     plans: list[PlanRecord] = field(default_factory=list)
     outcome: TaskSuccess | None = None  # latest result of the success test; None for a real robot
     judged: bool | None = None  # whether a person finds the task done; None: not asked, or no answer
+    scene: StartScene | None = None  # the objects at the start; None: not looked for
     ended: str = ""  # one of the ends above; empty while the episode runs
     error: str = ""  # message of the error that ended the episode; empty otherwise
     seconds: float = 0.0  # since the first plan began

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,39 +11,35 @@ from numpy.typing import NDArray
 
 from data_collection.atomic_io import write_file
 from data_collection.reports import chart, html
-from data_collection.reports.images import enlarge, filmstrip, gif_bytes, png_bytes
+from data_collection.reports.images import filmstrip, gif_bytes, jpeg_bytes, png_bytes, webp_bytes
 from planner.plan import HOLD
 from planner.record import EpisodeHistory, EpisodeResult
+from planner.report_images import large_view, small_views, start_with_objects, start_with_tool, whole_run
+from planner.report_plans import hold_cost, kinds_of_candidates, median_cost, plan_view
 from planner.verdict import verdict_block
 
 _FRAME_S = 0.25  # duration of one frame of a GIF
-_STRIP_FRAMES = 10  # frames in one row of the filmstrip
+_RUN_FRAME_S = 0.5  # of one frame of the animation of the whole run; ours
+_STRIP_FRAMES = 8  # frames in one row of the filmstrip
+_LEAST_S = 0.005  # a shorter stage would be shown as 0.00 s
 _TEMPLATE = "report.html.j2"
+_TASKS = {  # name of the task: title, and what is to be done (paper E.1)
+    "pick_wipe": ("Pick & wipe", "Grasp the tool, and wipe the objects off the plate with it"),
+    "pick_sweep": ("Pick & sweep", "Grasp the tool, and sweep the objects into the dustpan with it"),
+}
 
 
-class _Video(NamedTuple):
-    """One predicted video on the page."""
-
+class _Image(NamedTuple):
     source: str  # data URI
-    cost: str
-    family: str
-    chosen: bool
+    alt: str
+    title: str
+    note: str = ""
 
 
-@dataclass(frozen=True)
-class _PlanView:
-    """One plan on the page."""
-
-    step: int
-    family: str
-    is_early: bool
-    families: str  # number of candidates of each family
-    cost: str
-    seconds: str
-    non_finite: int
-    videos: list[_Video]
-    strip: str  # data URI; empty where no action of the plan was executed
-    prediction_error: str  # RMS of 255; empty where no action of the plan was executed
+class _Chart(NamedTuple):
+    title: str
+    svg: str
+    note: str
 
 
 def write_report(folder: Path, history: EpisodeHistory, result: EpisodeResult, config_yaml: str) -> None:
@@ -63,23 +57,44 @@ def write_report(folder: Path, history: EpisodeHistory, result: EpisodeResult, c
     write_file(folder / "report.html", _page(history, result, config_yaml))
 
 
+def task_words(task: str) -> tuple[str, str]:
+    """Return the title of a task, and one sentence on it without its full stop."""
+    return _TASKS.get(task, (task, "Make the scene look like the goal image"))
+
+
 def _page(history: EpisodeHistory, result: EpisodeResult, config_yaml: str) -> str:
+    title, sentence = task_words(result.task)
+    objects = start_with_objects(history)
     view = {
         "result": result,
+        "title": title,
+        "sentence": sentence,
         "verdict": verdict_block(result),
         "findings": _findings(history, result),
-        "goal": _png(history.goal),
-        "start": _png(history.frames[0]),
-        "end": _png(history.frames[-1]),
-        "observed": _gif(np.stack(history.frames)),
-        "strip": _observed_strip(history.frames),
-        "distance_chart": chart.lines(_distance_lines(history), "actions executed"),
-        "cost_chart": chart.lines(_cost_lines(history), "actions executed before the plan"),
-        "latency_chart": chart.bars(_latency_bars(history), "s"),
-        "plans": [_plan_view(history, index) for index in range(len(history.plans))],
+        "views": _views(history),
+        "knows_tool": history.scene is not None and history.scene.tool_pixel is not None,
+        "run": html.data_uri("webp", webp_bytes(whole_run(history), _RUN_FRAME_S)),
+        "goal": _large(history, history.goal),
+        "goal_small": html.data_uri("png", png_bytes(small_views(history, history.goal[None])[0])),
+        "objects": "" if objects is None else html.data_uri("jpeg", jpeg_bytes(objects)),
+        "kinds": kinds_of_candidates(history),
+        "plans": [plan_view(history, index) for index in range(len(history.plans))],
+        "charts": _charts(history),
+        "strip": _observed_strip(history),
         "config_yaml": config_yaml,
     }
     return html.render("planner", _TEMPLATE, view)
+
+
+def _views(history: EpisodeHistory) -> list[_Image]:
+    """Return start, end and goal as large images."""
+    marked, first, last = start_with_tool(history), *(history.observed[i].observation.image for i in (0, -1))
+    start = _large(history, first) if marked is None else html.data_uri("jpeg", jpeg_bytes(marked))
+    return [
+        _Image(start, f"the scene at the start{'' if marked is None else ', with the tool outlined'}", "Start"),
+        _Image(_large(history, last), "the scene after the last action", "End", f"after {len(history.steps)} actions"),
+        _Image(_large(history, history.goal), "the goal image", "Goal", "in the resolution of the model"),
+    ]
 
 
 def _findings(history: EpisodeHistory, result: EpisodeResult) -> list[str]:
@@ -92,10 +107,6 @@ def _findings(history: EpisodeHistory, result: EpisodeResult) -> list[str]:
         away_cm = 100 * (result.away_m or 0)
         missed = f"The objects are not in place; the largest distance of an object is {away_cm:.1f} cm."
         findings.append("The objects are in place." if result.goal else missed)
-    findings.append(
-        f"The image differed from the goal by {result.distance_start:.1f} of 255 at the start "
-        f"and by {result.distance_end:.1f} at the end; at best by {min(history.goal_distances):.1f}."
-    )
     held = sum(record.plan.family == HOLD for record in history.plans)
     if held:
         findings.append(f"In {held} of {result.plans} plans, holding still had the least cost.")
@@ -109,6 +120,29 @@ def _findings(history: EpisodeHistory, result: EpisodeResult) -> list[str]:
     return findings
 
 
+def _charts(history: EpisodeHistory) -> list[_Chart]:
+    return [
+        _Chart(
+            "Cost of the plans",
+            chart.lines(_cost_lines(history), "actions executed before the plan", "predicted cost"),
+            "How much the end of a predicted video differs from the goal image: of the candidate that was executed, of"
+            " the median candidate, and of holding still. The wider the gap, the clearer the choice.",
+        ),
+        _Chart(
+            "Distance of the images",
+            chart.lines(_distance_lines(history), "actions executed", "RMS difference (of 255)"),
+            "Root mean square difference of all pixels. The distance to the goal image counts the arm too, so it may"
+            " rise while the task succeeds: judge success by the objects. The distance to the predicted image shows"
+            " how far the prediction can be trusted.",
+        ),
+        _Chart(
+            "Time of each stage",
+            chart.bars(_latency_bars(history), "s"),
+            "For each plan: proposing and predicting the candidates, then executing the actions that follow it.",
+        ),
+    ]
+
+
 def _distance_lines(history: EpisodeHistory) -> Mapping[str, list[tuple[float, float]]]:
     observed = [(float(step), distance) for step, distance in enumerate(history.goal_distances)]
     errors = [(step + 1.0, error) for step, error in enumerate(history.prediction_errors())]
@@ -118,54 +152,29 @@ def _distance_lines(history: EpisodeHistory) -> Mapping[str, list[tuple[float, f
 def _cost_lines(history: EpisodeHistory) -> Mapping[str, list[tuple[float, float]]]:
     series: dict[str, list[tuple[float, float]]] = {"chosen": [], "median of all": [], "hold still": []}
     for record in history.plans:
-        costs = np.where(np.isfinite(record.plan.costs), record.plan.costs, np.nan)
         series["chosen"].append((record.step, record.plan.cost))
-        series["median of all"].append((record.step, float(np.nanmedian(costs))))
-        series["hold still"].append((record.step, float(costs[record.plan.families.index(HOLD)])))
+        series["median of all"].append((record.step, median_cost(record.plan)))
+        series["hold still"].append((record.step, hold_cost(record.plan)))
     return series
 
 
 def _latency_bars(history: EpisodeHistory) -> list[tuple[str, dict[str, float]]]:
+    """Return the time of each stage of each plan, without the stages that are too short to be shown."""
     rows = []
     for record, end in history.spans():
         execute_s = sum(step.execute_s for step in history.steps[record.step : end])
-        rows.append((f"step {record.step}", {**record.latency_s, "execute": execute_s}))
-    return rows
+        rows.append((f"after {record.step} actions", {**record.latency_s, "execute": execute_s}))
+    shown = {stage for _, stages in rows for stage, stage_s in stages.items() if stage_s >= _LEAST_S}
+    return [(label, {name: each for name, each in stages.items() if name in shown}) for label, stages in rows]
 
 
-def _plan_view(history: EpisodeHistory, index: int) -> _PlanView:
-    record = history.plans[index]
-    plan = record.plan
-    videos = [
-        _Video(_gif(video), f"{plan.costs[best]:.5f}", plan.families[best], best == plan.index)
-        for best, video in zip(plan.best, plan.videos, strict=True)
-    ]
-    observed, predicted = history.observed_after(index), plan.predicted_frames
-    n = min(len(observed), len(predicted))
-    errors = history.prediction_errors()[record.step : record.step + n]
-    return _PlanView(
-        step=record.step,
-        family=plan.family,
-        is_early=record.is_early,
-        families=", ".join(f"{count} {family}" for family, count in Counter(plan.families).most_common()),
-        cost=f"{plan.cost:.5f}",
-        seconds=f"{sum(plan.timing_s.values()):.2f}",
-        non_finite=plan.n_non_finite,
-        videos=videos,
-        strip=_png(filmstrip({"predicted": predicted[:n], "observed": observed[:n]})) if n else "",
-        prediction_error=f"{np.mean(errors):.1f}" if n else "",
-    )
-
-
-def _observed_strip(frames: list[NDArray[np.uint8]]) -> str:
+def _observed_strip(history: EpisodeHistory) -> str:
     """Return all observed frames as one image; a row's label is the number of actions before its first frame."""
+    frames = small_views(history, np.stack(history.frames))
     starts = range(0, len(frames), _STRIP_FRAMES)
-    return _png(filmstrip({f"{start:02d}": np.stack(frames[start : start + _STRIP_FRAMES]) for start in starts}))
+    strip = filmstrip({f"{start:02d}": frames[start : start + _STRIP_FRAMES] for start in starts})
+    return html.data_uri("jpeg", jpeg_bytes(strip))
 
 
-def _png(image: NDArray[np.uint8]) -> str:
-    return html.data_uri("png", png_bytes(enlarge(image[None])[0]))
-
-
-def _gif(frames: NDArray[np.uint8]) -> str:
-    return html.data_uri("gif", gif_bytes(frames, _FRAME_S))
+def _large(history: EpisodeHistory, image: NDArray[np.uint8]) -> str:
+    return html.data_uri("jpeg", jpeg_bytes(large_view(history, image)))

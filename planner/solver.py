@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +19,9 @@ from planner.options import SolverName
 from planner.plan import Plan, PlanError, PlanningState
 from planner.proposals import Proposals
 from planner.refinement import Refinement, RefinementConfig, ScoredCandidates
+
+_VIDEOS_PER_SHOWN = 8  # predicted videos among which those to show are chosen, for each of `n_videos`; ours
+_MAX_FRAMES = 320  # of all predicted videos of a request beyond `n_videos`: 4 MB; ours
 
 
 class SolverConfig(Config):
@@ -60,6 +63,12 @@ class SolverConfig(Config):
         """Return the largest number of candidates in one request."""
         largest = max(self.rounds())
         return largest if self.budget_s is None else min(largest, self.batch_size)
+
+    def videos_of(self, n_candidates: int) -> int:
+        """Return the number of predicted videos to ask for in a request: more than are shown, to choose among them."""
+        return min(
+            max(self.n_videos, min(_VIDEOS_PER_SHOWN * self.n_videos, _MAX_FRAMES // self.horizon)), n_candidates
+        )
 
 
 class Solver:
@@ -125,7 +134,7 @@ class Solver:
         """Predict candidates and add them with their costs to the search."""
         if not candidates.families:
             return
-        n_videos = min(self.config.n_videos, len(candidates.families))
+        n_videos = self.config.videos_of(len(candidates.families))
         started_s = time.monotonic()
         try:
             prediction = predictor.predict(state.context, candidates.actions, state.goal, n_videos)
@@ -185,14 +194,15 @@ class _Search:
         return ScoredCandidates(Sequences(np.concatenate(self._actions), self._families), np.concatenate(self._costs))
 
     def plan(self, n_videos: int) -> Plan:
-        """Return the candidate of least cost, and the videos of the best few.
+        """Return the candidate of least cost, and its video with those of others that differ from it.
 
         Raises:
             PlanError: No candidate has a finite cost.
         """
         candidates, costs = self.scored()
         index = _argmin_finite(costs)
-        best = sorted(self._videos, key=lambda i: (float(costs[i]), i))[:n_videos]
+        ranked = sorted(self._videos, key=lambda i: (float(costs[i]), i))
+        best = sorted(self._varied(ranked, n_videos), key=ranked.index)
         return Plan(
             actions=candidates.actions[index],
             cost=float(costs[index]),
@@ -204,6 +214,26 @@ class _Search:
             timing_s=dict(self._timing_s),
             predictor_timing_s=dict(self._predictor_timing_s),
         )
+
+    def _varied(self, ranked: Sequence[int], n: int) -> list[int]:
+        """Return at most `n` candidates whose predicted videos differ: the best one, then other families first.
+
+        Args:
+            ranked: Candidates with videos, best first.
+            n: Most candidates to return.
+        """
+        chosen = list(ranked[:1])
+        while len(chosen) < min(n, len(ranked)):
+            left = [i for i in ranked if i not in chosen]
+            families = {self._families[i] for i in chosen}
+            best_of_others = {self._families[i]: i for i in reversed(left) if self._families[i] not in families}
+            chosen.append(max(best_of_others.values() or left, key=lambda i: self._least_difference(i, chosen)))
+        return chosen
+
+    def _least_difference(self, candidate: int, others: Sequence[int]) -> float:
+        """Return the least mean squared difference of a candidate's video to those of others."""
+        video = self._videos[candidate].astype(np.float32)
+        return min(float(np.mean((video - self._videos[other]) ** 2)) for other in others)
 
 
 def _argmin_finite(costs: NDArray[np.float32]) -> int:

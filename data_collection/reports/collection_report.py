@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_collection.episode import EpisodeError
+from data_collection.policies.families import MEANINGS
 from data_collection.policies.object_detection import MOVED_M
 from data_collection.reports import chart, contact_sheet, html
 from data_collection.reports.contact_sheet import QuarantineGroup
@@ -76,6 +77,7 @@ def collection_report(folder: Path, n_shown: int, seed: int) -> str:
         "failures": _failures(history, aside),
         "progress": _progress(rows),
         "objects": _objects(rows),
+        "families": _families(rows),
         "motion": _motion(steps),
         "steps": f"{len(steps.table)} steps of {steps.n_episodes} episodes",
         "is_part": steps.n_episodes + len(steps.unread) < len(rows),
@@ -141,13 +143,13 @@ def _progress(rows: Sequence[Row]) -> list[_Chart]:
     return [
         _Chart(
             f"Episodes per {name}",
-            chart.columns(counts, "local time"),
+            chart.columns(counts, "local time", "episodes"),
             f"{len(rows) / len(counts):.1f} on average, maximum {max(count for _, count in counts):.0f}.",
         ),
         _Chart(
-            "Episodes with object motion (%)",
-            chart.lines(shares, f"one point per {name}"),
-            "",
+            "Episodes with object motion",
+            chart.lines(shares, f"one point per {name}", "% of the episodes"),
+            f"An object moved: by {100 * MOVED_M:g} cm or more in the image. Lifted: held above the table.",
         ),
     ]
 
@@ -168,15 +170,31 @@ def _objects(rows: Sequence[Row]) -> list[_Chart]:
     ]
     counts = [(f"{n}", float(seen[n])) for n in range(max(seen) + 1)]
     return [
-        _Chart("Episodes by object motion", chart.bars(shares, "%"), ""),
+        _Chart(
+            "Episodes by object motion", chart.bars(shares, "%"), "Largest motion of an object, and objects lifted."
+        ),
         _Chart(
             "Largest object motion per episode",
-            chart.histogram({"objects": moved_cm}, chart.round_edges(moved_cm), "cm, measured in the image"),
+            chart.histogram(
+                {"objects": moved_cm}, chart.round_edges(moved_cm), "cm, measured in the image", "the episodes"
+            ),
             f"Median {np.median(moved_cm):.1f} cm.",
         ),
-        _Chart("Objects detected in the first frame", chart.columns(counts, "objects (columns: episodes)"), ""),
-        _Chart("Action sequences by family", chart.bars(sequences, "%"), f"{families.total()} sequences."),
+        _Chart(
+            "Objects detected in the first frame",
+            chart.columns(counts, "number of objects", "episodes"),
+            "By colour, within reach of the hand.",
+        ),
+        _Chart(
+            "Action sequences by family", chart.bars(sequences, "%"), f"{families.total()} sequences; see the legend."
+        ),
     ]
+
+
+def _families(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Return each family of action sequences that occurs, and what it does."""
+    names = sorted({name for row in rows for name in row.families.split(",") if name})
+    return [(name, MEANINGS.get(name, name)) for name in names]
 
 
 def _motion(steps: StepStatistics) -> list[_Chart]:
@@ -186,13 +204,15 @@ def _motion(steps: StepStatistics) -> list[_Chart]:
     length_cm = _length(moves_cm)
     off_mm = 1000 * _length(steps.measured_m - steps.moves_m)
     commanded_mm = 1000 * _length(steps.measured_m - steps.commanded_m)
-    axes = {name: moves_cm[:, i] for i, name in enumerate(("dx", "dy", "dz"))}
+    axes = {name: moves_cm[:, i] for i, name in enumerate(("dx", "dy", "dz"))}  # away from the base, to its left, up
     heights_cm = 100 * steps.hands_m[:, 2]
     return [
         _Chart(
             "Applied actions",
-            chart.histogram(axes, _around_zero(chart.round_edges(moves_cm)), "cm a step"),
-            "Deviation " + ", ".join(f"{name} {values.std():.1f} cm" for name, values in axes.items()) + ".",
+            chart.histogram(axes, _around_zero(chart.round_edges(moves_cm)), "cm a step", "the steps"),
+            "dx leads away from the base, dy to its left, dz up. Deviation "
+            + ", ".join(f"{name} {values.std():.1f} cm" for name, values in axes.items())
+            + ".",
         ),
         _long_tailed("Length of the applied step", {"steps": length_cm}, "cm"),
         _long_tailed(
@@ -201,12 +221,17 @@ def _motion(steps: StepStatistics) -> list[_Chart]:
         _long_tailed("Duration of a step", {"steps": lasted_s}, "s"),
         _Chart(
             "Gripper",
-            chart.histogram({"opening": steps.openings}, [i / 20 for i in range(21)], "opening after the step"),
+            chart.histogram(
+                {"opening": steps.openings},
+                [i / 20 for i in range(21)],
+                "opening after the step (1: open)",
+                "the steps",
+            ),
             f"Commanded closed in {_percent(steps.closes):.0f} % of the steps.",
         ),
         _Chart(
             "Height of the hand",
-            chart.histogram({"steps": heights_cm}, chart.round_edges(heights_cm), "cm above the base"),
+            chart.histogram({"steps": heights_cm}, chart.round_edges(heights_cm), "cm above the base", "the steps"),
             f"Median {np.median(heights_cm):.1f} cm.",
         ),
         _map(steps),
@@ -227,7 +252,9 @@ def _long_tailed(title: str, series: dict[str, NDArray[np.float32]], unit: str) 
         f"{name}: median {np.median(values):.3g} {unit}, maximum {values.max():.3g}" for name, values in series.items()
     ]
     return _Chart(
-        title, chart.histogram(series, edges, unit), f"{'; '.join(words)}; the last bar includes all larger values."
+        title,
+        chart.histogram(series, edges, unit, "the steps"),
+        f"{'; '.join(words)}; the last bar includes all larger values.",
     )
 
 

@@ -28,6 +28,6 @@ def render(package: str, template: str, view: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(view)
 
 
-def data_uri(kind: Literal["png", "gif", "jpeg"], image: bytes) -> str:
+def data_uri(kind: Literal["png", "gif", "jpeg", "webp"], image: bytes) -> str:
     """Return the bytes of an image file as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""Report of a series of trials: progress while it runs; tables, HTML page and JSON at the end."""
+"""Report of a series of trials: progress while it runs; tables, page and JSON at the end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 import rich.table
@@ -18,14 +16,11 @@ from rich.console import Console
 from configs.command import print_result
 from configs.progress import ProgressBar, duration, say_path
 from data_collection.atomic_io import write_file
-from data_collection.reports import html
 from data_collection.reports.images import enlarge, filmstrip, png_bytes
-from planner.record import BY_PERSON
+from planner.trials.page import achieved, trials_page
 from planner.trials.statistics import (
-    MEASURES,
     TrialGroup,
     as_json,
-    by_task,
     measures,
     notes,
     paired_table,
@@ -33,12 +28,10 @@ from planner.trials.statistics import (
 )
 from planner.trials.store import TrialsFolder
 from planner.trials.trial import Trial
-from planner.trials.variant import Variant, VariantName
+from planner.trials.variant import Variant
 
-_N_EXTREMES = 3  # best and worst trials shown of each group
 _N_FAILURES = 12  # rows of the image of failed trials
 _N_FRAMES = 8  # of a failed trial, from the first to the last
-_IMAGES = ("start", "goal", "end")
 
 
 class TrialsReport:
@@ -156,14 +149,7 @@ def _summary(trial: Trial) -> str:
         return f"{trial.status}: {trial.reason}"
     if trial.reason:
         return f"ended by a failure, which is counted: {trial.reason}"
-    return f"{_achieved(trial)[0]}, {trial.steps} actions"
-
-
-def _achieved(trial: Trial) -> list[str]:
-    """Return the measures that a counted trial achieved, in words, at least one."""
-    if trial.judged_by == BY_PERSON:
-        return ["done" if trial.success else "not done"]
-    return [label for name, label in MEASURES.items() if getattr(trial, name)] or ["nothing achieved"]
+    return f"{achieved(trial)[0]}, {trial.steps} actions"
 
 
 def one_line(groups: Sequence[TrialGroup]) -> str:
@@ -201,72 +187,3 @@ def _failure_row(run: Path) -> NDArray[np.uint8]:
         frames = [np.asarray(frame.convert("RGB"), np.uint8) for frame in ImageSequence.Iterator(file)]
     chosen = np.linspace(0, len(frames) - 1, _N_FRAMES).round().astype(int)
     return np.concatenate([goal, np.stack([frames[i] for i in chosen])])
-
-
-class _TrialView(NamedTuple):
-    """One trial on the page."""
-
-    label: str
-    summary: str
-    link: str
-    images: dict[str, str]  # caption to data URI, of the recorded ones
-
-
-class _Extremes(NamedTuple):
-    """The best or the worst trials of one group on the page."""
-
-    title: str
-    trials: list[_TrialView]
-
-
-def trials_page(
-    folder: Path, groups: Sequence[TrialGroup], variants: Mapping[VariantName, str], seeds: range, failed: bytes
-) -> str:
-    """Return the HTML page of all trials in a folder. It embeds its images and links to the reports of the runs.
-
-    Args:
-        folder: Folder of all trials.
-        groups: The trials.
-        variants: Description of each variant.
-        seeds: Seeds of all scenes.
-        failed: PNG of the failed trials; empty without one.
-    """
-    view = {
-        "tasks": list(by_task(groups)),
-        "variants": variants,
-        "seeds": f"{seeds.start} to {seeds.stop - 1}",
-        "rates": rates_table(groups),
-        "paired": paired_table(groups),
-        "notes": notes(groups, seeds),
-        "extremes": [extremes for group in groups for extremes in _extremes(folder, group)],
-        "failed": html.data_uri("png", failed) if failed else "",
-        "measures": measures(groups),
-        "trials": [(trial, _link(folder, trial)) for group in groups for trial in group.trials],
-    }
-    return html.render("planner", "trials/trials.html.j2", view)
-
-
-def _extremes(folder: Path, group: TrialGroup) -> list[_Extremes]:
-    ranked = group.ranked()
-    n_best = min(_N_EXTREMES, (len(ranked) + 1) // 2)
-    n_worst = min(_N_EXTREMES, len(ranked) - n_best)
-    name = f"{group.task}, {group.variant}"
-    parts = [("best", ranked[:n_best]), ("worst", ranked[::-1][:n_worst])]
-    return [_Extremes(f"{name}: {word}", [_trial_view(folder, t) for t in trials]) for word, trials in parts if trials]
-
-
-def _trial_view(folder: Path, trial: Trial) -> _TrialView:
-    away = "" if not trial.away_m else f"; largest distance of an object {100 * trial.away_m:.1f} cm"
-    files = {name: folder / trial.folder / f"{name}.png" for name in _IMAGES}
-    return _TrialView(
-        label=f"seed {trial.seed}",
-        summary=trial.reason or f"{'; '.join(_achieved(trial))} in {trial.steps} actions{away}",
-        link=_link(folder, trial),
-        images={name: html.data_uri("png", file.read_bytes()) for name, file in files.items() if file.exists()},
-    )
-
-
-def _link(folder: Path, trial: Trial) -> str:
-    """Return the address of a trial's report, relative to the folder of all trials; empty without a report."""
-    name = f"{trial.folder}/report.html"
-    return quote(name) if (folder / name).exists() else ""

@@ -103,15 +103,6 @@ class TrialGroup:
         """Return how many of the counted trials achieved a measure."""
         return SuccessRate(sum(bool(getattr(trial, measure)) for trial in self.counted), len(self.counted))
 
-    def ranked(self) -> list[Trial]:
-        """Return the counted trials, the best first."""
-        return sorted(self.counted, key=_rank)
-
-
-def _rank(trial: Trial) -> tuple[bool, bool, bool, bool, float, int]:
-    away_m = float("inf") if trial.away_m is None else trial.away_m
-    return not trial.success, not trial.goal, not trial.touched, not trial.picked, away_m, trial.steps
-
 
 def judged_by(groups: Sequence[TrialGroup]) -> str:
     """Return who judged the trials: "person" on a real robot, otherwise "simulation"."""
@@ -176,7 +167,7 @@ def _numbers(group: TrialGroup, by_person: bool) -> dict[str, Any]:
 
 def rates_table(groups: Sequence[TrialGroup]) -> Table:
     """Return one row per task, variant and measure, followed by the mean actions and planning time."""
-    table = [["task", "", "", "trials", "rate", "95 % interval"]]
+    table = [["task", "variant", "measure", "trials", "rate", "95 % interval"]]
     for group in groups:
         for measure, label in measures(groups).items():
             found = group.success_rate(measure)

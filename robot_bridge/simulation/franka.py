@@ -140,6 +140,11 @@ class SimulatedFranka:
         self._check_scene()
         return np.array(self._data.body(name).xpos)
 
+    def tool_m(self) -> NDArray[np.float64] | None:
+        """Return the present position (3,) of the tool, in metres in the base frame; None in a scene without a task."""
+        task = self._check_scene().task
+        return self.position(task.tool.name) if task else None
+
     def snapshot(self) -> Snapshot:
         """Return the exact state; simulating from it is bitwise reproducible."""
         scene = self._check_scene()

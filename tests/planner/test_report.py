@@ -1,5 +1,7 @@
 """The HTML report of an episode: self-contained, with its findings."""
 
+import base64
+import io
 import json
 import re
 from dataclasses import replace
@@ -8,10 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from configs.loader import FOLDER
 from ghvae_core.predictor import PredictorError
+from planner.plan import FAMILY_MEANINGS
 from planner.record import EpisodeDescription, EpisodeHistory, EpisodeResult, summarize
-from planner.report import write_report
+from planner.report import _TASKS, task_words, write_report
+from planner.report_images import start_with_objects, start_with_tool
+from planner.report_plans import hold_cost, kinds_of_candidates, median_cost
+from planner.start_scene import DetectedObject, StartScene
 from planner.task import TaskConfig, TaskController
 from robot_bridge.robot import RobotFault
 from robot_bridge.simulation.success import TaskSuccess
@@ -29,14 +37,17 @@ class _Page(HTMLParser):
         self.addresses: list[str] = []
         self.texts: list[str] = []
         self.images = 0
+        self.alts: list[str] = []  # of images and charts
         self._open: list[str] = []
         self.feed(html)
         assert not self._open, f"left open: {self._open}"
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.images += tag == "img"
+        if tag in {"img", "svg"}:
+            self.alts.append(dict(attrs).get("alt" if tag == "img" else "aria-label") or "")
         self.addresses += [value or "" for name, value in attrs if name in {"src", "href", "action", "data", "srcset"}]
-        if tag not in {"meta", "img", "link", "br"}:
+        if tag not in {"meta", "img", "link", "br", "path", "use"}:
             self._open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -61,6 +72,7 @@ def _run(n_steps: int = 5) -> EpisodeHistory:
 def _write(
     folder: Path, history: EpisodeHistory, config_yaml: str = "task:\n  n_steps: 5\n"
 ) -> tuple[_Page, EpisodeResult]:
+    folder.mkdir(exist_ok=True)
     result = summarize(DESCRIPTION, history, str(folder / "report.html"))
     write_report(folder, history, result, config_yaml)
     return _Page((folder / "report.html").read_text(encoding="utf-8")), result
@@ -84,15 +96,106 @@ def test_images_are_written_as_separate_files_too(tmp_path: Path) -> None:
         assert head == {".png": b"\x89PNG", ".gif": b"GIF8", ".html": b"<!DO"}[path.suffix]
 
 
+def _text(page: _Page) -> str:
+    return " ".join(" ".join(page.texts).split())
+
+
+def _webp(page: _Page) -> list[int]:
+    """Return the number of frames of each animation on a page, and check that it is large enough to be seen."""
+    counts = []
+    for address in page.addresses:
+        if address.startswith("data:image/webp"):
+            with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as file:
+                counts.append(getattr(file, "n_frames", 1))
+                assert file.size[1] >= (384 if not counts[:-1] else 96)
+    return counts
+
+
 def test_every_plan_shows_its_family_its_cost_and_its_videos(tmp_path: Path) -> None:
     history = _run()
     page, _ = _write(tmp_path, history)
-    text = " ".join(" ".join(page.texts).split())
+    text = _text(page)
     for record in history.plans:
-        assert f"Plan at step {record.step}" in text
-        assert f"chosen: {record.plan.family} · cost {record.plan.cost:.5f}" in text
+        meaning = FAMILY_MEANINGS[record.plan.family]
+        assert f"Plan after {record.step} actions: {meaning} ({record.plan.family})" in text
+        assert f"it has the lowest predicted cost: {record.plan.cost:.5f}" in text
+        assert f"{hold_cost(record.plan):.5f} for holding still" in text
+        assert f"{median_cost(record.plan):.5f} for the median" in text
     n_videos = sum(len(record.plan.best) for record in history.plans)
-    assert sum(address.startswith("data:image/gif") for address in page.addresses) == n_videos + 1
+    assert sum(address.startswith("data:image/webp") for address in page.addresses) == n_videos + 1
+    assert text.count("chosen ") >= len(history.plans)
+
+
+def test_the_page_says_what_the_task_is_and_shows_the_whole_run_before_any_chart(tmp_path: Path) -> None:
+    page, _ = _write(tmp_path, _run(5))
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Grasp the tool, and wipe the objects off the plate with it" in _text(page)
+    assert html.index("data:image/webp") < html.index("<svg") and html.index("verdict -->") < html.index("The task:")
+    assert _webp(page)[0] == 6  # the start, and one after each action
+    assert "The distance to the goal image counts the arm too, so it may rise" in _text(page)
+
+
+def test_a_task_without_a_sentence_is_described_by_its_goal() -> None:
+    assert task_words("open_drawer") == ("open_drawer", "Make the scene look like the goal image")
+    assert set(_TASKS) == {path.stem for path in (FOLDER / "tasks").glob("*.yaml")}
+
+
+def test_every_image_and_every_chart_has_a_text(tmp_path: Path) -> None:
+    history = _run()
+    history.scene = _scene(history)
+    page, _ = _write(tmp_path, history)
+    assert len(page.alts) > 15 and all(page.alts)
+
+
+def test_the_legend_has_every_family_that_occurs(tmp_path: Path) -> None:
+    history = _run()
+    page, _ = _write(tmp_path, history)
+    families = {family for record in history.plans for family in record.plan.families}
+    assert len(families) > 1 and families <= set(FAMILY_MEANINGS)
+    for family in families:
+        assert FAMILY_MEANINGS[family] in _text(page)
+    kinds = kinds_of_candidates(history)
+    assert {kind.family for kind in kinds} == families and sum(kind.n_chosen for kind in kinds) == len(history.plans)
+
+
+def test_a_stage_that_is_too_short_to_be_shown_is_left_out(tmp_path: Path) -> None:
+    history = _run()
+    long = {"observe": 0.0001, "propose": 0.3, "predict": 2.0}
+    history.plans[:] = [replace(record, latency_s=long) for record in history.plans]
+    page, _ = _write(tmp_path, history)
+    assert "observe" not in page.texts and {"propose", "predict"} < set(page.texts)
+    assert not any(re.search(r"\b0\.00+ s", text) for text in page.texts)
+
+
+def _scene(history: EpisodeHistory, tool_pixel: tuple[float, float] | None = (60.0, 100.0)) -> StartScene:
+    mask = np.zeros(history.start.observation.image.shape[:2], bool)
+    mask[90:110, 50:70] = True
+    moves = DetectedObject(mask, np.array([59.5, 99.5]), True, np.array([200.0, 150.0]))
+    hidden = DetectedObject(mask[::-1], np.array([59.5, 139.5]), True, None)
+    stays = DetectedObject(mask[:, ::-1], np.array([259.5, 99.5]), False, None)
+    return StartScene([moves, hidden, stays], None if tool_pixel is None else np.array(tool_pixel))
+
+
+def test_the_tool_is_marked_where_the_simulation_knows_it(tmp_path: Path) -> None:
+    history = _run()
+    for name, pixel in {"known": (60.0, 100.0), "not detected": (160.0, 30.0)}.items():
+        history.scene = _scene(history, pixel)
+        marked = start_with_tool(history)
+        assert marked is not None and (marked == (255, 170, 0)).all(axis=2).any(), name
+        page, _ = _write(tmp_path / name, history)
+        assert "The tool is outlined" in _text(page) and "with the tool outlined" in " ".join(page.alts)
+
+
+def test_without_knowledge_of_the_tool_only_the_detected_objects_are_marked(tmp_path: Path) -> None:
+    history = _run()
+    history.scene = _scene(history, None)
+    page, _ = _write(tmp_path, history)
+    assert "The tool is outlined" not in _text(page) and "What the planner detects" in _text(page)
+    drawn = start_with_objects(history)
+    assert drawn is not None and (drawn == (120, 200, 255)).all(axis=2).any()
+    history.scene = StartScene([], None)
+    page, _ = _write(tmp_path, history)
+    assert "What the planner detects" not in _text(page) and start_with_tool(history) is None
 
 
 def test_it_names_the_cause_of_a_failed_task(tmp_path: Path) -> None:
@@ -141,7 +244,7 @@ def test_an_episode_whose_first_action_failed_shows_its_plan(tmp_path: Path) -> 
         task.advance()
     page, result = _write(tmp_path, task.history)
     text = " ".join(page.texts)
-    assert "reflex. The arm was held." in text and "Plan at step 0" in text and "prediction error" not in text
+    assert "reflex. The arm was held." in text and "Plan after 0 actions" in text and "executed actions" not in text
     assert (result.steps, result.plans, result.prediction_error) == (0, 1, None)
 
 

@@ -49,6 +49,41 @@ def test_costs_that_are_not_finite_never_win(bad: float) -> None:
     assert all(np.isfinite(plan.costs[best]) for best in plan.best)
 
 
+class _Equal(StubPredictor):
+    """Predicts the same video for the best 8 candidates, and another for each of the others."""
+
+    def predict(
+        self, context: Context, candidates: NDArray[np.float32], goal: NDArray[np.uint8], n_videos: int
+    ) -> Prediction:
+        prediction = super().predict(context, candidates, goal, n_videos)
+        videos = (
+            prediction.videos * 0 + np.maximum(0, np.arange(n_videos, dtype=np.uint8) - 7)[:, None, None, None, None]
+        )
+        return replace(prediction, videos=videos)
+
+
+def test_the_videos_to_show_differ_and_begin_with_the_chosen_one() -> None:
+    plan = solver(n_candidates=40, n_videos=4).plan(planning_state(), _Equal(towards_goal), _rng(0))
+    assert plan.best[0] == plan.index and len(plan.videos) == len(plan.best) == 4
+    assert len({video.tobytes() for video in plan.videos}) == 4
+    assert list(plan.costs[plan.best]) == sorted(plan.costs[plan.best])
+
+
+def test_other_families_are_shown_before_more_of_the_same() -> None:
+    plan = solver(n_candidates=40, n_videos=4).plan(planning_state(), StubPredictor(towards_goal), _rng(0))
+    ranked = np.argsort(plan.costs, kind="stable")[:32]
+    families = {plan.families[i] for i in ranked}
+    assert len({plan.families[i] for i in plan.best}) == min(4, len(families))
+
+
+@pytest.mark.parametrize(
+    ("n_videos", "horizon", "n", "asked"), [(4, 10, 100, 32), (4, 10, 20, 20), (4, 100, 50, 4), (1, 10, 50, 8)]
+)
+def test_long_videos_are_few_in_one_message(n_videos: int, horizon: int, n: int, asked: int) -> None:
+    config = SolverConfig(n_videos=n_videos, horizon=horizon)
+    assert config.videos_of(n) == asked
+
+
 def test_videos_of_candidates_without_a_finite_cost_are_left_out() -> None:
     def costs(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
         values = np.full(len(candidates), np.nan, np.float32)

@@ -14,6 +14,7 @@ import pytest
 from data_collection.atomic_io import make_folder
 from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import write_episode
+from data_collection.policies.families import MEANINGS
 from data_collection.reports import chart
 from data_collection.reports import collection_report as module
 from data_collection.reports.collection_report import collection_report
@@ -63,6 +64,15 @@ def test_the_page_is_self_contained(tmp_path: Path) -> None:
     assert "nan" not in page.text and "None" not in page.text and page.charts == 13
 
 
+def test_the_legend_has_every_family_and_every_image_a_text(tmp_path: Path) -> None:
+    html = collection_report(make_collection(tmp_path, 3), 2, 0)
+    families = {name for row in index.read(tmp_path) for name in row.families.split(",") if name}
+    assert families and all(f"<td>{name}</td><td>{MEANINGS[name]}</td>" in html for name in families)
+    assert not re.search(r"<img(?![^>]*alt=\"[^\"]+\")", html) and not re.search(
+        r"<svg(?![^>]*aria-label=\"[^\"]+)", html
+    )
+
+
 def test_a_single_episode_has_a_page(tmp_path: Path) -> None:
     page = _page(make_collection(tmp_path, 1), 24)
     assert "Episodes 1 Hours recorded" in page.text and "1 random episodes" in page.text
@@ -75,7 +85,7 @@ def test_the_numbers_are_those_of_the_folder(tmp_path: Path) -> None:
     assert "Episodes 5 " in text and "Attempts 7 " in text and "Longest gap 90.0 s" in text
     assert "moved by 3 cm or more in 40 % of the episodes and was lifted in 40 %" in text
     assert "2 of 7 attempts failed" in text and "15 steps of 5 episodes" in text
-    assert "7 sequences." in text and "Episodes per minute" in text
+    assert "7 sequences; see the legend." in text and "Episodes per minute" in text
 
 
 def test_the_seed_determines_the_shown_episodes(tmp_path: Path) -> None:

@@ -8,8 +8,17 @@ import pytest
 
 from data_collection.reports import html as page
 
-_VIEW = {"tasks": ["<b>"], "seeds": "0 to 1", "variants": {}, "rates": [["a"]], "paired": [], "notes": ["x & y"]}
-_REST = {"extremes": [], "failed": "", "measures": {}, "trials": []}
+_VIEW = {
+    "tasks": ["<b>"],
+    "seeds": "0 to 1",
+    "variants": {},
+    "by_person": False,
+    "sentences": [],
+    "rates": [["a"]],
+    "paired": [],
+    "notes": ["x & y"],
+}
+_REST = {"shown": [], "failed": "", "measures": {}, "trials": []}
 
 
 def test_a_template_of_another_package_is_rendered_with_the_common_style() -> None:
@@ -21,7 +30,7 @@ def test_a_template_of_another_package_is_rendered_with_the_common_style() -> No
 
 
 def test_a_missing_value_is_an_error() -> None:
-    with pytest.raises(jinja2.UndefinedError, match="extremes"):
+    with pytest.raises(jinja2.UndefinedError, match="shown"):
         page.render("planner.trials", "trials.html.j2", {**_VIEW, "failed": "", "measures": {}, "trials": []})
 
 

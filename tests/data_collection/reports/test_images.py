@@ -7,7 +7,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 
-from data_collection.reports.images import enlarge, filmstrip, gif_bytes, jpeg_bytes, png_bytes, shrink, spread
+from data_collection.reports.images import (
+    enlarge,
+    filmstrip,
+    gif_bytes,
+    jpeg_bytes,
+    png_bytes,
+    resize,
+    shrink,
+    spread,
+    webp_bytes,
+)
 
 Video = NDArray[np.uint8]
 
@@ -125,3 +135,20 @@ def test_jpeg_is_close_to_the_image_and_smaller_than_png() -> None:
         assert np.abs(np.asarray(opened).astype(int) - image).mean() < 4
     noisy = np.clip(image + np.random.default_rng(0).normal(0, 4, image.shape), 0, 255).astype(np.uint8)
     assert len(jpeg_bytes(noisy)) < len(png_bytes(noisy)) / 3
+
+
+def test_webp_preserves_order_and_duration_and_is_small() -> None:
+    grey = np.array([10, 90, 170, 250], np.uint8)
+    frames = np.broadcast_to(grey[:, None, None, None], (4, 64, 96, 3)).copy()
+    with Image.open(io.BytesIO(webp_bytes(frames, frame_s=0.25))) as opened:
+        shown = [(np.asarray(frame.convert("RGB")), frame.info["duration"]) for frame in ImageSequence.Iterator(opened)]
+    assert [image.shape for image, _ in shown] == [(64, 96, 3)] * 4
+    np.testing.assert_allclose([image.mean() for image, _ in shown], grey, atol=4)
+    assert [duration for _, duration in shown] == [250, 250, 250, 750]
+    smooth = np.repeat(shown[1][0][None], 10, axis=0)
+    assert len(webp_bytes(smooth, 0.1)) < len(gif_bytes(smooth, 0.1))
+
+
+def test_frames_are_resized_to_any_proportions() -> None:
+    assert resize(video(2), 96, 32).shape == (2, 32, 96, 3)
+    assert (resize(np.full((1, 64, 64, 3), 7, np.uint8), 9, 9) == 7).all()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
-from planner.trials.report import trials_page
+from data_collection.reports.images import png_bytes
+from planner.trials.page import trials_page
 from planner.trials.statistics import (
     MEASURES,
     PairedOutcomes,
@@ -129,13 +136,6 @@ def test_the_tables_show_the_same_numbers() -> None:
     assert len(paired_table([A])) == 1
 
 
-def test_trials_are_ranked_best_first() -> None:
-    far, near = trial(5, **NOTHING, away_m=0.2), trial(6, **NOTHING, away_m=0.05)
-    lifted, slow, fast = trial(7, **{**NOTHING, "picked": True}), trial(8, **ALL), trial(9, **ALL, steps=12)
-    group = TrialGroup("pick_wipe", "A", 9, [far, near, lifted, slow, fast, trial(4, **BY_HAND)])
-    assert [each.seed for each in group.ranked()] == [9, 8, 4, 7, 6, 5]
-
-
 def test_excluded_aborted_and_failed_trials_are_named() -> None:
     text = "\n".join(notes([A, B], range(0, 5)))
     for words in ("seed 3 excluded", "no goal", "B, seed 2 aborted", "seed 2 ended by a failure, which is counted"):
@@ -144,20 +144,47 @@ def test_excluded_aborted_and_failed_trials_are_named() -> None:
     assert "tuning" not in "\n".join(notes([A, B], range(1000, 1005)))
 
 
-def test_the_page_shows_the_extremes_with_images_and_links(tmp_path: Path) -> None:
-    for group in (A, B):
-        for each in group.trials:
-            folder = tmp_path / each.folder
-            folder.mkdir(parents=True)
-            (folder / "report.html").touch()
-            for name in ("start", "goal", "end"):
-                (folder / f"{name}.png").write_bytes(b"png")
+def _recorded(folder: Path) -> None:
+    """Write the files of a run that the page of all trials shows."""
+    folder.mkdir(parents=True)
+    (folder / "report.html").touch()
+    for name, size in {"start": (240, 320, 3), "end": (240, 320, 3), "goal": (64, 64, 3)}.items():
+        (folder / f"{name}.png").write_bytes(png_bytes(np.full(size, 90, np.uint8)))
+
+
+def test_the_page_shows_all_trials_failures_first_with_images_and_links(tmp_path: Path) -> None:
+    trials = [*A.trials, *B.trials]
+    for each in trials:
+        _recorded(tmp_path / each.folder)
     (tmp_path / "pick_wipe/A/seed0002/report.html").unlink()  # as after a process that died
-    page = trials_page(tmp_path, [A, B], {"A": "oracle", "B": "server <model>"}, range(0, 5), b"strip")
-    assert page.count('alt="the goal"') == 6 and page.count("data:image/png;base64,") == 19
-    assert 'href="pick_wipe/A/seed0000/report.html"' in page and "seed0002/report.html" not in page.split("B/seed")[0]
-    assert "server &lt;model&gt;" in page and "no answer &lt;in time&gt;" in page and "A compared with B" in page
-    assert "pick_wipe, A: best" in page and "pick_wipe, B: worst" in page
-    assert len(_Page(page).addresses) == 19 + 5 + 7  # images, links above them and in the list
+    html = trials_page(tmp_path, [A, B], {"A": "oracle", "B": "server <model>"}, range(0, 5), b"strip")
+    page = _Page(html)
+    assert html.count("data:image/jpeg;base64,") == 3 * len(trials) and page.images == 3 * len(trials) + 1
+    assert all(page.alts) and {"the goal image", "the scene at the start", "the scene at the end"} < set(page.alts)
+    assert 'href="pick_wipe/A/seed0000/report.html"' in html and "A/seed0002/report.html" not in html
+    assert "server &lt;model&gt;" in html and "no answer &lt;in time&gt;" in html and "A compared with B" in html
+    badges = re.findall(r'class="badge \w+">([^<]*)<', html)
+    n_failed = sum(each.status == "counted" and not each.success for each in trials)
+    assert set(badges[:n_failed]) <= {"Not done", "Stopped by a failure"} and badges[-1] == "Success"
+    assert len(badges) == len(trials) and badges.count("Success") == sum(each.success for each in trials)
     alone = trials_page(tmp_path, [A], {"A": "oracle"}, range(0, 5), b"")
-    assert "A compared with B" not in alone and "Failed trials" not in alone and "Failed trials" in page
+    assert "A compared with B" not in alone and "Failed trials" not in alone and "Failed trials" in html
+
+
+def test_the_page_says_what_the_task_and_each_column_mean(tmp_path: Path) -> None:
+    html = trials_page(tmp_path, [A], {"A": "oracle"}, range(0, 5), b"")
+    text = " ".join(" ".join(_Page(html).texts).split())
+    assert "wipe the objects off the plate" in text and "A trial is one run of a task" in text
+    for column in ("variant", "measure", "rate", "95 % interval", "object distance (cm)", "ended"):
+        assert f">{column}</th>" in html
+    assert "<th></th>" not in html and ">  </th>" not in html
+
+
+def test_a_thumbnail_shows_what_the_model_sees(tmp_path: Path) -> None:
+    run = tmp_path / A.trials[0].folder
+    _recorded(run)
+    crop = {"top_px": 0, "left_px": 80, "height_px": 240, "width_px": 160}
+    (run / "config.yaml").write_text(yaml.safe_dump({"robot": {"camera": {"crop": crop}}}))
+    source = re.findall(r'src="data:image/jpeg;base64,([^"]*)"', trials_page(tmp_path, [A], {}, range(5), b""))
+    sizes = {Image.open(io.BytesIO(base64.b64decode(data))).size for data in source}
+    assert sizes == {(192, 288)}
