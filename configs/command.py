@@ -142,6 +142,21 @@ def print_result(result: Mapping[str, object]) -> None:
     print(json.dumps(finite), flush=True)
 
 
+def refuse_unused(options: Mapping[str, bool], reason: str) -> None:
+    """Refuse options that were given but have no effect.
+
+    Args:
+        options: Name of each option, and whether it was given.
+        reason: Such as "in simulation".
+
+    Raises:
+        ReportedError: The message names them.
+    """
+    given = [name for name, is_given in options.items() if is_given]
+    if given:
+        raise ReportedError(f"{', '.join(given)}: no effect {reason}; omit {'it' if len(given) == 1 else 'them'}")
+
+
 def renamed_option(former: str, present: str) -> Any:
     """Return a hidden option, for the annotation of a parameter, that is refused under its former name.
 

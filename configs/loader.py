@@ -156,8 +156,11 @@ def _find(file: Path) -> Path:
         if candidate.is_file():
             return candidate
     folder = (FOLDER / file).parent
-    known = sorted(str(path.relative_to(FOLDER)) for path in folder.glob("*.yaml")) if folder.is_dir() else []
-    raise ConfigError(f"{file}: no such configuration file{_nearest(str(file), known)}")
+    if file.is_absolute() or not folder.is_dir():
+        raise ConfigError(f"{file}: no such configuration file")
+    known = {path.stem: str(path.relative_to(FOLDER)) for path in sorted(folder.glob("*.yaml"))}
+    hint = _nearest(str(file), known.values())
+    raise ConfigError(f"{file}: no such configuration file{hint}; expected a YAML file, or one of {', '.join(known)}")
 
 
 def _read(file: Path, prefix: _Key, sources: dict[_Key, _Source]) -> Any:

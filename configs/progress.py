@@ -110,14 +110,16 @@ class ProgressBar:
 
 
 @contextmanager
-def announce(text: str, after_s: float = _ANNOUNCE_AFTER_S) -> Iterator[None]:
+def announce(text: str, after_s: float | None = None) -> Iterator[None]:
     """Print on stderr what the block does, once it has taken longer than `after_s`.
 
     Args:
         text: Such as "loading the model".
-        after_s: Time without a line; 0: print at once.
+        after_s: Time without a line; 0: print at once; None: a second on a terminal, ten elsewhere.
     """
     console = Console(stderr=True)
+    if after_s is None:
+        after_s = _ANNOUNCE_AFTER_S if console.is_terminal else _LINE_INTERVAL_S
     timer = threading.Timer(after_s, console.print, (f"{text} ...",), _AS_IT_IS)
     timer.daemon = True
     timer.start()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
-from configs.command import print_result, run
+from configs.command import print_result, refuse_unused, run
 from configs.progress import ProgressBar, announce, counted, duration
 from data_collection.atomic_io import write_file, write_new
 from data_collection.episode import EpisodeError
@@ -85,15 +85,15 @@ def show(
     target = out or Path(f"episode_{number}.png")
     if target.suffix not in {".png", ".gif"}:
         raise EpisodeError(f"--out: expected a name that ends in .png or .gif, got {target}")
-    if frames is not None and target.suffix == ".gif":
-        raise EpisodeError("--frames: has no effect on an animation, which shows all frames; omit it")
+    is_animation = target.suffix == ".gif"
+    refuse_unused({"--frames": frames is not None and is_animation}, "on an animation, which shows all frames")
     _check_free(target)
     names = [path for path in index.episodes(_folder(folder)) if path.name.endswith(f"_traj{number}.hdf5")]
     if not names:
         raise EpisodeError(f"{folder}: no episode has number {number}; see run_data list")
     episode = read_episode(names[0])
     with announce("drawing the episode"):
-        if target.suffix == ".gif":
+        if is_animation:
             image = contact_sheet.animation(episode)
         else:
             image = contact_sheet.contact_sheet(episode, frames or _N_FRAMES)
@@ -185,8 +185,7 @@ def export(
 
     Prints a JSON summary.
     """
-    if task is not None and to != "lerobot":
-        raise EpisodeError(f"--task: has no effect with --to {to}; omit it")
+    refuse_unused({"--task": task is not None and to != "lerobot"}, f"with --to {to}")
     from data_collection.storage import index  # noqa: PLC0415
 
     by_number = sorted(index.read(_folder(folder)), key=lambda row: row.number)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
-from configs.command import ReportedError, run
+from configs.command import ReportedError, refuse_unused, run
 from configs.interruption import interruption
 from configs.progress import announce
 
@@ -57,6 +57,8 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
     """
     if depth:
         raise ReportedError("--depth is now --modules")
+    refuse_unused({"--lpips-weights": lpips_weights is not None and not lpips}, "with --no-lpips")
+    refuse_unused({"--i3d-weights": i3d_weights is not None and not fvd}, "without --fvd")
     with announce("loading PyTorch"):
         from ghvae_core.evaluation import clips  # noqa: PLC0415 - torch would make --help slow
         from ghvae_core.evaluation.run import Inputs, run_inputs  # noqa: PLC0415

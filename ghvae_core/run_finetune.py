@@ -8,7 +8,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
-from configs.command import print_result, run
+from configs.command import print_result, refuse_unused, run
 from configs.progress import announce
 
 _PIPED_COLUMNS = 120  # width of tables where stderr is not a terminal
@@ -54,6 +54,8 @@ def finetune(  # noqa: PLR0917 - the parameters are the options of the command l
     """
     overrides = tuple(set_ or [])
     if describe:
+        unused = {"--data": bool(data), "--out": out is not None, "--init": init is not None, "--resume": resume}
+        refuse_unused(unused, "with --describe, which trains nothing")
         _describe(model, overrides, modules)
         return
     if not data or out is None:

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import ghvae_foresight  # refuses folders that hide our packages
-from configs.command import print_result, run
+from configs.command import print_result, refuse_unused, run
 from configs.interruption import interruption
 from configs.progress import announce
 from ghvae_core.predictor import MismatchError
@@ -28,6 +28,7 @@ from ghvae_core.serving.worker_pool import WorkerPool
 # GNU OpenMP: threads that wait for each other spin for a hundredth of the default, then sleep. With the default, two
 # threads on two cores take several times as long as soon as another process is busy: `tests.benchmarks.busy`.
 OPENMP_SPIN = ("GOMP_SPINCOUNT", "3000")
+ADDRESS = "tcp://127.0.0.1:5555"
 SHIPPED = Path(__file__).parent / "checkpoints" / "tiny"
 
 
@@ -59,7 +60,7 @@ _Check = Annotated[bool, typer.Option("--check", help="Load, warm up, measure on
 
 def serve(  # noqa: PLR0917 - the parameters are the options of the command line
     checkpoint: Annotated[Path, typer.Option(help="Folder of the model.")] = SHIPPED,
-    address: _Address = "tcp://127.0.0.1:5555",
+    address: _Address = ADDRESS,
     keys: _Keys = None,
     device: _Devices = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the model (default: all cores).")] = None,
@@ -90,6 +91,9 @@ def serve(  # noqa: PLR0917 - the parameters are the options of the command line
     config, devices = load_run_server(set_ or []), device or ["auto"]
     commands = [_worker_command(checkpoint, each, threads, set_ or []) for each in devices]
     if check:
+        unused = {"--address": address != ADDRESS, "--keys": keys is not None, "--health": health is not None}
+        unused |= {"--with-parent": with_parent, "a second --device": len(devices) > 1}
+        refuse_unused(unused, "with --check, which serves nothing")
         with announce("loading the model, warming up and measuring"):
             measured = _measure(checkpoint, devices[0], threads, config.predictor)
         print_result(measured)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from configs.command import refuse_unused
+
 PredictorName = Literal["server", "in_process", "oracle", "copy", "random"]
 MODEL_PREDICTORS = ("server", "in_process")  # the predictors that need a checkpoint
 SolverName = Literal["shooting", "cem", "icem", "mppi"]
@@ -31,6 +33,19 @@ class PredictorChoice:
     checkpoint: Path
     server: str | None = None  # address; None: a private server for "server"
 
+    def check(self) -> None:
+        """Refuse options of the command line that have no effect.
+
+        Raises:
+            ReportedError: The message names them.
+        """
+        refuse_unused({"--server": self.server is not None and self.name != "server"}, f"with --predictor {self.name}")
+        is_chosen = self.checkpoint != SHIPPED
+        refuse_unused(
+            {"--checkpoint": is_chosen and self.server is not None}, "with --server, which has loaded its own"
+        )
+        refuse_unused({"--checkpoint": is_chosen and self.name in {"copy", "random"}}, f"with --predictor {self.name}")
+
 
 def solver_override(solver: SolverName | None) -> tuple[str, ...]:
     """Return the configuration override that selects a solver; empty for None."""
@@ -39,7 +54,7 @@ def solver_override(solver: SolverName | None) -> tuple[str, ...]:
 
 def task_file(task: str) -> str:
     """Return the YAML file of a task, given by its name or its file, as `configs.loader.load` takes it."""
-    return task if task.endswith(".yaml") else f"tasks/{task}.yaml"
+    return task if task.endswith(".yaml") or "/" in task else f"tasks/{task}.yaml"
 
 
 def task_name(task: str) -> str:

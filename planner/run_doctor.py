@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
-from configs.command import run
+from configs.command import print_result, refuse_unused, run
+from configs.progress import announce, counted
 from planner.options import (
     DEFAULT_ROBOT,
     HELP_CHECKPOINT,
@@ -45,8 +45,10 @@ def run_doctor(  # noqa: PLR0917 - typer calls it by name
 
     Exit codes: 0 when all checks passed, 1 when a check failed, 2 when the input was refused.
     """
-    from planner.config import load_run  # noqa: PLC0415 - what --help need not load
-    from planner.doctor import CheckSelection, check_system  # noqa: PLC0415
+    refuse_unused({"--checkpoint": server is not None and checkpoint != SHIPPED}, "with --server")
+    with announce("loading libraries"):
+        from planner.config import load_run  # noqa: PLC0415 - what --help need not load
+        from planner.doctor import CheckSelection, check_system  # noqa: PLC0415
 
     config = load_run(task_file(task), set_ or (), robot)
     results: list[CheckResult] = []
@@ -56,9 +58,13 @@ def run_doctor(  # noqa: PLR0917 - typer calls it by name
             _show(result)
     n_failed = sum(not result.passed for result in results)
     if json_:
-        print(json.dumps({"is_ready": n_failed == 0, "checks": [asdict(result) for result in results]}))
+        print_result({"is_ready": n_failed == 0, "checks": [asdict(result) for result in results]})
     else:
-        print(f"{n_failed} of {len(results)} checks failed" if n_failed else f"all {len(results)} checks passed")
+        print(
+            f"{n_failed} of {counted(len(results), 'check')} failed"
+            if n_failed
+            else f"all {len(results)} checks passed"
+        )
     sys.exit(1 if n_failed else 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
-from configs.command import run
+from configs.command import print_result, refuse_unused, run
+from configs.progress import announce
 from planner.options import DEFAULT_ROBOT, HELP_ROBOT, HELP_SET, RobotChoice, task_file
 
 if TYPE_CHECKING:
@@ -22,17 +22,29 @@ if TYPE_CHECKING:
     from robot_bridge.factory import RealConfig
 
 
+_PATIENCE_S = 60.0  # to wait for a scene at rest; ours
+
+
 def run_goal(  # noqa: PLR0917 - typer calls it by name
     goal: Annotated[
         Path, typer.Argument(help="PNG to write, 64x64. A large preview is written next to it as GOAL.preview.png.")
     ],
     robot: Annotated[RobotChoice, typer.Option(help=HELP_ROBOT)] = DEFAULT_ROBOT,
-    task: Annotated[str, typer.Option(help="Simulation only: task that the scripted policy completes.")] = "pick_wipe",
-    seed: Annotated[int, typer.Option(min=0, help="Simulation only: seed of the scene, as run_task --seed.")] = 0,
-    start: Annotated[
-        Path | None, typer.Option(help="Image of the scene before the task; the goal must differ from it.")
+    task: Annotated[
+        str | None,
+        typer.Option(help="Simulation only: task that the scripted policy completes (default: pick_wipe)."),
     ] = None,
-    patience_s: Annotated[float, typer.Option(min=0.1, help="Maximum time to wait for a scene at rest.")] = 60.0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Simulation only: seed of the scene, as run_task --seed (default: 0).")
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Real robot only: image of the scene before the task; the goal must differ from it."),
+    ] = None,
+    patience_s: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Real robot only: maximum time to wait for a scene at rest (default: 60)."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help=HELP_SET)] = None,
 ) -> None:
@@ -42,11 +54,16 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
     Standard error shows why the command is still waiting. The arm does not move. In simulation, the scripted policy
     does the task in a copy of the scene, and its last camera image is the goal.
     """
-    from data_collection.atomic_io import write_file  # noqa: PLC0415 - what --help need not load
-    from data_collection.reports.images import png_bytes  # noqa: PLC0415
-    from planner.config import load_run  # noqa: PLC0415
-    from planner.goal import GoalError, preview  # noqa: PLC0415
-    from robot_bridge.camera import model_image  # noqa: PLC0415
+    if robot == "simulation":
+        refuse_unused({"--start": start is not None, "--patience-s": patience_s is not None}, "in simulation")
+    else:
+        refuse_unused({"--task": task is not None, "--seed": seed is not None}, f"with --robot {robot}")
+    with announce("loading libraries"):
+        from data_collection.atomic_io import write_file  # noqa: PLC0415 - what --help need not load
+        from data_collection.reports.images import png_bytes  # noqa: PLC0415
+        from planner.config import load_run  # noqa: PLC0415
+        from planner.goal import GoalError, preview  # noqa: PLC0415
+        from robot_bridge.camera import model_image  # noqa: PLC0415
 
     preview_file = goal.with_suffix(".preview.png")
     exists = goal.exists() or preview_file.exists()
@@ -54,12 +71,16 @@ def run_goal(  # noqa: PLR0917 - typer calls it by name
         raise GoalError(
             f"{goal}: expected a new PNG in an existing folder; choose another name, or replace it with --force"
         )
-    config = load_run(task_file(task), set_ or (), robot)
+    config = load_run(task_file(task or "pick_wipe"), set_ or (), robot)
     camera = config.robot.camera
-    image = _scripted(config, seed) if config.robot.kind == "simulation" else _live(config.robot, start, patience_s)
+    if config.robot.kind == "simulation":
+        with announce("doing the task in a copy of the scene"):
+            image = _scripted(config, seed or 0)
+    else:
+        image = _live(config.robot, start, patience_s or _PATIENCE_S)
     write_file(preview_file, preview(image, camera))
     write_file(goal, png_bytes(model_image(image, camera.crop)))
-    print(json.dumps({"goal": str(goal), "preview": str(preview_file)}))
+    print_result({"goal": str(goal), "preview": str(preview_file)})
 
 
 def _live(robot: RealConfig, start: Path | None, timeout_s: float) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ import typer
 import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
 from configs.command import DEFAULT, print_result, run
 from configs.interruption import interruption
+from configs.progress import announce
 from planner.options import (
     DEFAULT_ROBOT,
     HELP_CHECKPOINT,
@@ -72,10 +73,12 @@ def run_task(  # noqa: PLR0917 - typer calls it by name
     its pose in every case.
     """
     overrides = [*solver_override(solver), *(set_ or []), *([f"task.n_steps={steps}"] if steps else [])]
+    choice = PredictorChoice(predictor, checkpoint, server)
+    choice.check()
     with interruption():
-        from planner.episode import EpisodeRequest, run_episode  # noqa: PLC0415 - MuJoCo would make --help slow
+        with announce("loading libraries"):
+            from planner.episode import EpisodeRequest, run_episode  # noqa: PLC0415 - MuJoCo would make --help slow
 
-        choice = PredictorChoice(predictor, checkpoint, server)
         run_episode(EpisodeRequest(task, robot, choice, seed, goal, out, strict_goal, judge), overrides)
 
 

@@ -13,6 +13,7 @@ import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
 from configs.command import renamed_option, run
 from configs.interruption import interruption
 from configs.loader import ConfigError
+from configs.progress import announce
 from planner.options import (
     DEFAULT_ROBOT,
     HELP_CHECKPOINT,
@@ -84,11 +85,13 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     if resume and out is None:
         raise ConfigError("--resume: expected --out with the folder to resume")
     choice = PredictorChoice(predictor, checkpoint, server)
+    choice.check()
     a = Variant("A", choice, (*solver_override(solver), *(set_ or ())))
     variants = (a, a.changed(compare)) if compare else (a,)
     folder = out or Path("runs") / f"trials_{time.strftime('%Y%m%d_%H%M%S')}"
     with interruption():
-        from planner.trials.runner import TrialSeries, run_series  # noqa: PLC0415 - MuJoCo would make --help slow
+        with announce("loading libraries"):
+            from planner.trials.runner import TrialSeries, run_series  # noqa: PLC0415 - MuJoCo would make --help slow
 
         series = TrialSeries(tuple(tasks), variants, chosen, folder, resume, workers, json_, robot, goal, strict_goal)
         run_series(series)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from configs.command import refuse_unused
 from configs.loader import ConfigError
 from planner.options import MODEL_PREDICTORS, PredictorChoice, PredictorName
 
@@ -32,7 +33,7 @@ class Variant:
             texts: Each holds one or more changes, separated by spaces.
 
         Raises:
-            ConfigError: A change cannot be parsed.
+            ReportedError: A change cannot be parsed, or has no effect.
         """
         predictor, overrides = self.predictor, self.overrides
         for change in _split(texts):
@@ -45,6 +46,7 @@ class Variant:
                 predictor = replace(predictor, server=value)
             else:
                 overrides = (*overrides, change)
+        refuse_unused({"server=": bool(predictor.server) and predictor.name != "server"}, f"with {predictor.name}")
         return Variant("B", predictor, overrides)
 
     def __str__(self) -> str:

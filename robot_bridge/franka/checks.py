@@ -24,7 +24,7 @@ _CAMERA_HZ = 5.0  # ours: at lower rates every step waits for its image
 _HELP = {
     recovery.USER_STOPPED: "find out why the user stop was pressed, and release it",
     recovery.GUIDING: "release the arm, and leave the guiding mode",
-    recovery.REFLEX: "check what the arm touches; run_collection and run_task recover it when they start",
+    recovery.REFLEX: "check what the arm touches, then press and release the user stop; run_collection does without",
     recovery.RECOVERING: "wait until the arm has recovered",
 }
 

@@ -165,8 +165,10 @@ class ErrorRecovery:
         if mode in {IDLE, MOVING} and not errors and state in {RecoveryState.READY, RecoveryState.LAST}:
             return True
         if mode == GUIDING:
-            raise RobotFault("the arm is being guided by hand; release it, then call recover")
-        raise RobotFault(f"the arm stopped ({', '.join(errors) or f'mode {mode}'}); call recover")
+            raise RobotFault("the arm is being guided by hand; release it, and leave the guiding mode")
+        raise RobotFault(
+            f"the arm stopped ({', '.join(errors) or f'mode {mode}'}); run_doctor shows its state and what to do"
+        )
 
     def recover(self) -> None:
         """Recover the arm from a reflex, if the budget allows; park it after the last one. See `Robot.recover`.

@@ -91,7 +91,7 @@ class FaultInjectingFranka(SimulatedFranka):
 
     def _reflex(self) -> None:
         self._fault = "the arm stopped (an injected reflex)"
-        raise RobotFault(f"{self._fault}; call recover")
+        raise RobotFault(f"{self._fault}; see robot.fault_injection")
 
     def _log(self, fault: str) -> None:
         if self._rates.log:

@@ -237,7 +237,7 @@ class SimulatedFranka:
         else:
             self._attach(self._rested.scene, self._model)
             self.restore(self._rested)
-        raise RobotFault(f"{self._fault}; call recover")
+        raise RobotFault(f"{self._fault}; run the command again, with another --seed if this repeats")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -245,7 +245,7 @@ class SimulatedFranka:
 
     def _check_fault(self) -> None:
         if self._fault:
-            raise RobotFault(f"{self._fault}; call recover first")
+            raise RobotFault(f"{self._fault}, and was not recovered; open the robot again")
 
     def _check_scene(self) -> Scene:
         self._check_open()

@@ -11,6 +11,7 @@ import pytest
 
 from ghvae_core.models.temporal_distance import load
 from tests.ghvae_core.episodes import record
+from tests.messages import messages
 from tests.patience import patience
 
 COMMAND = [sys.executable, "-m", "ghvae_core.run_distance"]
@@ -52,7 +53,7 @@ def test_invalid_input_is_reported_in_one_line_and_nothing_is_written(
     data: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     done = _run("--data", str(data), "--out", str(tmp_path / "out"), *SMALL, *arguments)
-    assert done.returncode == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert done.returncode == 2 and message in done.stderr and len(messages(done.stderr)) == 1, done.stderr
     assert not (tmp_path / "out").exists()
 
 

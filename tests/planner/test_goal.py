@@ -18,6 +18,7 @@ from configs.loader import FOLDER
 from planner.goal import GoalCapture, GoalError, capture_goal, check_goal, image_distance, load_goal, preview
 from robot_bridge.camera import Crop, model_image
 from robot_bridge.robot import CameraFault
+from tests.messages import messages
 from tests.patience import patience
 from tests.planner.doubles import SPEC, camera_view
 
@@ -122,14 +123,14 @@ def test_the_simulated_goal_equals_that_of_run_task(tmp_path: Path) -> None:
     subprocess.run([*task, *small], cwd=ROOT, check=True, capture_output=True, timeout=patience(120))
     assert (load_goal(out / "goal.png", SPEC.camera) == load_goal(goal, SPEC.camera)).all()
     again = run_goal(str(goal), *simulated)
-    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert (again.returncode, len(messages(again.stderr))) == (2, 1)
     assert run_goal(str(goal), *simulated, "--force").returncode == 0
 
 
 @pytest.mark.parametrize("name", ["goal.jpg", "not/there/goal.png"])
 def test_an_invalid_file_name_is_refused(tmp_path: Path, name: str) -> None:
     done = run_goal(str(tmp_path / name), "--robot", "simulation")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert (done.returncode, len(messages(done.stderr))) == (2, 1)
     assert "expected a new PNG in an existing folder" in done.stderr
     assert not list(tmp_path.iterdir())
 

@@ -24,6 +24,7 @@ from planner.trials import runner as trials_module
 from planner.trials.runner import TrialSeries, run_series
 from planner.trials.trial import TrialJob, TrialOutcome
 from planner.trials.variant import Variant
+from tests.messages import messages
 from tests.patience import patience, relaxed
 from tests.planner.test_run_task import checkpoint  # noqa: F401 - a fixture
 
@@ -106,7 +107,7 @@ def test_resuming_repeats_only_unfinished_trials(done: tuple[Path, subprocess.Co
     kept, repeated = ((place / seed / "result.json").stat().st_mtime_ns for seed in ("seed0000", "seed0001"))
     options = ("--seeds", "0:2", "--compare", "planner.n_candidates=5", "--out", str(out))
     completed = _run(out, *options, "--resume", "--json")
-    assert completed.returncode == 0 and completed.stderr == ""
+    assert completed.returncode == 0 and not messages(completed.stderr)
     assert (place / "seed0000" / "result.json").stat().st_mtime_ns == kept
     assert (place / "seed0001" / "result.json").stat().st_mtime_ns > repeated
     before, after = _last_json(first.stdout)["pick_wipe"], _last_json(completed.stdout)["pick_wipe"]
@@ -152,7 +153,8 @@ def test_a_killed_worker_is_reported_and_ctrl_c_keeps_finished_trials(
     (worker,) = _workers(command.pid)
     os.kill(worker, signal.SIGKILL)
     assert command.stderr is not None
-    assert "seed 3: its process was ended by SIGKILL; it is repeated once" in command.stderr.readline()
+    line = next(line for line in command.stderr if messages(line))
+    assert "seed 3: its process was ended by SIGKILL; it is repeated once" in line
     _wait_for(began)
     (worker,) = _workers(command.pid)
     os.killpg(command.pid, signal.SIGINT)  # as a terminal sends it, to all

@@ -19,7 +19,7 @@ import typer
 from std_msgs.msg import Float64
 
 import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
-from configs.command import ReportedError, run
+from configs.command import ReportedError, refuse_unused, run
 from configs.loader import Config, load
 from robot_bridge.franka.config import RosImageConfig
 from robot_bridge.ros import names
@@ -60,6 +60,7 @@ def simulated_driver(  # noqa: PLR0917 - the parameters are the options of the c
         Literal["0.7", "0.9"], typer.Option(help="Release of franka_ros whose types are served.")
     ] = "0.7",
     goal: Annotated[Path | None, typer.Option(help="Write the goal image of a task scene to this PNG file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing --goal.")] = False,
     log: Annotated[
         Path | None, typer.Option(help="JSON lines file for events and the largest values of each second.")
     ] = None,
@@ -80,6 +81,7 @@ def simulated_driver(  # noqa: PLR0917 - the parameters are the options of the c
     The service `/simulated_driver/fault` injects faults by name and duration; the reply to an unknown name lists the
     known ones. SIGTERM or Ctrl-C ends the driver; the last line on standard output is a JSON summary.
     """
+    _check_goal(goal, scene, force)
     sections = load(
         _NodeSections,
         {"robot": "robots/simulation.yaml"},
@@ -100,9 +102,22 @@ def simulated_driver(  # noqa: PLR0917 - the parameters are the options of the c
     _serve(_Node(robot, settings, generation, DriverLog(log), rng))
 
 
+def _check_goal(path: Path | None, scene: str, force: bool) -> None:
+    if path is None:
+        refuse_unused({"--force": force}, "without --goal")
+        return
+    refuse_unused({"--goal": scene == "bin"}, "with --scene bin, which has no task")
+    if path.suffix != ".png" or (path.exists() and not force) or not path.parent.is_dir():
+        raise SimulatedDriverError(
+            f"--goal {path}: expected a new PNG in an existing folder; choose another name, or replace it with --force"
+        )
+
+
 def _write_goal(path: Path, robot: SimulatedFranka) -> None:
     image = cv2.cvtColor(make_goal(robot), cv2.COLOR_RGB2BGR)
-    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    part = path.with_name(f"{path.name}.part")
+    part.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    part.replace(path)
 
 
 class _Node:

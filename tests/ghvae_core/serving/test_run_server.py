@@ -17,7 +17,7 @@ import pytest
 from ghvae_core.run_server import OPENMP_SPIN, main
 from ghvae_core.serving.client import ServerClient
 from ghvae_core.serving.protocol import Welcome
-from tests.ghvae_core.serving.live import PATIENCE_S, hello, peer, running, status
+from tests.ghvae_core.serving.live import PATIENCE_S, hello, peer, status
 from tests.ghvae_core.serving.small_model import small_checkpoint, small_request
 from tests.patience import patience
 
@@ -145,9 +145,7 @@ def test_a_health_port_in_use_is_refused_before_a_worker_is_started(
 def test_check_times_a_chunk_without_binding_an_address(
     checkpoint: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with running() as other:
-        options = ("--checkpoint", checkpoint, "--address", other.address, "--check", "--set", "predictor.chunk=3")
-        assert command(*options) == 0
+    assert command("--checkpoint", checkpoint, "--check", "--set", "predictor.chunk=3") == 0
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert report["candidates"] == 3 and report["chunk_s"] > 0 and report["warm_up_s"] > 0
     assert report["rollouts_per_s"] == pytest.approx(3 / report["chunk_s"], rel=0.2)

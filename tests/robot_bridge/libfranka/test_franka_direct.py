@@ -52,7 +52,7 @@ def stop_by_reflex(rig: Rig, robot: Any) -> None:
 
 def test_reflex_stops_the_arm_until_recovery(rig: Rig, robot: Any) -> None:
     rig.fault("reflex")
-    with pytest.raises(RobotFault, match=r"the arm stopped \(cartesian_reflex\); call recover"):
+    with pytest.raises(RobotFault, match=r"the arm stopped \(cartesian_reflex\); run_doctor shows"):
         robot.step(act(0.02, 0, 0))
     robot.recover()
     robot.reset(np.random.default_rng(1))

@@ -62,7 +62,7 @@ def stop_by_reflex(rig: Rig, robot: Robot) -> None:
 
 def test_reflex_stops_the_arm_until_recovery(rig: Rig, robot: Robot) -> None:
     rig.fault("reflex")
-    with pytest.raises(RobotFault, match=r"the arm stopped \(cartesian_reflex\); call recover"):
+    with pytest.raises(RobotFault, match=r"the arm stopped \(cartesian_reflex\); run_doctor shows"):
         robot.step(act(0.02, 0, 0))
     n = len(rig.events("recovery"))
     robot.recover()

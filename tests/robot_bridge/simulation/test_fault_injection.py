@@ -64,7 +64,7 @@ def test_injected_reflex_can_be_recovered(tmp_path: Path) -> None:
     with pytest.raises(RobotFault, match="the arm stopped"):
         for _ in range(5):
             robot.step(UP)
-    with pytest.raises(RobotFault, match="call recover first"):
+    with pytest.raises(RobotFault, match="was not recovered"):
         robot.step(UP)
     robot.recover()
     robot.step(UP)
