@@ -28,6 +28,7 @@ SHELL, PYTHON = ("bash", "console"), "python"
 REASONS = (  # the only ones for which a block may be left out
     "needs a real arm",
     "needs several GPUs",
+    "needs RoboNet videos, which are not in this repository",
     "takes hours",
     "takes minutes, and CI runs it",
     "takes long on an idle machine; the tests run it at small size",
