@@ -41,7 +41,7 @@ QUICK_PAGES = [
     "docs/commands.md",
     "docs/collection.md",
     "docs/data_formats.md",
-    "docs/evaluation.md",
+    "docs/architecture.md",
     "docs/python_api.md",
 ]
 
