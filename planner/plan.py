@@ -63,6 +63,14 @@ class Plan:
         return self.families[self.index]
 
     @property
+    def gain(self) -> float:
+        """How much less it costs than holding still, relative to that; infinity where that has no finite cost."""
+        hold = float(self.costs[self.families.index(HOLD)]) if HOLD in self.families else float("nan")
+        if not np.isfinite(hold):
+            return float("inf")
+        return (hold - self.cost) / hold if hold > 0 else 0.0
+
+    @property
     def n_non_finite(self) -> int:
         """Number of candidates without a finite cost."""
         return int(np.count_nonzero(~np.isfinite(self.costs)))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from robot_bridge.simulation.success import TaskSuccess
 
 SUCCESS, GOAL_SEEN, STEPS_USED = "success", "goal seen", "steps used"  # regular ends of an episode
-SETTLED = "settled"  # another one: no candidate was better than holding still
+SETTLED = "settled"  # another one: acting was predicted to be hardly better than holding still
 FAILED, INTERRUPTED = "failed", "interrupted"  # ends by an error and by a signal
 BY_SIMULATION: Final = "simulation"  # who judged success; empty: nobody
 BY_PERSON: Final = "person"

@@ -16,12 +16,14 @@ from ghvae_core.predictor import Context, MismatchError, Predictor
 from planner.compatibility import check_compatibility
 from planner.goal import check_goal, image_distance
 from planner.plan import PlanningState
-from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, EpisodeHistory, PlanRecord
+from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, SETTLED, STEPS_USED, SUCCESS, EpisodeHistory, PlanRecord
 from planner.solver import Solver
 from robot_bridge.robot import OPEN, Observation, Robot
 
 if TYPE_CHECKING:
     from robot_bridge.simulation.success import TaskSuccess
+
+_MOVED_M = 0.01  # of an applied translation: the hand has moved; ours
 
 
 class TaskConfig(Config):
@@ -39,6 +41,10 @@ class TaskConfig(Config):
     max_error_ratio: float | None = Field(
         default=None, gt=0
     )  # prediction error over the model's validation error; above it, replan at once; None: off; ours
+    stop_after_holds: int = Field(
+        default=0, ge=0
+    )  # successive plans that gain little over holding still, after which it ends; 0: off; 2 on a real robot; ours
+    stop_gain: float = Field(default=0.2, ge=0, lt=1)  # largest relative gain of such a plan; ours, measured
     min_goal_distance: float = Field(default=2.0, ge=0, lt=255)  # RMS of 255; a smaller one is camera noise; ours
 
 
@@ -100,6 +106,8 @@ class TaskController:
     def advance(self) -> None:
         """Execute one action, after planning when a plan is due. Blocks until the arm rests.
 
+        After a plan that gains as little over holding still as those before it, the episode ends without an action.
+
         Raises:
             PredictorError: No usable prediction. The arm holds.
             PlanError: No usable candidate. The arm holds.
@@ -108,6 +116,9 @@ class TaskController:
         is_due = self._executed >= min(len(self._actions), self._solver.config.replan_every)
         if is_due or self._replan_now:
             self._plan(is_early=not is_due)
+            if self._is_settled():
+                self.history.ended = SETTLED
+                return
         action = self._actions[self._executed]
         started_s = time.monotonic()
         step = self._robot.step(action)
@@ -137,6 +148,14 @@ class TaskController:
         latency_s = {"observe": observe_s, **plan.timing_s}
         self.history.plans.append(PlanRecord(len(self.history.steps), plan, latency_s, is_early))
         self._actions, self._executed, self._replan_now = plan.actions, 0, False
+
+    def _is_settled(self) -> bool:
+        """Return whether the last plans gained little over holding still, all since the hand first moved."""
+        n, steps = self._config.stop_after_holds, self.history.steps
+        moved = (step for step, each in enumerate(steps, 1) if np.linalg.norm(each.applied[:3]) > _MOVED_M)
+        since = next(moved, len(steps) + 1)
+        plans = [each.plan for each in self.history.plans if each.step >= since][-n:] if n else []
+        return 0 < n == len(plans) and all(plan.gain <= self._config.stop_gain for plan in plans)
 
     def _exceeds_error(self) -> bool:
         """Return whether the last prediction error exceeds the validation error by more than the configured ratio."""

@@ -30,7 +30,7 @@ _BLOCK = re.compile(r"<!-- verdict -->.*?<!-- /verdict -->", re.DOTALL)
 _ENDS = {
     SUCCESS: "when the task was done",
     GOAL_SEEN: "when the camera image matched the goal",
-    SETTLED: "as no candidate was better than holding still",
+    SETTLED: "as acting was predicted to be hardly better than holding still",
     STEPS_USED: "the most that it may have",
     INTERRUPTED: "by Ctrl-C or a signal",
     FAILED: "by a failure",

@@ -7,11 +7,13 @@ import pytest
 from numpy.typing import NDArray
 
 from ghvae_core.predictor import Context, MismatchError, Prediction, PredictorError
+from planner.config import load_run
 from planner.goal import GoalError
 from planner.plan import PREVIOUS, PlanError
-from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, STEPS_USED, SUCCESS, PlanRecord
+from planner.record import FAILED, GOAL_SEEN, INTERRUPTED, SETTLED, STEPS_USED, SUCCESS, PlanRecord
 from planner.task import TaskConfig, TaskController
 from robot_bridge.camera import model_image
+from robot_bridge.factory import RobotName
 from robot_bridge.robot import RobotFault
 from robot_bridge.simulation.success import TaskSuccess
 from tests.planner.doubles import GOAL, PREDICTOR_SPEC, FakeRobot, StubPredictor, camera_view, solver, towards_goal
@@ -170,6 +172,62 @@ def test_a_mismatch_and_a_goal_like_the_start_are_refused_before_anything_moves(
     with pytest.raises(GoalError, match="differs from the present"):
         task.begin(robot.observe(), present, np.random.default_rng(0))
     assert not robot.steps
+
+
+def _far_or_near(gain: float, after: int) -> StubPredictor:
+    """Return a predictor that finds acting better than holding still by `gain` after some requests, by half before."""
+
+    def costs(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
+        least = 1 - (gain if len(predictor.requests) > after else 0.5)
+        acting = np.abs(candidates[:, :, :3]).sum((1, 2)) > 0.05
+        return np.where(acting, least, 1.0).astype(np.float32)
+
+    predictor = StubPredictor(costs)
+    return predictor
+
+
+def _settling(predictor: StubPredictor, n_holds: int, gain: float = 0.2) -> TaskController:
+    robot = FakeRobot()
+    config = TaskConfig(scene="pick_wipe", n_steps=20, stop_after_holds=n_holds, stop_gain=gain)
+    task = TaskController(config, robot, predictor, solver())  # a new plan after every second action
+    task.begin(robot.observe(), GOAL, np.random.default_rng(0))
+    _finish(task)
+    return task
+
+
+@pytest.mark.parametrize(("n_holds", "n_steps"), [(1, 4), (2, 6), (3, 8)])
+def test_it_ends_after_plans_that_gain_little_over_holding_still(n_holds: int, n_steps: int) -> None:
+    task = _settling(_far_or_near(0.1, after=2), n_holds)
+    assert (task.history.ended, len(task.history.steps)) == (SETTLED, n_steps)
+    assert len(task.history.plans) == n_steps / 2 + 1  # the last plan is not executed
+
+
+@pytest.mark.parametrize(("n_holds", "gain"), [(0, 0.0), (2, 0.3)])
+def test_it_goes_on_where_the_rule_is_off_or_acting_gains_more(n_holds: int, gain: float) -> None:
+    task = _settling(_far_or_near(gain, after=2), n_holds)
+    assert (task.history.ended, len(task.history.steps)) == (STEPS_USED, 20)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_hold_without_a_finite_cost_never_ends_it(value: float) -> None:
+    def costs(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
+        still = np.abs(candidates[:, :, :3]).sum((1, 2)) == 0
+        return np.where(still, value, 1.0).astype(np.float32)
+
+    assert _settling(StubPredictor(costs), 2).history.ended == STEPS_USED
+
+
+def test_it_does_not_end_before_the_hand_has_moved() -> None:
+    task = _settling(StubPredictor(lambda candidates: np.ones(len(candidates), np.float32)), 2)
+    assert (task.history.ended, len(task.history.steps)) == (STEPS_USED, 20)
+
+
+@pytest.mark.parametrize(
+    ("robot", "overrides", "n_holds"),
+    [("simulation", [], 0), ("franka_ros", [], 2), ("franka_ros", ["task.stop_after_holds=0"], 0)],
+)
+def test_it_ends_by_itself_on_a_real_robot_only(robot: RobotName, overrides: list[str], n_holds: int) -> None:
+    assert load_run("tasks/pick_wipe.yaml", overrides, robot).task.stop_after_holds == n_holds
 
 
 ERRORS = (0.01, 0.02, 0.03, 0.04, 0.05)  # of five predicted steps

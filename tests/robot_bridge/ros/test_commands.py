@@ -23,6 +23,7 @@ from tests.patience import patience, relaxed
 from tests.planner.doubles import SPEC
 from tests.robot_bridge.ros.configurations import QUICK
 from tests.robot_bridge.ros.rig import Rig
+from tests.terminal import on_terminal
 
 pytestmark = pytest.mark.ros
 
@@ -69,6 +70,27 @@ def test_task_with_the_goal_of_the_simulated_driver(master: Rig, tmp_path: Path)
     assert (out / "report.html").exists()
     assert load_goal(out / "goal.png", SPEC.camera).shape == (64, 64, 3)
     assert summary["task_success"] is not None and summary["events"]["command"] > 50
+
+
+def test_trials_that_a_person_arranges_and_judges(master: Rig, tmp_path: Path) -> None:
+    goal, out = tmp_path / "goal.png", tmp_path / "trials"
+    master.start_driver("--scene", "pick_wipe", "--split", "test", "--seed", "3", "--goal", str(goal))
+    command = [sys.executable, "-m", "planner.run_trials", "pick_wipe", "--robot", "franka_ros", "--goal", str(goal),
+               "--trials", "1", "--predictor", "copy", "--set", "task.n_steps=2", "--set", "planner.n_candidates=8",
+               "--out", str(out), *SETTINGS]  # fmt: skip
+    with on_terminal(command, tmp_path / "out.txt", ROOT, {}) as terminal:
+        terminal.wait_for("press Enter")
+        terminal.type("\n")
+        terminal.wait_for("u: undo", 200)
+        terminal.type("y")
+        code = terminal.end()
+    summary = master.stop_driver()
+    assert code == 0, terminal.shown
+    numbers = json.loads((tmp_path / "out.txt").read_text().splitlines()[-1])["pick_wipe"]
+    assert (numbers["success_rate"], numbers["judged_by"], numbers["trials"]) == (1.0, "person", 1)
+    assert summary["events"]["command"] > 50
+    result = json.loads((out / "pick_wipe" / "A" / "seed1000" / "result.json").read_text())
+    assert (result["robot"], result["success"], result["judged_by"]) == ("franka_ros", True, "person")
 
 
 def test_goal_image_from_the_live_camera(rig: Rig, tmp_path: Path) -> None:
