@@ -69,8 +69,7 @@ def open_predictor(choice: PredictorChoice, config: TaskRunConfig, robot: Specif
             address = choice.server
             if not address:
                 networks = required_networks(config)
-                with announce(f"starting a prediction server with {choice.checkpoint}"):
-                    address = stack.enter_context(private_server(choice.checkpoint, networks=networks)).address
+                address = stack.enter_context(private_server(choice.checkpoint, networks=networks)).address
             client = stack.enter_context(closing(connect(address, config.planner)))
             _check_networks(config.predictor, client.spec, address)
             yield client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -90,7 +91,7 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     variants = (a, a.changed(compare)) if compare else (a,)
     folder = out or Path("runs") / f"trials_{time.strftime('%Y%m%d_%H%M%S')}"
     with interruption():
-        with announce("loading libraries"):
+        with nullcontext() if json_ else announce("loading libraries"):
             from planner.trials.runner import TrialSeries, run_series  # noqa: PLC0415 - MuJoCo would make --help slow
 
         series = TrialSeries(tuple(tasks), variants, chosen, folder, resume, workers, json_, robot, goal, strict_goal)

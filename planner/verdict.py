@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from configs.progress import duration
 from data_collection.atomic_io import write_file
 from data_collection.reports import html
 from planner.plan import PlannerError
@@ -72,7 +71,7 @@ class Verdict:
 def one_line(result: EpisodeResult) -> str:
     """Return the verdict for a terminal, up to the path of the report."""
     verdict = Verdict.of(result)
-    actions = f"{result.steps} action{'' if result.steps == 1 else 's'} in {duration(result.seconds)}"
+    actions = f"{result.steps} action{'' if result.steps == 1 else 's'} in {result.seconds:.0f} s"
     ask = f"; record whether it is done with: {_judge_command(result)}" if result.success is None else ""
     return f"{verdict.headline}: {actions}{ask}; report:"
 

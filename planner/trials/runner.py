@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from configs.progress import announce
 from ghvae_core.serving.launch import private_server
 from planner.compatibility import check_compatibility
 from planner.config import TaskRunConfig, load_run
@@ -146,8 +145,7 @@ def _with_servers(series: TrialSeries, stack: ExitStack) -> Iterator[Variant]:
             networks = required_networks(config)
             key = folder, networks.model_dump_json()
             if key not in addresses:
-                with nullcontext() if series.quiet else announce(f"starting a prediction server with {folder}"):
-                    addresses[key] = stack.enter_context(private_server(folder, networks=networks)).address
+                addresses[key] = stack.enter_context(private_server(folder, networks=networks)).address
             yield replace(variant, predictor=replace(choice, server=addresses[key]))
         else:
             yield variant

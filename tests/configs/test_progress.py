@@ -1,12 +1,14 @@
 """Progress: a line every ten seconds where there is no terminal, with the count, the detail and the time left."""
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from configs import progress as module
-from configs.progress import ProgressBar, announce, counted, duration, listed
+from configs.progress import ProgressBar, announce, counted, duration, listed, say_path
 from tests.patience import patience
 
 
@@ -84,3 +86,15 @@ def test_numbers_have_the_right_noun_and_long_lists_are_cut() -> None:
         *("1 episode", "0 episodes", "2 episodes"),
     )
     assert listed(["a", "b"]) == "a, b" and listed(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+
+
+def test_a_line_ends_with_a_path_that_is_a_link_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / ("long " * 30) / "report.html"
+    say_path("done; report:", path)
+    assert capsys.readouterr().err == f"done; report: {path}\n"
+    monkeypatch.setattr(module, "Console", lambda stderr: Console(stderr=stderr, force_terminal=True))
+    say_path("done; report:", path)
+    err = capsys.readouterr().err
+    assert "\x1b]8;" in err and path.as_uri() in err and str(path) in err
