@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ def documentation(
             how = block.left_out and f"not run: {block.left_out}"
             print(f"{block.page} {block.number} {block.language}: {block.first_line}{how and f'  ({how})'}")
         return
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell in the background ignores Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     folder = Path(tempfile.mkdtemp(prefix="documentation-")) if out is None else out.absolute()
     if folder.exists() and any(folder.iterdir()):
         raise ReportedError(f"--out {out}: expected a new or empty folder; choose another one")
