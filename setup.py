@@ -37,7 +37,7 @@ setup(
     package_data={
         "configs": ["py.typed", "**/*.yaml", "goals/*.png", "systemd/*.service"],
         "data_collection": ["py.typed", "**/*.j2"],
-        "ghvae_core": ["py.typed", "checkpoints/*/*"],
+        "ghvae_core": ["py.typed", "checkpoints/*/*", "**/*.j2"],
         "planner": ["py.typed", "**/*.j2"],
         "robot_bridge": ["py.typed", "ros/definitions/**/*"],
     },

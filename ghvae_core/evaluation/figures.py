@@ -18,7 +18,7 @@ from ghvae_core.evaluation.scoring import LOWER_IS_BETTER
 from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation, ranked
 
-FILMSTRIP, GIF, SHEET = "filmstrip.png", "rollouts.gif", "sheet.gif"
+CURVES, FILMSTRIP, GIF, SHEET = "curves.png", "filmstrip.png", "rollouts.gif", "sheet.gif"
 ERROR_GAIN = 4  # factor that brightens differences in the filmstrip; ours
 
 _SHEET_WINDOWS = 8  # the first ones, in the random order of the windows; ours

@@ -18,11 +18,11 @@ from configs.progress import ProgressBar, announce
 from data_collection.folder_lock import check_new, locked_folder
 from ghvae_core.evaluation.clips import Clips, EvaluationConfig, collect, draw, find_episodes
 from ghvae_core.evaluation.evaluated_model import EvaluatedModel, load_evaluated_models
-from ghvae_core.evaluation.figures import draw_curves, draw_figures
+from ghvae_core.evaluation.figures import CURVES, draw_curves, draw_figures
 from ghvae_core.evaluation.fvd import I3d, check_length
 from ghvae_core.evaluation.held_out import Part, check_held_out, choose
 from ghvae_core.evaluation.lpips import Lpips
-from ghvae_core.evaluation.report import CURVES, MARKDOWN, show, write
+from ghvae_core.evaluation.report import PAGE, show, write
 from ghvae_core.evaluation.scoring import Metrics, Scores, join, score
 from ghvae_core.evaluation.sensitivity import Sensitivity, check_candidates, rank, summarize_ranks
 from ghvae_core.evaluation.summary import Evaluation, ModelFacts, facts_of, headline, summarize
@@ -93,7 +93,7 @@ def _evaluate(
         found = _rank(inputs, models, config, clips)
         evaluation = evaluation.model_copy(update={"sensitivity": found})
     show(evaluation, Console(stderr=True))
-    print_result({**headline(evaluation), "report": None if inputs.out is None else str(inputs.out / MARKDOWN)})
+    print_result({**headline(evaluation), "report": None if inputs.out is None else str(inputs.out / PAGE)})
     if inputs.out is not None:
         with announce("drawing the report"):
             images = _images(models, clips, evaluation)

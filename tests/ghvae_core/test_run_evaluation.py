@@ -108,7 +108,15 @@ def test_the_report_is_written(command: Command, folder: Path, capsys: pytest.Ca
     assert command("--out", "report") == 0
     printed = capsys.readouterr()
     result = last_line(printed.out)
-    names = {"evaluation.json", "evaluation.md", "curves.png", "filmstrip.png", "rollouts.gif", "sheet.gif"}
+    names = {
+        "report.html",
+        "evaluation.json",
+        "evaluation.md",
+        "curves.png",
+        "filmstrip.png",
+        "rollouts.gif",
+        "sheet.gif",
+    }
     assert {path.name for path in (folder / "report").iterdir()} == names
     written = json.loads((folder / "report/evaluation.json").read_text(encoding="utf-8"))
     assert len(written["windows"]) == 4 and written["about"]["n_episodes_passed_over"] == 0

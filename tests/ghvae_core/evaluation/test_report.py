@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +18,13 @@ from data_collection import atomic_io
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SAMPLE, SHUFFLED, EvaluatedModel
 from ghvae_core.evaluation.figures import draw_curves, draw_figures
 from ghvae_core.evaluation.metrics import MetricFailure
-from ghvae_core.evaluation.report import (
-    markdown,
-    models_table,
-    notes,
-    rows_table,
-    sensitivity_table,
-    show,
-    steps_table,
-    write,
-)
+from ghvae_core.evaluation.page import page
+from ghvae_core.evaluation.report import markdown, show, write
 from ghvae_core.evaluation.scoring import REAL, Scores
 from ghvae_core.evaluation.sensitivity import Sensitivity
 from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation, facts_of, ranked, summarize
+from ghvae_core.evaluation.tables import models_table, notes, rows_table, sensitivity_table, steps_table
 from tests.ghvae_core.evaluated import clips, evaluated_model
 
 torch.set_num_threads(1)
@@ -173,6 +167,24 @@ def test_markdown_tables_are_rectangular(evaluation: Evaluation) -> None:
         assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
+def test_the_page_is_self_contained_and_has_every_table_and_image(evaluation: Evaluation) -> None:
+    images = dict.fromkeys(("curves.png", "filmstrip.png", "rollouts.gif", "sheet.gif"), b"image")
+    html = page(evaluation, images)
+    assert html.count("data:image/png;base64,") == 2 and html.count("data:image/gif;base64,") == 2
+    assert "http" not in html and "<script" not in html and not re.search(r"@import|url\(", html)
+    assert not re.search(r"<img(?![^>]*alt=\"[^\"]+\")", html)
+    tables = (rows_table(evaluation), steps_table(evaluation), sensitivity_table(evaluation), models_table(evaluation))
+    for cell in (cell for table in tables for row in table for cell in row):
+        assert f">{cell}</t" in html
+    assert all(note.replace("'", "&#39;").replace(">", "&gt;") in html for note in notes(evaluation))
+    assert "How well does the model predict" in html and "higher is better" in html
+
+
+def test_the_page_of_an_evaluation_without_images_and_sensitivity(evaluation: Evaluation) -> None:
+    html = page(evaluation.model_copy(update={"sensitivity": {}}), {})
+    assert "<img" not in html and "Action sensitivity" not in html and "21.50 ± 1.00" in html
+
+
 def test_the_terminal_shows_all_rows(evaluation: Evaluation) -> None:
     file = io.StringIO()
     show(evaluation, Console(file=file, width=200))
@@ -214,7 +226,7 @@ def test_the_files_are_written_and_the_json_is_complete(tmp_path: Path, evaluati
     folder = tmp_path / "new" / "report"
     write(folder, evaluation, {"figure.png": b"png"})
     assert list(folder.parent.iterdir()) == [folder], "no other file remains"
-    assert {path.name for path in folder.iterdir()} == {"figure.png", "evaluation.md", "evaluation.json"}
+    assert {path.name for path in folder.iterdir()} == {"figure.png", "report.html", "evaluation.md", "evaluation.json"}
     assert (folder / "evaluation.md").read_text(encoding="utf-8") == markdown(evaluation)
     read = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     assert read == evaluation.model_dump(mode="json")
@@ -247,4 +259,4 @@ def test_a_full_disk_leaves_no_partial_report(
             write(folder, evaluation, {"figure.png": b"png"})
     assert list(tmp_path.rglob("*")) == [folder] * exists
     write(folder, evaluation, {"figure.png": b"png"})
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 4
