@@ -51,7 +51,7 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
     Rows of each model: the prior's mean, one sample, the best of `--samples` (for each window and metric separately),
     shuffled actions; then copying the last context frame, and paired differences. The last line is one JSON object.
 
-    `--out` writes Markdown, JSON with every window, curves, a filmstrip and GIFs. Episodes that a checkpoint was
+    `--out` writes HTML, Markdown, JSON with every window, curves, a filmstrip and GIFs. Episodes that a checkpoint was
     trained on are refused without `--part trained-on`. Ctrl-C reports the results so far and exits with 130; refused
     input exits with 2 and nothing is written; a report that cannot be written exits with 1, after the line of JSON.
     """

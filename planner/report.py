@@ -28,6 +28,13 @@ _TASKS = {  # name of the task: title, and what is to be done (paper E.1)
     "pick_sweep": ("Pick & sweep", "Grasp the tool, and sweep the objects into the dustpan with it"),
 }
 
+_PREDICTORS = {  # name of the predictor: how the candidates of this run were compared; of others, by the model
+    "oracle": "the simulation itself plays many candidate actions through, without a model",
+    "copy": "a baseline predicts that nothing will change, whatever the robot does",
+    "random": "a baseline gives many candidate actions random costs, without a prediction",
+}
+_MODEL = "a model predicts what the camera would see after many candidate actions"
+
 
 class _Image(NamedTuple):
     source: str  # data URI
@@ -69,8 +76,10 @@ def _page(history: EpisodeHistory, result: EpisodeResult, config_yaml: str) -> s
         "result": result,
         "title": title,
         "sentence": sentence,
+        "predictor": _PREDICTORS.get(result.predictor, _MODEL),
         "verdict": verdict_block(result),
         "findings": _findings(history, result),
+        "numbers": _numbers(result),
         "views": _views(history),
         "knows_tool": history.scene is not None and history.scene.tool_pixel is not None,
         "run": html.data_uri("webp", webp_bytes(whole_run(history), _RUN_FRAME_S)),
@@ -97,6 +106,18 @@ def _views(history: EpisodeHistory) -> list[_Image]:
     ]
 
 
+def _numbers(result: EpisodeResult) -> list[tuple[str, str]]:
+    """Return names and values for display; those that nobody measured are left out."""
+    answers = {"Objects in place": result.goal, "Tool lifted": result.picked}
+    plan_s = result.seconds_per_plan
+    return [
+        *((name, "yes" if answer else "no") for name, answer in answers.items() if answer is not None),
+        ("Actions", f"{result.steps}"),
+        ("Plans", f"{result.plans}"),
+        *([] if plan_s is None else [("Seconds per plan", f"{plan_s:.2f}")]),
+    ]
+
+
 def _findings(history: EpisodeHistory, result: EpisodeResult) -> list[str]:
     """Return the main findings, the most important first."""
     findings = [f"{result.error.rstrip('.')}. The arm was held."] if result.error else []
@@ -107,6 +128,8 @@ def _findings(history: EpisodeHistory, result: EpisodeResult) -> list[str]:
         away_cm = 100 * (result.away_m or 0)
         missed = f"The objects are not in place; the largest distance of an object is {away_cm:.1f} cm."
         findings.append("The objects are in place." if result.goal else missed)
+    if result.goal and result.success is False:
+        findings.append("They were not brought there with the tool, so the task does not count as done.")
     held = sum(record.plan.family == HOLD for record in history.plans)
     if held:
         findings.append(f"In {held} of {result.plans} plans, holding still had the least cost.")

@@ -135,6 +135,25 @@ def test_the_page_says_what_the_task_is_and_shows_the_whole_run_before_any_chart
     assert "The distance to the goal image counts the arm too, so it may rise" in _text(page)
 
 
+def test_the_page_says_what_predicted(tmp_path: Path) -> None:
+    history = _run()
+    for predictor, words in {
+        "in_process": "a model predicts",
+        "oracle": "the simulation itself",
+        "copy": "nothing will",
+    }.items():
+        result = replace(summarize(DESCRIPTION, history, "report.html"), predictor=predictor)
+        write_report(tmp_path, history, result, "")
+        assert words in _text(_Page((tmp_path / "report.html").read_text(encoding="utf-8")))
+
+
+def test_objects_that_are_in_place_without_the_tool_are_explained(tmp_path: Path) -> None:
+    history = _run()
+    history.outcome = replace(FAILURE, goal=True, picked=False)
+    page, _ = _write(tmp_path, history)
+    assert "not brought there with the tool, so the task does not count as done" in _text(page)
+
+
 def test_a_task_without_a_sentence_is_described_by_its_goal() -> None:
     assert task_words("open_drawer") == ("open_drawer", "Make the scene look like the goal image")
     assert set(_TASKS) == {path.stem for path in (FOLDER / "tasks").glob("*.yaml")}
