@@ -67,6 +67,7 @@ def run_blocks(found: Sequence[Block], folder: Path, *, activated: bool, limit_s
             for block in found:
                 if outcomes and outcomes[-1].block.page != block.page:
                     session.end_page()
+                bar.update(len(outcomes), f"{block.page} {block.number}: {block.first_line}")
                 outcomes.append(session.run(block))
                 last = outcomes[-1]
                 result = last.problem or ("left out" if last.code is None else "ok")
