@@ -35,14 +35,15 @@ from planner.trials.variant import Variant
 
 _FIRST_SEED = 1000  # of reported numbers; settings are tuned on seeds below
 _N_TRIALS = 20  # of a task; paper table 4
+_HELP_SEEDS = "Seeds A to B - 1 of the scenes (default: from 1000)."
+_HELP_COMPARE = "Changes of a second variant, B, to compare with."
+_HELP_WORKERS = "Trials in parallel, each in its own process (one CPU thread; oracle: two)."
 
 
 def run_trials(  # noqa: PLR0917 - typer calls it by name
     tasks: Annotated[list[str], typer.Argument(help="pick_wipe, pick_sweep, or YAML files of tasks.")],
     trials: Annotated[int | None, typer.Option(min=1, help="Trials per task (default: 20, as in the paper).")] = None,
-    seeds: Annotated[
-        str | None, typer.Option(metavar="A:B", help="Seeds A to B - 1 of the scenes (default: from 1000).")
-    ] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="A:B", help=_HELP_SEEDS)] = None,
     robot: Annotated[RobotChoice, typer.Option(help=HELP_ROBOT)] = DEFAULT_ROBOT,
     goal: Annotated[Path | None, typer.Option(help="Real robot: the goal image of all trials.")] = None,
     strict_goal: Annotated[bool, typer.Option("--strict-goal", help=HELP_STRICT_GOAL)] = False,
@@ -51,29 +52,23 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     server: Annotated[str | None, typer.Option(help=HELP_SERVER)] = None,
     checkpoint: Annotated[Path, typer.Option(help=HELP_CHECKPOINT)] = SHIPPED,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help=HELP_SET)] = None,
-    compare: Annotated[
-        list[str] | None, typer.Option(metavar="CHANGES", help="Changes of a second variant, B, to compare with.")
-    ] = None,
+    compare: Annotated[list[str] | None, typer.Option(metavar="CHANGES", help=_HELP_COMPARE)] = None,
     against: Annotated[list[str] | None, renamed_option("--against", "--compare")] = None,  # noqa: ARG001
-    workers: Annotated[
-        int, typer.Option(min=1, help="Trials in parallel, each in its own process (one CPU thread; oracle: two).")
-    ] = 1,
+    workers: Annotated[int, typer.Option(min=1, help=_HELP_WORKERS)] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder for all trials. Default: a new one in runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Keep the finished trials of --out.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print only the JSON result and errors.")] = False,
 ) -> None:
     """Measure success rates over trials in new scenes, with goal images made by the scripted policy.
 
-    **Tune settings on seeds below 1000 only** (`--seeds 0:20`). Seeds from 1000, the default, are for reported numbers;
-    numbers of seeds that settings were tuned on are biased.
+    **Tune settings on seeds below 1000 only** (`--seeds 0:20`). Seeds from 1000, the default, are for reported numbers.
     Each trial equals `run_task TASK --seed SEED`. A scene in which the scripted policy fails is excluded.
     *Done with the tool* is success as in the paper: lifted, touched an object, and the objects are in place.
     `--compare "planner.n_candidates=100 planner.replan_every=2"` runs a second variant, B, in each scene after A and
     compares the two. B is A with these overrides, or with another `predictor=`, `checkpoint=` or `server=`.
 
-    On a real robot (`--robot franka_ros --goal goal.png`) it asks before each trial to arrange the scene and to press
-    Enter, and after it whether the task is done (y, n, or u to repeat the trial). Only `success_rate` is measured
-    there, and seeds are those of the candidates.
+    On a real robot (`--robot franka_ros --goal goal.png`) a person arranges each scene, when asked, and judges each
+    trial by a key (y, n, or u to repeat it). It measures `success_rate` only; seeds are those of the candidates.
 
     Writes a folder with trials.html, failed.png, trials.json and every run. The last line on standard output is one
     JSON object, task -> numbers: `success_rate` (objects in place, by any means) with its `interval`,

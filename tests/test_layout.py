@@ -53,6 +53,9 @@ PLACES = {  # subject: the file, and a class or function in it
     "candidate proposals": ("planner/proposals.py", "Proposals"),
     "closed loop of a task": ("planner/task.py", "TaskController"),
     "goal image capture": ("planner/goal.py", "capture_goal"),
+    "warnings on goal images": ("planner/goal_checks.py", "scene_warnings"),
+    "verdict on a run": ("planner/verdict.py", "record_verdict"),
+    "trials on a real robot": ("planner/trials/attended.py", "run_attended"),
     "oracle predictor": ("planner/oracle.py", "OraclePredictor"),
     "success rate": ("planner/trials/statistics.py", "SuccessRate"),
 }
