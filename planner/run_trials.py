@@ -71,8 +71,8 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     trial by a key (y, n, or u to repeat it). It measures `success_rate` only; seeds are those of the candidates.
 
     Writes a folder with trials.html, failed.png, trials.json and every run. The last line on standard output is one
-    JSON object, task -> numbers: `success_rate` (objects in place, by any means) with its `interval`,
-    `strict_success_rate` (done with the tool) with its `strict_success_interval`, `trials`, `seconds_per_plan`, ...
+    JSON object, task -> numbers: `success_rate` (objects in place, by any means) and `strict_success_rate` (done with
+    the tool), each with its interval, `trials`, `seconds_per_plan`, ...
 
     Exit codes: 0 when all trials finished; 1 when trials were aborted, which are not counted and which `--resume`
     repeats; 2 when the input was refused; 130 after Ctrl-C, with all finished trials kept.
@@ -80,8 +80,7 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     chosen = _seeds(seeds, trials)
     if resume and out is None:
         raise ConfigError("--resume: expected --out with the folder to resume")
-    choice = PredictorChoice(predictor, checkpoint, server)
-    choice.check()
+    (choice := PredictorChoice(predictor, checkpoint, server)).check()
     a = Variant("A", choice, (*solver_override(solver), *(set_ or ())))
     variants = (a, a.changed(compare)) if compare else (a,)
     folder = out or Path("runs") / f"trials_{time.strftime('%Y%m%d_%H%M%S')}"
