@@ -79,7 +79,7 @@ choose_python() {
 damage() {
     if [ ! -e .venv ] && [ ! -L .venv ]; then
         echo "there is none"
-    elif [ -e .venv/incomplete ] || [ ! -L .venv/bin/python ] && [ ! -e .venv/bin/python ] ||
+    elif [ -e .venv/incomplete ] || { [ ! -L .venv/bin/python ] && [ ! -e .venv/bin/python ]; } ||
         { [ -e .venv/pyvenv.cfg ] && [ ! -e .venv/bin/activate ]; }; then
         echo "its creation was interrupted"
     elif ! .venv/bin/python -c '' 2>/dev/null; then
@@ -227,7 +227,7 @@ PYTHON
 # announce: what is fetched and how long it takes, before the packages are first installed.
 announce() {
     say "installing the packages pinned in constraints.txt into .venv"
-    say "to fetch: about 400 MB, and torch: 200 MB without CUDA, 2 to 3 GB with; this takes 2 to 10 minutes"
+    say "to fetch: about 300 MB, and torch: 200 MB without CUDA, 2.7 GB with; this takes 2 to 10 minutes"
     if [ -z "$index" ] && [ "$(uname -m)" = x86_64 ] && [ ! -e /dev/nvidiactl ] && [ ! -e /dev/dxg ]; then
         say "no NVIDIA GPU found; for a torch without CUDA:" \
             "make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu"

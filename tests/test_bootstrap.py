@@ -123,6 +123,29 @@ def test_an_environment_of_an_earlier_version_without_pip_is_made_again(checkout
     _repaired(checkout, ".venv is made again: it has no pip for Python 3")
 
 
+def test_an_environment_that_is_marked_incomplete_is_made_again(ready: Checkout) -> None:
+    (ready.root / ".venv" / "incomplete").touch()
+    _repaired(ready, ".venv is made again: its creation was interrupted")
+
+
+def test_an_environment_of_other_tools_that_is_in_use_is_kept(checkout: Checkout) -> None:
+    environment = checkout.root / ".venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    (checkout.site / "lab-1.0.dist-info").mkdir()
+    for name in ("METADATA", "RECORD", "INSTALLER"):
+        (checkout.site / "lab-1.0.dist-info" / name).touch()
+    (checkout.site / "ensurepip").mkdir()  # stands for the one of Python, which takes seconds
+    (checkout.site / "ensurepip" / "__init__.py").touch()
+    (checkout.site / "ensurepip" / "__main__.py").write_text(
+        f"import shutil\nfor name in ('pip', 'pip-1.0.dist-info'):\n"
+        f"    shutil.copytree({str(checkout.folder)!r} + '/' + name, {str(checkout.site)!r} + '/' + name)\n"
+    )
+    text = checkout.run("all", environ={"PYTHONPATH": f"{checkout.folder / 'stubs'}:{checkout.site}"})
+    assert "made again" not in text and "finished" in text
+    assert [line.split()[0] for line in checkout.calls()] == ["pip"]
+    assert (checkout.site / "lab-1.0.dist-info").is_dir()
+
+
 def test_an_environment_without_the_script_that_activates_it_is_made_again(ready: Checkout) -> None:
     (ready.root / ".venv" / "bin" / "activate").unlink()
     _repaired(ready, ".venv is made again: its creation was interrupted")
