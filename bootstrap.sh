@@ -255,7 +255,7 @@ set_up() {
     elif ! compgen -G '.venv/ready-*' >/dev/null; then
         announce
     else
-        say "bringing the packages in .venv to the versions of constraints.txt"
+        say "updating .venv: packages of .[$1], at the versions of constraints.txt"
     fi
     if ! has_opengl; then
         # Without EGL the simulator casts rays instead, which is slower but needs no library.

@@ -53,7 +53,7 @@ def test_a_fresh_checkout_is_set_up_once_and_says_what_it_does(checkout: Checkou
 def test_a_changed_list_of_packages_is_installed_into_the_same_environment(ready: Checkout) -> None:
     os.utime(ready.root / "constraints.txt", (time.time() + 5, time.time() + 5))
     text = ready.run("all")
-    assert "to the versions of constraints.txt" in text and "to fetch" not in text
+    assert "updating .venv: packages of .[all]" in text and "to fetch" not in text
     assert [line.split()[0] for line in ready.calls()] == ["pip"]
 
 
@@ -239,6 +239,13 @@ def test_ros_that_is_installed_later_becomes_visible(checkout: Checkout) -> None
     checkout.program("dpkg", "exit 0")
     assert checkout.run("dev") == ""
     assert (checkout.site / "ros.pth").read_text() == "/usr/lib/python3/dist-packages\n"
+
+
+def test_an_older_python_is_refused_before_anything_is_installed(checkout: Checkout) -> None:
+    checkout.program("python3.10", '[ "$1" = --version ] && echo Python 3.10.12 && exit 0; exit 1')
+    text = checkout.run("all", code=1, environ={"PYTHON": "python3.10"})
+    assert "expected Python 3.11 or newer, found Python 3.10.12" in text
+    assert not (checkout.root / ".venv").exists() and not checkout.calls()
 
 
 def test_an_unknown_extra_is_refused(checkout: Checkout) -> None:

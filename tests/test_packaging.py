@@ -197,7 +197,8 @@ def test_a_robot_machine_without_extras_plans_on_a_server(plain: Environment, tm
             "64,",
             "3)",
         ]
-        checks = json.loads(plain.run("run_doctor", "--json", "--server", server.address, code=1).stdout)["checks"]
+        options = ["--json", "--robot", "franka_ros", "--server", server.address]
+        checks = json.loads(plain.run("run_doctor", *options, code=1).stdout)["checks"]
     assert {check["name"]: check["passed"] for check in checks} == {"ros": False, "disk": True, "server": True}
 
 
@@ -218,24 +219,6 @@ def test_python_3_11_is_the_floor_everywhere() -> None:
         'target-version = "py311"' in texts["pyproject.toml"] and 'python_version = "3.11"' in texts["pyproject.toml"]
     )
     assert "3, 11" in texts["bootstrap.sh"] and "3, 10" not in texts["bootstrap.sh"]
-
-
-def test_an_older_python_is_refused_before_anything_is_installed(tmp_path: Path) -> None:
-    python = tmp_path / "python3.10"
-    python.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.10.12 && exit 0\nexit 1\n')
-    python.chmod(0o755)
-    script = shutil.copy(ROOT / "bootstrap.sh", tmp_path)
-    done = subprocess.run(
-        ["bash", str(script), "all"],
-        env={**os.environ, "PYTHON": str(python)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert "expected Python 3.11 or newer, found Python 3.10.12" in done.stderr
-    assert not (tmp_path / ".venv").exists()
 
 
 @pytest.mark.slow
