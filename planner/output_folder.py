@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from configs.command import ReportedError, print_result
 from configs.loader import Config, to_yaml
-from configs.progress import say_path
+from configs.progress import announce, say_path
 from data_collection.atomic_io import write_file
 from data_collection.formats.robonet import write_episode
 from planner.plan import PlannerError
@@ -74,7 +74,8 @@ class RunFolder:
             lambda: write_report(self.path, history, result, (self.path / _CONFIG).read_text(encoding="utf-8")),
         )
         try:
-            lost = [reason for part in parts if (reason := _attempt(part))]
+            with announce("writing the report"):
+                lost = [reason for part in parts if (reason := _attempt(part))]
         finally:  # also where a second Ctrl-C ends the writing
             say_path(one_line(result), self.path / REPORT)
             print_result(asdict(result))

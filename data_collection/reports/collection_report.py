@@ -171,7 +171,9 @@ def _objects(rows: Sequence[Row]) -> list[_Chart]:
     counts = [(f"{n}", float(seen[n])) for n in range(max(seen) + 1)]
     return [
         _Chart(
-            "Episodes by object motion", chart.bars(shares, "%"), "Largest motion of an object, and objects lifted."
+            "Episodes by object motion",
+            chart.bars(shares, "%"),
+            "Fraction of the episodes in which an object moved at least so far in the image, or was lifted.",
         ),
         _Chart(
             "Largest object motion per episode",
