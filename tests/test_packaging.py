@@ -244,8 +244,7 @@ def _use_everything(environment: Environment, folder: Path) -> None:
     environment.run("run_collection", "--episodes", "1", "--out", str(episodes), "--set", "collection.n_steps=2")
     environment.run("run_data", "status", str(episodes))
     environment.run("run_data", "export", str(episodes), "--to", "lerobot", "--out", str(folder / "lerobot"))
-    goal = environment.site / "configs" / "goals" / "pick_wipe.png"
     small = ["--steps", "1", "--set", "planner.n_candidates=4", "--set", "planner.replan_every=2"]
-    environment.run("run_task", "pick_wipe", "--goal", str(goal), "--out", str(report), *small)
+    environment.run("run_task", "pick_wipe", "--goal", "demo:pick_wipe", "--out", str(report), *small)
     assert (report / "report.html").stat().st_size > 10_000
     assert (folder / "lerobot" / "meta" / "info.json").exists()
