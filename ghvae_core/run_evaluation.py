@@ -57,8 +57,7 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
     """
     if depth:
         raise ReportedError("--depth is now --modules")
-    refuse_unused({"--lpips-weights": lpips_weights is not None and not lpips}, "with --no-lpips")
-    refuse_unused({"--i3d-weights": i3d_weights is not None and not fvd}, "without --fvd")
+    _check_weights(lpips_weights if not lpips else None, i3d_weights if not fvd else None)
     with announce("loading PyTorch"):
         from ghvae_core.evaluation import clips  # noqa: PLC0415 - torch would make --help slow
         from ghvae_core.evaluation.run import Inputs, run_inputs  # noqa: PLC0415
@@ -80,6 +79,11 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
     )
     with interruption((signal.SIGINT, signal.SIGTERM)):
         run_inputs(inputs, clips.load_evaluation(_overrides(set_ or [], windows, samples)))
+
+
+def _check_weights(unused_lpips: Path | None, unused_i3d: Path | None) -> None:
+    refuse_unused({"--lpips-weights": unused_lpips is not None}, "with --no-lpips")
+    refuse_unused({"--i3d-weights": unused_i3d is not None}, "without --fvd")
 
 
 def _overrides(overrides: list[str], windows: int | None, samples: int | None) -> list[str]:

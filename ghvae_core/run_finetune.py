@@ -13,6 +13,15 @@ from configs.progress import announce
 
 _PIPED_COLUMNS = 120  # width of tables where stderr is not a terminal
 
+_Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Override a configuration key; sections: model, training, objective, data.",
+    ),
+]
+
 
 def finetune(  # noqa: PLR0917 - the parameters are the options of the command line
     data: Annotated[
@@ -30,14 +39,7 @@ def finetune(  # noqa: PLR0917 - the parameters are the options of the command l
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of weights, windows and latents.", min=0)] = 0,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Device to train on.")] = "auto",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="SECTION.KEY=VALUE",
-            help="Override a configuration key; sections: model, training, objective, data.",
-        ),
-    ] = None,
+    set_: _Overrides = None,
 ) -> None:
     """Train a video-prediction model on recorded episodes, greedily, one module after another.
 

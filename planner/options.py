@@ -33,8 +33,8 @@ class PredictorChoice:
     checkpoint: Path
     server: str | None = None  # address; None: a private server for "server"
 
-    def check(self) -> None:
-        """Refuse options of the command line that have no effect.
+    def checked(self) -> PredictorChoice:
+        """Return this choice; refuse options of the command line that have no effect.
 
         Raises:
             ReportedError: The message names them.
@@ -45,6 +45,7 @@ class PredictorChoice:
             {"--checkpoint": is_chosen and self.server is not None}, "with --server, which has loaded its own"
         )
         refuse_unused({"--checkpoint": is_chosen and self.name in {"copy", "random"}}, f"with --predictor {self.name}")
+        return self
 
 
 def solver_override(solver: SolverName | None) -> tuple[str, ...]:

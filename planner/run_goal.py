@@ -25,26 +25,32 @@ if TYPE_CHECKING:
 _PATIENCE_S = 60.0  # to wait for a scene at rest; ours
 
 
+_Task = Annotated[
+    str | None,
+    typer.Option(help="Simulation only: task that the scripted policy completes (default: pick_wipe)."),
+]
+_Seed = Annotated[
+    int | None, typer.Option(min=0, help="Simulation only: seed of the scene, as run_task --seed (default: 0).")
+]
+_Start = Annotated[
+    Path | None,
+    typer.Option(help="Real robot only: image of the scene before the task; the goal must differ from it."),
+]
+_Patience = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="Real robot only: maximum time to wait for a scene at rest (default: 60)."),
+]
+
+
 def run_goal(  # noqa: PLR0917 - typer calls it by name
     goal: Annotated[
         Path, typer.Argument(help="PNG to write, 64x64. A large preview is written next to it as GOAL.preview.png.")
     ],
     robot: Annotated[RobotChoice, typer.Option(help=HELP_ROBOT)] = DEFAULT_ROBOT,
-    task: Annotated[
-        str | None,
-        typer.Option(help="Simulation only: task that the scripted policy completes (default: pick_wipe)."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Simulation only: seed of the scene, as run_task --seed (default: 0).")
-    ] = None,
-    start: Annotated[
-        Path | None,
-        typer.Option(help="Real robot only: image of the scene before the task; the goal must differ from it."),
-    ] = None,
-    patience_s: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="Real robot only: maximum time to wait for a scene at rest (default: 60)."),
-    ] = None,
+    task: _Task = None,
+    seed: _Seed = None,
+    start: _Start = None,
+    patience_s: _Patience = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help=HELP_SET)] = None,
 ) -> None:

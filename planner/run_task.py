@@ -73,8 +73,7 @@ def run_task(  # noqa: PLR0917 - typer calls it by name
     its pose in every case.
     """
     overrides = [*solver_override(solver), *(set_ or []), *([f"task.n_steps={steps}"] if steps else [])]
-    choice = PredictorChoice(predictor, checkpoint, server)
-    choice.check()
+    choice = PredictorChoice(predictor, checkpoint, server).checked()
     with interruption():
         with announce("loading libraries"):
             from planner.episode import EpisodeRequest, run_episode  # noqa: PLC0415 - MuJoCo would make --help slow

@@ -80,7 +80,7 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
     chosen = _seeds(seeds, trials)
     if resume and out is None:
         raise ConfigError("--resume: expected --out with the folder to resume")
-    (choice := PredictorChoice(predictor, checkpoint, server)).check()
+    choice = PredictorChoice(predictor, checkpoint, server).checked()
     a = Variant("A", choice, (*solver_override(solver), *(set_ or ())))
     variants = (a, a.changed(compare)) if compare else (a,)
     folder = out or Path("runs") / f"trials_{time.strftime('%Y%m%d_%H%M%S')}"

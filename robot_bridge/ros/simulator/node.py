@@ -40,6 +40,9 @@ from robot_bridge.simulation.scripted_policy import make_goal
 _LATE_S = 0.05  # a delay beyond this is not caught up; ours
 
 
+_Log = Annotated[Path | None, typer.Option(help="JSON lines file for events and the largest values of each second.")]
+
+
 class _NodeSections(Config):
     robot: SimulationConfig
 
@@ -61,9 +64,7 @@ def simulated_driver(  # noqa: PLR0917 - the parameters are the options of the c
     ] = "0.7",
     goal: Annotated[Path | None, typer.Option(help="Write the goal image of a task scene to this PNG file.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing --goal.")] = False,
-    log: Annotated[
-        Path | None, typer.Option(help="JSON lines file for events and the largest values of each second.")
-    ] = None,
+    log: _Log = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="robot.KEY=VALUE", help="Override a key of simulation.yaml.")
     ] = None,
