@@ -9,13 +9,13 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 import ghvae_foresight  # noqa: F401 - refuses folders that hide our packages
-from configs.command import ReportedError, refuse_unused, run
+from configs.command import refuse_unused, renamed_option, run
 from configs.interruption import interruption
 from configs.progress import announce
 
 _Part = Literal["held-out", "trained-on"]
 _Modules = Annotated[list[int] | None, typer.Option(help="Use only the first modules; repeat for more rows.")]
-_Depth = Annotated[list[str] | None, typer.Option("--depth", hidden=True)]  # former name of --modules
+_Depth = Annotated[list[str] | None, renamed_option("--depth", "--modules")]
 _Samples = Annotated[int | None, typer.Option(help="Samples per window; 2 or more add a row of the best.")]
 _Sensitivity = Annotated[
     int, typer.Option(min=0, help="Number of other action sequences among which the executed one is ranked; 0: none.")
@@ -32,7 +32,7 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
     checkpoint: Annotated[list[Path] | None, typer.Option(help="Folder of a model; repeat for more.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Name in the tables; repeat for each checkpoint.")] = None,
     modules: _Modules = None,
-    depth: _Depth = None,
+    depth: _Depth = None,  # noqa: ARG001
     part: Annotated[_Part, typer.Option(help="trained-on: the episodes that training used.")] = "held-out",
     windows: Annotated[int | None, typer.Option(help="Number of windows (default: 256, RoboNet's test set).")] = None,
     samples: _Samples = None,
@@ -55,8 +55,6 @@ def evaluate(  # noqa: PLR0917 - the parameters are the options of the command l
     trained on are refused without `--part trained-on`. Ctrl-C reports the results so far and exits with 130; refused
     input exits with 2 and nothing is written; a report that cannot be written exits with 1, after the line of JSON.
     """
-    if depth:
-        raise ReportedError("--depth is now --modules")
     _check_weights(lpips_weights if not lpips else None, i3d_weights if not fvd else None)
     with announce("loading PyTorch"):
         from ghvae_core.evaluation import clips  # noqa: PLC0415 - torch would make --help slow

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import select
 import subprocess
+import termios
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from tests.patience import patience
@@ -58,22 +60,25 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(command: Sequence[str], out: Path, folder: Path, environment: dict[str, str]) -> Iterator[Terminal]:
-    """Run a command on a new terminal; it does not outlive the block.
+def on_terminal(
+    command: Sequence[str], out: Path | None, folder: Path, environment: dict[str, str]
+) -> Iterator[Terminal]:
+    """Run a command on a new terminal, which controls it: Ctrl-C reaches all its processes. It ends with the block.
 
     Args:
         command: The command.
-        out: File for its standard output.
+        out: File for its standard output; None: the terminal.
         folder: Its working folder.
         environment: Variables in addition to those of this process.
     """
     ours, theirs = pty.openpty()
-    with out.open("wb") as file:
+    with nullcontext(theirs) if out is None else out.open("wb") as stdout:
         process = subprocess.Popen(
             command,
             stdin=theirs,
-            stdout=file,
+            stdout=stdout,
             stderr=theirs,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - it calls nothing else
             cwd=folder,
             env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "200", **environment},
             start_new_session=True,
