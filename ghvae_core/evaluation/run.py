@@ -93,10 +93,10 @@ def _evaluate(
         found = _rank(inputs, models, config, clips)
         evaluation = evaluation.model_copy(update={"sensitivity": found})
     show(evaluation, Console(stderr=True))
+    with announce("drawing the report"):
+        images = {} if inputs.out is None else _images(models, clips, evaluation)
     print_result({**headline(evaluation), "report": None if inputs.out is None else str(inputs.out / PAGE)})
     if inputs.out is not None:
-        with announce("drawing the report"):
-            images = _images(models, clips, evaluation)
         write(inputs.out, evaluation, images)
     if len(evaluation.windows) < len(clips) or len(evaluation.sensitivity) < n_ranked:
         raise KeyboardInterrupt
