@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 PACKAGES: Final = ("configs", "robot_bridge", "data_collection", "ghvae_core", "planner")
@@ -36,6 +37,14 @@ def module_command(module: str) -> list[str]:
     return [sys.executable, *([] if looks_here else ["-P"]), "-m", module]
 
 
+def _report_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print one line for Ctrl-C while a command is imported; then Python ends by SIGINT, exit code 130 of a shell."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped by Ctrl-C", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 def _is_ours(spec: ModuleSpec) -> bool:
     return any(Path(place).resolve() == _HERE / spec.name for place in spec.submodule_search_locations or ())
 
@@ -52,6 +61,8 @@ def _command(module: str) -> Callable[[], None]:
 if (_message := hidden_package()) is not None:
     print(f"error: {_message}", file=sys.stderr)
     sys.exit(2)
+
+sys.excepthook = _report_interrupt
 
 run_collection = _command("data_collection.run_collection")
 run_data = _command("data_collection.run_data")

@@ -28,6 +28,7 @@ from ghvae_core.serving.worker_pool import WorkerPool
 # GNU OpenMP: threads that wait for each other spin for a hundredth of the default, then sleep. With the default, two
 # threads on two cores take several times as long as soon as another process is busy: `tests.benchmarks.busy`.
 OPENMP_SPIN = ("GOMP_SPINCOUNT", "3000")
+_LOG = logging.getLogger(__name__)
 ADDRESS = "tcp://127.0.0.1:5555"
 SHIPPED = Path(__file__).parent / "checkpoints" / "tiny"
 
@@ -144,6 +145,7 @@ def _serve(server: PredictionServer, facts: Mapping[str, int], parent: int | Non
         ready = {"ready": server.address, "checkpoint": pool.spec.checkpoint, "pid": os.getpid()}
         print_result({**ready, "processes": pool.pids, **facts, "warm_up_s": pool.warm_up_s})
 
+    _LOG.info("loading the model at %s; requests are answered once it is ready", server.address)
     server.serve(print_ready, parent)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -137,7 +138,10 @@ def train(request: TemporalDistanceRequest) -> int:
         save(request.out / "distance", distance, {**facts, **metrics})
         summary = {"distance": str(request.out / "distance"), "n_steps": n_done, **metrics}
         print_result(summary)
-        return _STOPPED if stop.take() is not None else 0
+        if stop.take() is None:
+            return 0
+        print("stopped early: the network is saved, and its training cannot be continued", file=sys.stderr)
+        return _STOPPED
 
 
 def fit(

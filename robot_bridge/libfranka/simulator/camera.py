@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from configs.interruption import ignore_sigint, started_without_sigint
 from robot_bridge.camera import Camera
 from robot_bridge.simulation import renderer
 from robot_bridge.simulation.fault_injection import IMAGE_FAULTS, ImageFault, add_image_fault
@@ -48,7 +49,8 @@ class LibfrankaSimulatedCamera:
         n_positions = mujoco.MjModel.from_xml_string(scene_xml).nq
         self._shared = _Shared(spawn.Array("d", n_positions), spawn.Value("i", 0), spawn.Value("i", 0))
         self._process = spawn.Process(target=_serve, args=(scene_xml, camera, self._shared), daemon=True)
-        self._process.start()
+        with started_without_sigint():
+            self._process.start()
 
     def set_positions(self, positions: NDArray[np.float64]) -> None:
         """Set the positions (nq,) to render."""
@@ -94,6 +96,7 @@ class _LatestImage:
 
 def _serve(scene_xml: str, camera: Camera, shared: _Shared) -> None:
     """Render and serve until the arm's process ends."""
+    ignore_sigint()  # a terminal sends it to both processes; that of the arm decides
     latest = _LatestImage()
     server = _start_server(latest)
     model = mujoco.MjModel.from_xml_string(scene_xml)
