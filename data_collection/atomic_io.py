@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, ClassVar
 
+from configs.command import REFUSED_PATHS
 from data_collection.episode import EpisodeError
 
 PART = ".part"  # suffix of a file that is being written
@@ -25,7 +26,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux, renameat2(2)
 
 
 class ExportError(EpisodeError):
-    """Writing a folder failed. No part of it remains."""
+    """Writing a file or a folder failed. No part of it remains."""
 
     exit_code: ClassVar[int] = 1
 
@@ -39,8 +40,8 @@ def write_new(path: Path, data: bytes, check: Callable[[Path], None] | None = No
         check: Raises `EpisodeError` if the file at the given path is not intact.
 
     Raises:
-        EpisodeError: The name is in use, the disk is full or failing, or the check failed. No file of that name is
-            left.
+        EpisodeError: The name is in use or cannot be used, or the check failed. No new file of that name is left.
+        ExportError: The disk is full or failing. The same.
     """
     if path.exists():
         raise EpisodeError(f"{path}: exists already and is not overwritten; choose another name")
@@ -52,7 +53,8 @@ def write_new(path: Path, data: bytes, check: Callable[[Path], None] | None = No
         os.rename(part, path)  # noqa: PTH104 - the test of crashes records the calls of `os`
         flush(path.parent)
     except OSError as error:
-        raise EpisodeError(f"{path}: could not be written: {error.strerror or error}") from error
+        kind = EpisodeError if error.errno in REFUSED_PATHS else ExportError
+        raise kind(f"{path}: could not be written: {error.strerror or error}") from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -8,13 +8,19 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 from configs.interruption import sleep
 from data_collection.atomic_io import make_folder
 from data_collection.episode import EpisodeError
 
 LOCK = ".lock"  # file in the folder that a run has locked
+
+
+class IncompleteError(EpisodeError):
+    """Writing into a locked folder failed. What is complete in it is kept."""
+
+    exit_code: ClassVar[int] = 1
 
 
 def check_new(folder: Path, leftovers: Collection[str] = ()) -> None:
@@ -55,6 +61,7 @@ def locked_folder(folder: Path, *, is_shared: bool = False, timeout_s: float = 0
 
     Raises:
         EpisodeError: Another run holds the lock, or the folder cannot be created or written.
+        IncompleteError: The block raised an error of the operating system, such as of a full disk.
     """
     kind, end_s, is_new = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX, time.monotonic() + timeout_s, False
     with ExitStack() as stack:
@@ -73,6 +80,11 @@ def locked_folder(folder: Path, *, is_shared: bool = False, timeout_s: float = 0
         stack.enter_context(file)
         try:
             yield file
+        except OSError as error:
+            if is_shared or isinstance(error, ConnectionError | TimeoutError):
+                raise
+            reason = f"{error.filename or folder}: {error.strerror or error}"
+            raise IncompleteError(f"{reason}; {folder} is incomplete") from error
         finally:
             if not is_shared and {path.name for path in folder.glob("*")} == {LOCK}:
                 (folder / LOCK).unlink()

@@ -105,6 +105,8 @@ def _attempt(part: Callable[[], object]) -> str:
     """Write one part of the record; return the reason of a failure, empty without one."""
     try:
         part()
-    except (OSError, ReportedError) as error:
+    except OSError as error:
+        return f"{error.filename or 'output'}: {error.strerror or error}"
+    except ReportedError as error:
         return str(error)
     return ""

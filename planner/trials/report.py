@@ -83,7 +83,8 @@ class TrialsReport:
         self._progress.say(line)
 
     def write(self) -> None:
-        """Write the files, show the tables, and print the numbers as one JSON object."""
+        """Close the progress bar, write the files, show the tables, and print the numbers as one JSON object."""
+        self._progress.__exit__()
         groups = self._groups()
         page = self._folder.path / "trials.html"
         numbers = as_json(groups, str(page))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ import pytest
 
 from configs.loader import FOLDER
 from data_collection.episode import EpisodeError
-from data_collection.folder_lock import LOCK, check_new, locked_folder, share_lock
+from data_collection.folder_lock import LOCK, IncompleteError, check_new, locked_folder, share_lock
 
 HOLDER = """
 import sys
@@ -57,6 +59,16 @@ def test_a_folder_without_results_is_left_as_before(tmp_path: Path, exists: bool
     with pytest.raises(ZeroDivisionError), locked_folder(folder):
         raise ZeroDivisionError
     assert list(tmp_path.rglob("*")) == [folder] * exists
+
+
+def test_an_error_of_the_system_names_the_folder_that_is_incomplete(tmp_path: Path) -> None:
+    with (
+        pytest.raises(IncompleteError, match=r"part\.bin: No space left on device; .*run is incomplete$") as caught,
+        locked_folder(tmp_path / "run"),
+    ):
+        (tmp_path / "run" / "whole.bin").touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "run" / "part.bin"))
+    assert caught.value.exit_code == 1 and (tmp_path / "run" / "whole.bin").exists()
 
 
 def test_an_exclusive_lock_can_be_shared(tmp_path: Path) -> None:
