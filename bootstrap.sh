@@ -171,7 +171,8 @@ install_torch() {
     version=$(sed -n -E 's/^torch==([^ ;+]+).*/\1/p' constraints.txt)
     say "torch $version from $index"
     rm -f .venv/ready-* # until the requirements of this build are there
-    PIP_EXTRA_INDEX_URL='' PIP_FIND_LINKS='' install --force-reinstall --no-deps --index-url "$TORCH_INDEX" \
+    # These take the place of what pip's configuration files name; pip ignores them where they are empty.
+    PIP_EXTRA_INDEX_URL=$TORCH_INDEX PIP_FIND_LINKS=.venv/include install --force-reinstall --no-deps --index-url "$TORCH_INDEX" \
         "torch==$version" || fail "TORCH_INDEX=$index: expected an index with torch $version for" \
         "$(.venv/bin/python --version) (see above), such as https://download.pytorch.org/whl/cpu"
     former=$(.venv/bin/python -m pip list --disable-pip-version-check --format=freeze |

@@ -124,12 +124,13 @@ def test_a_real_environment_takes_torch_from_an_index_and_changes_it(checkout: C
         """)
     )
     cpu, cuda = _index(checkout.folder, "cpu", "None"), _index(checkout.folder, "cu130", "'13.0'")
+    (checkout.folder / "pip.conf").write_text(  # must not be asked for torch
+        f"[global]\nindex-url = {cuda}\nextra-index-url = {cuda}\nfind-links = {cuda.removeprefix('file://')}/torch\n"
+    )
     environ = {
         "PYTHON": sys.executable,
         "PYTHONPATH": "",
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_INDEX_URL": f"file://{checkout.folder}/empty",
-        "PIP_EXTRA_INDEX_URL": cuda,  # must not be asked for torch
+        "PIP_CONFIG_FILE": str(checkout.folder / "pip.conf"),
         "PIP_NO_CACHE_DIR": "1",
     }
     assert f"torch {VERSION}+cpu (CPU only)" in checkout.run("all", environ=environ | {"TORCH_INDEX": cpu})
