@@ -160,7 +160,7 @@ def _find(file: Path) -> Path:
         raise ConfigError(f"{file}: no such configuration file")
     known = {path.stem: str(path.relative_to(FOLDER)) for path in sorted(folder.glob("*.yaml"))}
     hint = _nearest(str(file), known.values())
-    raise ConfigError(f"{file}: no such configuration file{hint}; expected a YAML file, or one of {', '.join(known)}")
+    raise ConfigError(f"{file}: no such configuration file; expected a YAML file, or one of {', '.join(known)}{hint}")
 
 
 def _read(file: Path, prefix: _Key, sources: dict[_Key, _Source]) -> Any:

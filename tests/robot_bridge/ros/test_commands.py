@@ -93,6 +93,19 @@ def test_trials_that_a_person_arranges_and_judges(master: Rig, tmp_path: Path) -
     assert (result["robot"], result["success"], result["judged_by"]) == ("franka_ros", True, "person")
 
 
+def test_the_simulated_driver_protects_an_existing_goal(tmp_path: Path) -> None:
+    goal = tmp_path / "goal.png"
+    goal.write_text("mine")
+    for options, message in (
+        (("--scene", "pick_wipe", "--goal", str(goal)), "expected a new PNG in an existing folder"),
+        (("--scene", "bin", "--goal", str(tmp_path / "new.png")), "--goal: no effect with --scene bin"),
+        (("--force",), "--force: no effect without --goal"),
+    ):
+        done = run("robot_bridge.ros.simulator.node", *options)
+        assert done.returncode == 2 and message in done.stderr, done.stderr
+    assert goal.read_text() == "mine"
+
+
 def test_goal_image_from_the_live_camera(rig: Rig, tmp_path: Path) -> None:
     goal = tmp_path / "goal.png"
     done = run("planner.run_goal", str(goal), "--robot", "franka_ros")
