@@ -64,6 +64,7 @@ class ProgressBar:
         self._id = self._progress.add_task(label, total=total, completed=completed, detail="")
         self._line_at_s = time.monotonic()
         self._prints_lines = not quiet and not self._console.is_terminal
+        self._last_line = ""
         self._ended = threading.Event()
 
     def __enter__(self) -> ProgressBar:
@@ -98,7 +99,9 @@ class ProgressBar:
         now_s = time.monotonic()
         if self._prints_lines and now_s - self._line_at_s >= _LINE_INTERVAL_S:
             self._line_at_s = now_s
-            self.say(self._line())
+            line, elapsed_s = self._line(), self._progress.tasks[0].elapsed or 0.0
+            self.say(f"{line}, {duration(elapsed_s)} elapsed" if line == self._last_line else line)
+            self._last_line = line
 
     def _line(self) -> str:
         """Return the progress as one line of text."""

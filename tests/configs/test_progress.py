@@ -34,6 +34,17 @@ def test_lines_come_at_most_every_ten_seconds(clock: SimpleNamespace, capsys: py
     ]
 
 
+def test_a_line_that_would_repeat_the_last_one_has_the_time(
+    clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ProgressBar("actions", 50, estimates_time=False) as bar:
+        for _ in range(2):
+            clock.s += 11.0
+            bar.update(5)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "5 of 50 actions" and second.startswith("5 of 50 actions, ") and second.endswith("elapsed")
+
+
 def test_a_quiet_bar_prints_only_what_is_said(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressBar("trials", None, quiet=True) as bar:
         clock.s += 60.0
