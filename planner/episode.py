@@ -49,7 +49,7 @@ class EpisodeRequest:
     seed: int  # of the scene and the candidates
     goal: Path | None = None  # goal image, or demo:NAME; None: the scripted policy makes it, in simulation
     out: Path | None = None  # folder of the record; None: a new one in runs/
-    strict_goal: bool = False  # refuse a goal image that may not be meant
+    strict_goal: bool = False  # refuse a goal image that may be the wrong one
     judge: bool = False  # ask a person at the end whether the task is done
 
     @property
@@ -118,7 +118,7 @@ def run_episode(request: EpisodeRequest, overrides: Sequence[str]) -> None:
 
 
 class _Goal:
-    """The goal image of an episode, and the reasons why it may not be meant.
+    """The goal image of an episode, and the reasons why it may be the wrong one.
 
     Raises:
         GoalError: From all functions: the goal is refused.

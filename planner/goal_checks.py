@@ -1,4 +1,4 @@
-"""Checks whether a goal image can be meant: reasons to warn, none of which makes a goal unusable.
+"""Checks whether a goal image can be the right one: reasons to warn, none of which makes a goal unusable.
 
 A goal of the same scene differs from the present where objects and the arm have moved. Its colours are those of the
 present, wherever they are; no colour needs to be saturated. `tests/benchmarks/goal_warnings.py` counts false alarms and
@@ -25,22 +25,26 @@ _MAX_FOREIGN = 0.025  # fraction of an image whose colours are not in the other;
 
 
 def file_warnings(path: Path) -> list[str]:
-    """Return reasons why a file that `load_goal` accepts may not be meant, known before a camera sees the scene."""
+    """Return reasons why a file that `load_goal` accepts may be the wrong one, known before a camera sees the scene."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is not None and image.ndim == 3 and image.shape[2] == 4 and image[..., 3].min() < _OPAQUE:
-        return [f"the goal image {path} is partly transparent, which a camera image never is; take it with run_goal"]
+        return [
+            f"the goal image {path} is partly transparent, which a camera image never is; take it anew with run_goal"
+        ]
     return []
 
 
 def scene_warnings(goal: NDArray[np.uint8], present: NDArray[np.uint8]) -> list[str]:
-    """Return reasons why a goal may not be meant, from a comparison with the present.
+    """Return reasons why a goal may be the wrong one, from a comparison with the present.
 
     Args:
         goal: (64, 64, 3) uint8 RGB.
         present: (64, 64, 3) uint8 RGB, from the robot's camera.
     """
     if _colour(goal) < _GREY and _colour(present) > _COLOURED:
-        return ["the goal image is greyscale, but the camera's images are in colour; take it with run_goal"]
+        return [
+            "the goal image is greyscale, but the camera's images are in colour; take the goal image anew with run_goal"
+        ]
     pixels, blocks = _fraction_of_pixels(goal, present), _fraction_of_blocks(goal, present)
     if pixels > _MAX_PIXELS and blocks > _MAX_BLOCKS:
         return [

@@ -22,7 +22,7 @@ HELP_SERVER = "Address of a running server; without it, a private server is star
 HELP_SET = "Override a configuration key; sections: robot, task, planner, predictor, difference, policy."
 HELP_SOLVER = "Solver; overrides planner.solver."
 
-HELP_STRICT_GOAL = "Refuse a goal image that may not be meant, instead of warning."
+HELP_STRICT_GOAL = "Refuse a goal image that may be the wrong one, instead of warning."
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ class EpisodeDescription:
     checkpoint: str
     distance: str
     seed: int
-    goal_warnings: Sequence[str] = ()  # why the goal image may not be meant
+    goal_warnings: Sequence[str] = ()  # why the goal image may be the wrong one
 
     @classmethod
     def of(
@@ -168,7 +168,7 @@ class EpisodeResult:
     checkpoint: str  # sha256 of the checkpoint's manifest; empty if no checkpoint was used
     distance: str  # sha256 of the manifest of the temporal distance network; empty if none was used
     seed: int
-    goal_warnings: Sequence[str]  # why the goal image may not be meant; empty: nothing speaks against it
+    goal_warnings: Sequence[str]  # why the goal image may be the wrong one; empty: nothing speaks against it
     ended: str  # "success", "goal seen", "steps used", "settled", "failed", "interrupted"
     error: str  # message of the error; empty otherwise
     success: bool | None  # judged by the simulation: all of the next three; by a person: the task is done

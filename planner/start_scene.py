@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from data_collection.policies.object_detection import ObjectDetectionConfig, detect_objects
 from planner.proposals import DifferenceConfig, find_difference
+from robot_bridge.camera import Camera
 from robot_bridge.robot import Observation, RobotSpec
 
 _TOOL_PX = 12.0  # largest distance of the tool's centre from the object that shows it, in 240x320; ours
@@ -30,6 +31,7 @@ class StartScene:
 
     objects: list[DetectedObject]  # the largest first
     tool_pixel: NDArray[np.float64] | None  # (2,) centre of the tool; known in the simulation alone
+    camera: Camera | None = None  # whose image shows them; None: unknown
 
     @property
     def tool(self) -> DetectedObject | None:
@@ -65,7 +67,7 @@ def start_scene(
         DetectedObject(mask, pixel, tuple(pixel.tolist()) in goals, goals.get(tuple(pixel.tolist())))
         for mask, pixel in zip(found.masks, found.pixels, strict=True)
     ]
-    return StartScene(objects, None if tool_m is None else spec.camera.project(tool_m[None])[0])
+    return StartScene(objects, None if tool_m is None else spec.camera.project(tool_m[None])[0], spec.camera)
 
 
 def _distance(mask: NDArray[np.bool_], pixel: NDArray[np.float64]) -> float:

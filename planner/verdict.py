@@ -22,6 +22,7 @@ from planner.record import (
     SUCCESS,
     EpisodeResult,
 )
+from planner.task_words import count, task_words
 
 RESULT, REPORT = "result.json", "report.html"  # files of a run
 _TEMPLATE = "verdict.html.j2"  # begins and ends with a comment, between which `record_verdict` replaces the text
@@ -45,34 +46,37 @@ class Verdict:
     """What is known about the success of an episode, in words."""
 
     headline: str
-    style: Literal["good", "fair", "bad"]  # class of the badge
+    style: Literal["good", "fair", "bad", "open"]  # class of the badge
     explanation: str  # one sentence or two
+    question: str = ""  # for the person who judges; empty: it is judged
+    commands: tuple[str, ...] = ()  # that record the answer: yes, no
 
     @classmethod
     def of(cls, result: EpisodeResult) -> Verdict:
         """Return the verdict on an episode from its result."""
-        actions = f"{result.steps} action{'' if result.steps == 1 else 's'}"
-        ended = f"It ended after {actions}, {_ENDS[result.ended]}."
+        ended = f"It ended after {count(result.steps, 'action')}, {_ENDS[result.ended]}."
         if result.judged_by == BY_PERSON:
             note = f" Note: {result.note.rstrip('.')}." if result.note else ""
             headline = "Success" if result.success else "Not done"
-            return cls(headline, "good" if result.success else "fair", f"A person judged it. {ended}{note}")
+            return cls(headline, "good" if result.success else "bad", f"A person judged it. {ended}{note}")
         if result.success is None:
             headline = "Stopped by a failure, not judged" if result.ended == FAILED else "Not judged"
-            asked = "Not judged: compare the last image with the goal, then record it with: " + _judge_command(result)
-            return cls(headline, "bad" if result.ended == FAILED else "fair", f"{ended} {asked}")
+            explanation = f"{ended} Nothing measures success on a real robot: a person judges it."
+            style: Literal["bad", "open"] = "bad" if result.ended == FAILED else "open"
+            commands = tuple(f"{_judge_command(result)} {answer}" for answer in ("yes", "no"))
+            return cls(headline, style, explanation, task_words(result.task).question, commands)
         if result.success:
             return cls("Success", "good", ended)
         if result.ended == FAILED:
             return cls("Stopped by a failure", "bad", ended)
-        return cls("Interrupted" if result.ended == INTERRUPTED else "Not done", "fair", ended)
+        return cls("Interrupted", "fair", ended) if result.ended == INTERRUPTED else cls("Not done", "bad", ended)
 
 
 def one_line(result: EpisodeResult) -> str:
     """Return the verdict for a terminal, up to the path of the report."""
     verdict = Verdict.of(result)
-    actions = f"{result.steps} action{'' if result.steps == 1 else 's'} in {result.seconds:.0f} s"
-    ask = f"; record whether it is done with: {_judge_command(result)}" if result.success is None else ""
+    actions = f"{count(result.steps, 'action')} in {result.seconds:.0f} s"
+    ask = f"; record whether it is done with: {_judge_command(result)} yes|no" if result.success is None else ""
     return f"{verdict.headline}: {actions}{ask}; report:"
 
 
@@ -82,7 +86,7 @@ def verdict_block(result: EpisodeResult) -> str:
 
 
 def _judge_command(result: EpisodeResult) -> str:
-    return f"run_task judge {shlex.quote(str(Path(result.report).parent))} yes|no"
+    return f"run_task judge {shlex.quote(str(Path(result.report).parent))}"
 
 
 def read_result(run: Path) -> EpisodeResult:

@@ -72,8 +72,10 @@ def lines(series: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_l
     return _svg(figure, f"Lines of {y_label} over {x_label}: {', '.join(finite)}")
 
 
-def dots(rows: Sequence[tuple[str, Sequence[float]]], x_label: str, marked: tuple[str, float, str]) -> str:
-    """Draw one row of dots for each label and values, over a horizontal axis; the first row is at the top.
+def dots(
+    rows: Sequence[tuple[str, Sequence[float]]], x_label: str, marked: tuple[str, float, str], largest: float
+) -> str:
+    """Draw one row of dots for each label and values, over a horizontal axis from zero; the first row is at the top.
 
     Values that are not finite, and rows without a finite value, are left out.
 
@@ -81,6 +83,7 @@ def dots(rows: Sequence[tuple[str, Sequence[float]]], x_label: str, marked: tupl
         rows: Label and values.
         x_label: With the unit.
         marked: Label and value of the dot to mark, and the text at its mark.
+        largest: Value near the right end of the axis.
 
     Returns:
         An `<svg>` element, or `EMPTY`.
@@ -102,6 +105,7 @@ def dots(rows: Sequence[tuple[str, Sequence[float]]], x_label: str, marked: tupl
         )
     axes.set_yticks(range(len(labels)), [_text(label) for label in labels])
     axes.set_ylim(len(labels) - 0.5, -1.0)
+    axes.set_xlim(0, _top(largest))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     return _svg(figure, f"Dots of {x_label}: {', '.join(f'{label} ({len(values)})' for label, values in finite)}")
 

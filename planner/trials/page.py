@@ -13,8 +13,8 @@ from PIL import Image
 
 from data_collection.reports import html
 from data_collection.reports.images import jpeg_bytes, resize
-from planner.record import BY_PERSON
-from planner.report import task_words
+from planner.record import BY_PERSON, GOAL_SEEN, SETTLED, STEPS_USED, SUCCESS
+from planner.task_words import task_words
 from planner.trials.statistics import (
     MEASURES,
     TrialGroup,
@@ -30,6 +30,12 @@ from planner.trials.variant import VariantName
 from robot_bridge.camera import Crop
 
 _THUMBNAIL_PX = 192  # width; ours
+_ENDS = {  # of a trial: words in the table
+    SUCCESS: "done",
+    STEPS_USED: "all actions used",
+    SETTLED: "acting hardly better than holding still",
+    GOAL_SEEN: "image matched the goal",
+}
 _IMAGES = {"start": "the scene at the start", "end": "the scene at the end", "goal": "the goal image"}
 
 
@@ -59,7 +65,7 @@ def trials_page(
     trials = [trial for group in groups for trial in group.trials]
     view = {
         "tasks": list(by_task(groups)),
-        "sentences": [task_words(task) for task in by_task(groups)],
+        "words": [task_words(task) for task in by_task(groups)],
         "variants": variants,
         "by_person": judged_by(groups) == BY_PERSON,
         "seeds": f"{seeds.start} to {seeds.stop - 1}",
@@ -69,7 +75,7 @@ def trials_page(
         "shown": [_trial_view(folder, trial) for trial in sorted(trials, key=_failures_first)],
         "failed": html.data_uri("png", failed) if failed else "",
         "measures": measures(groups),
-        "trials": [(trial, _link(folder, trial)) for trial in trials],
+        "trials": [(trial, _link(folder, trial), _ended(trial)) for trial in trials],
     }
     return html.render("planner", "trials/trials.html.j2", view)
 
@@ -99,6 +105,11 @@ def _verdict(trial: Trial) -> tuple[str, str]:
     if trial.success:
         return "Success", "good"
     return ("Stopped by a failure", "bad") if trial.reason else ("Not done", "bad")
+
+
+def _ended(trial: Trial) -> str:
+    """Return what ended a trial, in words."""
+    return trial.status if trial.status != "counted" else _ENDS.get(trial.ended, trial.ended) or trial.reason
 
 
 def _thumbnails(run: Path) -> list[tuple[str, str, str]]:

@@ -31,6 +31,7 @@ from planner.trials.trial import Trial
 from planner.trials.variant import Variant
 
 _N_FAILURES = 12  # rows of the image of failed trials
+_FRAME_PX, _FRAME = 4, (255, 170, 0)  # around the goal image; ours
 _N_FRAMES = 8  # of a failed trial, from the first to the last
 
 
@@ -165,7 +166,7 @@ def one_line(groups: Sequence[TrialGroup]) -> str:
 
 
 def failures_image(folder: Path, trials: Sequence[Trial]) -> bytes:
-    """Return a PNG with one row for each of the first twelve trials that were not done with the tool.
+    """Return a PNG with one row for each of the first twelve trials that were not done.
 
     Args:
         folder: Folder of all trials.
@@ -183,7 +184,9 @@ def failures_image(folder: Path, trials: Sequence[Trial]) -> bytes:
 def _failure_row(run: Path) -> NDArray[np.uint8]:
     """Return the goal and the observed frames (9, H, W, 3) of one trial, at the size of its GIF."""
     with Image.open(run / "goal.png") as file:
-        goal = enlarge(np.asarray(file.convert("RGB"), np.uint8)[None])
+        goal = enlarge(np.asarray(file.convert("RGB"), np.uint8)[None]).copy()
+    for edge in (goal[:, :_FRAME_PX], goal[:, -_FRAME_PX:], goal[:, :, :_FRAME_PX], goal[:, :, -_FRAME_PX:]):
+        edge[...] = _FRAME
     with Image.open(run / "seen.gif") as file:
         frames = [np.asarray(frame.convert("RGB"), np.uint8) for frame in ImageSequence.Iterator(file)]
     chosen = np.linspace(0, len(frames) - 1, _N_FRAMES).round().astype(int)

@@ -9,12 +9,14 @@ from typing import Any
 from scipy.stats import binomtest
 
 from planner.record import BY_PERSON, BY_SIMULATION
+from planner.task_words import count, task_words
 from planner.trials.trial import Status, Trial
 from planner.trials.variant import VariantName
 
+_FEW = 10  # trials below which the report warns of the uncertainty; ours
 TUNING_SEEDS = 1000  # settings are tuned on seeds below; reported numbers come from seeds above
 MEASURES = {  # of a trial: field, and label in tables
-    "success": "done with the tool",
+    "success": "done",
     "goal": "objects in place",
     "picked": "tool lifted",
     "touched": "tool touched an object",
@@ -167,7 +169,7 @@ def _numbers(group: TrialGroup, by_person: bool) -> dict[str, Any]:
 
 def rates_table(groups: Sequence[TrialGroup]) -> Table:
     """Return one row per task, variant and measure, followed by the mean actions and planning time."""
-    table = [["task", "variant", "measure", "trials", "rate", "95 % interval"]]
+    table = [["task", "variant", "measure", "value", "rate", "95 % interval"]]
     for group in groups:
         for measure, label in measures(groups).items():
             found = group.success_rate(measure)
@@ -193,11 +195,18 @@ def paired_table(groups: Sequence[TrialGroup]) -> Table:
 def notes(groups: Sequence[TrialGroup], seeds: range) -> list[str]:
     """Return what the numbers depend on: definitions, tuning seeds, and each trial that ended irregularly."""
     by_person = judged_by(groups) == BY_PERSON
+    places = ", ".join(f"{task}: {task_words(task).in_place}" for task in by_task(groups))
     by_simulation = (
-        "Done with the tool, as the paper counts success: the tool was lifted, touched an object, and the objects are"
-        " in place."
+        "Done, as Wu et al. (2021) count success: the tool was lifted, touched an object, and every object is in place"
+        f" ({places}), which need not be where the goal image shows it. Objects in place: with or without the tool."
     )
-    lines = [f"Intervals are Wilson's. {'A person judged each trial.' if by_person else by_simulation}"]
+    lines = ["A person judged each trial." if by_person else by_simulation]
+    n_least = min((len(group.counted) for group in groups), default=0)
+    if n_least < _FEW:
+        lines.append(
+            f"{count(n_least, 'trial')} of a task and variant are few: the rate may be far off, see the interval."
+        )
+    lines.append("95 % intervals are score intervals (Wilson 1927).")
     if seeds.start < TUNING_SEEDS and not by_person:
         lines.append(
             f"Seeds {seeds.start} to {seeds.stop - 1}: seeds below {TUNING_SEEDS} are for tuning; report numbers of"

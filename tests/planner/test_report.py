@@ -16,11 +16,12 @@ from configs.loader import FOLDER
 from ghvae_core.predictor import PredictorError
 from planner.plan import FAMILY_MEANINGS
 from planner.record import EpisodeDescription, EpisodeHistory, EpisodeResult, summarize
-from planner.report import _TASKS, task_words, write_report
-from planner.report_images import start_with_objects, start_with_tool
-from planner.report_plans import hold_cost, kinds_of_candidates, median_cost
+from planner.report import write_report
+from planner.report_images import gripper_changes, hand_path, plan_points, start_with_objects, start_with_tool
+from planner.report_plans import hold_cost, kinds_of_candidates, median_cost, runners_up
 from planner.start_scene import DetectedObject, StartScene
 from planner.task import TaskConfig, TaskController
+from planner.task_words import _TASKS, task_words
 from robot_bridge.robot import RobotFault
 from robot_bridge.simulation.success import TaskSuccess
 from tests.planner.doubles import GOAL, FakeRobot, StubPredictor, solver, towards_goal
@@ -132,7 +133,7 @@ def test_the_page_says_what_the_task_is_and_shows_the_whole_run_before_any_chart
     assert "Grasp the tool, and wipe the objects off the plate with it" in _text(page)
     assert html.index("data:image/webp") < html.index("<svg") and html.index("verdict -->") < html.index("The task:")
     assert _webp(page)[0] == 6  # the start, and one after each action
-    assert "The distance to the goal image counts the arm too, so it may rise" in _text(page)
+    assert "It counts the arm too, so it may rise" in _text(page)
 
 
 def test_the_page_says_what_predicted(tmp_path: Path) -> None:
@@ -155,7 +156,9 @@ def test_objects_that_are_in_place_without_the_tool_are_explained(tmp_path: Path
 
 
 def test_a_task_without_a_sentence_is_described_by_its_goal() -> None:
-    assert task_words("open_drawer") == ("open_drawer", "Make the scene look like the goal image")
+    words = task_words("open_drawer")
+    assert words[:3] == ("open_drawer", "Make the scene look like the goal image", "in place")
+    assert words.question == "Does the scene look like the goal image, apart from the arm?"
     assert set(_TASKS) == {path.stem for path in (FOLDER / "tasks").glob("*.yaml")}
 
 
@@ -211,7 +214,7 @@ def test_without_knowledge_of_the_tool_only_the_detected_objects_are_marked(tmp_
     page, _ = _write(tmp_path, history)
     assert "The tool is outlined" not in _text(page) and "What the planner detects" in _text(page)
     drawn = start_with_objects(history)
-    assert drawn is not None and (drawn == (120, 200, 255)).all(axis=2).any()
+    assert drawn is not None and (drawn == (250, 230, 60)).all(axis=2).any()
     history.scene = StartScene([], None)
     page, _ = _write(tmp_path, history)
     assert "What the planner detects" not in _text(page) and start_with_tool(history) is None
@@ -235,7 +238,11 @@ def test_the_success_of_a_real_robot_is_unknown(tmp_path: Path) -> None:
     page, result = _write(tmp_path, _run())
     text = " ".join(page.texts)
     assert result.success is None and result.judged_by == ""
-    assert "Not judged" in text and f"run_task judge {tmp_path} yes|no" in text and "Not done" not in text
+    assert (
+        "Not judged" in text
+        and all(f"run_task judge {tmp_path} {answer}" in text for answer in ("yes", "no"))
+        and "Not done" not in text
+    )
 
 
 def test_an_episode_that_failed_before_its_first_plan_has_a_page(tmp_path: Path) -> None:
@@ -289,3 +296,57 @@ def test_the_result_is_one_line_of_json_of_finite_numbers() -> None:
     assert result["task"] == "pick_wipe" and result["seed"] == 7 and result["steps"] == 5 and result["plans"] == 3
     assert result["success"] is None and result["ended"] == "steps used" and result["deviation_m"] < 1e-6
     assert result["distance_start"] > 0 and result["seconds_per_plan"] > 0
+
+
+def test_the_page_says_how_the_simulation_decides(tmp_path: Path) -> None:
+    history = _run()
+    history.outcome = TaskSuccess(True, True, True, True, True, 0.0)
+    text = _text(_write(tmp_path / "simulated", history)[0])
+    assert "every object is off the plate: its centre lies beyond the rim" in text
+    assert "need not be where the goal image shows them" in text and "At the end every object is off the plate." in text
+    history.outcome = None
+    assert "How it is judged" not in _text(_write(tmp_path / "real", history)[0])
+
+
+def test_a_warning_on_the_goal_stands_above_the_images(tmp_path: Path) -> None:
+    history = _run()
+    result = replace(summarize(DESCRIPTION, history, "report.html"), goal_warnings=("it is <grey>",))
+    write_report(tmp_path, history, result, "")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert html.index("<b>Check the goal image:</b> it is &lt;grey&gt;.") < html.index("data:image")
+
+
+def test_the_reason_names_the_second_best_and_the_best_of_another_kind(tmp_path: Path) -> None:
+    history = _run()
+    first = history.plans[0]
+    families = ["hold", "use", "use", "carry", *["play"] * (len(first.plan.costs) - 4)]
+    costs = np.full(len(families), 0.05, np.float32)
+    costs[:4] = 0.04, 0.01, 0.0102, 0.02
+    plan = replace(first.plan, families=families, costs=costs, index=1, cost=0.01)
+    assert runners_up(plan) == (2, 3)
+    history.plans[0] = replace(first, plan=plan)
+    text = _text(_write(tmp_path, history)[0])
+    assert (
+        "0.01020 (2.0 % more) for number 2 (use), 0.02000 (100.0 % more) for the best of another kind (carry)" in text
+    )
+    assert "Number 2 is so close" in text
+    holding = replace(plan, families=["hold", "use"], costs=costs[:2])
+    assert runners_up(holding) == (0, None)
+
+
+def test_the_path_of_the_hand_is_drawn_where_the_camera_is_known(tmp_path: Path) -> None:
+    history = _run()
+    assert hand_path(history, 0) is None
+    camera = FakeRobot().spec.camera
+    history.scene = replace(_scene(history), camera=camera)
+    drawn = hand_path(history, 0)
+    assert drawn is not None and (drawn == (90, 200, 255)).all(axis=2).any()
+    points_m = plan_points(history, 0)
+    assert points_m[0] == pytest.approx(history.start.observation.state[:3])
+    assert points_m[-1] - points_m[0] == pytest.approx(history.plans[0].plan.actions[:, :3].sum(axis=0), abs=1e-6)
+    page, _ = _write(tmp_path, history)
+    assert sum("with the path of the hand" in alt for alt in page.alts) == len(history.plans)
+    actions = history.plans[0].plan.actions.copy()
+    actions[:, 3] = [-1, 1, 1, *[-1] * (len(actions) - 3)]
+    history.plans[0] = replace(history.plans[0], plan=replace(history.plans[0].plan, actions=actions))
+    assert gripper_changes(history, 0) == [(2, True), (4, False)]

@@ -10,7 +10,7 @@ import pytest
 
 from planner.record import EpisodeHistory, EpisodeResult, summarize
 from planner.report import write_report
-from planner.verdict import JudgeError, Verdict, read_result, record_verdict, verdict_block
+from planner.verdict import JudgeError, Verdict, one_line, read_result, record_verdict, verdict_block
 from tests.planner.test_report import DESCRIPTION, FAILURE, _run
 
 DONE = replace(FAILURE, goal=True, goal_now=True, touched=True, strict=True, distance_m=0.0)
@@ -44,7 +44,10 @@ def test_the_verdict_of_a_person_is_recorded_in_result_and_report(tmp_path: Path
 
 def test_a_run_without_a_verdict_names_the_command(tmp_path: Path) -> None:
     result = _store(tmp_path / "my run", _run())
-    assert f"run_task judge '{tmp_path / 'my run'}' yes|no" in Verdict.of(result).explanation
+    command = f"run_task judge '{tmp_path / 'my run'}'"
+    assert Verdict.of(result).commands == (f"{command} yes", f"{command} no")
+    assert "Is every object off the plate" in Verdict.of(result).question and Verdict.of(result).style == "open"
+    assert f"{command} yes|no" in one_line(result)
 
 
 def test_a_run_that_the_simulation_judged_is_refused(tmp_path: Path) -> None:

@@ -79,12 +79,12 @@ def test_the_axis_includes_the_highest_value(value: float, drawn: list[Any]) -> 
 
 def test_dots_are_drawn_in_rows_with_one_marked(drawn: list[Any]) -> None:
     texts = _texts(
-        chart.dots([("use", [1.0, 2.0]), ("<b>", [math.nan, 3.0]), ("none", [])], "cost", ("use", 1.0, "$c$"))
+        chart.dots([("use", [1.0, 2.0]), ("<b>", [math.nan, 3.0]), ("none", [])], "cost", ("use", 1.0, "$c$"), 3.0)
     )
     every, below, mark = (dots.get_offsets().tolist() for dots in drawn[0].collections)
     assert every == [[1, 0], [2, 0]] and below[-1] == [3, 1] and mark == [[1, 0]]
     assert {"use", "<b>", "cost", "$c$"} <= set(texts) and "none" not in texts
-    assert chart.dots([("use", [math.inf])], "cost", ("use", math.inf, "")) == EMPTY
+    assert chart.dots([("use", [math.inf])], "cost", ("use", math.inf, ""), 0.0) == EMPTY
 
 
 def test_each_chart_has_a_text_for_screen_readers() -> None:

@@ -130,7 +130,7 @@ def test_numbers_of_no_trials_are_null() -> None:
 
 def test_the_tables_show_the_same_numbers() -> None:
     rates = rates_table([A, B])
-    assert ["pick_wipe", "A", "done with the tool", "1 of 3", "33 %", "6 to 79 %"] in rates
+    assert ["pick_wipe", "A", "done", "1 of 3", "33 %", "6 to 79 %"] in rates
     assert ["pick_wipe", "A", "seconds per plan", "3", "", ""] in rates and len({len(row) for row in rates}) == 1
     assert ["pick_wipe", "objects in place", "1", "1", "0", "0", "1"] in paired_table([A, B])
     assert len(paired_table([A])) == 1
@@ -177,6 +177,8 @@ def test_the_page_says_what_the_task_and_each_column_mean(tmp_path: Path) -> Non
     assert "wipe the objects off the plate" in text and "A trial is one run of a task" in text
     for column in ("variant", "measure", "rate", "95 % interval", "object distance (cm)", "ended"):
         assert f">{column}</th>" in html
+    assert "When Pick &amp; wipe is done" in html and "its centre lies beyond the rim" in text
+    assert "3 trials of a task and variant are few" in text and "all actions used" in text
     assert "<th></th>" not in html and ">  </th>" not in html
 
 
