@@ -70,7 +70,7 @@ class CheckpointInfo(Config):
 
     @model_validator(mode="after")
     def _check_context(self) -> CheckpointInfo:
-        if isinstance(self.model, SvgConfig) and self.model.n_context != self.n_context:
+        if self.model.n_context != self.n_context:
             raise ValueError(f"model.n_context: expected {self.n_context} as n_context, got {self.model.n_context}")
         return self
 

@@ -20,7 +20,7 @@ from configs.command import ReportedError
 from data_collection import atomic_io
 
 MANIFEST = "MANIFEST.json"
-CURRENT = 3  # schema version of the configuration
+CURRENT = 4  # schema version of the configuration
 _VERSION = "schema_version"
 
 
@@ -143,7 +143,7 @@ def unpack_config(data: bytes, path: Path) -> str:
         raise CheckpointError(
             f"{path}: expected {_VERSION} {CURRENT} or less, got {version}; use a newer version of this program"
         )
-    for step in (_from_1_to_2, _from_2_to_3)[version - 1 :]:
+    for step in (_from_1_to_2, _from_2_to_3, _from_3_to_4)[version - 1 :]:
         config = step(config)
     return json.dumps(config)
 
@@ -172,3 +172,12 @@ def _from_2_to_3(config: dict[str, Any]) -> dict[str, Any]:
             provenance["stage"] = "prior_finetune"
         config["provenance"] = provenance
     return config
+
+
+def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(config.get("model"), dict):
+        return config
+    added = {"n_context": config.get("n_context", 2)}
+    if config["model"].get("kind") == "ghvae":
+        added["copies"] = 0
+    return {**config, "model": {**added, **config["model"]}}

@@ -14,7 +14,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from configs.loader import Config
-from ghvae_core.models.layers import Decoder, Encoder, Gaussian, Posterior, Prior, RecurrentLatent, RecurrentState
+from ghvae_core.models.layers import (
+    Decoder,
+    Encoder,
+    Gaussian,
+    Posterior,
+    Prior,
+    RecurrentLatent,
+    RecurrentState,
+    compose,
+)
 from ghvae_core.models.video_model import IMAGE_CHANNELS, ModelConfig, VideoModel, draw
 
 
@@ -36,6 +45,9 @@ class GhvaeConfig(ModelConfig):
     pixel_channels: int = Field(gt=0)  # of decoder 1 at image size
     prior: Literal["learned", "uniform"] = "learned"  # uniform: N(0, I), paper's ablation 3; ignores the actions
     refine_latent: bool = True  # one more convolution in prior and posterior; ours
+    # Earlier frames from which decoder 1 can copy each pixel: the previous one and the last context frame, or none (0,
+    # the model of the paper); ours
+    copies: Literal[0, 2] = 2
     posterior_std: float = Field(default=0.1, gt=0)  # constant (paper 2); value ours: with 1 the posterior collapsed
 
     @model_validator(mode="after")
@@ -79,7 +91,9 @@ class GhvaeModule(nn.Module):
         self.encoder = Encoder(above, size.channels, size.encoder_blocks, px)
         self.decoder = Decoder(size.channels, outputs, size.latent, size.decoder_blocks, px)
         # No norm before the output: it would remove absolute colour.
-        self.pixels = nn.Conv2d(outputs, IMAGE_CHANNELS, 3, padding=1) if k == 1 else None
+        # Colours, and the masks of `compose`.
+        heads = IMAGE_CHANNELS + (1 + config.copies if config.copies else 0)
+        self.pixels = nn.Conv2d(outputs, heads, 3, padding=1) if k == 1 else None
         body = (size.channels, size.hidden, kernel)
         self.prior = Prior(RecurrentLatent(*body, config.action_dim, config.refine_latent), size.hidden, size.latent)
         self.posterior = Posterior(RecurrentLatent(*body, 0, config.refine_latent), size.hidden, size.latent)
@@ -114,12 +128,14 @@ class Ghvae(VideoModel):
         """Return h^K (N, C_K, px / 2^K, px / 2^K) of frames (N, 3, px, px) in [0, 1]."""
         return self.encode(frames)[-1]
 
-    def decode(self, z: Tensor, features: Sequence[Tensor]) -> Tensor:
+    def decode(self, z: Tensor, features: Sequence[Tensor], previous: Tensor, last_context: Tensor) -> Tensor:
         """Return the next frames (N, 3, px, px) in [0, 1].
 
         Args:
             z: (N, C_Z, H, W) latent z_{t+1} of the deepest module in use.
             features: h_t^1 .. h_t^depth; their number is the number of modules in use.
+            previous: Frames x_t (1 or N, 3, px, px) in [0, 1].
+            last_context: Last context frames (1 or N, 3, px, px) in [0, 1]; at context steps x_t itself.
         """
         depth = len(features)
         v = self.module(depth).decoder.project(z)
@@ -127,7 +143,7 @@ class Ghvae(VideoModel):
             v = self.module(k).decoder(features[k - 1], v)
         pixels = self.module(1).pixels
         assert pixels is not None  # noqa: S101 - for the type checker
-        return torch.sigmoid(pixels(v).float())
+        return compose(pixels(v), (previous, last_context) if self.config.copies else ())
 
     def prior(
         self, h: Tensor, actions: Tensor, depth: int, n_steps: int = 1, state: RecurrentState | None = None
@@ -147,7 +163,7 @@ class Ghvae(VideoModel):
         n, n_context = len(actions), context.shape[1]
         seen = self.encode(context.transpose(0, 1).flatten(0, 1), depth)  # each (n_context * (1 or N), C, H, W)
         state: RecurrentState | None = None
-        frame = context.new_empty(0)
+        frame = last = context[:, -1]
         for t in range(actions.shape[1]):
             if t < n_context:
                 features = [h.chunk(n_context)[t].expand(n, *h.shape[1:]) for h in seen]
@@ -155,5 +171,6 @@ class Ghvae(VideoModel):
                 features = self.encode(frame, depth)
             prior, state = self.prior(features[-1], actions[:, t], depth, state=state)
             if t >= n_context - 1:
-                frame = self.decode(draw(prior.mean, (0.5 * prior.log_variance).exp(), generator), features)
+                z = draw(prior.mean, (0.5 * prior.log_variance).exp(), generator)
+                frame = self.decode(z, features, frame, last)
                 yield frame

@@ -37,8 +37,6 @@ class SvgConfig(ModelConfig):
     hidden: int = Field(default=256, gt=0)
     features: int = Field(default=128, gt=0)  # channels of a frame's 8x8 map; Denton and Fergus
     latent: int = Field(default=10, gt=0)  # channels of z; Villegas et al.
-    # Skip connections are those of the last context frame, in training and prediction; paper E.1.
-    n_context: int = Field(default=2, ge=1)
 
     @model_validator(mode="after")
     def _check_size(self) -> SvgConfig:

@@ -22,9 +22,11 @@ from ghvae_core.models.svg import Svg, SvgConfig
 from ghvae_core.models.video_model import VideoModel
 
 # Settings that may differ. All others are sizes of the networks and must be equal.
-_FREE = {"image_px", "action_dim", "action_scale", "modules", "prior", "posterior_std", "n_context"}
+_FREE = {"image_px", "action_dim", "action_scale", "modules", "prior", "posterior_std", "n_context", "copies"}
 _GROUP_PARTS = 3  # of a tensor's name, which identify its module and network
 _WITH_GRIPPER = 4  # length of the shortest action with a gripper
+_PIXELS = "levels.0.pixels."  # the last layer of decoder 1: colours, then the masks of copied frames
+_DRAWN_BIAS = 4.0  # of new masks: 96 % of each pixel are drawn, as before; ours
 
 
 class TransferReport(Config):
@@ -66,6 +68,7 @@ def adapt(
     - action scale: the weights of the actions are scaled, so that the same movement has the same effect;
     - numbers of an action: common ones keep their weights, new ones start without effect;
     - actions where the checkpoint has none: their network starts without effect;
+    - copies: new masks draw nearly every pixel, as before; masks without a use are left out;
     - image size: convolutions are kept; 1x1 kernels become the middle of 3x3 kernels, and vice versa;
     - more modules: new ones are random; fewer: the deepest are not used;
     - a learned prior instead of a uniform one: random, as that of the checkpoint is untrained.
@@ -139,6 +142,8 @@ def _usable(model: VideoModel) -> Iterator[tuple[str, Tensor]]:
 
 def _fitted(name: str, tensor: Tensor, start: VideoModel, model: VideoModel) -> tuple[Tensor, str]:
     """Return a tensor for the new model, and a description of its change; empty if unchanged."""
+    if name.startswith(_PIXELS) and isinstance(model, Ghvae):
+        return _with_copies(tensor, model.state_dict()[name])
     first = _first_action(name, model)
     if first is not None:
         return _with_actions(tensor, first, start, model)
@@ -153,6 +158,16 @@ def _fitted(name: str, tensor: Tensor, start: VideoModel, model: VideoModel) -> 
             )
         )
     return tensor.clone(), ""
+
+
+def _with_copies(tensor: Tensor, like: Tensor) -> tuple[Tensor, str]:
+    """Return a weight or bias (outputs, ...) of decoder 1's last layer for another number of copied frames."""
+    if len(tensor) >= len(like):
+        return tensor[: len(like)].clone(), "masks of copied frames left out" if len(tensor) > len(like) else ""
+    value = torch.cat([tensor, torch.zeros_like(like[len(tensor) :])])
+    if value.dim() == 1:
+        value[len(tensor)] = _DRAWN_BIAS
+    return value, "new masks draw every pixel"
 
 
 def _first_action(name: str, model: VideoModel) -> int | None:

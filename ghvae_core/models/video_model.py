@@ -30,6 +30,8 @@ class ModelConfig(Config):
     action_dim: int = Field(default=4, ge=0)  # paper E.1; 0 is the paper's action-free mode
     # Raw actions are divided by it, so that the inputs are around 1. Set from the data.
     action_scale: tuple[float, ...] = Field(default_factory=_ones)
+    # Context frames; the last of them is a source of still pixels, in training and prediction. Set from the data.
+    n_context: int = Field(default=2, ge=1)  # paper E.1
 
     @model_validator(mode="after")
     def _check_scale(self) -> ModelConfig:

@@ -64,10 +64,8 @@ def load_config(model: str, overrides: Sequence[str], n_modules: int | None = No
         if not isinstance(config.model, GhvaeConfig) or not 1 <= n_modules <= config.model.n_modules:
             raise ConfigError(f"--modules: expected 1 to {config.model.n_modules} as {model} has, got {n_modules}")
         config = config.model_copy(update={"model": config.model.up_to(n_modules)})
-    if isinstance(config.model, SvgConfig):  # its skip connections are those of the last context frame
-        model_config = config.model.model_copy(update={"n_context": config.data.n_context})
-        config = config.model_copy(update={"model": model_config})
-    return config
+    model_config = config.model.model_copy(update={"n_context": config.data.n_context})
+    return config.model_copy(update={"model": model_config})
 
 
 def continued(config: TrainingRunConfig, start: Checkpoint, overrides: Sequence[str]) -> TrainingRunConfig:

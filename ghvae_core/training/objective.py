@@ -90,6 +90,11 @@ class Batch:
         noise = torch.randn(whole, generator=generator, device=generator.device)
         return noise[:, self.first : self.first + n].to(like.device).flatten(0, 1)
 
+    def last_context(self, n_context: int) -> Tensor:
+        """Return for each transition the latest context frame (T * B, 3, px, px): x_t, later the last context frame."""
+        steps = self.frames.chunk(self.n_steps + 1)
+        return torch.cat([steps[min(t, n_context - 1)] for t in range(self.n_steps)])
+
     def sequences(self) -> tuple[Tensor, Tensor]:
         """Return frames (B, T + 1, 3, px, px) and actions (B, T, A)."""
         n = self.n_sequences
@@ -203,7 +208,8 @@ def _bound(
 ) -> Loss:
     mean, prior, std, n = stats.mean, stats.prior, model.config.posterior_std, batch.n_sequences
     z = mean if generator is None else mean + std * batch.noise(mean, generator)
-    mse = functional.mse_loss(model.decode(z, stats.features), batch.frames[n:])
+    decoded = model.decode(z, stats.features, batch.frames[:-n], batch.last_context(model.config.n_context))
+    mse = functional.mse_loss(decoded, batch.frames[n:])
     width, held = 2 * math.log(std), Gaussian(prior.mean.detach(), prior.log_variance.detach())
     kl_posterior = kl_divergence(mean, width, held).sum() / n
     kl_prior = kl_divergence(mean.detach(), width, prior).sum() / n

@@ -255,6 +255,10 @@ def _job(request: TrainingRequest, config: TrainingRunConfig, dataset: Dataset, 
 
 def _name(request: TrainingRequest, config: TrainingRunConfig, dataset: Dataset, start: _Start) -> str:
     settings = former_names(TrainingRunConfig, config.model_dump(mode="json", exclude={"training": OPERATIONAL}))
+    if settings["model"]["kind"] == "ghvae":  # settings that earlier versions did not have
+        del settings["model"]["n_context"]
+        if not settings["model"]["copies"]:
+            del settings["model"]["copies"]
     settings["data"]["prepared"] = None  # the folder of the decoded episodes does not matter
     facts = [settings, dataset.sha256, request.seed, start.sha256]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

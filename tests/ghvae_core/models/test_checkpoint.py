@@ -216,13 +216,15 @@ def test_a_module_trained_on_other_lower_modules_is_refused(folder: Path) -> Non
 
 def test_a_newer_schema_is_refused_by_name(folder: Path) -> None:
     text = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(text.replace('"schema_version": 3', '"schema_version": 4'))
+    (folder / "config.json").write_text(text.replace('"schema_version": 4', '"schema_version": 5'))
     _reseal(folder)
-    with pytest.raises(CheckpointError, match=r"config\.json: expected schema_version 3 .*got 4; use a newer version"):
+    with pytest.raises(CheckpointError, match=r"config\.json: expected schema_version 4 .*got 5; use a newer version"):
         load(folder)
 
 
 def test_an_old_checkpoint_loads_and_predicts_the_same(folder: Path) -> None:
+    literal = small_config(copies=0)
+    save(folder, small_model(copies=0), _info().model_copy(update={"model": literal}))
     context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(2, 4, 4)
     before = load(folder).model.rollout(context, actions)
     config = json.loads((GOLDEN / "config_schema_1.json").read_bytes())
@@ -230,7 +232,7 @@ def test_an_old_checkpoint_loads_and_predicts_the_same(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     _reseal(folder)
     loaded = load(folder)
-    assert loaded.info.model == small_config()
+    assert loaded.info.model == literal
     assert torch.equal(loaded.model.rollout(context, actions), before)
 
 

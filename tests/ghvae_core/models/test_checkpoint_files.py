@@ -199,7 +199,7 @@ def test_version_1_becomes_a_ghvae_with_all_values() -> None:
     model = old.pop("model")
     assert {name: dumped[name] for name in old} == old
     assert model.pop("action_conditioned") is True
-    assert dumped["model"] == {**model, "kind": "ghvae"}
+    assert dumped["model"] == {**model, "kind": "ghvae", "n_context": 2, "copies": 0}
     assert (dumped["workspace_m"], dumped["camera"]) == (None, None)
 
 
@@ -215,6 +215,7 @@ def test_version_2_keeps_every_value_under_the_present_names() -> None:
     assert old.pop("schema_version") == 2
     dumped = _read(_old(2)).model_dump(mode="json")
     names = {"usual_error": "val_rmse_p95", "answer": "self_test_output"}
+    old["model"] |= {"n_context": old["n_context"], "copies": 0}  # which version 4 added
     provenance = old.pop("provenance")
     assert {names.get(name, name): value for name, value in old.items()} | {
         "provenance": dumped["provenance"]
@@ -229,7 +230,7 @@ def test_version_2_keeps_every_value_under_the_present_names() -> None:
 def test_a_migration_step_does_not_change_its_input(version: int) -> None:
     old = _old(version)
     before = deepcopy(old)
-    for step in (checkpoint_files._from_1_to_2, checkpoint_files._from_2_to_3):
+    for step in (checkpoint_files._from_1_to_2, checkpoint_files._from_2_to_3, checkpoint_files._from_3_to_4):
         step(old)
         assert old == before
 
@@ -241,7 +242,7 @@ def test_a_migration_step_does_not_change_its_input(version: int) -> None:
         (b"[1]", "expected a JSON object"),
         (b"\xff", "expected a JSON object"),
         (b"[" * 100_000, "expected a JSON object"),
-        (b'{"schema_version": 4}', "expected schema_version 3 or less, got 4; use a newer version of this program"),
+        (b'{"schema_version": 5}', "expected schema_version 4 or less, got 5; use a newer version of this program"),
         (b'{"schema_version": 0}', "schema_version: expected a whole number from 1, got 0"),
         (b'{"schema_version": true}', "schema_version: expected a whole number from 1, got True"),
         (b'{"schema_version": "2"}', "schema_version: expected a whole number from 1, got '2'"),

@@ -6,7 +6,9 @@ from pydantic import ValidationError
 
 from configs.loader import Config, load
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
-from tests.ghvae_core.small import PX, small_config, small_model
+from ghvae_core.models.layers import compose, copy_masks
+from ghvae_core.training.objective import module_loss
+from tests.ghvae_core.small import PX, small_batch, small_config, small_model
 
 
 class _Section(Config):
@@ -150,3 +152,58 @@ def test_contexts_and_actions_that_do_not_fit_are_refused(n_contexts: int, n_act
 def test_invalid_configurations_are_refused(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         GhvaeConfig.model_validate({**small_config().model_dump(), **changes})
+
+
+def _copying(index: int) -> Ghvae:
+    """Return a model whose masks take every pixel from one place: 0 drawn, 1 the previous frame, 2 the last context."""
+    model = small_model(2)
+    pixels = model.module(1).pixels
+    assert pixels is not None and pixels.bias is not None
+    with torch.no_grad():
+        pixels.weight[3:].zero_()
+        pixels.bias[3:] = torch.tensor([-100.0] * 3)
+        pixels.bias[3 + index] = 100.0
+    return model
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_still_pixels_are_copied_exactly_for_any_number_of_steps(index: int) -> None:
+    context, actions = torch.rand(2, 2, 3, PX, PX), torch.rand(2, 9, 4)
+    predicted = _copying(index).rollout(context, actions)
+    assert torch.equal(predicted, context[:, -1:].expand_as(predicted))
+
+
+def test_a_pixel_that_is_drawn_is_that_of_the_literal_model() -> None:
+    model, literal = _copying(0), small_model(2, copies=0)
+    weights = {name: tensor[:3] if ".pixels." in name else tensor for name, tensor in model.state_dict().items()}
+    literal.load_state_dict(weights)
+    context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(3, 5, 4)
+    torch.testing.assert_close(model.rollout(context, actions), literal.rollout(context, actions))
+
+
+@pytest.mark.parametrize(("index", "is_previous"), [(1, True), (2, False)])
+def test_teacher_forced_frames_copy_the_real_previous_frame_or_the_last_context_frame(
+    index: int, is_previous: bool
+) -> None:
+    batch, model = small_batch(), _copying(index)
+    frames, n_steps = batch.sequences()[0], batch.n_steps
+    sources = range(n_steps) if is_previous else [min(t, 1) for t in range(n_steps)]
+    expected = ((frames[:, list(sources)] - frames[:, 1:]) ** 2).mean()
+    torch.testing.assert_close(module_loss(model, 2, batch, (0.0, 0.0), None).mse, expected)
+
+
+def test_the_shares_of_a_pixel_add_up_and_the_frame_is_their_mixture() -> None:
+    head, sources = torch.randn(2, 6, 4, 4), [torch.rand(2, 3, 4, 4), torch.rand(1, 3, 4, 4)]
+    masks = copy_masks(head)
+    torch.testing.assert_close(masks.sum(1), torch.ones(2, 4, 4))
+    parts = [torch.sigmoid(head[:, :3]), *(source.expand(2, -1, -1, -1) for source in sources)]
+    mixture = sum(mask[:, None] * part for mask, part in zip(masks.unbind(1), parts, strict=True))
+    torch.testing.assert_close(compose(head, sources), mixture)
+
+
+def test_copies_cost_219_parameters_at_tiny_and_the_literal_model_has_none() -> None:
+    config = load(_Section, {"model": "models/tiny.yaml"}).model
+    literal = config.model_copy(update={"copies": 0})
+    with torch.device("meta"):
+        sizes = [sum(each.numel() for each in Ghvae(one).parameters()) for one in (config, literal)]
+    assert sizes[0] - sizes[1] == 219

@@ -197,6 +197,21 @@ def test_other_sizes_are_refused_by_name(
         _adapt(_start(start), config)
 
 
+def test_a_literal_model_gets_masks_that_draw_nearly_every_pixel() -> None:
+    start = _start(small_config(copies=0))
+    model, report = _adapt(start, small_config())
+    assert report.changed["copies"] == "was 0, is 2"
+    assert set(report.adapted) == {"levels.0.pixels.weight", "levels.0.pixels.bias"}
+    before, after = _rollout(start.model, _actions()), _rollout(model, _actions())
+    assert 0 < float((before - after).abs().mean()) < 0.02
+
+
+def test_masks_are_left_out_of_a_literal_model() -> None:
+    model, report = _adapt(_start(small_config()), small_config(copies=0))
+    assert report.adapted["levels.0.pixels.weight"] == "masks of copied frames left out"
+    assert model.state_dict()["levels.0.pixels.weight"].shape[0] == 3
+
+
 def test_the_text_of_the_report_is_complete() -> None:
     start = _start(small_config(2))
     _, report = _adapt(start, _of_actions(small_config(3), 0.5, 0.5, 0.5, 1.0))
