@@ -7,7 +7,8 @@ from 1, the shallowest. Shapes: B sequences, T steps, N = T * B with the oldest 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -23,6 +24,7 @@ from ghvae_core.models.layers import (
     RecurrentLatent,
     RecurrentState,
     compose,
+    copy_masks,
 )
 from ghvae_core.models.video_model import IMAGE_CHANNELS, ModelConfig, VideoModel, draw
 
@@ -174,3 +176,26 @@ class Ghvae(VideoModel):
                 z = draw(prior.mean, (0.5 * prior.log_variance).exp(), generator)
                 frame = self.decode(z, features, frame, last)
                 yield frame
+
+
+@contextmanager
+def recorded_masks(model: Ghvae) -> Iterator[list[Tensor]]:
+    """Record the masks of every frame that is decoded in the block.
+
+    Yields:
+        A list that grows by (N, 3, px, px) float32 at each step: the shares of the drawn colour, the previous frame and
+        the last context frame in each pixel. It stays empty for a model without copies.
+    """
+    kept: list[Tensor] = []
+    pixels = model.module(1).pixels
+    assert pixels is not None  # noqa: S101 - for the type checker
+
+    def record(_layer: nn.Module, _inputs: Any, head: Tensor) -> None:
+        if model.config.copies:
+            kept.append(copy_masks(head))
+
+    handle = pixels.register_forward_hook(record)
+    try:
+        yield kept
+    finally:
+        handle.remove()

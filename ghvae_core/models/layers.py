@@ -133,7 +133,7 @@ def compose(head: Tensor, sources: Sequence[Tensor]) -> Tensor:
 
 
 def copy_masks(head: Tensor) -> Tensor:
-    """Return the shares (N, 1 + S, px, px) float32 of the drawn colour and of each source in a pixel; their sum is 1."""
+    """Return the shares (N, 1 + S, px, px) float32 of the drawn colour and of each source in a pixel; they sum to 1."""
     return torch.softmax(head[:, 3:].float(), 1)
 
 

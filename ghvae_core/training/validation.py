@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from data_collection.reports.images import filmstrip, png_bytes
 from ghvae_core.data.windows import Windows
+from ghvae_core.models.ghvae import Ghvae, recorded_masks
 from ghvae_core.models.video_model import ModelConfig, VideoModel
 from ghvae_core.training.objective import Batch, Kind
 from ghvae_core.training.stages import teacher_forced
@@ -110,13 +112,24 @@ def val_rmse_p95(
 
 @torch.no_grad()
 def comparison_png(model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int) -> bytes:
-    """Return a PNG: real frames and, below them, frames predicted from the context with the real actions."""
+    """Return a PNG: real frames and, below them, frames predicted from the context with the real actions.
+
+    A model that copies pixels has a third row: red where a pixel is drawn, green where it is copied from the previous
+    frame, blue where it is copied from the last context frame.
+    """
     frames, actions = to_batch(windows, indices, str(model.action_scale.device)).sequences()
-    predicted = model.rollout(frames[:, :n_context], actions, depth=k)
+    nothing: AbstractContextManager[list[Tensor]] = nullcontext([])
+    with recorded_masks(model) if isinstance(model, Ghvae) else nothing as masks:
+        predicted = model.rollout(frames[:, :n_context], actions, depth=k)
     predicted = torch.cat([frames[:, :n_context], predicted], 1)
     rows = {}
     for i in range(len(frames)):
         rows[f"real {i + 1}"], rows[f"predicted {i + 1}"] = _uint8(frames[i]), _uint8(predicted[i])
+        if masks:
+            shares = torch.stack([mask[i] for mask in masks])
+            rows[f"copied {i + 1}"] = _uint8(
+                torch.cat([torch.zeros_like(shares[:1]).expand(n_context, -1, -1, -1), shares])
+            )
     return png_bytes(filmstrip(rows))
 
 

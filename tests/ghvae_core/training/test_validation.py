@@ -1,9 +1,11 @@
 """Validation metrics of checkpoints."""
 
+import cv2
 import numpy as np
+import pytest
 import torch
 
-from ghvae_core.training.validation import spread, to_batch, val_rmse_p95
+from ghvae_core.training.validation import comparison_png, spread, to_batch, val_rmse_p95
 from tests.ghvae_core.small import small_model, small_windows
 
 
@@ -24,3 +26,18 @@ def test_without_finite_frames_there_is_no_rmse() -> None:
         for parameter in model.parameters():
             parameter.fill_(float("nan"))
     assert val_rmse_p95(model, 2, data, spread(data, 4), 2) is None
+
+
+@pytest.mark.parametrize(("copies", "n_rows"), [(0, 2), (2, 3)])
+def test_the_image_of_a_stage_shows_where_pixels_are_copied(copies: int, n_rows: int) -> None:
+    model, data = small_model(copies=copies), small_windows()
+    heights = []
+    for n_windows in (1, 2):
+        png = comparison_png(model, 2, data, spread(data, n_windows), 2)
+        image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+        assert image is not None
+        heights.append(image.shape[0])
+    plain = comparison_png(small_model(copies=0), 2, data, spread(data, 1), 2)
+    image = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    assert heights[0] == n_rows * image.shape[0] // 2 and heights[1] == 2 * heights[0]
