@@ -79,7 +79,7 @@ class TrainingLog:
         for name, value in metrics._asdict().items():
             self._writer.add_scalar(f"validation/{name}", value, self._before(stage) + stage.n_steps)
         job = self._job
-        for text in metrics.warnings(stage.kind, job.model.config):
+        for text in (*metrics.stage_problems(stage.kind), *metrics.action_problems(job.model.config)):
             self.warn(f"{stage.name}: {text}")
         image = comparison_png(job.model, stage.k, job.validation, spread(job.validation, _N_SHOWN), job.n_context)
         images = self._folder / "images"

@@ -293,7 +293,11 @@ def _describe(
 
 
 def _summary(folder: Path, job: TrainingJob, metrics: dict[str, ValidationMetrics]) -> dict[str, object]:
-    warnings = {stage.name: metrics[stage.name].warnings(stage.kind, job.model.config) for stage in job.plan}
+    warnings = {
+        stage.name: [*found.stage_problems(stage.kind), *found.action_problems(job.model.config)]
+        for stage in job.plan
+        if (found := metrics[stage.name])
+    }
     return {
         "checkpoint": str(folder),
         "sha256": checkpoint.load(folder).sha256,

@@ -28,7 +28,7 @@ from ghvae_core.training.objective import (
 )
 
 # Settings that do not change the result of a run, and may differ when it is resumed.
-OPERATIONAL = {"save_every_s", "feature_cache", "feature_cache_limit_gb"}
+OPERATIONAL = {"save_every_s", "feature_cache", "feature_cache_limit_gb", "checks"}
 
 
 class TrainingConfig(Config):
@@ -62,6 +62,8 @@ class TrainingConfig(Config):
     precision: Literal["float32", "bfloat16"] = "float32"  # of the networks; losses are always float32
     shard: bool = False  # shard the end-to-end stage over all processes (FSDP2)
     validation_windows: int = Field(default=128, ge=2)  # ours
+    # After a stage whose model fails a check of `ValidationMetrics`: end with an error, or warn and continue; ours
+    checks: Literal["fail", "warn"] = "fail"
     save_every_s: float = Field(default=120.0, gt=0)  # at most 5 % of the time is spent on saving; ours
     # Features of frozen encoders (paper 2): computed at every step (off), cached (all), cached except those of module
     # 1, which are the largest and the cheapest to compute (deep), or the fastest of these as measured (auto)

@@ -130,7 +130,7 @@ class Trainer:
             Interrupted: `stop` returned True; the state is on disk.
             TrainingError: The loss stayed NaN or infinite, or the metrics of a stage are, or the device is out of
                 memory. The last good state is on disk, and the message contains the options of a new run that continues
-                after the last finished stage.
+                after the last finished stage. Or the model fails a check (`training.checks`) after a stage.
         """
         if not self._progress.saves:
             self._save(None)  # restored if the first stage fails
@@ -162,6 +162,20 @@ class Trainer:
             metrics={**self._progress.metrics, stage.name: metrics._asdict()},
         )
         self._save(None)
+        if self._training.checks == "fail":
+            self._check(stage, metrics)
+
+    def _check(self, stage: TrainingStage, metrics: ValidationMetrics) -> None:
+        """Refuse a model that ignores its latent, or a finished one that ignores its actions or copies better."""
+        failed, is_last = metrics.stage_problems(stage.kind), stage == self._job.plan[-1]
+        if is_last:
+            failed += metrics.final_problems(self._job.model.config)
+        if failed:
+            raise TrainingError(
+                f"{stage.name}: the model fails {'its checks' if len(failed) > 1 else 'a check'}: {'; '.join(failed)}. "
+                f"Its weights are in {self._folder.parent / 'stages' / stage.name}; to use them anyway: the same "
+                "command with --resume --set training.checks=warn"
+            )
 
     def _begin(self, stage: TrainingStage) -> Engine:
         """Return the engine of a stage, restored if the stage had begun; fill the feature cache."""

@@ -1,7 +1,8 @@
-"""Validation metrics of a stage, and warnings about a model that ignores its latent or its actions."""
+"""Validation metrics of a stage, and checks for a model that ignores its latent or its actions or predicts nothing."""
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from ghvae_core.training.stages import teacher_forced
 
 _CHUNK = 32  # windows per rollout; bounds the memory; ours
 _QUANTILE = 0.95  # of the windows; ours
+_MIN_KL = 1.0  # nats per window; a model that ignored its latent had 0.5, useful ones have hundreds; ours
+_MIN_ACTION_GAP_DB = 0.05  # models that follow the actions have 1 dB or more; ours
 
 
 class ValidationMetrics(NamedTuple):
@@ -31,22 +34,49 @@ class ValidationMetrics(NamedTuple):
     copy_last: float  # every frame = the last context frame
     kl: float  # nats per window
 
-    def warnings(self, kind: Kind, model: ModelConfig) -> list[str]:
-        """Return warnings about an unused latent or ignored actions.
+    @property
+    def action_gap_db(self) -> float:
+        """By how much the PSNR of a rollout falls with the actions of another window; NaN if an error is NaN."""
+        if self.rollout == 0 or self.rollout_shuffled == 0:
+            return math.inf if self.rollout < self.rollout_shuffled else 0.0
+        return 10 * math.log10(self.rollout_shuffled / self.rollout)
 
-        After the rollout stage the teacher-forced error is not checked: that stage does not train the posterior.
+    def stage_problems(self, kind: Kind) -> list[str]:
+        """Return what is wrong with the latent after a stage.
+
+        After the rollout stage it is not checked: that stage does not train the posterior.
         """
+        if kind == "rollout":
+            return []
         found = []
-        if kind != "rollout" and not self.teacher_forced < self.one_step_copy:
+        if not self.teacher_forced < self.one_step_copy:
             found.append(
                 f"teacher-forced error {self.teacher_forced:.5f} is not below one-step copy {self.one_step_copy:.5f}: "
                 "the latent is not used; lower objective.beta or train longer"
             )
-        if model.takes_actions and not self.rollout < self.rollout_shuffled:
+        if not self.kl >= _MIN_KL:
             found.append(
-                f"rollout error with true actions {self.rollout:.5f} is not below that with shuffled actions "
-                f"{self.rollout_shuffled:.5f}: the prior ignores the actions; train longer, or set "
-                "training.prior_finetune_steps"
+                f"KL {self.kl:.2f} nats per window is below {_MIN_KL:g}: the latent holds nothing; lower objective.beta"
+            )
+        return found
+
+    def action_problems(self, model: ModelConfig) -> list[str]:
+        """Return whether rollouts ignore the actions."""
+        if not model.takes_actions or self.action_gap_db >= _MIN_ACTION_GAP_DB:
+            return []
+        return [
+            f"rollout error with true actions {self.rollout:.5f} is not clearly below that with shuffled actions "
+            f"{self.rollout_shuffled:.5f} ({self.action_gap_db:.2f} dB, at least {_MIN_ACTION_GAP_DB:g} expected): the "
+            "prior ignores the actions; train longer, or set training.prior_finetune_steps"
+        ]
+
+    def final_problems(self, model: ModelConfig) -> list[str]:
+        """Return what is wrong with the rollouts of a finished model."""
+        found = self.action_problems(model)
+        if not self.rollout < self.copy_last:
+            found.append(
+                f"rollout error {self.rollout:.5f} is not below that of copying the last context frame "
+                f"{self.copy_last:.5f}; train longer"
             )
         return found
 

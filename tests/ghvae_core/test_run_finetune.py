@@ -37,6 +37,7 @@ SETTINGS = (
     "training.rollout_steps=1",
     "training.batch_windows=2",
     "training.validation_windows=2",
+    "training.checks=warn",
     "data.horizon=2",
     "data.validation_fraction=0.3",
 )

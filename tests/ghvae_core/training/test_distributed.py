@@ -157,6 +157,7 @@ SETTINGS = (
     "shard=true",
     "batch_windows=4",
     "validation_windows=2",
+    "checks=warn",
 )
 
 

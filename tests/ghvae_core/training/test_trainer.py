@@ -231,17 +231,43 @@ def test_running_out_of_memory_is_reported_with_the_options_to_continue(
         assert part in str(error.value)
 
 
-def test_an_unused_latent_and_ignored_actions_are_warned_of() -> None:
-    good = ValidationMetrics(0.1, 0.2, 0.3, 0.4, 0.5, 1.0)
+GOOD = ValidationMetrics(0.1, 0.2, 0.3, 0.4, 0.5, 10.0)
+
+
+def test_an_unused_latent_ignored_actions_and_worse_rollouts_than_copies_are_problems() -> None:
     model = small_config()
-    assert good.warnings("module", model) == []
-    assert "latent is not used" in good._replace(teacher_forced=0.2).warnings("prior_finetune", model)[0]
-    assert "ignores the actions" in good._replace(rollout=0.4).warnings("rollout", model)[0]
-    bad = good._replace(teacher_forced=float("nan"), rollout=float("nan"))
-    assert len(bad.warnings("module", model)) == 2
-    assert len(bad.warnings("rollout", model)) == 1  # the posterior is outdated
+    assert GOOD.stage_problems("module") == GOOD.action_problems(model) == GOOD.final_problems(model) == []
+    assert "latent is not used" in GOOD._replace(teacher_forced=0.2).stage_problems("prior_finetune")[0]
+    assert "latent holds nothing" in GOOD._replace(kl=0.5).stage_problems("end_to_end")[0]
+    assert "ignores the actions" in GOOD._replace(rollout=0.399).action_problems(model)[0]
+    assert "copying the last context frame" in GOOD._replace(copy_last=0.3).final_problems(model)[0]
+    bad = GOOD._replace(teacher_forced=float("nan"), rollout=float("nan"), kl=float("nan"))
+    assert len(bad.stage_problems("module")) == 2 and bad.stage_problems("rollout") == []  # the posterior is outdated
+    assert len(bad.final_problems(model)) == 2
     for changes in ({"prior": "uniform"}, {"action_dim": 0}):
-        assert bad.warnings("rollout", small_config(**changes)) == []
+        assert len(bad.final_problems(small_config(**changes))) == 1
+
+
+@pytest.mark.parametrize(
+    ("metrics", "stage", "message"),
+    [
+        (GOOD._replace(kl=0.0), "module_1", "the latent holds nothing"),
+        (GOOD._replace(rollout_shuffled=0.3), "rollout", "the prior ignores the actions"),
+        (GOOD._replace(copy_last=0.2), "rollout", "copying the last context frame"),
+    ],
+)
+def test_a_model_that_fails_a_check_ends_the_run_and_is_kept(
+    metrics: ValidationMetrics, stage: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ghvae_core.training.trainer.measure", lambda *_: metrics)
+    trainer, _, record = make_trainer(tmp_path, checks="fail")
+    with pytest.raises(TrainingError, match=rf"{stage}: the model fails a check: .*{message}.*--resume --set"):
+        trainer.train(never)
+    assert record.ended[-1] == stage
+    resumed, _, rest = make_trainer(tmp_path)
+    assert resumed.resume()
+    assert len(resumed.train(never)) == 4
+    assert [*record.ended, *rest.ended] == ["module_1", "module_2", "prior_finetune", "rollout"]
 
 
 def _losses(folder: Path, **changes: object) -> tuple[list[float], dict[str, torch.Tensor]]:
