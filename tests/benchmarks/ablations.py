@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, NamedTuple, NoReturn
 
@@ -89,6 +89,7 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
     evaluate: Annotated[bool, typer.Option(help="Evaluate all finished rows.")] = True,
     windows: Annotated[int, typer.Option(help="Number of windows for evaluation.")] = 256,
     fvd: Annotated[bool, typer.Option(help="Also compute FVD: minutes per row on a CPU.")] = True,
+    copies: Annotated[int, typer.Option(help="model.copies of all GHVAEs; 0: the paper's model.")] = 2,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Further settings of all trainings.")] = None,
 ) -> None:
     """Train all unfinished rows, then evaluate all finished ones together.
@@ -99,7 +100,11 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
     """
     first, middle, deepest = steps
     module_steps = f"training.module_steps={[first, middle, middle, middle, middle, deepest]}"
-    study = Study(rows(size, deepest), data, out, seed, (module_steps, *(set_ or [])))
+    variants = {
+        name: replace(row, more=(*row.more, f"model.copies={copies}")) if row.n_modules else row
+        for name, row in rows(size, deepest).items()
+    }
+    study = Study(variants, data, out, seed, (module_steps, *(set_ or [])))
     for name in study.check(only or [*study.rows]):
         if not study.is_finished(name):
             study.train(name)

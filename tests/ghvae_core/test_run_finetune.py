@@ -19,9 +19,9 @@ from configs.command import ReportedError
 from configs.loader import former_names, migrate
 from ghvae_core.models.checkpoint import load
 from ghvae_core.models.checkpoint_files import read_manifest, write_folder
-from ghvae_core.models.ghvae import Ghvae
+from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
 from ghvae_core.run_finetune import finetune
-from ghvae_core.training.config import TrainingRunConfig, load_config
+from ghvae_core.training.config import TrainingRunConfig, continued, load_config
 from ghvae_core.training.logger import TrainingLog
 from ghvae_core.training.objective import Loss, module_loss
 from ghvae_core.training.run import TrainingRequest, train
@@ -120,6 +120,16 @@ def test_a_stopped_run_is_saved_and_resumed(
     expected, got = load(finished / "checkpoint").model, load(tmp_path / "checkpoint").model
     for name, tensor in expected.state_dict().items():
         assert torch.equal(tensor, got.state_dict()[name]), name
+
+
+def test_a_run_from_a_checkpoint_copies_pixels_as_its_model_does_unless_set(folder: Path, finished: Path) -> None:
+    start, file = load(finished / "checkpoint"), str(folder / "small.yaml")
+    assert isinstance(start.model.config, GhvaeConfig)
+    literal = start.model.config.model_copy(update={"copies": 0})
+    from_paper = dataclasses.replace(start, model=Ghvae(literal))
+    for overrides, checkpoint, expected in (((), start, 2), ((), from_paper, 0), (("model.copies=2",), from_paper, 2)):
+        model = continued(load_config(file, overrides), checkpoint, overrides).model
+        assert isinstance(model, GhvaeConfig) and model.copies == expected
 
 
 def test_a_complete_model_is_trained_further(folder: Path, finished: Path, tmp_path: Path) -> None:
