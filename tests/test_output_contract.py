@@ -49,7 +49,8 @@ QUICK = [
 ]
 SLOW = [
     "run_finetune --describe --model small.yaml",
-    f"run_finetune {FINETUNE} --set training.module_steps=[2] --set training.validation_windows=2",
+    f"run_finetune {FINETUNE} --set training.module_steps=[2] --set training.validation_windows=2 "
+    "--set training.checks=warn",
     f"run_distance --data episodes --out run {NETWORK} {WINDOWS} --set training.n_steps=2",
     "run_evaluation --data episodes --windows 2 --no-lpips --out run --set evaluation.validation_fraction=1",
     "run_server --check --threads 1 --device cpu --set predictor.chunk=3",
