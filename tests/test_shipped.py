@@ -4,14 +4,14 @@ from pathlib import Path
 
 import torch
 
-from configs.loader import FOLDER, Config, load
+from configs.loader import Config, load
 from ghvae_core.goal_cost import GoalCost
 from ghvae_core.models.checkpoint import load as load_checkpoint
 from ghvae_core.run_server import SHIPPED
 from ghvae_core.serving.local import InProcessPredictor
 from planner.compatibility import check_compatibility
 from planner.config import load_run
-from planner.goal import load_goal
+from planner.goal import goal_file, load_goal
 from robot_bridge.robot import RobotSpec
 from robot_bridge.simulation.config import SimulationConfig
 
@@ -24,9 +24,8 @@ class _Section(Config):
 
 def test_the_demo_uses_a_shipped_goal() -> None:
     robot = load(_Section, {"robot": "robots/simulation.yaml"}).robot
-    goal = FOLDER / "goals" / "pick_wipe.png"
-    assert f"--goal {goal.relative_to(ROOT)}" in (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert load_goal(goal, robot.camera).std() > 10
+    assert "--goal demo:pick_wipe " in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert load_goal(goal_file(Path("demo:pick_wipe")), robot.camera).std() > 10
 
 
 def test_the_shipped_model_is_complete_and_compatible_with_robot_and_planner() -> None:
