@@ -67,6 +67,8 @@ def test_lint_is_part_of_every_group_and_each_test_of_one_stage() -> None:
 
 @pytest.mark.parametrize(("target", "group"), [("lint", "lint"), ("test", "test"), ("test-slow", "slow")])
 def test_make_runs_the_stages(target: str, group: str) -> None:
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True)
+    outside_make = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "-n", "--no-print-directory", target]
+    done = subprocess.run(command, cwd=ROOT, env=outside_make, capture_output=True, text=True, check=True)
     set_up, run = done.stdout.splitlines()
     assert set_up == "./bootstrap.sh dev" and run.endswith(f".venv/bin/python -m tests.stages {group}")

@@ -201,8 +201,9 @@ def test_after_a_failure_of_the_predictor_everything_is_recorded(
     assert [_episode_actions(path.parent) for path in (tmp_path / "run").glob("*.hdf5")] == ([plan] if plan else [])
 
 
-NO_SPACE = OSError(errno.ENOSPC, "No space left on device")
+NO_SPACE = OSError(errno.ENOSPC, "No space left on device", "run/file")
 NO_EPISODE = EpisodeError("the episode could not be written")
+REASONS = {NO_SPACE: "run/file: No space left on device", NO_EPISODE: str(NO_EPISODE)}  # in one line
 
 
 def _fail_to_write(monkeypatch: pytest.MonkeyPatch, part: str, fault: Exception) -> None:
@@ -221,11 +222,11 @@ def test_a_failed_part_of_the_record_exits_with_1_and_the_others_are_written(
     _fail_to_write(monkeypatch, part, fault)
     with pytest.raises(RecordError) as failure:
         run_episode(_request(tmp_path), [*SMALL, "task.n_steps=1"])
-    assert str(failure.value) == f"not all was recorded: {fault}"
+    assert str(failure.value) == f"not all was recorded: {REASONS[fault]}"
     assert failure.value.exit_code == 1
     output, errors = capsys.readouterr()
     assert _last_json((tmp_path / "run" / "result.json").read_text()) == _last_json(output)
-    assert str(fault) not in errors  # printed once, by the command
+    assert REASONS[fault] not in errors  # printed once, by the command
     written = {path.suffix for path in (tmp_path / "run").iterdir()}
     assert (".hdf5" in written) == (part != "write_episode") and (".html" in written) == (part != "write_report")
 
@@ -243,7 +244,7 @@ def test_a_failed_part_of_the_record_does_not_hide_the_error_that_ended_the_run(
     output, errors = capsys.readouterr()
     assert _last_json((tmp_path / "run" / "result.json").read_text()) == _last_json(output)
     assert _last_json(output)["steps"] == 1
-    assert f"not all was recorded: {NO_EPISODE}; {NO_SPACE}" in errors
+    assert f"not all was recorded: {REASONS[NO_EPISODE]}; {REASONS[NO_SPACE]}" in errors
 
 
 @pytest.fixture
