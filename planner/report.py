@@ -25,7 +25,7 @@ from planner.report_images import (
     whole_run,
 )
 from planner.report_plans import copy_errors, hold_cost, kinds_of_candidates, median_cost, plan_view, runners_up
-from planner.task_words import count, task_words
+from planner.task_words import task_words
 from planner.verdict import verdict_block
 
 _FRAME_S = 0.25  # duration of one frame of a GIF
@@ -89,7 +89,7 @@ def _page(history: EpisodeHistory, result: EpisodeResult, config_yaml: str) -> s
         "goal_small": html.data_uri("png", png_bytes(small_views(history, history.goal[None])[0])),
         "objects": "" if objects is None else html.data_uri("jpeg", jpeg_bytes(objects)),
         "kinds": kinds_of_candidates(history),
-        "n_plans": count(result.plans, "plan"),
+        "n_plans": html.count(result.plans, "plan"),
         "plans": [plan_view(history, index) for index in range(len(history.plans))],
         "charts": _charts(history, result),
         "strip": _observed_strip(history),
@@ -108,7 +108,7 @@ def _views(history: EpisodeHistory) -> list[_Image]:
             _large(history, last),
             "the scene after the last action",
             "End",
-            f"after {count(len(history.steps), 'action')}",
+            f"after {html.count(len(history.steps), 'action')}",
         ),
         _Image(_large(history, history.goal), "the goal image", "Goal image", "in the resolution of the model"),
     ]
@@ -217,7 +217,7 @@ def _latency_bars(history: EpisodeHistory) -> list[tuple[str, dict[str, float]]]
     rows = []
     for record, end in history.spans():
         execute_s = sum(step.execute_s for step in history.steps[record.step : end])
-        rows.append((f"after {count(record.step, 'action')}", {**record.latency_s, "execute": execute_s}))
+        rows.append((f"after {html.count(record.step, 'action')}", {**record.latency_s, "execute": execute_s}))
     shown = {stage for _, stages in rows for stage, stage_s in stages.items() if stage_s >= _LEAST_S}
     return [(label, {name: each for name, each in stages.items() if name in shown}) for label, stages in rows]
 

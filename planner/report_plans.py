@@ -17,7 +17,6 @@ from planner.goal import image_distance
 from planner.plan import FAMILY_MEANINGS, HOLD, PREVIOUS, Plan
 from planner.record import EpisodeHistory
 from planner.report_images import gripper_changes, hand_path, plan_points, small_views
-from planner.task_words import count
 
 VIDEO_FRAME_S = 0.3  # duration of one frame of an animation; ours
 _CLOSE = 0.05  # relative difference of two costs below which a choice between them says little; ours
@@ -36,7 +35,7 @@ class KindOfCandidates(NamedTuple):
     @property
     def chosen(self) -> str:
         """In how many plans it was chosen, in words; empty: in none."""
-        return count(self.n_chosen, "plan") if self.n_chosen else ""
+        return html.count(self.n_chosen, "plan") if self.n_chosen else ""
 
 
 class PredictedVideo(NamedTuple):
@@ -92,7 +91,7 @@ def plan_view(history: EpisodeHistory, index: int) -> PlanView:
     marked = (plan.family, plan.cost, "chosen")
     return PlanView(
         step=record.step,
-        title=f"Plan after {count(record.step, 'action')}: {meaning} ({plan.family})",
+        title=f"Plan after {html.count(record.step, 'action')}: {meaning} ({plan.family})",
         is_early=record.is_early,
         reason=_reason(plan),
         path="" if path is None else html.data_uri("jpeg", jpeg_bytes(path)),
@@ -103,7 +102,7 @@ def plan_view(history: EpisodeHistory, index: int) -> PlanView:
         videos=[_video(history, plan, *shown) for shown in zip(plan.best, plan.videos, strict=True)],
         dots=chart.dots(_costs_by_kind(history, plan), _COST, marked, _largest_cost(history)),
         strip=_strip(history, predicted[:n], observed[:n]) if n else "",
-        executed=count(n, "action"),
+        executed=html.count(n, "action"),
         prediction_error=f"{np.mean(errors):.1f}" if n else "",
         copy_error=f"{np.mean(copy_errors(history, index)):.1f}" if n else "",
     )

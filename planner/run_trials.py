@@ -63,7 +63,7 @@ def run_trials(  # noqa: PLR0917 - typer calls it by name
 
     **Tune settings on seeds below 1000 only** (`--seeds 0:20`). Seeds from 1000, the default, are for reported numbers.
     Each trial equals `run_task TASK --seed SEED`. A scene in which the scripted policy fails is excluded.
-    *Done with the tool* is success as in the paper: lifted, touched an object, and the objects are in place.
+    *Done* is success as in the paper: lifted, touched an object, and the objects are in place.
     `--compare "planner.n_candidates=100 planner.replan_every=2"` runs a second variant, B, in each scene after A and
     compares the two. B is A with these overrides, or with another `predictor=`, `checkpoint=` or `server=`.
 

@@ -55,8 +55,3 @@ def task_words(task: str) -> TaskWords:
     """Return the words on a task; one without words of its own is described by its goal image."""
     other = TaskWords(task, "Make the scene look like the goal image", "in place", "")
     return _TASKS.get(task, other)
-
-
-def count(n: int, noun: str) -> str:
-    """Return a number with its noun, in the plural where it is not one."""
-    return f"{n} {noun}{'' if n == 1 else 's'}"

@@ -22,7 +22,7 @@ from planner.record import (
     SUCCESS,
     EpisodeResult,
 )
-from planner.task_words import count, task_words
+from planner.task_words import task_words
 
 RESULT, REPORT = "result.json", "report.html"  # files of a run
 _TEMPLATE = "verdict.html.j2"  # begins and ends with a comment, between which `record_verdict` replaces the text
@@ -54,7 +54,7 @@ class Verdict:
     @classmethod
     def of(cls, result: EpisodeResult) -> Verdict:
         """Return the verdict on an episode from its result."""
-        ended = f"It ended after {count(result.steps, 'action')}, {_ENDS[result.ended]}."
+        ended = f"It ended after {html.count(result.steps, 'action')}, {_ENDS[result.ended]}."
         if result.judged_by == BY_PERSON:
             note = f" Note: {result.note.rstrip('.')}." if result.note else ""
             headline = "Success" if result.success else "Not done"
@@ -75,7 +75,7 @@ class Verdict:
 def one_line(result: EpisodeResult) -> str:
     """Return the verdict for a terminal, up to the path of the report."""
     verdict = Verdict.of(result)
-    actions = f"{count(result.steps, 'action')} in {result.seconds:.0f} s"
+    actions = f"{html.count(result.steps, 'action')} in {result.seconds:.0f} s"
     ask = f"; record whether it is done with: {_judge_command(result)} yes|no" if result.success is None else ""
     return f"{verdict.headline}: {actions}{ask}; report:"
 

@@ -129,7 +129,7 @@ def _off_command(taken: RecordedEpisode, _: RobotSpec, config: EpisodeFilterConf
     share = float((_errors_m(taken.episode) > config.off_command_m).mean())
     if not share <= config.off_command_fraction:
         yield (
-            f"expected a hand within {config.off_command_m:g} m of its target except in "
+            f"expected a hand farther than {config.off_command_m:g} m from its target in at most "
             f"{100 * config.off_command_fraction:g} % of the steps, got {100 * share:.0f} %"
         )
 

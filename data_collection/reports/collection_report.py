@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from data_collection.episode import EpisodeError
@@ -24,6 +25,7 @@ from data_collection.reports.statistics import (
     summary_numbers,
 )
 from data_collection.storage import index, journal
+from data_collection.storage.folder import CONFIG_NAME
 from data_collection.storage.index import Row
 from data_collection.storage.journal import JournalSummary, Value
 
@@ -31,6 +33,18 @@ GENERATOR = "ghvae-foresight run_data page"  # in the head of the page
 _HEAD_BYTES = 1000  # of the page, with its generator
 _MOST_READ = 500  # episodes whose steps are read, at 20 to 50 ms each; ours
 _TAIL = 2.0  # percentage of the largest values that the last bar of a histogram with a long tail holds; ours
+_REASONS = {  # of quarantine: what is wrong with such an episode
+    "wrong_count": "it has too few or too many steps",
+    "clock_jump": "the system clock jumped",
+    "wrong_stamps": "a step was too short or too long",
+    "wrong_actions": "an applied action is beyond the limits",
+    "out_of_bounds": "the hand left the workspace",
+    "bad_light": "the images are too dark or too bright",
+    "frozen_camera": "the images stayed the same while the hand moved",
+    "idle_arm": "the hand hardly moved",
+    "off_command": "the hand was often far from its target: something held it up",
+    "not_finite": "a measurement is not a number",
+}
 _CELL_M = 0.02  # side of a cell of the map; ours
 
 
@@ -70,6 +84,8 @@ def collection_report(folder: Path, n_shown: int, seed: int) -> str:
     view = {
         "generator": GENERATOR,
         "name": folder.resolve().name,
+        "robot": _robot(folder),
+        "has_journal": bool(history.runs),
         "span": f"{moment(min(row.closed_s for row in rows))} to {moment(max(row.closed_s for row in rows))}",
         "numbers": summary_numbers(rows, events, history),
         "findings": _findings(rows, steps, history),
@@ -79,13 +95,21 @@ def collection_report(folder: Path, n_shown: int, seed: int) -> str:
         "objects": _objects(rows),
         "families": _families(rows),
         "motion": _motion(steps),
-        "steps": f"{len(steps.table)} steps of {steps.n_episodes} episodes",
+        "steps": f"{html.count(len(steps.table), 'step')} of {html.count(steps.n_episodes, 'episode')}",
         "is_part": steps.n_episodes + len(steps.unread) < len(rows),
         "shown": shown,
         "seed": seed,
         "aside": aside,
     }
     return html.render("data_collection.reports", "collection.html.j2", view)
+
+
+def _robot(folder: Path) -> str:
+    """Return which robot a collection was recorded from, in words; empty where the folder does not say."""
+    file = folder / CONFIG_NAME
+    stored = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else None
+    kind = stored.get("robot", {}).get("kind", "") if isinstance(stored, dict) else ""
+    return "a simulated arm (MuJoCo)" if kind == "simulation" else kind
 
 
 def is_collection_report(path: Path) -> bool:
@@ -123,13 +147,16 @@ def _findings(rows: Sequence[Row], steps: StepStatistics, history: JournalSummar
     return findings
 
 
-def _failures(history: JournalSummary, aside: Sequence[QuarantineGroup]) -> list[tuple[str, int, int, int]]:
-    """Return reason, aborted attempts, attempts moved to quarantine, and files in quarantine."""
+def _failures(history: JournalSummary, aside: Sequence[QuarantineGroup]) -> list[tuple[str, str, int, int, int]]:
+    """Return reason, its meaning, aborted attempts, attempts moved to quarantine, and files in quarantine."""
     kept = {part.reason: part.n for part in aside}
     names = Counter[str]() + history.dropped + history.quarantined
     order = [name for name, _ in names.most_common()] + [name for name in kept if name not in names]
-    table = [(name, history.dropped[name], history.quarantined[name], kept.get(name, 0)) for name in order]
-    return table + ([("process died or hung", history.lost, 0, 0)] if history.lost else [])
+    table = [
+        (name, _REASONS.get(name, ""), history.dropped[name], history.quarantined[name], kept.get(name, 0))
+        for name in order
+    ]
+    return table + ([("lost", "the process died or hung", history.lost, 0, 0)] if history.lost else [])
 
 
 def _progress(rows: Sequence[Row]) -> list[_Chart]:
@@ -149,7 +176,8 @@ def _progress(rows: Sequence[Row]) -> list[_Chart]:
         _Chart(
             "Episodes with object motion",
             chart.lines(shares, f"one point per {name}", "% of the episodes"),
-            f"An object moved: by {100 * MOVED_M:g} cm or more in the image. Lifted: held above the table.",
+            f"An object moved: by {100 * MOVED_M:g} cm or more in the image. Lifted: held above the table. A point of"
+            f" few episodes says little; the last one is of {html.count(len(stretches[-1][1]), 'episode')}.",
         ),
     ]
 
@@ -188,7 +216,10 @@ def _objects(rows: Sequence[Row]) -> list[_Chart]:
             "By colour, within reach of the hand.",
         ),
         _Chart(
-            "Action sequences by family", chart.bars(sequences, "%"), f"{families.total()} sequences; see the legend."
+            "Action sequences by kind",
+            chart.bars(sequences, "%"),
+            f"{html.count(families.total(), 'sequence')}: an episode has one or more. The kinds are"
+            " explained in the table below.",
         ),
     ]
 
@@ -206,16 +237,9 @@ def _motion(steps: StepStatistics) -> list[_Chart]:
     length_cm = _length(moves_cm)
     off_mm = 1000 * _length(steps.measured_m - steps.moves_m)
     commanded_mm = 1000 * _length(steps.measured_m - steps.commanded_m)
-    axes = {name: moves_cm[:, i] for i, name in enumerate(("dx", "dy", "dz"))}  # away from the base, to its left, up
     heights_cm = 100 * steps.hands_m[:, 2]
     return [
-        _Chart(
-            "Applied actions",
-            chart.histogram(axes, _around_zero(chart.round_edges(moves_cm)), "cm a step", "the steps"),
-            "dx leads away from the base, dy to its left, dz up. Deviation "
-            + ", ".join(f"{name} {values.std():.1f} cm" for name, values in axes.items())
-            + ".",
-        ),
+        *_applied(moves_cm),
         _long_tailed("Length of the applied step", {"steps": length_cm}, "cm"),
         _long_tailed(
             "Distance from the target", {"of the applied action": off_mm, "of the commanded action": commanded_mm}, "mm"
@@ -240,6 +264,20 @@ def _motion(steps: StepStatistics) -> list[_Chart]:
     ]
 
 
+def _applied(moves_cm: NDArray[np.float32]) -> list[_Chart]:
+    """Return one histogram for each axis of the applied actions, with one scale."""
+    edges = _around_zero(chart.round_edges(moves_cm))
+    directions = {"dx": "away from the base", "dy": "to the left, seen from the base", "dz": "up"}
+    return [
+        _Chart(
+            f"Applied {name}",
+            chart.histogram({name: moves_cm[:, i]}, edges, "cm a step", "the steps"),
+            f"Positive: {direction}. Standard deviation {moves_cm[:, i].std():.1f} cm.",
+        )
+        for i, (name, direction) in enumerate(directions.items())
+    ]
+
+
 def _around_zero(edges: list[float]) -> list[float]:
     """Return edges shifted by half an interval, so that zero is in the middle of one."""
     half = (edges[1] - edges[0]) / 2
@@ -251,12 +289,14 @@ def _long_tailed(title: str, series: dict[str, NDArray[np.float32]], unit: str) 
     bounds = [np.percentile(values, 100 - _TAIL) for values in series.values()]
     edges = chart.round_edges(np.array([*(values.min() for values in series.values()), *bounds]))
     words = [
-        f"{name}: median {np.median(values):.3g} {unit}, maximum {values.max():.3g}" for name, values in series.items()
+        f"{name}median {np.median(values):.3g} {unit}, maximum {values.max():.3g}"
+        for name, values in ((f"{name}: " if len(series) > 1 else "", values) for name, values in series.items())
     ]
+    text = "; ".join(words)
     return _Chart(
         title,
         chart.histogram(series, edges, unit, "the steps"),
-        f"{'; '.join(words)}; the last bar includes all larger values.",
+        f"{text[0].upper()}{text[1:]}. The last bar includes all larger values.",
     )
 
 
@@ -266,7 +306,12 @@ def _map(steps: StepStatistics) -> _Chart:
     edges = [np.arange(np.floor(low / _CELL_M), np.ceil(high / _CELL_M) + 1) * _CELL_M for low, high in _ranges(places)]
     counts = np.histogram2d(places[:, 0], places[:, 1], edges)[0]
     svg = chart.heat_map(counts.T[::-1], list(100 * edges[1][::-1]), list(100 * edges[0]), "cm: y to the left, x up")
-    return _Chart("Hand positions", svg, "From above; the base of the arm is below.")
+    most = html.count(int(counts.max()), "step")
+    note = (
+        f"From above; the base of the arm is below. White: no step; darkest: {most} in a"
+        f" square of {100 * _CELL_M:g} cm; in between by the square root."
+    )
+    return _Chart("Hand positions", svg, note)
 
 
 def _ranges(places: NDArray[np.float32]) -> list[tuple[float, float]]:

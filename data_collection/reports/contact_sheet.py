@@ -15,7 +15,7 @@ from data_collection.episode import ROBOT_ACTIONS, Episode, EpisodeError
 from data_collection.formats.robonet import ASIDE
 from data_collection.formats.robonet_file import read_footage
 from data_collection.policies.object_detection import MOVED_M
-from data_collection.reports.html import data_uri
+from data_collection.reports.html import count, data_uri
 from data_collection.reports.images import enlarge, filmstrip, gif_bytes, jpeg_bytes, png_bytes, shrink, spread
 from data_collection.storage.folder import QUARANTINE_NAME
 from data_collection.storage.index import Row
@@ -74,7 +74,7 @@ def _words(row: Row) -> str:
     moved = (
         f"object motion {100 * row.objects_moved_m:.0f} cm" if row.objects_moved_m >= MOVED_M else "no object motion"
     )
-    words = [row.families.replace(",", ", "), f"{row.objects_seen} objects detected", moved]
+    words = [row.families.replace(",", ", "), f"{count(row.objects_seen, 'object')} detected", moved]
     return " · ".join([word for word in words if word] + ["lifted"] * row.lifted)
 
 

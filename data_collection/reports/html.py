@@ -28,6 +28,11 @@ def render(package: str, template: str, view: Mapping[str, Any]) -> str:
     return environment.get_template(template).render(view)
 
 
+def count(n: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it is not one."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
 def data_uri(kind: Literal["png", "gif", "jpeg", "webp"], image: bytes) -> str:
     """Return the bytes of an image file as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"

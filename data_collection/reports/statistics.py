@@ -119,7 +119,7 @@ def summary_numbers(
     ]
     if history.runs:
         numbers += [
-            ("Hours running", f"{history.running_s / _HOUR_S:.2f}"),
+            ("Hours on the clock", f"{history.running_s / _HOUR_S:.2f}"),
             ("Dropped", f"{history.dropped.total()}"),
             ("Quarantined", f"{history.quarantined.total()}"),
             ("Lost", f"{history.lost}"),

@@ -21,6 +21,7 @@ from ghvae_core.evaluation.summary import Evaluation, ranked
 CURVES, FILMSTRIP, GIF, SHEET = "curves.png", "filmstrip.png", "rollouts.gif", "sheet.gif"
 ERROR_GAIN = 4  # factor that brightens differences in the filmstrip; ours
 
+_LINE = (255, 140, 0)  # between context and predicted frames; ours
 _SHEET_WINDOWS = 8  # the first ones, in the random order of the windows; ours
 _MIN_FRAME_S = 0.1  # duration of a frame of a GIF; ours
 
@@ -89,7 +90,7 @@ def draw_figures(
     chosen = _videos(models, clips.take(list(places.values())))
     some = _videos(models, clips.take(range(min(_SHEET_WINDOWS, len(clips)))))
     return {
-        FILMSTRIP: png_bytes(filmstrip(_strips(chosen, list(places), models[0].label))),
+        FILMSTRIP: png_bytes(filmstrip(_with_line(_strips(chosen, list(places), models[0].label), clips.n_context))),
         GIF: gif_bytes(_by_window(chosen, list(places)), frame_s),
         SHEET: gif_bytes(_by_label(some), frame_s),
     }
@@ -114,6 +115,14 @@ def _strips(videos: Videos, places: Sequence[str], first: str) -> dict[str, NDAr
         error = np.abs(videos["real"][i].astype(np.int16) - videos[first][i])
         rows[f"{place}: {first} error"] = np.minimum(error * ERROR_GAIN, 255).astype(np.uint8)
     return rows
+
+
+def _with_line(rows: Mapping[str, NDArray[np.uint8]], n_context: int) -> dict[str, NDArray[np.uint8]]:
+    """Return rows of frames with an orange line at the right edge of the last context frame."""
+    lined = {label: frames.copy() for label, frames in rows.items()}
+    for frames in lined.values():
+        frames[n_context - 1, :, -2:] = _LINE
+    return lined
 
 
 def _by_window(videos: Videos, places: Sequence[str]) -> NDArray[np.uint8]:

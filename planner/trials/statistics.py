@@ -8,8 +8,9 @@ from typing import Any
 
 from scipy.stats import binomtest
 
+from data_collection.reports import html
 from planner.record import BY_PERSON, BY_SIMULATION
-from planner.task_words import count, task_words
+from planner.task_words import task_words
 from planner.trials.trial import Status, Trial
 from planner.trials.variant import VariantName
 
@@ -204,7 +205,7 @@ def notes(groups: Sequence[TrialGroup], seeds: range) -> list[str]:
     n_least = min((len(group.counted) for group in groups), default=0)
     if n_least < _FEW:
         lines.append(
-            f"{count(n_least, 'trial')} of a task and variant are few: the rate may be far off, see the interval."
+            f"{html.count(n_least, 'trial')} of a task and variant are few: the rate may be far off, see the interval."
         )
     lines.append("95 % intervals are score intervals (Wilson 1927).")
     if seeds.start < TUNING_SEEDS and not by_person:

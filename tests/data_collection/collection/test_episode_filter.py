@@ -181,7 +181,7 @@ def test_an_episode_without_motion_is_refused() -> None:
 def test_following_errors_are_allowed_in_few_steps() -> None:
     assert evaluate(moving(errors_m=0.021, n_errors=3)) == PASSES
     assert evaluate(moving(errors_m=0.019, n_errors=6)) == PASSES
-    words = r"within 0\.02 m of its target except in 50 % of the steps, got 67 %"
+    words = r"farther than 0\.02 m from its target in at most 50 % of the steps, got 67 %"
     assert is_refused(evaluate(moving(errors_m=0.021, n_errors=4)), "off_command", words)
 
 

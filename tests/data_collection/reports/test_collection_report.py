@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_collection.atomic_io import make_folder
+from data_collection.collection.episode_filter import _CHECKS
 from data_collection.episode import EpisodeError
 from data_collection.formats.robonet import write_episode
 from data_collection.policies.families import MEANINGS
@@ -61,7 +62,7 @@ def test_the_page_is_self_contained(tmp_path: Path) -> None:
     page = _Page(html)
     assert len(page.images) == 2 and all(each.startswith("data:image/jpeg;base64,") for each in page.images)
     assert "http" not in html and "<script" not in html and not re.search(r"@import|url\(", html)
-    assert "nan" not in page.text and "None" not in page.text and page.charts == 13
+    assert "nan" not in page.text and "None" not in page.text and page.charts == 15
 
 
 def test_the_legend_has_every_family_and_every_image_a_text(tmp_path: Path) -> None:
@@ -75,9 +76,9 @@ def test_the_legend_has_every_family_and_every_image_a_text(tmp_path: Path) -> N
 
 def test_a_single_episode_has_a_page(tmp_path: Path) -> None:
     page = _page(make_collection(tmp_path, 1), 24)
-    assert "Episodes 1 Hours recorded" in page.text and "1 random episodes" in page.text
+    assert "Episodes 1 Hours recorded" in page.text and "1 random episode " in page.text
     assert "Failed attempts" not in page.text and "Quarantine:" not in page.text and "Restarts" not in page.text
-    assert len(page.images) == 1 and page.charts == 13
+    assert len(page.images) == 1 and page.charts == 15
 
 
 def test_the_numbers_are_those_of_the_folder(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_the_numbers_are_those_of_the_folder(tmp_path: Path) -> None:
     assert "Episodes 5 " in text and "Attempts 7 " in text and "Longest gap 90.0 s" in text
     assert "moved by 3 cm or more in 40 % of the episodes and was lifted in 40 %" in text
     assert "2 of 7 attempts failed" in text and "15 steps of 5 episodes" in text
-    assert "7 sequences; see the legend." in text and "Episodes per minute" in text
+    assert "7 sequences: an episode has one or more." in text and "Episodes per minute" in text
 
 
 def test_the_seed_determines_the_shown_episodes(tmp_path: Path) -> None:
@@ -112,9 +113,12 @@ def test_failures_and_quarantined_episodes_are_shown(tmp_path: Path) -> None:
         (3540.0, "ended", {"why": "done"}),
     )
     page = _page(tmp_path)
-    assert "RobotFault 1 0 0 bad_light 0 1 1 process died or hung 1 0 0" in page.text
+    assert (
+        "RobotFault 1 0 0 bad_light the images are too dark or too bright 0 1 1 lost the process died or hung 1 0 0"
+        in page.text
+    )
     assert "Restarts 1 " in page.text and "Interventions in 24 h 0 " in page.text and "Attempts 6 " in page.text
-    assert "Quarantine: bad_light 1 episodes." in page.text and "too <dark>" in page.text
+    assert "Quarantine: bad_light 1 episode." in page.text and "too <dark>" in page.text
     assert len(page.images) == 3
 
 
@@ -189,3 +193,17 @@ def test_the_map_has_the_left_side_of_the_arm_on_the_left_and_near_positions_bel
     assert np.asarray(counts)[near_x, near_y] == 2 and np.asarray(counts)[far_x, far_y] == 1
     assert near_x < far_x and near_y < far_y  # cells from left to right, and from below
     assert np.all(np.diff(np.asarray(across)) < 0) and np.all(np.diff(np.asarray(up)) > 0)
+
+
+def test_the_page_says_which_robot_and_what_the_numbers_mean(tmp_path: Path) -> None:
+    make_collection(tmp_path, 2)
+    assert "Recorded from" not in _page(tmp_path).text
+    (tmp_path / "collection.yaml").write_text("robot:\n  kind: simulation\n")
+    write_journal(tmp_path, (-60.0, "started", {"seed": 0, "present": 0}), (100.0, "ended", {"why": "done"}))
+    text = _page(tmp_path).text
+    assert "Recorded from a simulated arm (MuJoCo), " in text and "Hours on the clock 0.0" in text
+    assert "Hours recorded: by the clock of the robot" in text
+
+
+def test_every_reason_of_the_episode_filter_is_explained() -> None:
+    assert set(module._REASONS) == {name for name, _ in _CHECKS} | {"not_finite"}

@@ -13,7 +13,7 @@ _VIEW = {
     "seeds": "0 to 1",
     "variants": {},
     "by_person": False,
-    "sentences": [],
+    "words": [],
     "rates": [["a"]],
     "paired": [],
     "notes": ["x & y"],

@@ -108,7 +108,7 @@ def test_with_a_journal_run_statistics_are_included() -> None:
     events = [_event(0, "started"), _event(20, "restarted"), _event(30, "swept"), _event(7200, "ended", why="a fault")]
     events += [_event(7200, "started"), _event(43200, "ended", why="done")]
     numbers = dict(summary_numbers([row(0, 10)], events, journal.summarize(events)))
-    assert numbers["Hours running"] == "12.00" and numbers["Interventions in 24 h"] == "2"
+    assert numbers["Hours on the clock"] == "12.00" and numbers["Interventions in 24 h"] == "2"
     assert numbers["Restarts"] == "1" and numbers["Table resets"] == "1" and numbers["Lost"] == "0"
 
 

@@ -178,6 +178,12 @@ def test_the_page_is_self_contained_and_has_every_table_and_image(evaluation: Ev
         assert f">{cell}</t" in html
     assert all(note.replace("'", "&#39;").replace(">", "&gt;") in html for note in notes(evaluation))
     assert "How well does the model predict" in html and "higher is better" in html
+    assert "a: by PSNR its predictions are 6.0 ± 0.0 dB worse than copying the last frame" in html
+    assert (
+        html.index("Held out of training (a):")
+        < html.index("21.50 ± 1.00")
+        < html.index("difference, window by window")
+    )
 
 
 def test_the_page_of_an_evaluation_without_images_and_sensitivity(evaluation: Evaluation) -> None:
@@ -209,7 +215,8 @@ def test_figures_show_the_best_the_median_and_the_worst_window(evaluation: Evalu
     best = image_array[:128:2, margin:-130:2].reshape(64, -1, 3)[:, :64]
     np.testing.assert_array_equal(best, CLIPS.frames[0, 0], "the first window is the best if LPIPS is equal")
     copies = image_array[3 * 130 : 3 * 130 + 128, margin:]
-    np.testing.assert_array_equal(copies[:, 130 : 130 + 128], copies[:, 4 * 130 : 4 * 130 + 128])
+    np.testing.assert_array_equal(copies[:, 130 : 130 + 124], copies[:, 4 * 130 : 4 * 130 + 124])
+    assert (copies[:, 130 + 124 : 130 + 128] == (255, 140, 0)).all(), "a line after the last context frame"
     for name, n_rows in (("rollouts.gif", 3), ("sheet.gif", 4)):
         with Image.open(io.BytesIO(images[name])) as gif:
             assert getattr(gif, "n_frames", 1) == 5
