@@ -74,7 +74,7 @@ def notes(evaluation: Evaluation) -> list[str]:
     lines = [
         f"N = {about['n_windows']} windows without overlap, from {about['n_episodes']} episodes;"
         f" {about['n_context']} context frames, {about['n_predicted']} predicted, {about['image_px']} px;"
-        " metrics cover predicted frames only, except FVD.",
+        f" metrics cover predicted frames only{', except FVD' if 'fvd' in evaluation.conventions else ''}.",
         "Mean over windows ± standard error, clustered by episode; the value of a window is the mean over its"
         " predicted frames. Differences are paired.",
         *(f"{head(metric)}: {convention}." for metric, convention in evaluation.conventions.items()),
