@@ -6,6 +6,8 @@ import os
 import sys
 import termios
 import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from configs.interruption import wait
 from planner.plan import PlannerError
@@ -35,9 +37,10 @@ def ask(question: str, keys: str) -> str:
         KeyboardInterrupt: Ctrl-C was pressed, or a signal is due; see `configs.interruption`.
         NoTerminalError: The terminal was closed.
     """
-    print(question, file=sys.stderr, flush=True)
-    while (key := _key()) not in keys:
-        pass
+    with _single_keys():
+        print(question, file=sys.stderr, flush=True)
+        while (key := _key()) not in keys:
+            pass
     return key
 
 
@@ -48,20 +51,27 @@ def ask_is_done() -> bool | None:
         KeyboardInterrupt: As `ask`.
         NoTerminalError: As `ask`.
     """
-    print(f"{_IS_DONE}, any other key: not judged", file=sys.stderr, flush=True)
-    return {"y": True, "n": False}.get(_key())
+    with _single_keys():
+        print(f"{_IS_DONE}, any other key: not judged", file=sys.stderr, flush=True)
+        return {"y": True, "n": False}.get(_key())
+
+
+@contextmanager
+def _single_keys() -> Iterator[None]:
+    """Read keys without Enter, and without those that were typed before; restore the terminal afterwards."""
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    try:
+        tty.setcbreak(terminal)
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
 
 
 def _key() -> str:
     """Wait for a key and return it, in lower case."""
-    terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    try:
-        tty.setcbreak(terminal)  # which also drops what was typed before
-        wait([sys.stdin])
-        typed = os.read(terminal, 64)
-    finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+    wait([sys.stdin])
+    typed = os.read(sys.stdin.fileno(), 64)
     if not typed:
         raise NoTerminalError("expected a key, but the terminal was closed")
     return typed[:1].decode("ascii", "replace").lower()

@@ -31,9 +31,18 @@ class Terminal:
         """Wait until a text is shown after the last one that was waited for; return what was shown up to it."""
         end_s = time.monotonic() + patience(seconds)
         while (at := self.shown.find(text, self._seen)) < 0:
-            assert time.monotonic() < end_s and self._read(), f"{text!r} was not shown:\n{self.shown}"
+            assert time.monotonic() < end_s and self._read(), f"{text!r} was not shown:\n{self.shown[-2000:]}"
         passed, self._seen = self.shown[self._seen : at + len(text)], at + len(text)
         return passed
+
+    def wait_for_one(self, texts: Sequence[str], seconds: float = 60.0) -> str:
+        """Wait until one of several texts is shown after the last one that was waited for; return it."""
+        end_s = time.monotonic() + patience(seconds)
+        while not (found := {at: text for text in texts if (at := self.shown.find(text, self._seen)) >= 0}):
+            assert time.monotonic() < end_s and self._read(), f"{texts} were not shown:\n{self.shown[-2000:]}"
+        first = min(found)
+        self._seen = first + len(found[first])
+        return found[first]
 
     def type(self, keys: str) -> None:
         """Press keys, once the command reads single keys."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,8 @@ pytest.importorskip("rospy", reason="ROS is not installed; ./bootstrap.sh ros in
 
 from robot_bridge.ros import names
 from tests.patience import patience, relaxed
-from tests.planner.test_run_doctor import ROOT, run_checks
+from tests.planner.test_run_doctor import ROOT
+from tests.planner.test_run_doctor import run_checks as run_checks_of
 from tests.robot_bridge.ros.configurations import QUICK
 from tests.robot_bridge.ros.rig import Rig
 
@@ -31,6 +33,11 @@ publisher.publish(String("no state"))
 print("ready", flush=True)
 rospy.spin()
 """
+
+
+def run_checks(*arguments: str) -> tuple[int, dict[str, dict[str, Any]], str]:
+    """Check the simulated driver; see `tests.planner.test_run_doctor.run_checks`."""
+    return run_checks_of("--robot", "franka_ros", *arguments)
 
 
 @contextmanager
@@ -56,7 +63,11 @@ def test_ready_driver_passes_and_is_not_moved(rig: Rig) -> None:
     ("fault", "name", "fix"),
     [
         ("user_stop", "mode", "find out why the user stop was pressed, and release it"),
-        ("reflex", "mode", "check what the arm touches; run_collection and run_task recover it when they start"),
+        (
+            "reflex",
+            "mode",
+            "check what the arm touches, then press and release the user stop; run_collection does without",
+        ),
         ("camera_dark", "camera", "check the camera"),
         ("camera_silent", "camera", "check the camera"),
         ("joint_state_stale", "driver", "or the simulated driver with python -m robot_bridge.ros.simulator.node"),

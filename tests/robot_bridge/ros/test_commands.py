@@ -79,9 +79,8 @@ def test_trials_that_a_person_arranges_and_judges(master: Rig, tmp_path: Path) -
                "--trials", "1", "--predictor", "copy", "--set", "task.n_steps=2", "--set", "planner.n_candidates=8",
                "--out", str(out), *SETTINGS]  # fmt: skip
     with on_terminal(command, tmp_path / "out.txt", ROOT, {}) as terminal:
-        terminal.wait_for("press Enter")
-        terminal.type("\n")
-        terminal.wait_for("u: undo", 200)
+        while terminal.wait_for_one(("press Enter", "u: undo"), 200) == "press Enter":  # again after a fault of the arm
+            terminal.type("\n")
         terminal.type("y")
         code = terminal.end()
     summary = master.stop_driver()

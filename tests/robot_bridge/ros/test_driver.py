@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -70,6 +71,10 @@ def test_suspended_master_times_out(master: Rig) -> None:
     process = psutil.Process(master.master.pid)
     process.suspend()
     try:
+        end_s = time.monotonic() + patience(10)
+        while process.status() != psutil.STATUS_STOPPED:  # the signal takes effect later
+            assert time.monotonic() < end_s
+            time.sleep(0.01)
         with pytest.raises(MasterError, match="expected a ROS master, got no answer"):
             connected.check()
     finally:
