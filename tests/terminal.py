@@ -28,21 +28,23 @@ class Terminal:
         self._seen = 0  # characters of it that `wait_for` has passed
 
     def wait_for(self, text: str, seconds: float = 60.0) -> str:
-        """Wait until a text is shown after the last one that was waited for; return what was shown up to it."""
-        end_s = time.monotonic() + patience(seconds)
-        while (at := self.shown.find(text, self._seen)) < 0:
-            assert time.monotonic() < end_s and self._read(), f"{text!r} was not shown:\n{self.shown[-2000:]}"
-        passed, self._seen = self.shown[self._seen : at + len(text)], at + len(text)
-        return passed
+        """Wait until a text is shown after the last one that was waited for; return what was shown up to it.
+
+        Lines may be wrapped between words: any white space counts as one space, also in the returned text.
+        """
+        start = self._seen
+        self.wait_for_one([text], seconds)
+        return " ".join(self.shown[start : self._seen].split())
 
     def wait_for_one(self, texts: Sequence[str], seconds: float = 60.0) -> str:
         """Wait until one of several texts is shown after the last one that was waited for; return it."""
         end_s = time.monotonic() + patience(seconds)
-        while not (found := {at: text for text in texts if (at := self.shown.find(text, self._seen)) >= 0}):
+        patterns = {text: re.compile(r"\s+".join(map(re.escape, text.split()))) for text in texts}
+        while not (found := {t: m for t, p in patterns.items() if (m := p.search(self.shown, self._seen))}):
             assert time.monotonic() < end_s and self._read(), f"{texts} were not shown:\n{self.shown[-2000:]}"
-        first = min(found)
-        self._seen = first + len(found[first])
-        return found[first]
+        text, match = min(found.items(), key=lambda item: item[1].start())
+        self._seen = match.end()
+        return text
 
     def type(self, keys: str) -> None:
         """Press keys, once the command reads single keys."""
