@@ -49,12 +49,6 @@ class _Image(NamedTuple):
     note: str = ""
 
 
-class _Chart(NamedTuple):
-    title: str
-    svg: str
-    note: str
-
-
 def write_report(folder: Path, history: EpisodeHistory, result: EpisodeResult, config_yaml: str) -> None:
     """Write `report.html` into an existing folder, and its images as separate files.
 
@@ -159,23 +153,23 @@ def _places(result: EpisodeResult) -> str:
     return f"At the end every object is {place}."
 
 
-def _charts(history: EpisodeHistory, result: EpisodeResult) -> list[_Chart]:
+def _charts(history: EpisodeHistory, result: EpisodeResult) -> list[chart.TitledChart]:
     return [
-        _Chart(
+        chart.TitledChart(
             "Cost of the plans",
             chart.lines(_cost_lines(history), "actions executed before the plan", "predicted cost"),
             "How much the end of a predicted video differs from the goal image: of the candidate that was executed, of"
             " the second best, of the median candidate, and of holding still. Where the second best is close, the"
             " choice between the two says little.",
         ),
-        _Chart(
+        chart.TitledChart(
             "Distance of the images",
             chart.lines(_distance_lines(history), "actions executed", "RMS difference (of 255)"),
             "Root mean square difference of all pixels: 0 is equal, 255 black against white; the cost of a plan has"
             f" another unit. {_towards_goal(result)} The distance to the predicted image shows how far the prediction"
             " can be trusted.",
         ),
-        _Chart(
+        chart.TitledChart(
             "Time of each stage",
             chart.bars(_latency_bars(history), "s"),
             "For each plan: proposing and predicting the candidates, then executing the actions that follow it."

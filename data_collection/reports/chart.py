@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from xml.sax.saxutils import quoteattr
 
 import matplotlib as mpl
@@ -24,6 +24,15 @@ from numpy.typing import NDArray
 COLORS = ("#2563eb", "#f59e0b", "#10b981", "#a855f7", "#ef4444", "#64748b")  # distinguishable with colour blindness
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))  # of the same lines
 EMPTY = "<p>No data.</p>"
+
+
+class TitledChart(NamedTuple):
+    """A chart on a page, with what a reader needs to understand it."""
+
+    title: str
+    svg: str
+    note: str  # a sentence or two below it
+
 
 _WIDTH_INCH, _HEIGHT_INCH = 4.2, 2.1
 _MAP_INCH = 3.2  # largest height of a heat map

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -46,14 +45,6 @@ _REASONS = {  # of quarantine: what is wrong with such an episode
     "not_finite": "a measurement is not a number",
 }
 _CELL_M = 0.02  # side of a cell of the map; ours
-
-
-class _Chart(NamedTuple):
-    """One chart on the page."""
-
-    title: str
-    svg: str
-    note: str
 
 
 def collection_report(folder: Path, n_shown: int, seed: int) -> str:
@@ -159,7 +150,7 @@ def _failures(history: JournalSummary, aside: Sequence[QuarantineGroup]) -> list
     return table + ([("lost", "the process died or hung", history.lost, 0, 0)] if history.lost else [])
 
 
-def _progress(rows: Sequence[Row]) -> list[_Chart]:
+def _progress(rows: Sequence[Row]) -> list[chart.TitledChart]:
     name, stretches = by_time(rows)
     counts = [(label, float(len(closed))) for label, closed in stretches]
     filled = [(float(i), closed) for i, (_, closed) in enumerate(stretches) if closed]
@@ -168,12 +159,12 @@ def _progress(rows: Sequence[Row]) -> list[_Chart]:
         "object lifted": [(i, _percent([row.lifted for row in closed])) for i, closed in filled],
     }
     return [
-        _Chart(
+        chart.TitledChart(
             f"Episodes per {name}",
             chart.columns(counts, "local time", "episodes"),
             f"{len(rows) / len(counts):.1f} on average, maximum {max(count for _, count in counts):.0f}.",
         ),
-        _Chart(
+        chart.TitledChart(
             "Episodes with object motion",
             chart.lines(shares, f"one point per {name}", "% of the episodes"),
             f"An object moved: by {100 * MOVED_M:g} cm or more in the image. Lifted: held above the table. A point of"
@@ -186,7 +177,7 @@ def _moved(row: Row) -> bool:
     return row.objects_moved_m >= MOVED_M
 
 
-def _objects(rows: Sequence[Row]) -> list[_Chart]:
+def _objects(rows: Sequence[Row]) -> list[chart.TitledChart]:
     moved_cm = np.array([100 * row.objects_moved_m for row in rows])
     seen = Counter(row.objects_seen for row in rows)
     families = Counter(name for row in rows for name in row.families.split(",") if name)
@@ -198,24 +189,24 @@ def _objects(rows: Sequence[Row]) -> list[_Chart]:
     ]
     counts = [(f"{n}", float(seen[n])) for n in range(max(seen) + 1)]
     return [
-        _Chart(
+        chart.TitledChart(
             "Episodes by object motion",
             chart.bars(shares, "%"),
             "Fraction of the episodes in which an object moved at least so far in the image, or was lifted.",
         ),
-        _Chart(
+        chart.TitledChart(
             "Largest object motion per episode",
             chart.histogram(
                 {"objects": moved_cm}, chart.round_edges(moved_cm), "cm, measured in the image", "the episodes"
             ),
             f"Median {np.median(moved_cm):.1f} cm.",
         ),
-        _Chart(
+        chart.TitledChart(
             "Objects detected in the first frame",
             chart.columns(counts, "number of objects", "episodes"),
             "By colour, within reach of the hand.",
         ),
-        _Chart(
+        chart.TitledChart(
             "Action sequences by kind",
             chart.bars(sequences, "%"),
             f"{html.count(families.total(), 'sequence')}: an episode has one or more. The kinds are"
@@ -230,7 +221,7 @@ def _families(rows: Sequence[Row]) -> list[tuple[str, str]]:
     return [(name, MEANINGS.get(name, name)) for name in names]
 
 
-def _motion(steps: StepStatistics) -> list[_Chart]:
+def _motion(steps: StepStatistics) -> list[chart.TitledChart]:
     if not len(steps.table):
         return []
     moves_cm, lasted_s = 100 * steps.moves_m, steps.lasted_s
@@ -245,7 +236,7 @@ def _motion(steps: StepStatistics) -> list[_Chart]:
             "Distance from the target", {"of the applied action": off_mm, "of the commanded action": commanded_mm}, "mm"
         ),
         _long_tailed("Duration of a step", {"steps": lasted_s}, "s"),
-        _Chart(
+        chart.TitledChart(
             "Gripper",
             chart.histogram(
                 {"opening": steps.openings},
@@ -255,7 +246,7 @@ def _motion(steps: StepStatistics) -> list[_Chart]:
             ),
             f"Commanded closed in {_percent(steps.closes):.0f} % of the steps.",
         ),
-        _Chart(
+        chart.TitledChart(
             "Height of the hand",
             chart.histogram({"steps": heights_cm}, chart.round_edges(heights_cm), "cm above the base", "the steps"),
             f"Median {np.median(heights_cm):.1f} cm.",
@@ -264,12 +255,12 @@ def _motion(steps: StepStatistics) -> list[_Chart]:
     ]
 
 
-def _applied(moves_cm: NDArray[np.float32]) -> list[_Chart]:
+def _applied(moves_cm: NDArray[np.float32]) -> list[chart.TitledChart]:
     """Return one histogram for each axis of the applied actions, with one scale."""
     edges = _around_zero(chart.round_edges(moves_cm))
     directions = {"dx": "away from the base", "dy": "to the left, seen from the base", "dz": "up"}
     return [
-        _Chart(
+        chart.TitledChart(
             f"Applied {name}",
             chart.histogram({name: moves_cm[:, i]}, edges, "cm a step", "the steps"),
             f"Positive: {direction}. Standard deviation {moves_cm[:, i].std():.1f} cm.",
@@ -284,7 +275,7 @@ def _around_zero(edges: list[float]) -> list[float]:
     return [*(edge - half for edge in edges), edges[-1] + half]
 
 
-def _long_tailed(title: str, series: dict[str, NDArray[np.float32]], unit: str) -> _Chart:
+def _long_tailed(title: str, series: dict[str, NDArray[np.float32]], unit: str) -> chart.TitledChart:
     """Return a histogram whose last bar holds the largest values."""
     bounds = [np.percentile(values, 100 - _TAIL) for values in series.values()]
     edges = chart.round_edges(np.array([*(values.min() for values in series.values()), *bounds]))
@@ -293,14 +284,14 @@ def _long_tailed(title: str, series: dict[str, NDArray[np.float32]], unit: str) 
         for name, values in ((f"{name}: " if len(series) > 1 else "", values) for name, values in series.items())
     ]
     text = "; ".join(words)
-    return _Chart(
+    return chart.TitledChart(
         title,
         chart.histogram(series, edges, unit, "the steps"),
         f"{text[0].upper()}{text[1:]}. The last bar includes all larger values.",
     )
 
 
-def _map(steps: StepStatistics) -> _Chart:
+def _map(steps: StepStatistics) -> chart.TitledChart:
     """Return the map of hand positions from above: the base is below, the left of the arm is on the left."""
     places = steps.hands_m[:, :2]
     edges = [np.arange(np.floor(low / _CELL_M), np.ceil(high / _CELL_M) + 1) * _CELL_M for low, high in _ranges(places)]
@@ -311,7 +302,7 @@ def _map(steps: StepStatistics) -> _Chart:
         f"From above; the base of the arm is below. White: no step; darkest: {most} in a"
         f" square of {100 * _CELL_M:g} cm; in between by the square root."
     )
-    return _Chart("Hand positions", svg, note)
+    return chart.TitledChart("Hand positions", svg, note)
 
 
 def _ranges(places: NDArray[np.float32]) -> list[tuple[float, float]]:

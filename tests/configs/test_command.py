@@ -118,20 +118,28 @@ def _greet(name: str, loud: bool = False) -> None:
     print(f"HELLO {name}" if loud else f"hello {name}")
 
 
+WITH_DEFAULT: dict[str, Callable[..., None]] = {DEFAULT: _greet, "refuse": _refuse}
 COMMANDS: dict[str, Callable[..., None]] = {"greet": _greet, "refuse": _refuse, "fail": _fail, "stop": _interrupt}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "output"),
+    ("commands", "arguments", "code", "output"),
     [
-        (["greet", "you"], 0, ("hello you\n", "")),
-        (["greet", "you", "--loud"], 0, ("HELLO you\n", "")),
-        (["refuse"], 2, ("", "error: expected a, got b\n")),
-        (["fail"], 1, ("", "error: the server does not reply\n")),
+        (COMMANDS, ["greet", "you"], 0, ("hello you\n", "")),
+        (COMMANDS, ["greet", "you", "--loud"], 0, ("HELLO you\n", "")),
+        (COMMANDS, ["refuse"], 2, ("", "error: expected a, got b\n")),
+        (COMMANDS, ["fail"], 1, ("", "error: the server does not reply\n")),
+        # The default runs where the first argument names no subcommand.
+        (WITH_DEFAULT, ["you"], 0, ("hello you\n", "")),
+        (WITH_DEFAULT, ["you", "--loud"], 0, ("HELLO you\n", "")),
+        (WITH_DEFAULT, ["--loud", "refuse"], 0, ("HELLO refuse\n", "")),
+        (WITH_DEFAULT, ["refuse"], 2, ("", "error: expected a, got b\n")),
     ],
     ids=str,
 )
 def test_the_subcommand_is_run(
+    *,
+    commands: dict[str, Callable[..., None]],
     arguments: list[str],
     code: int,
     output: tuple[str, str],
@@ -140,7 +148,7 @@ def test_the_subcommand_is_run(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["command", *arguments])
     with pytest.raises(SystemExit) as stop:
-        run(COMMANDS, "About commands.")
+        run(commands, "About commands.")
     assert stop.value.code == code
     assert capsys.readouterr() == output
 
@@ -182,33 +190,6 @@ def test_one_function_needs_no_subcommand(monkeypatch: pytest.MonkeyPatch, capsy
     with pytest.raises(SystemExit) as stop:
         run(_greet)
     assert stop.value.code == 0 and capsys.readouterr().out == "hello you\n"
-
-
-WITH_DEFAULT: dict[str, Callable[..., None]] = {DEFAULT: _greet, "refuse": _refuse}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "output"),
-    [
-        (["you"], 0, ("hello you\n", "")),
-        (["you", "--loud"], 0, ("HELLO you\n", "")),
-        (["--loud", "refuse"], 0, ("HELLO refuse\n", "")),
-        (["refuse"], 2, ("", "error: expected a, got b\n")),
-    ],
-    ids=str,
-)
-def test_the_default_runs_where_the_first_argument_names_no_subcommand(
-    arguments: list[str],
-    code: int,
-    output: tuple[str, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["command", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        run(WITH_DEFAULT)
-    assert stop.value.code == code
-    assert capsys.readouterr() == output
 
 
 @pytest.mark.parametrize(
