@@ -19,7 +19,7 @@ docs:
 	./bootstrap.sh dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# Every block of the README and of docs/, in the order in which they stand, in a copy of the clone; about ten minutes.
+# Every block of the README and of docs/, in the order in which they stand, in a copy of the clone; 23 minutes on two busy cores.
 docs-run:
 	./bootstrap.sh dev
 	$(BIN)/python -m tests.documentation
