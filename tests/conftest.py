@@ -25,6 +25,12 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> object:
     return plugin.pytest_timeout_set_timer(item, settings._replace(timeout=patience(settings.timeout)))
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Refuse a test whose name differs from process to process: parallel workers need the same names."""
+    if " at 0x" in item.nodeid:
+        raise pytest.UsageError(f"name the cases with ids=, expected no address in the name of a test: {item.nodeid}")
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Add the skipped tests and their reasons to the file that tests/stages.py prints at its end."""
     if path := os.environ.get("SKIPPED_TESTS"):

@@ -135,7 +135,6 @@ COMMANDS: dict[str, Callable[..., None]] = {"greet": _greet, "refuse": _refuse, 
         (WITH_DEFAULT, ["--loud", "refuse"], 0, ("HELLO refuse\n", "")),
         (WITH_DEFAULT, ["refuse"], 2, ("", "error: expected a, got b\n")),
     ],
-    ids=str,
 )
 def test_the_subcommand_is_run(
     *,
