@@ -44,12 +44,14 @@ def run_stages(stages: Stages) -> int:
     """Run each stage; print the failed ones and the skipped tests. Return the exit code: 0 if none failed, else 1."""
     began_s = time.monotonic()
     failed = []
+    # The tests start hundreds of processes: each would compile the modules anew.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory() as folder:
         skipped = Path(folder) / "skipped"
         skipped.touch()
         for number, (name, command) in enumerate(stages.items(), 1):
             print(f"-- stage {number} of {len(stages)}: {name}", flush=True)
-            code = subprocess.run(command, env=os.environ | {_SKIPPED_TESTS: str(skipped)}, check=False).returncode
+            code = subprocess.run(command, env=environment | {_SKIPPED_TESTS: str(skipped)}, check=False).returncode
             if code not in {0, _NO_TESTS.get(name, 0)}:
                 failed.append(name)
         for line in _reasons(skipped.read_text(encoding="utf-8")):

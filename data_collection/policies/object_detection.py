@@ -100,19 +100,35 @@ def _hue_bands(hues: NDArray[np.uint8], min_area_px: int) -> list[NDArray[np.int
     A peak is clear when it has `min_area_px` pixels and the valleys next to it have less than a quarter of its height;
     the few blended pixels along the edge of two colours fill those valleys but make no peak.
     """
-    from scipy.signal import find_peaks  # noqa: PLC0415 - takes longer to import than all else together
-
     counts = np.bincount(hues, minlength=_HUES)
     smooth = counts + np.roll(counts, 1) + np.roll(counts, -1)
     around = np.tile(smooth, 3)
-    peaks, found = find_peaks(around, height=min_area_px, prominence=1)
-    clear = peaks[found["prominences"] >= _CLEAR * found["peak_heights"]]
-    clear = clear[(clear >= _HUES) & (clear < 2 * _HUES)]
+    clear = [i for i in _peaks(around) if _HUES <= i < 2 * _HUES and around[i] >= min_area_px and _is_clear(around, i)]
     if len(clear) < 2:
         return [np.arange(_HUES)]
     ends = [*clear, clear[0] + _HUES]
     valleys = [int(a + np.argmin(around[a:b])) for a, b in pairwise(ends)]
     return [np.arange(a, b) % _HUES for a, b in pairwise([valleys[-1] - _HUES, *valleys])]
+
+
+def _peaks(counts: NDArray[np.int64]) -> list[int]:
+    """Return the local maxima of counts (N,), the middle of each that is flat; the ends are none.
+
+    Like `scipy.signal.find_peaks`, whose import takes longer than the collection of ten episodes.
+    """
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(counts)) + 1])  # of runs of equal counts
+    slopes = np.sign(np.diff(counts[starts]))
+    tops = np.flatnonzero((slopes[:-1] > 0) & (slopes[1:] < 0)) + 1
+    return [int(starts[top] + starts[top + 1] - 1) // 2 for top in tops]
+
+
+def _is_clear(counts: NDArray[np.int64], peak: int) -> bool:
+    """Return whether the valleys on both sides, up to a higher peak, are as deep as a clear peak's."""
+    higher = np.flatnonzero(counts > counts[peak])
+    left, right = higher[higher < peak], higher[higher > peak]
+    low = counts[left[-1] if left.size else 0 : peak + 1].min()
+    high = counts[peak : right[0] if right.size else None].min()
+    return bool(counts[peak] - max(low, high) >= _CLEAR * counts[peak])
 
 
 MOVED_M = 0.03  # object motion that counts as moved; ours

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.stats import binomtest
-
 from data_collection.reports import html
 from planner.record import BY_PERSON, BY_SIMULATION
 from planner.task_words import task_words
@@ -46,6 +44,8 @@ class SuccessRate:
         """The 95 % interval of Wilson (1927), low and high, each 0 to 1; None without trials."""
         if not self.of:
             return None
+        from scipy.stats import binomtest  # noqa: PLC0415 - takes longer to import than all else together
+
         low, high = binomtest(self.count, self.of).proportion_ci(0.95, method="wilson")
         return float(low), float(high)
 
@@ -67,6 +67,8 @@ class PairedOutcomes:
     @property
     def p_value(self) -> float:
         """The p-value of the exact two-sided McNemar test."""
+        from scipy.stats import binomtest  # noqa: PLC0415
+
         differing = self.only_a + self.only_b
         return float(binomtest(self.only_a, differing).pvalue) if differing else 1.0
 

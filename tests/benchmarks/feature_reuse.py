@@ -16,7 +16,6 @@ from typing import Annotated, NamedTuple, NoReturn
 import numpy as np
 import torch
 import typer
-from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional
 
@@ -155,6 +154,8 @@ def _all(steps: Iterator[Tensor]) -> None:
 
 def _compare(model: Ghvae, mapped: Map, plan: PlanInput) -> tuple[list[float], float, int]:
     """Return the mean difference of each step, the correlation of costs, and the true rank of the chosen candidate."""
+    from scipy.stats import spearmanr  # each process that collects the tests would load it
+
     faithful, reusing = (torch.stack(list(way), 1) for way in (_faithful(model, plan), _reusing(model, mapped, plan)))
     evaluator = GoalCostEvaluator(model)
     true, other = (evaluator.costs(videos, plan.goal, GoalCost()).numpy() for videos in (faithful, reusing))

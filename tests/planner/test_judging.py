@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -14,7 +15,9 @@ import cv2
 import pytest
 
 from configs.loader import FOLDER
-from tests.planner.doubles import GOAL_M, camera_view
+from planner import episode
+from tests.planner.doubled_arm import COMMANDS
+from tests.planner.doubles import GOAL_M, FakeRobot, camera_view
 from tests.terminal import Terminal, on_terminal
 
 ROOT = FOLDER.parent
@@ -116,11 +119,18 @@ def test_ctrl_c_at_the_question_leaves_a_run_that_nobody_judged(goal: Path) -> N
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_what_no_person_can_answer_is_refused(goal: Path, command: list[str], message: str) -> None:
+def test_what_no_person_can_answer_is_refused(
+    goal: Path, command: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = [str(goal) if word == "GOAL" else word for word in command]
-    done = _run([*DOUBLED, *words, "--out", str(goal.parent / "out")])
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and message in done.stderr
-    assert not (goal.parent / "out").exists() and not done.stdout
+    monkeypatch.setattr(sys, "argv", [*words, "--out", str(goal.parent / "out")])
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # no terminal
+    monkeypatch.setattr(episode, "open_robot", lambda _: FakeRobot())
+    with pytest.raises(SystemExit) as stop:
+        COMMANDS[command[0]]()
+    out, errors = capsys.readouterr()
+    assert (stop.value.code, errors.count("\n")) == (2, 1) and message in errors
+    assert not (goal.parent / "out").exists() and not out
 
 
 def test_trials_on_a_real_robot_are_arranged_judged_repeated_and_resumed(goal: Path) -> None:

@@ -3,9 +3,11 @@
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from data_collection.policies.object_detection import ObjectDetectionConfig, detect_objects
+from data_collection.policies.object_detection import ObjectDetectionConfig, _is_clear, _peaks, detect_objects
 from robot_bridge.camera import Camera
 
 CAMERA = Camera(
@@ -87,3 +89,14 @@ def test_stacked_objects_of_near_hues_are_separated_despite_a_blended_edge() -> 
     found = detect_objects(cv2.GaussianBlur(image, (5, 5), 0).astype(np.uint8), CAMERA, ObjectDetectionConfig())
     assert len(found.places_m) == 2
     np.testing.assert_allclose(found.pixels[1], [column + 5, row], atol=1)
+
+
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=40))
+def test_peaks_are_those_of_scipy(values: list[int]) -> None:
+    from scipy.signal import find_peaks  # each process that collects the tests would load it
+
+    counts = np.array(values, np.int64)
+    peaks, found = find_peaks(counts, height=1, prominence=1)
+    clear = peaks[found["prominences"] >= 0.75 * found["peak_heights"]].tolist()
+    assert _peaks(counts) == find_peaks(counts)[0].tolist()
+    assert [i for i in _peaks(counts) if counts[i] >= 1 and _is_clear(counts, i)] == clear
