@@ -263,7 +263,7 @@ def test_kill_9_at_any_moment_loses_no_closed_episode(tmp_path: Path, n_kills: i
 
 
 def test_a_lost_worker_is_replaced_and_reported(tmp_path: Path) -> None:
-    process = start(tmp_path, "--episodes", "40", "--workers", "2")
+    process = start(tmp_path, "--episodes", "20", "--workers", "2")
     wait_for(tmp_path, 1)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
@@ -274,7 +274,7 @@ def test_a_lost_worker_is_replaced_and_reported(tmp_path: Path) -> None:
     out, err = process.communicate(timeout=patience(120))
     counts = json.loads(out.splitlines()[-1])
     assert process.returncode == 0 and "died (exit code -9); starting another process" in err, err
-    assert counts["episodes"] == 40 == len(closed(tmp_path)) and counts["restarts"] == 1
+    assert counts["episodes"] == 20 == len(closed(tmp_path)) and counts["restarts"] == 1
     assert counts["attempts"] == counts["episodes"] + counts["lost"] + sum(counts["dropped"].values()) + sum(
         counts["quarantined"].values()
     )

@@ -212,18 +212,24 @@ def test_a_damaged_episode_leaves_no_export(damaged: Path, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["damaged"]
 
 
-def test_a_page_is_written_next_to_the_folder(real: Path) -> None:
+def test_a_page_is_written_next_to_the_folder(
+    real: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def page(*words: str) -> tuple[object, str, str]:
+        return run_here(monkeypatch, capsys, "page", str(real), *words)
+
     target = real.parent / "play.1.html"
     assert output("page", real, "--shown", 1) == f"{target}\n"
     text = target.read_text()
     assert text.startswith("<!DOCTYPE html>") and text.count("data:image") >= 1
-    assert json.loads(output("page", real, "--shown", 0, "--json")) == {
-        "file": str(target)
-    }  # replaced, as it is a page
-    assert target.read_text() != text
+    code, out, _ = page("--shown", "0", "--json")
+    assert (code, json.loads(out)) == (0, {"file": str(target)})
+    assert target.read_text() != text  # replaced, as it is a page
     target.write_text("notes")
-    assert "is no page of run_data" in refusal(run("page", real)) and target.read_text() == "notes"
-    output("page", real, "--shown", 0, "--force")
+    code, _, err = page()
+    (line,) = messages(err)
+    assert code == 2 and "is no page of run_data" in line and target.read_text() == "notes"
+    assert page("--shown", "0", "--force")[0] == 0
     assert target.read_text() != "notes"
     target.unlink()
 
@@ -305,19 +311,25 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def run_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[object, str, str]:
+    """Run the command in this process, without the time of a start; return its exit code and both outputs."""
+    monkeypatch.setattr(sys, "argv", ["run_data", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return stop.value.code, *capsys.readouterr()
+
+
 class CommandRun:
-    """The command in this process, without the time of a start, in a folder that must not change."""
+    """The command in this process, in a folder that must not change."""
 
     def __init__(
         self, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str]
     ) -> None:
         monkeypatch.chdir(workspace)
-        monkeypatch.setattr(sys, "argv", ["run_data", *words])
         before = contents(workspace)
-        with pytest.raises(SystemExit) as stop:
-            main()
-        self.code = stop.value.code
-        self.out, self.err = capsys.readouterr()
+        self.code, self.out, self.err = run_here(monkeypatch, capsys, *words)
         assert contents(workspace) == before
 
 

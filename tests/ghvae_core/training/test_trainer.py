@@ -4,7 +4,7 @@ import copy
 import types
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -59,19 +59,40 @@ def test_models_that_take_no_actions_are_trained(tmp_path: Path, changes: dict[s
     assert all(any(f"levels.{k}.posterior." in key for key in changed) for k in (0, 1))
 
 
+class Whole(NamedTuple):
+    """An uninterrupted training: the weights, and what it recorded."""
+
+    metrics: object
+    weights: dict[str, torch.Tensor]
+    losses: list[tuple[str, int, float]]
+
+
+def _whole(folder: Path, config: TrainingConfig) -> Whole:
+    trainer, model, record = make_trainer(folder, config)
+    return Whole(trainer.train(never), model.state_dict(), record.losses)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return _whole(tmp_path_factory.mktemp("whole"), CONFIG)
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return _whole(tmp_path_factory.mktemp("whole"), AVERAGED)
+
+
 @pytest.mark.parametrize("n_steps", [2, 4, 5, 8, 10])  # within a stage, at its end, and in each kind
-def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, n_steps: int) -> None:
-    whole, expected, whole_record = make_trainer(tmp_path / "whole")
-    metrics = whole.train(never)
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path: Path, plain: Whole, n_steps: int) -> None:
     first, _, first_record = make_trainer(tmp_path / "parts")
     with pytest.raises(Interrupted):
         first.train(after(n_steps))
     second, resumed, second_record = make_trainer(tmp_path / "parts")
     assert second.resume()
-    assert second.train(never) == metrics
-    for name, tensor in expected.state_dict().items():
+    assert second.train(never) == plain.metrics
+    for name, tensor in plain.weights.items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
-    assert first_record.losses + second_record.losses == whole_record.losses
+    assert first_record.losses + second_record.losses == plain.losses
 
 
 def test_a_resumed_run_must_be_the_same_run(tmp_path: Path) -> None:
@@ -348,16 +369,14 @@ def test_a_stage_ends_with_the_average_of_its_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n_steps", [2, 4, 8])
-def test_averages_are_resumed_bit_for_bit(tmp_path: Path, n_steps: int) -> None:
-    whole, expected, _ = make_trainer(tmp_path / "whole", AVERAGED)
-    whole.train(never)
+def test_averages_are_resumed_bit_for_bit(tmp_path: Path, averaged: Whole, n_steps: int) -> None:
     first, _, _ = make_trainer(tmp_path / "parts", AVERAGED)
     with pytest.raises(Interrupted):
         first.train(after(n_steps))
     second, resumed, _ = make_trainer(tmp_path / "parts", AVERAGED)
     assert second.resume()
     second.train(never)
-    for name, tensor in expected.state_dict().items():
+    for name, tensor in averaged.weights.items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
