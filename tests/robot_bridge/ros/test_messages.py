@@ -11,6 +11,8 @@ import pytest
 
 pytest.importorskip("genpy", reason="ROS is not installed; ./bootstrap.sh ros installs it")
 
+import genpy.dynamic
+
 from robot_bridge.ros import messages
 from robot_bridge.ros.messages import RELEASES, Generation, MessageError, expected, generation_of, load
 
@@ -20,6 +22,24 @@ from robot_bridge.ros.messages import RELEASES, Generation, MessageError, expect
 )
 def test_types_have_the_md5_of_their_release(generation: Generation, name: str) -> None:
     assert load(generation)[name]._md5sum == expected(generation)[name]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import std_msgs.msg",
+        "self.header = std_msgs.msg.Header()",
+        "self.header = std_msgs.msg._Header.Header()",
+        "class Errors(genpy.Message):",
+        "super(Errors, self).__init__(*args, **kwds)",
+        "self.joint_position_limits_violation = False",
+    ],
+)
+def test_generated_lines_are_those_of_genpy(line: str) -> None:
+    types = ["std_msgs/Header", "franka_msgs/Errors"]
+    plain = genpy.dynamic._gen_dyn_modify_references(line, types[1], types)
+    with messages._fast_generation():
+        assert genpy.dynamic._gen_dyn_modify_references(line, types[1], types) == plain
 
 
 def test_list_of_types_is_complete() -> None:
