@@ -1,1 +1,1 @@
-"""Video-prediction models: the GHVAE, the baseline SVG', and checkpoints."""
+"""Video-prediction models: the GHVAE, the baselines SVG' and Hier-VRNN, and checkpoints."""

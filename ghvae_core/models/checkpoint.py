@@ -24,6 +24,7 @@ from ghvae_core.models.checkpoint_files import (
     write_folder,
 )
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
+from ghvae_core.models.hier_vrnn import HierVrnn, HierVrnnConfig
 from ghvae_core.models.svg import Svg, SvgConfig
 from ghvae_core.models.video_model import VideoModel
 from robot_bridge.camera import Camera
@@ -46,7 +47,7 @@ _N_SELF_TEST, _SEED = 3, 7  # candidates and seed of the self-test; ours
 _CONFIG = "config.json"
 
 _Vector = tuple[float, float, float]
-AnyConfig = Annotated[GhvaeConfig | SvgConfig, Field(discriminator="kind")]  # of all kinds of models
+AnyConfig = Annotated[GhvaeConfig | SvgConfig | HierVrnnConfig, Field(discriminator="kind")]  # of all kinds of models
 
 
 class CheckpointInfo(Config):
@@ -84,9 +85,11 @@ class Checkpoint:
     sha256: str  # of the manifest: identifies weights and configuration
 
 
-def build(config: GhvaeConfig | SvgConfig) -> VideoModel:
+def build(config: AnyConfig) -> VideoModel:
     """Return a model of the configured kind and size with random weights."""
-    return Ghvae(config) if isinstance(config, GhvaeConfig) else Svg(config)
+    if isinstance(config, GhvaeConfig):
+        return Ghvae(config)
+    return Svg(config) if isinstance(config, SvgConfig) else HierVrnn(config)
 
 
 def save(folder: Path, model: VideoModel, info: CheckpointInfo) -> None:

@@ -169,6 +169,11 @@ class ConvLstm(nn.Module):
         return RecurrentState(torch.sigmoid(o) * torch.tanh(cell), cell)
 
 
+def action_network(action_dim: int, outputs: int) -> nn.Sequential | None:
+    """Return a network for scaled actions (N, A) -> (N, outputs), to be added to features; None without actions."""
+    return nn.Sequential(nn.Linear(action_dim, outputs), nn.SiLU(), nn.Linear(outputs, outputs)) if action_dim else None
+
+
 class RecurrentLatent(nn.Module):
     """Body of prior and posterior: (h, a) of all steps -> features of the latent of all steps.
 
@@ -181,9 +186,7 @@ class RecurrentLatent(nn.Module):
         super().__init__()
         self.norm = norm(channels)
         self.embed = conv(channels, hidden, kernel)
-        self.action = (
-            nn.Sequential(nn.Linear(action_dim, hidden), nn.SiLU(), nn.Linear(hidden, hidden)) if action_dim else None
-        )
+        self.action = action_network(action_dim, hidden)
         self.lstm = ConvLstm(hidden, hidden, kernel)
         self.refine = conv(2 * hidden, hidden, kernel) if refine else None
 

@@ -50,10 +50,6 @@ class SvgConfig(ModelConfig):
         """Return the channels of the stages, shallowest first."""
         return [max(1, round(self.width_k * channels)) for channels in self.stage_channels]
 
-    def up_to(self, depth: int) -> SvgConfig:  # noqa: ARG002 - there is one module
-        """Return the configuration itself, which has one module."""
-        return self
-
 
 class ConvBlock(nn.Sequential):
     """Convolution, norm, leaky ReLU: (N, inputs, H, W) -> (N, outputs, H, W)."""
@@ -154,12 +150,6 @@ class Svg(VideoModel):
         self.posterior = Recurrent(config.features, hidden, 2 * config.latent, 1)
         self.predictor = Recurrent(inputs + config.latent, hidden, config.features, 2)
         nn.Module.to(self, memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on a CPU
-
-    def module(self, k: int) -> nn.Module:
-        """Return the model itself: all its parameters are those of module 1."""
-        if k != 1:
-            raise ValueError(f"expected module 1, as an SVG' has one module, got {k}")
-        return self
 
     def features(self, frames: Tensor) -> Tensor:
         """Return the features (N, C, px / 8, px / 8) of frames (N, 3, px, px) in [0, 1]."""

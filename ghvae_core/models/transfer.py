@@ -15,10 +15,10 @@ from pydantic import Field
 from torch import Tensor
 
 from configs.loader import Config
-from ghvae_core.models.checkpoint import Checkpoint, build
+from ghvae_core.models.checkpoint import AnyConfig, Checkpoint, build
 from ghvae_core.models.checkpoint_files import CheckpointError
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
-from ghvae_core.models.svg import Svg, SvgConfig
+from ghvae_core.models.svg import Svg
 from ghvae_core.models.video_model import VideoModel
 
 # Settings that may differ. All others are sizes of the networks and must be equal.
@@ -58,28 +58,27 @@ class TransferReport(Config):
         return {f"init_{what}": text for what, text in parts.items() if text}
 
 
-def adapt(
-    start: Checkpoint, config: GhvaeConfig | SvgConfig, rng: np.random.Generator
-) -> tuple[VideoModel, TransferReport]:
+def adapt(start: Checkpoint, config: AnyConfig, rng: np.random.Generator) -> tuple[VideoModel, TransferReport]:
     """Return a model of a configuration, initialized from a checkpoint, and a report.
 
-    With equal settings all weights are those of the checkpoint. Differences:
+        With equal settings all weights are those of the checkpoint. Differences:
 
-    - action scale: the weights of the actions are scaled, so that the same movement has the same effect;
-    - numbers of an action: common ones keep their weights, new ones start without effect;
-    - actions where the checkpoint has none: their network starts without effect;
+        - action scale: the weights of the actions are scaled, so that the same movement has the same effect;
+        - numbers of an action: common ones keep their weights, new ones start without effect;
+        - actions where the checkpoint has none: their network starts without effect;
+        - context frames of a Hier-VRNN: the latest keep their weights, further ones start without effect;
     - copies: new masks draw nearly every pixel, as before; masks without a use are left out;
-    - image size: convolutions are kept; 1x1 kernels become the middle of 3x3 kernels, and vice versa;
-    - more modules: new ones are random; fewer: the deepest are not used;
-    - a learned prior instead of a uniform one: random, as that of the checkpoint is untrained.
+        - image size: convolutions are kept; 1x1 kernels become the middle of 3x3 kernels, and vice versa;
+        - more modules: new ones are random; fewer: the deepest are not used;
+        - a learned prior instead of a uniform one: random, as that of the checkpoint is untrained.
 
     Args:
-        start: Its trained modules are used.
-        config: Of the new model, with the action scale of the new data.
-        rng: Draws the weights that are not in the checkpoint.
+            start: Its trained modules are used.
+            config: Of the new model, with the action scale of the new data.
+            rng: Draws the weights that are not in the checkpoint.
 
     Raises:
-        CheckpointError: The model is of another kind, or its networks have other sizes.
+            CheckpointError: The model is of another kind, or its networks have other sizes.
     """
     check_sizes(start, config)
     with torch.random.fork_rng(devices=[]):
@@ -109,7 +108,7 @@ def adapt(
     )
 
 
-def check_sizes(start: Checkpoint, config: GhvaeConfig | SvgConfig) -> None:
+def check_sizes(start: Checkpoint, config: AnyConfig) -> None:
     """Refuse a checkpoint whose networks differ from those of a configuration.
 
     Raises:
@@ -147,6 +146,8 @@ def _fitted(name: str, tensor: Tensor, start: VideoModel, model: VideoModel) -> 
     first = _first_action(name, model)
     if first is not None:
         return _with_actions(tensor, first, start, model)
+    if name.endswith(".context.weight"):
+        return _with_context(tensor, model.state_dict()[name])
     new_px = model.state_dict()[name].shape[2:]
     if tensor.dim() == 4 and tensor.shape[2:] != new_px:
         return (
@@ -170,11 +171,19 @@ def _with_copies(tensor: Tensor, like: Tensor) -> tuple[Tensor, str]:
     return value, "new masks draw every pixel"
 
 
+def _with_context(tensor: Tensor, like: Tensor) -> tuple[Tensor, str]:
+    """Return a weight (outputs, inputs, ...) of a network of all context frames, oldest first, for another number."""
+    n_new = like.shape[1] - tensor.shape[1]
+    if n_new <= 0:
+        return tensor[:, -n_new:].clone(), "weights of earlier context frames left out" if n_new else ""
+    return torch.cat([torch.zeros_like(like[:, :n_new]), tensor], 1), "earlier context frames have no effect yet"
+
+
 def _first_action(name: str, model: VideoModel) -> int | None:
     """Return the input index of the first number of an action; None if the weight takes no action."""
     if isinstance(model, Svg) and name in {"prior.embed.weight", "predictor.embed.weight"}:
         return model.config.features
-    return 0 if name.endswith(".prior.body.action.0.weight") else None
+    return 0 if name.endswith(".action.0.weight") else None
 
 
 def _with_actions(tensor: Tensor, first: int, start: VideoModel, model: VideoModel) -> tuple[Tensor, str]:
@@ -213,7 +222,7 @@ def _grown(tensor: Tensor) -> Tensor:
 
 
 def _zeroed(ours: Iterable[str], theirs: Iterable[str]) -> list[str]:
-    """Return the last layers of new action networks in priors that are not new."""
+    """Return the last layers of new action networks beside networks that are not new."""
     known = set(theirs)
     ends = (".action.2.weight", ".action.2.bias")
     return [
@@ -223,7 +232,7 @@ def _zeroed(ours: Iterable[str], theirs: Iterable[str]) -> list[str]:
     ]
 
 
-def _changed(start: VideoModel, config: GhvaeConfig | SvgConfig) -> dict[str, str]:
+def _changed(start: VideoModel, config: AnyConfig) -> dict[str, str]:
     theirs = start.config
     pairs = {
         name: (getattr(theirs, name), getattr(config, name)) for name in type(config).model_fields if name in _FREE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -49,6 +49,10 @@ class ModelConfig(Config):
         """Whether predictions depend on actions."""
         return self.action_dim > 0
 
+    def up_to(self, depth: int) -> Self:  # noqa: ARG002 - there is one module
+        """Return the configuration of the first `depth` modules: itself, unless it has several."""
+        return self
+
 
 class VideoModel(nn.Module, ABC):
     """A model that predicts frames from context frames and, unless it is action-free, actions."""
@@ -65,9 +69,11 @@ class VideoModel(nn.Module, ABC):
         """Number of modules."""
         return self.config.n_modules
 
-    @abstractmethod
     def module(self, k: int) -> nn.Module:
-        """Return module k, counted from 1, with exactly its own parameters."""
+        """Return module k, counted from 1, with exactly its own parameters: the model itself, unless it has several."""
+        if k != 1:
+            raise ValueError(f"expected module 1, as the model has one module, got {k}")
+        return self
 
     @abstractmethod
     def unroll(

@@ -11,7 +11,6 @@ from configs.loader import FOLDER, Config, ConfigError, load
 from ghvae_core.data.dataset import DataConfig, Dataset
 from ghvae_core.models.checkpoint import AnyConfig, Checkpoint
 from ghvae_core.models.ghvae import GhvaeConfig
-from ghvae_core.models.svg import SvgConfig
 from ghvae_core.training.objective import ObjectiveConfig
 from ghvae_core.training.stages import TrainingConfig
 
@@ -29,10 +28,10 @@ class TrainingRunConfig(Config):
         # ConfigError, not ValueError: pydantic would print all sections.
         if isinstance(self.model, GhvaeConfig) and self.model.prior == "uniform" and self.training.prior_finetune_steps:
             raise ConfigError("model.prior: uniform cannot be fine-tuned; set training.prior_finetune_steps=0")
-        if isinstance(self.model, SvgConfig) and self.objective.prior_emphasis != 1:
-            emphasis = self.objective.prior_emphasis
+        if not isinstance(self.model, GhvaeConfig) and self.objective.prior_emphasis != 1:
             raise ConfigError(
-                f"objective.prior_emphasis: expected 1, the only value that an SVG' supports, got {emphasis:g}"
+                f"objective.prior_emphasis: expected 1, the only value that models of kind {self.model.kind} support, "
+                f"got {self.objective.prior_emphasis:g}"
             )
         return self
 

@@ -21,9 +21,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from configs.loader import Config
-from ghvae_core.models.checkpoint import build
-from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
-from ghvae_core.models.svg import SvgConfig
+from ghvae_core.models.checkpoint import AnyConfig, build
+from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.video_model import IMAGE_CHANNELS, VideoModel
 from ghvae_core.training.objective import Batch, ObjectiveConfig
 from ghvae_core.training.stages import StageLoss, TrainingConfig, TrainingStage, stages, trained_parameters
@@ -79,7 +78,7 @@ class ModelCost(Config):
     plan_flop: int  # per plan: prediction of all candidates
 
 
-def model_cost(config: GhvaeConfig | SvgConfig, training: TrainingConfig) -> ModelCost:
+def model_cost(config: AnyConfig, training: TrainingConfig) -> ModelCost:
     """Return the cost of a model in training with these settings and in planning; takes seconds, on the CPU.
 
     Features of frozen encoders count as cached, sharding as off.
@@ -198,7 +197,7 @@ def _every_stage(model: VideoModel, training: TrainingConfig) -> list[TrainingSt
 
 def _cost(model: VideoModel, stage: TrainingStage, training: TrainingConfig) -> StageCost:
     phase, parameters = (
-        StageLoss(model, stage, training, ObjectiveConfig(), N_CONTEXT),
+        StageLoss(model, stage, training, ObjectiveConfig(), model.config.n_context),
         trained_parameters(model, stage),
     )
     batch = _batch(model, stage, training)
@@ -272,7 +271,8 @@ def _count_at_test(model: VideoModel) -> int:
 
 def _inputs(model: VideoModel, n: int, horizon: int) -> tuple[Tensor, Tensor]:
     """Return one context and n action sequences."""
-    return _frames(model, N_CONTEXT)[None], torch.empty(n, N_CONTEXT - 1 + horizon, model.config.action_dim)
+    n_context = model.config.n_context
+    return _frames(model, n_context)[None], torch.empty(n, n_context - 1 + horizon, model.config.action_dim)
 
 
 def _frames(model: VideoModel, n: int) -> Tensor:

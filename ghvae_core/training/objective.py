@@ -1,4 +1,4 @@
-"""Training losses: the bound (eq. 2), greedy or end to end, two optional refinements, and the bound of SVG'.
+"""Training losses: the bound (eq. 2), greedy or end to end, two optional refinements, and the bounds of the baselines.
 
 The likelihood is that of pixels: the gradient reaches module k through the frozen decoders k - 1 .. 1. The loss is the
 squared error averaged over pixels and frames plus beta times the KL summed over the latent and the steps. In this
@@ -22,8 +22,10 @@ from torch.nn import functional
 
 from configs.loader import Config
 from ghvae_core.models.ghvae import Ghvae
+from ghvae_core.models.hier_vrnn import HierVrnn
 from ghvae_core.models.layers import Gaussian, gaussian
 from ghvae_core.models.svg import Svg
+from ghvae_core.models.video_model import VideoModel
 
 Kind = Literal["module", "end_to_end", "prior_finetune", "rollout"]  # of a stage: its loss and its trained weights
 
@@ -178,6 +180,44 @@ def svg_loss(model: Svg, batch: Batch, beta: float | Tensor, generator: torch.Ge
     mse = functional.mse_loss(model.decoder(predicted, held), batch.frames[n:])
     kl = kl_divergence(posterior.mean, posterior.log_variance, prior).sum() / n
     return Loss(mse + beta * kl, mse, kl.detach())
+
+
+def hier_vrnn_loss(model: HierVrnn, batch: Batch, beta: float | Tensor, generator: torch.Generator | None) -> Loss:
+    """Return the negative bound on the frames after the context (teacher forcing), in the same normalisation.
+
+    Args:
+        model: All parameters are trained.
+        batch: Its first n_context frames are the context, which initialises the recurrent states.
+        beta: Weight of the KL of posterior and learned prior, summed over the levels.
+        generator: Samples the latents; None: the posterior means.
+    """
+    n, first = batch.n_sequences, batch.n_sequences * model.config.n_context
+    encoded = model.encoder(batch.frames)  # of T + 1 steps
+    context, present, following = (
+        [features[steps] for features in encoded] for steps in (slice(first), slice(first - n, -n), slice(first, None))
+    )
+    actions, states = model.scaled(batch.actions[first - n :]), model.initial_states(context)
+
+    def sample(_: int, latent: Gaussian) -> Tensor:
+        if generator is None:
+            return latent.mean
+        return latent.mean + (0.5 * latent.log_variance).exp() * batch.noise(latent.mean, generator)
+
+    posteriors, latents, _ = model.posterior(following, actions, sample, states=model.posterior.initial(context))
+    priors, _, _ = model.prior(present, actions, lambda level, _: latents[level], states=states.prior)
+    decoded, _ = model.decoder(present, latents, actions, states=states.decoder)
+    mse = functional.mse_loss(decoded, batch.frames[first:])
+    divergences = [kl_divergence(q.mean, q.log_variance, p).sum() for q, p in zip(posteriors, priors, strict=True)]
+    kl = torch.stack(divergences).sum() / n
+    return Loss(mse + beta * kl, mse, kl.detach())
+
+
+def baseline_loss(model: VideoModel, batch: Batch, beta: float | Tensor, generator: torch.Generator | None) -> Loss:
+    """Return the loss of a model that is not a GHVAE; arguments as in `svg_loss`."""
+    if isinstance(model, Svg):
+        return svg_loss(model, batch, beta, generator)
+    assert isinstance(model, HierVrnn)  # noqa: S101 - there are three kinds
+    return hier_vrnn_loss(model, batch, beta, generator)
 
 
 class LatentStats(NamedTuple):

@@ -13,18 +13,17 @@ from torch import nn
 
 from configs.loader import Config, ConfigError
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
-from ghvae_core.models.svg import Svg
 from ghvae_core.models.video_model import ModelConfig, VideoModel
 from ghvae_core.training.objective import (
     Batch,
     Kind,
     Loss,
     ObjectiveConfig,
+    baseline_loss,
     end_to_end_loss,
     module_loss,
     prior_loss,
     rollout_loss,
-    svg_loss,
 )
 
 # Settings that do not change the result of a run, and may differ when it is resumed.
@@ -180,9 +179,8 @@ class StageLoss(nn.Module):
 
     def _loss(self, batch: Batch, beta: float, generator: torch.Generator) -> Loss:
         model, k = self.model, self._stage.k
-        if isinstance(model, Svg):
-            return svg_loss(model, batch, beta, generator)
-        assert isinstance(model, Ghvae)  # noqa: S101 - the plan was checked
+        if not isinstance(model, Ghvae):
+            return baseline_loss(model, batch, beta, generator)
         if self._stage.kind == "prior_finetune":
             return prior_loss(model, k, batch)
         if self._stage.kind == "rollout":
@@ -217,7 +215,6 @@ def trained_parameters(model: VideoModel, stage: TrainingStage) -> list[nn.Param
 
 def teacher_forced(model: VideoModel, k: int, batch: Batch) -> Loss:
     """Return the error of the next frame, given the real previous frame and the posterior mean, and the KL."""
-    if isinstance(model, Svg):
-        return svg_loss(model, batch, 0.0, None)
-    assert isinstance(model, Ghvae)  # noqa: S101 - there are two kinds
-    return module_loss(model, k, batch, (0.0, 0.0), None)
+    if isinstance(model, Ghvae):
+        return module_loss(model, k, batch, (0.0, 0.0), None)
+    return baseline_loss(model, batch, 0.0, None)

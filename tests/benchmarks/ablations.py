@@ -1,4 +1,4 @@
-"""GHVAE of 2, 4 and 6 modules, its ablations and the baseline SVG', trained and evaluated on the same clips."""
+"""GHVAE of 2, 4 and 6 modules, ablations, and the baselines SVG' and Hier-VRNN, compared on the same clips."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ def rows(size: str, n_deepest: int) -> dict[str, Row]:
         "uniform": Row("6 modules, uniform prior", _NO_STEPS, "", size, 6, ("model.prior=uniform",)),
         "scratch": Row("6 modules, end to end from scratch", whole, "", size),
         "svg": Row("SVG'", whole, "", f"svg_{size}", 0),
+        "hier_vrnn": Row("Hier-VRNN", whole, "", f"hier_vrnn_{size}", 0),
     }
 
 
@@ -79,7 +80,7 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
     only: Annotated[
         list[str] | None, typer.Option(help="Folder of a row to train; repeat for several (default: all).")
     ] = None,
-    size: Annotated[str, typer.Option(help="Size of the model; svg_SIZE must exist too.")] = "tiny",
+    size: Annotated[str, typer.Option(help="Size of the model; svg_SIZE and hier_vrnn_SIZE must exist too.")] = "tiny",
     steps: Annotated[tuple[int, int, int], typer.Option(help="Steps of module 1, of each of 2 to 5, and of 6.")] = (
         800,
         600,
@@ -94,9 +95,9 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
 ) -> None:
     """Train all unfinished rows, then evaluate all finished ones together.
 
-    An interrupted row is resumed. End to end from scratch and SVG' get as many steps as take the CPU time of greedy
-    training, as determined by a short calibration. Steps and CPU seconds of a row, over all its starts, are saved in
-    `ROW.json`; the seconds are printed at the end.
+    An interrupted row is resumed. End to end from scratch and the baselines get as many steps as take the CPU time of
+    greedy training, as determined by a short calibration. Steps and CPU seconds of a row, over all its starts, are
+    saved in `ROW.json`; the seconds are printed at the end.
     """
     first, middle, deepest = steps
     module_steps = f"training.module_steps={[first, middle, middle, middle, middle, deepest]}"

@@ -55,7 +55,10 @@ def rollout_rate(  # noqa: PLR0917 - the parameters are the options of the comma
     horizon: Annotated[int, typer.Option(min=1, help="Steps per candidate.")] = 10,
     chunk: Annotated[int, typer.Option(min=1, help="Candidates predicted together.")] = 50,
     baseline: Annotated[
-        str, typer.Option(help="Baseline, a file of configs/models; svg_tiny has as many parameters as tiny.")
+        str,
+        typer.Option(
+            help="Baseline, a file of configs/models; svg_tiny and hier_vrnn_tiny have as many parameters as tiny."
+        ),
     ] = "svg_tiny",
     repeats: Annotated[int, typer.Option(min=1, help="Repetitions, alternating; medians are reported.")] = 3,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "cpu",

@@ -1,4 +1,4 @@
-"""A GHVAE and windows small enough for fast tests."""
+"""Models and windows small enough for fast tests."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import torch
 
 from ghvae_core.data.windows import Windows
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, ModuleConfig
+from ghvae_core.models.hier_vrnn import HierVrnnConfig
 from ghvae_core.training.objective import Batch
 from ghvae_core.training.validation import to_batch
 
 PX = 16  # of the images
 N_FRAMES = 5  # of a window
 EPISODE_FRAMES = 8
+HIER_VRNN = HierVrnnConfig(image_px=PX, n_hid=2, latents=(6, 3, 2), encoder_blocks=1)
 MODEL = """
 kind: ghvae
 modules:

@@ -13,7 +13,7 @@ from ghvae_core.models.svg import SvgConfig
 from ghvae_core.models.temporal_distance import TemporalDistance, TemporalDistanceConfig
 from ghvae_core.predictor import MismatchError
 from tests.ghvae_core.serving.example import SPEC, request
-from tests.ghvae_core.small import small_model
+from tests.ghvae_core.small import HIER_VRNN, small_model
 from tests.reference_data import DATA
 
 WEIGHTS = DATA / "weights/lpips_alex_v0.1_torchvision.safetensors"
@@ -36,12 +36,13 @@ def test_the_pixel_term_equals_pixel_cost() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["ghvae", "svg"])
+@pytest.mark.parametrize("kind", ["ghvae", "svg", "hier_vrnn"])
 def test_the_feature_term_is_zero_at_the_goal_and_grows_with_distance(kind: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         svg = build(SvgConfig(image_px=16, hidden=8, features=8, latent=2, stage_channels=(8, 8, 8)))
-    model = small_model() if kind == "ghvae" else svg
+        hier_vrnn = build(HIER_VRNN)
+    model = {"ghvae": small_model(), "svg": svg, "hier_vrnn": hier_vrnn}[kind]
     frames, goal = _frames()
     with torch.no_grad():
         costs = GoalCostEvaluator(model).costs(frames, goal, FEATURES)

@@ -245,7 +245,7 @@ def test_describe_prints_the_cost_of_a_model_without_data(capsys: pytest.Capture
     assert "Layers" in result.stderr
 
 
-@pytest.mark.parametrize(("name", "n"), [("tiny", 7), ("tiny", 0), ("svg_tiny", 2)])
+@pytest.mark.parametrize(("name", "n"), [("tiny", 7), ("tiny", 0), ("svg_tiny", 2), ("hier_vrnn_tiny", 2)])
 def test_modules_that_a_model_does_not_have_are_refused(name: str, n: int) -> None:
     with pytest.raises(ReportedError, match=f"--modules: expected 1 to .* as {name} has, got {n}"):
         load_config(name, (), n)
@@ -255,7 +255,9 @@ def test_modules_that_a_model_does_not_have_are_refused(name: str, n: int) -> No
 @pytest.mark.parametrize(("line", "got"), [("", "none"), ("kind: ghvea", "ghvea")])
 def test_a_model_without_a_valid_kind_is_refused(tmp_path: Path, line: str, got: str) -> None:
     (tmp_path / "invalid.yaml").write_text(MODEL.replace("kind: ghvae", line))
-    with pytest.raises(ReportedError, match=rf"invalid\.yaml.*'model\.kind': expected ghvae or svg, got {got}"):
+    with pytest.raises(
+        ReportedError, match=rf"invalid\.yaml.*'model\.kind': expected ghvae or svg or hier_vrnn, got {got}"
+    ):
         load_config(str(tmp_path / "invalid.yaml"), ())
 
 
@@ -366,12 +368,16 @@ def test_the_folder_of_decoded_episodes_may_change(
     assert any((tmp_path / "elsewhere").iterdir())
 
 
-def test_a_bound_that_svg_does_not_support_is_refused() -> None:
-    with pytest.raises(ReportedError, match=r"objective.prior_emphasis: expected 1, .* got 2"):
-        load_config("svg_tiny", ("objective.prior_emphasis=2",))
+@pytest.mark.parametrize("kind", ["svg", "hier_vrnn"])
+def test_a_bound_that_a_baseline_does_not_support_is_refused(kind: str) -> None:
+    with pytest.raises(ReportedError, match=rf"objective.prior_emphasis: expected 1, .* of kind {kind} .* got 2"):
+        load_config(f"{kind}_tiny", ("objective.prior_emphasis=2",))
 
 
-@pytest.mark.parametrize("name", ["nano", "tiny", "base", "paper", "paper_x0.6", "svg_tiny", "svg_paper"])
+SIZES = ("nano", "tiny", "base", "paper", "paper_x0.6", "svg_tiny", "svg_paper", "hier_vrnn_tiny", "hier_vrnn_paper")
+
+
+@pytest.mark.parametrize("name", SIZES)
 def test_each_size_has_steps_for_at_most_its_modules(name: str) -> None:
     config = load_config(name, ())
     assert len(config.training.module_steps) <= config.model.n_modules

@@ -27,6 +27,7 @@ from ghvae_core.models.checkpoint import (
 )
 from ghvae_core.models.checkpoint_files import MANIFEST, CheckpointWriteError, pack_tensors, sha256
 from ghvae_core.models.ghvae import Ghvae
+from ghvae_core.models.hier_vrnn import HierVrnn
 from ghvae_core.models.svg import Svg, SvgConfig
 from ghvae_core.predictor import PredictorError
 from ghvae_core.run_server import SHIPPED
@@ -35,7 +36,7 @@ from robot_bridge.camera import Crop
 from tests.ghvae_core.episodes import spec as robot_spec
 from tests.ghvae_core.models.test_checkpoint_files import GOLDEN
 from tests.ghvae_core.serving.small_model import HORIZON, small_checkpoint
-from tests.ghvae_core.small import PX, small_config, small_model
+from tests.ghvae_core.small import HIER_VRNN, PX, small_config, small_model
 
 
 def test_a_checkpoint_is_saved_with_its_self_test_output(tmp_path: Path) -> None:
@@ -72,10 +73,10 @@ def test_outputs_match_within_the_tolerance() -> None:
 @pytest.mark.parametrize("action_dim", [0, 4])
 def test_other_kinds_of_models_have_a_self_test_output(action_dim: int) -> None:
     scale = (1.0,) * action_dim
-    config = SvgConfig(
-        image_px=16, action_dim=action_dim, action_scale=scale, width_k=0.125, width_m=0.0625, features=16, latent=3
-    )
-    assert len(self_test_output(build(config), 2, 3)) == 36
+    svg = SvgConfig(image_px=16, width_k=0.125, width_m=0.0625, features=16, latent=3)
+    for config in (svg, HIER_VRNN):
+        model = build(config.model_copy(update={"action_dim": action_dim, "action_scale": scale}))
+        assert len(self_test_output(model, 2, 3)) == 36
 
 
 def test_a_model_that_predicts_nan_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +255,8 @@ def test_models_of_every_kind_are_built_and_loaded(tmp_path: Path) -> None:
     assert isinstance(model, Svg)
     save(tmp_path / "svg", model, CheckpointInfo(model=config, modules_trained=1))
     assert isinstance(load(tmp_path / "svg").model, Svg)
+    save(tmp_path / "hier_vrnn", build(HIER_VRNN), CheckpointInfo(model=HIER_VRNN, modules_trained=1))
+    assert isinstance(load(tmp_path / "hier_vrnn").model, HierVrnn)
     with pytest.raises(ValidationError, match=r"model\.n_context: expected 3 as n_context, got 2"):
         CheckpointInfo(model=config, modules_trained=1, n_context=3)
 
@@ -264,7 +267,9 @@ def test_another_kind_of_model_is_refused_by_name(folder: Path, kind: str | None
     config["model"]["kind"] = kind
     (folder / "config.json").write_text(json.dumps(config))
     _reseal(folder)
-    with pytest.raises(CheckpointError, match=r"config\.json: model: .*'ghvae', 'svg'|config\.json: model: .*kind"):
+    with pytest.raises(
+        CheckpointError, match=r"config\.json: model: .*'ghvae', 'svg', 'hier_vrnn'|config\.json: model: .*kind"
+    ):
         load(folder)
 
 

@@ -8,18 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from ghvae_core.models.checkpoint import Checkpoint, CheckpointInfo, build
+from ghvae_core.models.checkpoint import AnyConfig, Checkpoint, CheckpointInfo, build
 from ghvae_core.models.checkpoint_files import CheckpointError
-from ghvae_core.models.ghvae import GhvaeConfig
 from ghvae_core.models.svg import SvgConfig
 from ghvae_core.models.transfer import TransferReport, adapt
 from ghvae_core.models.video_model import VideoModel
-from tests.ghvae_core.small import PX, small_config
+from tests.ghvae_core.small import HIER_VRNN, PX, small_config
 
 SVG = SvgConfig(image_px=PX, stage_channels=(8, 8, 8), hidden=8, features=8, latent=2)
 
 
-def _start(config: GhvaeConfig | SvgConfig) -> Checkpoint:
+def _start(config: AnyConfig) -> Checkpoint:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         model = build(config)
@@ -27,11 +26,11 @@ def _start(config: GhvaeConfig | SvgConfig) -> Checkpoint:
     return Checkpoint(model.requires_grad_(False).eval(), info, "0" * 64)
 
 
-def _adapt(start: Checkpoint, config: GhvaeConfig | SvgConfig) -> tuple[VideoModel, TransferReport]:
+def _adapt(start: Checkpoint, config: AnyConfig) -> tuple[VideoModel, TransferReport]:
     return adapt(start, config, np.random.default_rng(0))
 
 
-def _of_actions(config: GhvaeConfig | SvgConfig, *scale: float) -> Any:
+def _of_actions(config: AnyConfig, *scale: float) -> Any:
     return config.model_copy(update={"action_dim": len(scale), "action_scale": scale})
 
 
@@ -48,11 +47,11 @@ def _names(model: VideoModel) -> set[str]:
     return set(model.state_dict())
 
 
-CONFIGS = pytest.mark.parametrize("config", [small_config(), SVG], ids=["ghvae", "svg"])
+CONFIGS = pytest.mark.parametrize("config", [small_config(), SVG, HIER_VRNN], ids=["ghvae", "svg", "hier_vrnn"])
 
 
 @CONFIGS
-def test_equal_settings_load_all_weights_bit_for_bit(config: GhvaeConfig | SvgConfig) -> None:
+def test_equal_settings_load_all_weights_bit_for_bit(config: AnyConfig) -> None:
     start = _start(config)
     model, report = _adapt(start, config)
     assert set(report.loaded) == _names(model)
@@ -63,7 +62,7 @@ def test_equal_settings_load_all_weights_bit_for_bit(config: GhvaeConfig | SvgCo
 
 
 @CONFIGS
-def test_another_action_scale_keeps_the_effect_of_a_movement(config: GhvaeConfig | SvgConfig) -> None:
+def test_another_action_scale_keeps_the_effect_of_a_movement(config: AnyConfig) -> None:
     start = _start(_of_actions(config, 0.2, 0.2, 0.2, 1.0))
     model, report = _adapt(start, _of_actions(config, 0.05, 0.1, 0.2, 1.0))
     torch.testing.assert_close(_rollout(model, _actions()), _rollout(start.model, _actions()))
@@ -73,7 +72,7 @@ def test_another_action_scale_keeps_the_effect_of_a_movement(config: GhvaeConfig
 
 
 @CONFIGS
-def test_added_action_numbers_keep_the_others_and_the_gripper_last(config: GhvaeConfig | SvgConfig) -> None:
+def test_added_action_numbers_keep_the_others_and_the_gripper_last(config: AnyConfig) -> None:
     start = _start(_of_actions(config, 0.2, 0.2, 0.2, 1.0))
     model, report = _adapt(start, _of_actions(config, 0.1, 0.1, 0.1, 0.5, 1.0))
     old = _actions()
@@ -84,7 +83,7 @@ def test_added_action_numbers_keep_the_others_and_the_gripper_last(config: Ghvae
 
 
 @CONFIGS
-def test_fewer_action_numbers_keep_the_others(config: GhvaeConfig | SvgConfig) -> None:
+def test_fewer_action_numbers_keep_the_others(config: AnyConfig) -> None:
     start = _start(_of_actions(config, *(1.0,) * 7))
     model, _ = _adapt(start, _of_actions(config, *(1.0,) * 4))
     new = _actions()
@@ -101,7 +100,7 @@ def test_a_plane_has_no_gripper() -> None:
 
 
 @CONFIGS
-def test_new_actions_start_without_effect_and_are_learnable(config: GhvaeConfig | SvgConfig) -> None:
+def test_new_actions_start_without_effect_and_are_learnable(config: AnyConfig) -> None:
     start = _start(_of_actions(config))
     model, report = _adapt(start, _of_actions(config, *(1.0,) * 4))
     torch.testing.assert_close(_rollout(model, _actions()), _rollout(start.model, _actions(4)[..., :0]))
@@ -190,11 +189,23 @@ def test_new_weights_use_the_rng_and_not_the_global_one() -> None:
         ),
     ],
 )
-def test_other_sizes_are_refused_by_name(
-    start: GhvaeConfig | SvgConfig, config: GhvaeConfig | SvgConfig, reason: str
-) -> None:
+def test_other_sizes_are_refused_by_name(start: AnyConfig, config: AnyConfig, reason: str) -> None:
     with pytest.raises(CheckpointError, match=reason):
         _adapt(_start(start), config)
+
+
+def test_context_frames_keep_the_weights_of_the_latest() -> None:
+    start = _start(HIER_VRNN)
+    context = torch.rand(1, 3, 3, PX, PX)
+    longer, report = _adapt(start, HIER_VRNN.model_copy(update={"n_context": 3}))
+    assert set(report.adapted.values()) == {"earlier context frames have no effect yet"}
+    assert report.changed == {"n_context": "was 2, is 3"}
+    actions = torch.randn(3, 5, 4)
+    expected = start.model.rollout(context[:, 1:], actions[:, 1:])
+    torch.testing.assert_close(longer.rollout(context, actions), expected)
+    shorter, report = _adapt(start, HIER_VRNN.model_copy(update={"n_context": 1}))
+    assert set(report.adapted.values()) == {"weights of earlier context frames left out"}
+    assert shorter.rollout(context[:, 2:], actions).shape == (3, 5, 3, PX, PX)
 
 
 def test_a_literal_model_gets_masks_that_draw_nearly_every_pixel() -> None:

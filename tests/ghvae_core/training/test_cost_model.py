@@ -25,7 +25,7 @@ from ghvae_core.training.cost_model import (
 )
 from ghvae_core.training.objective import Batch, ObjectiveConfig
 from ghvae_core.training.stages import StageLoss, TrainingConfig, TrainingStage, stages, trained_parameters
-from tests.ghvae_core.small import PX, small_config, small_model
+from tests.ghvae_core.small import HIER_VRNN, PX, small_config, small_model
 
 TRAINING = TrainingConfig(
     module_steps=(1,), end_to_end_steps=1, prior_finetune_steps=1, rollout_steps=1, batch_windows=4
@@ -146,13 +146,17 @@ def test_the_cost_of_prediction_is_the_measured_one(small: ModelCost) -> None:
     assert small.frame_flop * N_CANDIDATES * HORIZON == pytest.approx(small.plan_flop, rel=0.15)
 
 
-def test_other_models_are_described_too() -> None:
-    svg = model_cost(SVG, TRAINING)
-    assert [cost.stage for cost in svg.stages] == ["end_to_end"]
-    assert svg.n_parameters == sum(parameter.numel() for parameter in build(SVG).parameters())
-    assert sum(layer.n_parameters for layer in svg.layers) == svg.n_parameters
-    assert svg.n_parameters_at_test < svg.n_parameters
-    assert svg.feature_cache_bytes == 0
+@pytest.mark.parametrize("config", [SVG, HIER_VRNN, HIER_VRNN.model_copy(update={"n_context": 3})])
+def test_baselines_are_described_too(config: AnyConfig) -> None:
+    cost = model_cost(config, TRAINING)
+    assert [stage.stage for stage in cost.stages] == ["end_to_end"]
+    assert cost.n_parameters == sum(parameter.numel() for parameter in build(config).parameters())
+    assert sum(layer.n_parameters for layer in cost.layers) == cost.n_parameters
+    assert cost.n_parameters_at_test < cost.n_parameters
+    assert cost.feature_cache_bytes == 0
+
+
+def test_an_action_free_model_of_a_uniform_prior_is_described_too() -> None:
     changes: dict[str, Any] = {"action_dim": 0, "action_scale": (), "prior": "uniform"}
     free = model_cost(small_config(1, **changes), TRAINING)
     assert [cost.stage for cost in free.stages] == ["module_1", "end_to_end", "rollout"]

@@ -4,7 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from configs.loader import ConfigError
+from ghvae_core.models.hier_vrnn import HierVrnnConfig
 from ghvae_core.models.svg import SvgConfig
+from ghvae_core.models.video_model import ModelConfig
 from ghvae_core.training.stages import TrainingConfig, check_plan, stages
 from tests.ghvae_core.small import small_config
 
@@ -61,8 +63,8 @@ def test_invalid_settings_are_refused(settings: dict[str, object], reason: str) 
         TrainingConfig.model_validate({"module_steps": (1,), **settings})
 
 
-def test_a_model_without_modules_is_trained_end_to_end_alone() -> None:
-    baseline = SvgConfig()
+@pytest.mark.parametrize("baseline", [SvgConfig(), HierVrnnConfig()])
+def test_a_model_without_modules_is_trained_end_to_end_alone(baseline: ModelConfig) -> None:
     with pytest.raises(ConfigError, match="expected end_to_end_steps alone"):
         check_plan(stages(CONFIG, 1), baseline)
     check_plan(stages(TrainingConfig(module_steps=(0,), end_to_end_steps=1), 1), baseline)

@@ -11,9 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ghvae_core.models.checkpoint import AnyConfig, build
 from ghvae_core.models.checkpoint_files import CheckpointError
 from ghvae_core.models.ghvae import Ghvae
-from ghvae_core.models.svg import Svg, SvgConfig
+from ghvae_core.models.svg import SvgConfig
+from ghvae_core.models.video_model import VideoModel
 from ghvae_core.training.engine import Engine
 from ghvae_core.training.objective import Batch, Loss, Weights, module_loss
 from ghvae_core.training.stages import TrainingConfig, TrainingStage, stages
@@ -21,7 +23,7 @@ from ghvae_core.training.trainer import Interrupted, TrainingError
 from ghvae_core.training.training_state import latest_state, load_state, save_state
 from ghvae_core.training.validation import ValidationMetrics
 from tests.ghvae_core.runs import CONFIG, Record, after, make_trainer, never
-from tests.ghvae_core.small import N_FRAMES, PX, small_config, small_model
+from tests.ghvae_core.small import HIER_VRNN, N_FRAMES, PX, small_config, small_model
 
 
 def test_a_phase_changes_its_module_alone(tmp_path: Path) -> None:
@@ -328,19 +330,23 @@ def test_end_to_end_trains_all_modules_of_the_deepest_prediction(tmp_path: Path)
     assert same == {name for name in before if name.startswith(unused)}
 
 
-def test_svg_is_trained_end_to_end_and_resumed(tmp_path: Path) -> None:
-    def make_svg() -> Svg:
+SVG = SvgConfig(image_px=PX, stage_channels=(8, 8, 8), hidden=8, features=8, latent=3)
+
+
+@pytest.mark.parametrize("config", [SVG, HIER_VRNN], ids=["svg", "hier_vrnn"])
+def test_a_baseline_is_trained_end_to_end_and_resumed(tmp_path: Path, config: AnyConfig) -> None:
+    def make() -> VideoModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return Svg(SvgConfig(image_px=PX, stage_channels=(8, 8, 8), hidden=8, features=8, latent=3))
+            return build(config)
 
-    whole, expected, _ = make_trainer(tmp_path / "whole", END, model=make_svg())
+    whole, expected, _ = make_trainer(tmp_path / "whole", END, model=make())
     metrics = whole.train(never)
     assert set(metrics) == {"end_to_end"}
-    first, _, _ = make_trainer(tmp_path / "parts", END, model=make_svg())
+    first, _, _ = make_trainer(tmp_path / "parts", END, model=make())
     with pytest.raises(Interrupted):
         first.train(after(2))
-    second, resumed, _ = make_trainer(tmp_path / "parts", END, model=make_svg())
+    second, resumed, _ = make_trainer(tmp_path / "parts", END, model=make())
     assert second.resume()
     assert second.train(never) == metrics
     for name, tensor in expected.state_dict().items():
