@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -91,6 +91,7 @@ def test_stacked_objects_of_near_hues_are_separated_despite_a_blended_edge() -> 
     np.testing.assert_allclose(found.pixels[1], [column + 5, row], atol=1)
 
 
+@settings(deadline=None)  # the first case loads scipy
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=40))
 def test_peaks_are_those_of_scipy(values: list[int]) -> None:
     from scipy.signal import find_peaks  # each process that collects the tests would load it
