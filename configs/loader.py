@@ -94,7 +94,9 @@ def load(schema: type[_Schema], sections: Mapping[str, str | Path], overrides: S
         # YAML has no tuples; JSON mode accepts a list for one and is strict otherwise.
         return schema.model_validate_json(_json(tree))
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item, schema, sources) for item in error.errors())) from None
+        # A default that depends on a refused value is no further error.
+        found = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
+        raise ConfigError("; ".join(_explain(item, schema, sources) for item in found)) from None
 
 
 def migrate(schema: type[BaseModel], tree: Any) -> Any:
@@ -240,7 +242,8 @@ def _explain(item: ErrorDetails, schema: type[BaseModel], sources: dict[_Key, _S
         return f"{_origin(place, sources)}: {dotted}: '{got}' is now '{present}'"
     what = item["msg"].removeprefix("Value error, ")
     overridden = [keys for keys, source in sources.items() if source.line is None and keys[: len(place)] == place]
-    return f"{_origin(overridden[-1] if overridden else place, sources)}: {dotted}: {what}, got {got[:80]}"
+    origin = _origin(overridden[-1] if overridden else place, sources)
+    return f"{origin}: {dotted}: {what}" + ("" if ", got " in what else f", got {got[:80]}")
 
 
 def _renames(schema: type[BaseModel] | None) -> tuple[Mapping[str, str], Mapping[str, Mapping[str, str]]]:

@@ -45,6 +45,25 @@ def test_only_true_and_false_are_booleans(tmp_path: Path, text: str, expected: s
     assert load(Board, {"switch": file}, [f"switch.value={text}"]).switch.value == expected
 
 
+def test_a_refused_value_is_reported_once(tmp_path: Path) -> None:
+    class Grid(Config):
+        rows: int = Field(gt=0)
+        columns: int = Field(default_factory=lambda fields: fields["rows"])
+
+        @model_validator(mode="after")
+        def _check(self) -> "Grid":
+            if self.rows > 9:
+                raise ValueError(f"expected at most 9 rows, got {self.rows}")
+            return self
+
+    class Sheet(Config):
+        grid: Grid
+
+    for rows, reason in ((0, "grid.rows: Input should be greater than 0, got 0"), (12, "at most 9 rows, got 12")):
+        with pytest.raises(ConfigError, match=f"{reason}$"):
+            load(Sheet, {"grid": _write(tmp_path, f"rows: {rows}\n")})
+
+
 def test_the_message_of_a_validator_is_reported(tmp_path: Path) -> None:
     class Arms(Config):
         left: float
