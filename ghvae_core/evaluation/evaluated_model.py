@@ -13,6 +13,7 @@ from ghvae_core.evaluation.clips import Clips
 from ghvae_core.evaluation.metrics import MetricError
 from ghvae_core.models.checkpoint import Checkpoint, load
 from ghvae_core.models.device import find_device
+from ghvae_core.models.ghvae import rollout_with_sources
 
 MEAN, SAMPLE, SHUFFLED = "prior mean", "one sample", "shuffled actions"
 COPY = "copy last context frame"
@@ -46,15 +47,23 @@ class EvaluatedModel:
         Raises:
             MetricError: The model predicts NaN or infinity.
         """
-        model = self.checkpoint.model
-        device = model.action_scale.device
-        actions = torch.tensor(clips.actions[..., : model.config.action_dim], device=device)
-        frames = model.rollout(clips.context().to(device), actions, generator, self.modules_used)
+        frames = self.checkpoint.model.rollout(*self._inputs(clips), generator, self.modules_used)
         if not frames.isfinite().all():
             raise MetricError(
                 f"{self.row(kind)}: expected finite frames, got NaN or infinity; the checkpoint is unusable"
             )
         return frames.float().cpu()
+
+    def sources(self, clips: Clips) -> Tensor | None:
+        """Return where the pixels of the prior mean's frames come from, as in `rollout_with_sources`, on the CPU."""
+        _, sources = rollout_with_sources(self.checkpoint.model, *self._inputs(clips), self.modules_used)
+        return None if sources is None else sources.cpu()
+
+    def _inputs(self, clips: Clips) -> tuple[Tensor, Tensor]:
+        model = self.checkpoint.model
+        device = model.action_scale.device
+        actions = torch.tensor(clips.actions[..., : model.config.action_dim], device=device)
+        return clips.context().to(device), actions
 
 
 def load_evaluated_models(

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from torch import Tensor
 
 from data_collection.reports.images import filmstrip, gif_bytes, png_bytes
 from ghvae_core.evaluation.clips import Clips
@@ -20,6 +21,10 @@ from ghvae_core.evaluation.summary import Evaluation, ranked
 
 CURVES, FILMSTRIP, GIF, SHEET = "curves.png", "filmstrip.png", "rollouts.gif", "sheet.gif"
 ERROR_GAIN = 4  # factor that brightens differences in the filmstrip; ours
+SOURCES = (
+    "The row of sources of a model that copies pixels: red is drawn, green is copied from the previous frame, blue from"
+    " the last context frame."
+)
 
 _LINE = (255, 140, 0)  # between context and predicted frames; ours
 _SHEET_WINDOWS = 8  # the first ones, in the random order of the windows; ours
@@ -87,10 +92,13 @@ def draw_figures(
     order = ranked(evaluation)
     frame_s = max(step_s or 0, _MIN_FRAME_S)
     places = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
-    chosen = _videos(models, clips.take(list(places.values())))
+    shown = clips.take(list(places.values()))
+    chosen, first = _videos(models, shown), models[0]
+    sources = first.sources(shown)
+    strips = _strips(chosen, list(places), first.label, None if sources is None else _uint8(sources))
     some = _videos(models, clips.take(range(min(_SHEET_WINDOWS, len(clips)))))
     return {
-        FILMSTRIP: png_bytes(filmstrip(_with_line(_strips(chosen, list(places), models[0].label), clips.n_context))),
+        FILMSTRIP: png_bytes(filmstrip(_with_line(strips, clips.n_context))),
         GIF: gif_bytes(_by_window(chosen, list(places)), frame_s),
         SHEET: gif_bytes(_by_label(some), frame_s),
     }
@@ -101,19 +109,30 @@ def _videos(models: Sequence[EvaluatedModel], clips: Clips) -> Videos:
     context = clips.frames[:, : clips.n_context]
     videos = {"real": clips.frames}
     for each in models:
-        predicted = each.predict(clips, MEAN)
-        future = (predicted.movedim(2, -1) * 255).round().byte().numpy()
-        videos[each.label] = np.concatenate([context, future], axis=1)
+        videos[each.label] = np.concatenate([context, _uint8(each.predict(clips, MEAN))], axis=1)
     copy = np.repeat(context[:, -1:], clips.frames.shape[1] - clips.n_context, axis=1)
     return {**videos, "copy": np.concatenate([context, copy], axis=1)}
 
 
-def _strips(videos: Videos, places: Sequence[str], first: str) -> dict[str, NDArray[np.uint8]]:
+def _uint8(frames: Tensor) -> NDArray[np.uint8]:
+    """Return frames (N, T, 3, px, px) in [0, 1] as (N, T, px, px, 3)."""
+    pixels: NDArray[np.uint8] = (frames.movedim(2, -1) * 255).round().byte().numpy()
+    return pixels
+
+
+def _strips(
+    videos: Videos, places: Sequence[str], first: str, sources: NDArray[np.uint8] | None
+) -> dict[str, NDArray[np.uint8]]:
+    """Return the rows of each place; `sources` of the predicted pixels of the model `first`, if it copies pixels."""
     rows = {}
     for i, place in enumerate(places):
         rows.update({f"{place}: {label}": frames[i] for label, frames in videos.items()})
         error = np.abs(videos["real"][i].astype(np.int16) - videos[first][i])
         rows[f"{place}: {first} error"] = np.minimum(error * ERROR_GAIN, 255).astype(np.uint8)
+        if sources is not None:
+            n_context = len(error) - sources.shape[1]
+            none = np.zeros_like(sources[i, :1]).repeat(n_context, axis=0)
+            rows[f"{place}: {first} sources"] = np.concatenate([none, sources[i]])
     return rows
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from data_collection.reports import html
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SHUFFLED
-from ghvae_core.evaluation.figures import CURVES, ERROR_GAIN, FILMSTRIP, GIF, SHEET
+from ghvae_core.evaluation.figures import CURVES, ERROR_GAIN, FILMSTRIP, GIF, SHEET, SOURCES
 from ghvae_core.evaluation.scoring import LOWER_IS_BETTER
 from ghvae_core.evaluation.statistics import Estimate
 from ghvae_core.evaluation.summary import Evaluation
@@ -31,7 +31,8 @@ _FIGURES = (  # file, title, text for screen readers, note
         "frames of three windows: real, predicted, copied, and the errors",
         "Ordered by the error of the first model (LPIPS if measured, otherwise PSNR). From left to right: context"
         " frames up to the orange line, then predicted frames. Rows of each window: the real frames, those of each"
-        f" model, the copy of the last context frame, and the error of the first model, brightened {ERROR_GAIN} times.",
+        f" model, the copy of the last context frame, and the error of the first model, brightened {ERROR_GAIN} times."
+        f" {SOURCES}",
     ),
     (
         GIF,

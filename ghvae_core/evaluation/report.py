@@ -11,7 +11,7 @@ from rich.console import Console
 from data_collection.atomic_io import write_folder
 from data_collection.episode import EpisodeError
 from data_collection.folder_lock import check_new
-from ghvae_core.evaluation.figures import CURVES, ERROR_GAIN, FILMSTRIP, GIF, SHEET
+from ghvae_core.evaluation.figures import CURVES, ERROR_GAIN, FILMSTRIP, GIF, SHEET, SOURCES
 from ghvae_core.evaluation.metrics import MetricFailure
 from ghvae_core.evaluation.page import page
 from ghvae_core.evaluation.summary import Evaluation
@@ -34,7 +34,7 @@ def markdown(evaluation: Evaluation) -> str:
             f"![curves]({CURVES})\n",
             markdown_table(steps_table(evaluation)),
             "## Best, median and worst window\n",
-            f"Context and predicted frames; errors are brightened {ERROR_GAIN} times.\n",
+            f"Context and predicted frames; errors are brightened {ERROR_GAIN} times. {SOURCES}\n",
             f"![filmstrip]({FILMSTRIP})\n",
             f"![rollouts]({GIF})\n",
             "## The first windows, in random order\n",

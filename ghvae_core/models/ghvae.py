@@ -7,7 +7,6 @@ from 1, the shallowest. Shapes: B sequences, T steps, N = T * B with the oldest 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -50,6 +49,8 @@ class GhvaeConfig(ModelConfig):
     # Earlier frames from which decoder 1 can copy each pixel: the previous one and the last context frame, or none (0,
     # the model of the paper); ours
     copies: Literal[0, 2] = 2
+    # Shares of the drawn colour below it are 0, see `layers.copy_masks`; without copies it has no effect. Value: ours
+    mask_threshold: float = Field(default=0.15, ge=0, lt=1)
     posterior_std: float = Field(default=0.1, gt=0)  # constant (paper 2); value ours: with 1 the posterior collapsed
 
     @model_validator(mode="after")
@@ -145,7 +146,8 @@ class Ghvae(VideoModel):
             v = self.module(k).decoder(features[k - 1], v)
         pixels = self.module(1).pixels
         assert pixels is not None  # noqa: S101 - for the type checker
-        return compose(pixels(v), (previous, last_context) if self.config.copies else ())
+        sources = (previous, last_context) if self.config.copies else ()
+        return compose(pixels(v), sources, self.config.mask_threshold)
 
     def prior(
         self, h: Tensor, actions: Tensor, depth: int, n_steps: int = 1, state: RecurrentState | None = None
@@ -178,24 +180,27 @@ class Ghvae(VideoModel):
                 yield frame
 
 
-@contextmanager
-def recorded_masks(model: Ghvae) -> Iterator[list[Tensor]]:
-    """Record the masks of every frame that is decoded in the block.
+def rollout_with_sources(
+    model: VideoModel, context: Tensor, actions: Tensor, depth: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the frames of `model.rollout` with the prior mean, and where their pixels come from.
 
-    Yields:
-        A list that grows by (N, 3, px, px) float32 at each step: the shares of the drawn colour, the previous frame and
-        the last context frame in each pixel. It stays empty for a model without copies.
+    Returns:
+        The frames (N, T, 3, px, px) in [0, 1], and in the same shape the shares of the drawn colour, of the previous
+        frame and of the last context frame in each pixel; None for a model without copies.
     """
-    kept: list[Tensor] = []
-    pixels = model.module(1).pixels
+    if not isinstance(model, Ghvae) or not model.config.copies:
+        return model.rollout(context, actions, depth=depth), None
+    masks: list[Tensor] = []
+    pixels, threshold = model.module(1).pixels, model.config.mask_threshold
     assert pixels is not None  # noqa: S101 - for the type checker
 
     def record(_layer: nn.Module, _inputs: Any, head: Tensor) -> None:
-        if model.config.copies:
-            kept.append(copy_masks(head))
+        masks.append(copy_masks(head, threshold))
 
     handle = pixels.register_forward_hook(record)
     try:
-        yield kept
+        frames = model.rollout(context, actions, depth=depth)
     finally:
         handle.remove()
+    return frames, torch.stack(masks, 1)

@@ -109,15 +109,16 @@ class Decoder(nn.Module):
         return decoded
 
 
-def compose(head: Tensor, sources: Sequence[Tensor]) -> Tensor:
+def compose(head: Tensor, sources: Sequence[Tensor], mask_threshold: float) -> Tensor:
     """Return the next frames: drawn ones, or for each pixel a mixture of a drawn colour and of earlier frames; ours.
 
-    `x_{t+1} = m_0 * r + m_1 * s_1 + m_2 * s_2 + ...` with `r = sigmoid(head[:, :3])` and `m = softmax(head[:, 3:])`.
+    `x_{t+1} = m_0 * r + m_1 * s_1 + m_2 * s_2 + ...` with `r = sigmoid(head[:, :3])` and the shares m of `copy_masks`.
     Pixels that do not change are copied, not drawn: without it they blur within a few predicted steps.
 
     Args:
         head: (N, 3, px, px) without sources, else (N, 4 + S, px, px).
         sources: S earlier frames, each (1 or N, 3, px, px) in [0, 1].
+        mask_threshold: As in `copy_masks`.
 
     Returns:
         (N, 3, px, px) float32 in [0, 1].
@@ -125,16 +126,32 @@ def compose(head: Tensor, sources: Sequence[Tensor]) -> Tensor:
     drawn = torch.sigmoid(head[:, :3].float())
     if not sources:
         return drawn
-    masks = copy_masks(head)
+    masks = copy_masks(head, mask_threshold)
     frame = masks[:, :1] * drawn
     for index, source in enumerate(sources, start=1):
         frame = frame + masks[:, index : index + 1] * source
     return frame
 
 
-def copy_masks(head: Tensor) -> Tensor:
-    """Return the shares (N, 1 + S, px, px) float32 of the drawn colour and of each source in a pixel; they sum to 1."""
-    return torch.softmax(head[:, 3:].float(), 1)
+def copy_masks(head: Tensor, mask_threshold: float) -> Tensor:
+    """Return the shares of the drawn colour and of each source in a pixel; they sum to 1.
+
+    The shares are `softmax(head[:, 3:])`. That of the drawn colour, m_0, becomes `max(0, m_0 - t) / (1 - t)` with the
+    threshold t, and the sources divide the rest in their proportions. So a pixel that is mostly copied is copied
+    exactly: small shares of the drawn colour would add up over the steps of a rollout.
+
+    Args:
+        head: (N, 4 + S, px, px); the first three channels are colours.
+        mask_threshold: t in [0, 1).
+
+    Returns:
+        (N, 1 + S, px, px) float32.
+    """
+    masks = torch.softmax(head[:, 3:].float(), 1)
+    if mask_threshold == 0:
+        return masks
+    drawn = functional.relu(masks[:, :1] - mask_threshold) / (1 - mask_threshold)
+    return torch.cat([drawn, (1 - drawn) * torch.softmax(head[:, 4:].float(), 1)], 1)
 
 
 class ConvLstm(nn.Module):

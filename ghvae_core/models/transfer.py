@@ -22,7 +22,17 @@ from ghvae_core.models.svg import Svg
 from ghvae_core.models.video_model import VideoModel
 
 # Settings that may differ. All others are sizes of the networks and must be equal.
-_FREE = {"image_px", "action_dim", "action_scale", "modules", "prior", "posterior_std", "n_context", "copies"}
+_FREE = {
+    "image_px",
+    "action_dim",
+    "action_scale",
+    "modules",
+    "prior",
+    "posterior_std",
+    "n_context",
+    "copies",
+    "mask_threshold",
+}
 _GROUP_PARTS = 3  # of a tensor's name, which identify its module and network
 _WITH_GRIPPER = 4  # length of the shortest action with a gripper
 _PIXELS = "levels.0.pixels."  # the last layer of decoder 1: colours, then the masks of copied frames

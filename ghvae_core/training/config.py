@@ -70,11 +70,13 @@ def load_config(model: str, overrides: Sequence[str], n_modules: int | None = No
 def continued(config: TrainingRunConfig, start: Checkpoint, overrides: Sequence[str]) -> TrainingRunConfig:
     """Return the configuration of a run that starts from a checkpoint, where settings were not set.
 
-    Trained modules get no steps, unless all are trained; `model.copies` is that of the checkpoint.
+    Trained modules get no steps, unless all are trained; what decoder 1 copies is as in the checkpoint.
     """
     theirs = start.model.config
-    if isinstance(theirs, GhvaeConfig) and not _is_set("model.copies", overrides):
-        config = config.model_copy(update={"model": config.model.model_copy(update={"copies": theirs.copies})})
+    if isinstance(theirs, GhvaeConfig):
+        names = [name for name in ("copies", "mask_threshold") if not _is_set(f"model.{name}", overrides)]
+        kept = {name: getattr(theirs, name) for name in names}
+        config = config.model_copy(update={"model": config.model.model_copy(update=kept)})
     n_trained, n_modules = start.model.n_modules, config.model.n_modules
     if _is_set("training.module_steps", overrides) or n_trained >= n_modules:
         return config

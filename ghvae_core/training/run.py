@@ -258,7 +258,7 @@ def _name(request: TrainingRequest, config: TrainingRunConfig, dataset: Dataset,
     if settings["model"]["kind"] == "ghvae":  # settings that earlier versions did not have
         del settings["model"]["n_context"]
         if not settings["model"]["copies"]:
-            del settings["model"]["copies"]
+            del settings["model"]["copies"], settings["model"]["mask_threshold"]
     settings["data"]["prepared"] = None  # the folder of the decoded episodes does not matter
     facts = [settings, dataset.sha256, request.seed, start.sha256]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

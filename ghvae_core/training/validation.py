@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from data_collection.reports.images import filmstrip, png_bytes
 from ghvae_core.data.windows import Windows
-from ghvae_core.models.ghvae import Ghvae, recorded_masks
+from ghvae_core.models.ghvae import rollout_with_sources
 from ghvae_core.models.video_model import ModelConfig, VideoModel
 from ghvae_core.training.objective import Batch, Kind
 from ghvae_core.training.stages import teacher_forced
@@ -148,18 +147,13 @@ def comparison_png(model: VideoModel, k: int, windows: Windows, indices: NDArray
     frame, blue where it is copied from the last context frame.
     """
     frames, actions = to_batch(windows, indices, str(model.action_scale.device)).sequences()
-    nothing: AbstractContextManager[list[Tensor]] = nullcontext([])
-    with recorded_masks(model) if isinstance(model, Ghvae) else nothing as masks:
-        predicted = model.rollout(frames[:, :n_context], actions, depth=k)
-    predicted = torch.cat([frames[:, :n_context], predicted], 1)
+    predicted, sources = rollout_with_sources(model, frames[:, :n_context], actions, k)
     rows = {}
     for i in range(len(frames)):
-        rows[f"real {i + 1}"], rows[f"predicted {i + 1}"] = _uint8(frames[i]), _uint8(predicted[i])
-        if masks:
-            shares = torch.stack([mask[i] for mask in masks])
-            rows[f"copied {i + 1}"] = _uint8(
-                torch.cat([torch.zeros_like(shares[:1]).expand(n_context, -1, -1, -1), shares])
-            )
+        rows[f"real {i + 1}"] = _uint8(frames[i])
+        rows[f"predicted {i + 1}"] = _uint8(torch.cat([frames[i, :n_context], predicted[i]]))
+        if sources is not None:
+            rows[f"sources {i + 1}"] = _uint8(torch.cat([torch.zeros_like(frames[i, :n_context]), sources[i]]))
     return png_bytes(filmstrip(rows))
 
 

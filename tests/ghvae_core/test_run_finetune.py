@@ -126,10 +126,14 @@ def test_a_run_from_a_checkpoint_copies_pixels_as_its_model_does_unless_set(fold
     start, file = load(finished / "checkpoint"), str(folder / "small.yaml")
     assert isinstance(start.model.config, GhvaeConfig)
     literal = start.model.config.model_copy(update={"copies": 0})
+    soft = dataclasses.replace(start, model=Ghvae(start.model.config.model_copy(update={"mask_threshold": 0.0})))
     from_paper = dataclasses.replace(start, model=Ghvae(literal))
     for overrides, checkpoint, expected in (((), start, 2), ((), from_paper, 0), (("model.copies=2",), from_paper, 2)):
         model = continued(load_config(file, overrides), checkpoint, overrides).model
         assert isinstance(model, GhvaeConfig) and model.copies == expected
+    for overrides, threshold in (((), 0.0), (("model.mask_threshold=0.2",), 0.2)):
+        model = continued(load_config(file, overrides), soft, overrides).model
+        assert isinstance(model, GhvaeConfig) and model.mask_threshold == threshold
 
 
 def test_a_complete_model_is_trained_further(folder: Path, finished: Path, tmp_path: Path) -> None:

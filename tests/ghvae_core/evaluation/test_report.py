@@ -210,7 +210,7 @@ def test_figures_show_the_best_the_median_and_the_worst_window(evaluation: Evalu
     images = draw_figures(two(), CLIPS, evaluation, step_s=0.2)
     with Image.open(io.BytesIO(images["filmstrip.png"])) as strip:
         image_array = np.asarray(strip)
-    assert image_array.shape[0] == 3 * 5 * 130, "real, two models, copy and error, three times"
+    assert image_array.shape[0] == 3 * 6 * 130, "real, two models, copy, error and sources, three times"
     margin = image_array.shape[1] - 5 * 130
     best = image_array[:128:2, margin:-130:2].reshape(64, -1, 3)[:, :64]
     np.testing.assert_array_equal(best, CLIPS.frames[0, 0], "the first window is the best if LPIPS is equal")
@@ -222,6 +222,14 @@ def test_figures_show_the_best_the_median_and_the_worst_window(evaluation: Evalu
             assert getattr(gif, "n_frames", 1) == 5
             assert gif.info["duration"] == 200
             assert gif.size[1] == n_rows * 130
+
+
+def test_the_filmstrip_shows_where_the_pixels_of_a_model_come_from(evaluation: Evaluation) -> None:
+    heights = []
+    for model in (evaluated_model("a", copies=0), evaluated_model("a")):
+        with Image.open(io.BytesIO(draw_figures([model], CLIPS, evaluation, step_s=0.2)["filmstrip.png"])) as strip:
+            heights.append(strip.size[1])
+    assert heights == [3 * 4 * 130, 3 * 5 * 130]
 
 
 def test_an_unknown_step_duration_has_a_default_in_gifs(evaluation: Evaluation) -> None:

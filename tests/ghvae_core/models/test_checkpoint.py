@@ -217,9 +217,9 @@ def test_a_module_trained_on_other_lower_modules_is_refused(folder: Path) -> Non
 
 def test_a_newer_schema_is_refused_by_name(folder: Path) -> None:
     text = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(text.replace('"schema_version": 4', '"schema_version": 5'))
+    (folder / "config.json").write_text(text.replace('"schema_version": 5', '"schema_version": 6'))
     _reseal(folder)
-    with pytest.raises(CheckpointError, match=r"config\.json: expected schema_version 4 .*got 5; use a newer version"):
+    with pytest.raises(CheckpointError, match=r"config\.json: expected schema_version 5 .*got 6; use a newer version"):
         load(folder)
 
 

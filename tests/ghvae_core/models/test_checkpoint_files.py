@@ -25,6 +25,7 @@ from ghvae_core.models.checkpoint_files import (
     unpack_tensors,
     write_folder,
 )
+from ghvae_core.models.ghvae import GhvaeConfig
 from tests.patience import patience
 
 FILES = {"a.bin": b"first", "b.bin": b""}
@@ -199,7 +200,7 @@ def test_version_1_becomes_a_ghvae_with_all_values() -> None:
     model = old.pop("model")
     assert {name: dumped[name] for name in old} == old
     assert model.pop("action_conditioned") is True
-    assert dumped["model"] == {**model, "kind": "ghvae", "n_context": 2, "copies": 0}
+    assert dumped["model"] == {**model, "kind": "ghvae", "n_context": 2, "copies": 0, "mask_threshold": 0.15}
     assert (dumped["workspace_m"], dumped["camera"]) == (None, None)
 
 
@@ -215,7 +216,8 @@ def test_version_2_keeps_every_value_under_the_present_names() -> None:
     assert old.pop("schema_version") == 2
     dumped = _read(_old(2)).model_dump(mode="json")
     names = {"usual_error": "val_rmse_p95", "answer": "self_test_output"}
-    old["model"] |= {"n_context": old["n_context"], "copies": 0}  # which version 4 added
+    # Versions 4 and 5 added these; a model without copies has no masks.
+    old["model"] |= {"n_context": old["n_context"], "copies": 0, "mask_threshold": 0.15}
     provenance = old.pop("provenance")
     assert {names.get(name, name): value for name, value in old.items()} | {
         "provenance": dumped["provenance"]
@@ -226,11 +228,25 @@ def test_version_2_keeps_every_value_under_the_present_names() -> None:
     assert dumped["provenance"] == provenance
 
 
+def test_version_4_copies_pixels_without_a_threshold() -> None:
+    config: dict[str, Any] = _read(_old(2)).model_dump(mode="json")
+    for copies, threshold in ((2, 0.0), (0, 0.15)):
+        model = {name: value for name, value in config["model"].items() if name != "mask_threshold"}
+        model["copies"] = copies
+        loaded = _read({**config, "schema_version": 4, "model": model}).model
+        assert isinstance(loaded, GhvaeConfig) and loaded.mask_threshold == threshold
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_migration_step_does_not_change_its_input(version: int) -> None:
     old = _old(version)
     before = deepcopy(old)
-    for step in (checkpoint_files._from_1_to_2, checkpoint_files._from_2_to_3, checkpoint_files._from_3_to_4):
+    for step in (
+        checkpoint_files._from_1_to_2,
+        checkpoint_files._from_2_to_3,
+        checkpoint_files._from_3_to_4,
+        checkpoint_files._from_4_to_5,
+    ):
         step(old)
         assert old == before
 
@@ -242,7 +258,7 @@ def test_a_migration_step_does_not_change_its_input(version: int) -> None:
         (b"[1]", "expected a JSON object"),
         (b"\xff", "expected a JSON object"),
         (b"[" * 100_000, "expected a JSON object"),
-        (b'{"schema_version": 5}', "expected schema_version 4 or less, got 5; use a newer version of this program"),
+        (b'{"schema_version": 6}', "expected schema_version 5 or less, got 6; use a newer version of this program"),
         (b'{"schema_version": 0}', "schema_version: expected a whole number from 1, got 0"),
         (b'{"schema_version": true}', "schema_version: expected a whole number from 1, got True"),
         (b'{"schema_version": "2"}', "schema_version: expected a whole number from 1, got '2'"),

@@ -192,13 +192,26 @@ def test_teacher_forced_frames_copy_the_real_previous_frame_or_the_last_context_
     torch.testing.assert_close(module_loss(model, 2, batch, (0.0, 0.0), None).mse, expected)
 
 
-def test_the_shares_of_a_pixel_add_up_and_the_frame_is_their_mixture() -> None:
+@pytest.mark.parametrize("threshold", [0.0, 0.15])
+def test_the_shares_of_a_pixel_add_up_and_the_frame_is_their_mixture(threshold: float) -> None:
     head, sources = torch.randn(2, 6, 4, 4), [torch.rand(2, 3, 4, 4), torch.rand(1, 3, 4, 4)]
-    masks = copy_masks(head)
+    masks = copy_masks(head, threshold)
     torch.testing.assert_close(masks.sum(1), torch.ones(2, 4, 4))
     parts = [torch.sigmoid(head[:, :3]), *(source.expand(2, -1, -1, -1) for source in sources)]
     mixture = sum(mask[:, None] * part for mask, part in zip(masks.unbind(1), parts, strict=True))
-    torch.testing.assert_close(compose(head, sources), mixture)
+    torch.testing.assert_close(compose(head, sources, threshold), mixture)
+
+
+def test_shares_of_the_drawn_colour_below_the_threshold_are_zero_and_have_finite_gradients() -> None:
+    logits = torch.tensor([[-2.0, 0.0, 1.0], [1.0, 0.0, 0.0], [200.0, 0.0, -200.0], [-200.0, 0.0, 0.0]])
+    head = torch.cat([torch.zeros(4, 3), logits], 1)[:, :, None, None].requires_grad_()
+    before, masks = (copy_masks(head, threshold)[:, :, 0, 0] for threshold in (0.0, 0.15))
+    assert masks[0, 0] == 0 < before[0, 0] < 0.15
+    assert masks[1, 0].item() == pytest.approx((before[1, 0].item() - 0.15) / 0.85)
+    assert masks[2, 0] == 1
+    torch.testing.assert_close(masks[0, 1] / masks[0, 2], before[0, 1] / before[0, 2])
+    (masks * torch.rand(4, 3)).sum().backward()  # type: ignore[no-untyped-call]
+    assert head.grad is not None and head.grad.isfinite().all()
 
 
 def test_copies_cost_219_parameters_at_tiny_and_the_literal_model_has_none() -> None:
