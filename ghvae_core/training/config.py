@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,10 @@ class TrainingRunConfig(Config):
         return self
 
 
+class _ModelSection(Config):
+    model: AnyConfig
+
+
 def load_config(model: str, overrides: Sequence[str], n_modules: int | None = None) -> TrainingRunConfig:
     """Return the configuration: the file of the model, the training file of its name, or tiny, and the overrides.
 
@@ -58,13 +63,19 @@ def load_config(model: str, overrides: Sequence[str], n_modules: int | None = No
         "objective": Path("training", "objective.yaml"),
         "data": Path("training", "data.yaml"),
     }
-    config = load(TrainingRunConfig, {key: str(path) for key, path in sections.items()}, overrides)
     if n_modules is not None:
-        if not isinstance(config.model, GhvaeConfig) or not 1 <= n_modules <= config.model.n_modules:
-            raise ConfigError(f"--modules: expected 1 to {config.model.n_modules} as {model} has, got {n_modules}")
-        config = config.model_copy(update={"model": config.model.up_to(n_modules)})
+        overrides = [_first_modules(model_file, n_modules), *overrides]
+    config = load(TrainingRunConfig, {key: str(path) for key, path in sections.items()}, overrides)
     model_config = config.model.model_copy(update={"n_context": config.data.n_context})
     return config.model_copy(update={"model": model_config})
+
+
+def _first_modules(model_file: Path, n_modules: int) -> str:
+    """Return the override that leaves the first modules of a model."""
+    model = load(_ModelSection, {"model": str(model_file)}).model
+    if not isinstance(model, GhvaeConfig) or not 1 <= n_modules <= model.n_modules:
+        raise ConfigError(f"--modules: expected 1 to {model.n_modules} as {model_file.stem} has, got {n_modules}")
+    return f"model.modules={json.dumps([each.model_dump() for each in model.modules[:n_modules]])}"
 
 
 def continued(config: TrainingRunConfig, start: Checkpoint, overrides: Sequence[str]) -> TrainingRunConfig:

@@ -256,6 +256,12 @@ def test_modules_that_a_model_does_not_have_are_refused(name: str, n: int) -> No
     assert load_config("tiny", (), 2).model.n_modules == 2
 
 
+def test_images_may_be_too_small_for_modules_that_are_left_out() -> None:
+    with pytest.raises(ReportedError, match=r"image_px must be divisible by 2\^6 = 64"):
+        load_config("tiny", ("model.image_px=32",))
+    assert load_config("tiny", ("model.image_px=32",), 5).model.image_px == 32
+
+
 @pytest.mark.parametrize(("line", "got"), [("", "none"), ("kind: ghvea", "ghvea")])
 def test_a_model_without_a_valid_kind_is_refused(tmp_path: Path, line: str, got: str) -> None:
     (tmp_path / "invalid.yaml").write_text(MODEL.replace("kind: ghvae", line))
