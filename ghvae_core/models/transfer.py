@@ -71,24 +71,24 @@ class TransferReport(Config):
 def adapt(start: Checkpoint, config: AnyConfig, rng: np.random.Generator) -> tuple[VideoModel, TransferReport]:
     """Return a model of a configuration, initialized from a checkpoint, and a report.
 
-        With equal settings all weights are those of the checkpoint. Differences:
+    With equal settings all weights are those of the checkpoint. Differences:
 
-        - action scale: the weights of the actions are scaled, so that the same movement has the same effect;
-        - numbers of an action: common ones keep their weights, new ones start without effect;
-        - actions where the checkpoint has none: their network starts without effect;
-        - context frames of a Hier-VRNN: the latest keep their weights, further ones start without effect;
+    - action scale: the weights of the actions are scaled, so that the same movement has the same effect;
+    - numbers of an action: common ones keep their weights, new ones start without effect;
+    - actions where the checkpoint has none: their network starts without effect;
+    - context frames of a Hier-VRNN: the latest keep their weights, further ones start without effect;
     - copies: new masks draw nearly every pixel, as before; masks without a use are left out;
-        - image size: convolutions are kept; 1x1 kernels become the middle of 3x3 kernels, and vice versa;
-        - more modules: new ones are random; fewer: the deepest are not used;
-        - a learned prior instead of a uniform one: random, as that of the checkpoint is untrained.
+    - image size: convolutions are kept; 1x1 kernels become the middle of 3x3 kernels, and vice versa;
+    - more modules: new ones are random; fewer: the deepest are not used;
+    - a learned prior instead of a uniform one: random, as that of the checkpoint is untrained.
 
     Args:
-            start: Its trained modules are used.
-            config: Of the new model, with the action scale of the new data.
-            rng: Draws the weights that are not in the checkpoint.
+        start: Its trained modules are used.
+        config: Of the new model, with the action scale of the new data.
+        rng: Draws the weights that are not in the checkpoint.
 
     Raises:
-            CheckpointError: The model is of another kind, or its networks have other sizes.
+        CheckpointError: The model is of another kind, or its networks have other sizes.
     """
     check_sizes(start, config)
     with torch.random.fork_rng(devices=[]):
