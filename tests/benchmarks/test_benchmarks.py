@@ -13,11 +13,14 @@ from typer.testing import CliRunner, Result
 
 from configs.command import ReportedError
 from ghvae_core.models.checkpoint import load
+from ghvae_core.training.config import load_config
 from tests.benchmarks.ablations import ablations
 from tests.benchmarks.feature_cache import feature_cache
 from tests.benchmarks.plan_latency import plan_latency
+from tests.benchmarks.study import print_means
 from tests.benchmarks.training_memory import training_memory
 from tests.benchmarks.training_throughput import training_throughput
+from tests.benchmarks.training_variants import rows as training_variant_rows
 from tests.ghvae_core.episodes import record
 
 
@@ -73,6 +76,40 @@ def test_ablations_refuse_an_unknown_row(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", list(training_variant_rows((1, 1, 1))))
+def test_the_settings_of_a_training_variant_are_valid(name: str) -> None:
+    row = training_variant_rows((1, 2, 3))[name]
+    settings = (*row.more, *(f"training.{key}={value}" for key, value in row.settings.items()))
+    config = load_config(row.model, ("model.image_px=32", *settings), row.n_modules)
+    n = 2 if name == "small_batch" else 1
+    assert config.training.module_steps == (n, 2 * n, 2 * n, 2 * n, 3 * n)
+    assert config.training.prior_finetune_steps == 300 * n
+
+
+def test_means_over_seeds_have_standard_errors_and_the_action_gap(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, gain in enumerate((0.0, 1.0)):
+        (tmp_path / f"{seed}").mkdir()
+        rows = {"a, prior mean": 20.0 + gain, "a, shuffled actions": 19.0, "copy last context frame": 15.5}
+        estimates = {row: {"psnr_db": {"value": value, "standard_error": 0.1}} for row, value in rows.items()}
+        model = dict.fromkeys(("checkpoint", "checkpoint_sha256", "kind", "held_out"), "") | {"label": "a"}
+        model |= dict.fromkeys(("modules", "modules_trained", "parameters"), 1)
+        parts = ("about", "conventions", "steps", "sensitivity", "identical_frames")
+        empty: dict[str, object] = {part: {} for part in parts}
+        report: dict[str, object] = {**empty, "models": [model], "rows": estimates, "differences": [], "windows": []}
+        (tmp_path / f"{seed}" / "evaluation.json").write_text(json.dumps(report))
+    print_means([tmp_path / "0", tmp_path / "1"])
+    assert capsys.readouterr().out.splitlines() == [
+        "| mean of 2 seeds | psnr_db | action gap (dB) |",
+        "|---|---|---|",
+        "| a | 20.5 ± 0.5 | 1.5 ± 0.5 |",
+        "| copy last context frame | 15.5 | |",
+    ]
+    print_means([tmp_path / "0"])
+    assert "| a | 20 | 1 |" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_ablations(tmp_path: Path) -> None:
     """Rows with one step each: an initial one, one that starts from it, one matched in CPU time, and a resumed one."""
@@ -89,18 +126,19 @@ def test_ablations(tmp_path: Path) -> None:
     for setting in small:
         options += ["--set", setting]
     folders = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
-    (tmp_path / "out").mkdir()
+    out = tmp_path / "out" / "seed_0"
+    out.mkdir(parents=True)
     interrupted = {
         "settings": {"module_steps": [1], "prior_finetune_steps": 0, "rollout_steps": 0},
         "cpu_s": 1000,
         "finished": False,
     }
-    (tmp_path / "out" / "uniform.json").write_text(json.dumps(interrupted))
+    (out / "uniform.json").write_text(json.dumps(interrupted))
     result = _invoke(ablations, *folders, *only, "--only", "uniform", *options)
     assert result.exit_code == 0, result.output
     for name in ("greedy", "ghvae_2", "scratch", "uniform"):
-        assert load(tmp_path / "out" / name / "checkpoint").model.n_modules == (2 if name == "ghvae_2" else 6)
-        spent = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert load(out / name / "checkpoint").model.n_modules == (2 if name == "ghvae_2" else 6)
+        spent = json.loads((out / f"{name}.json").read_text())
         assert spent["finished"]
         assert 0 < spent["cpu_s"] < 1000 or (name == "uniform" and spent["cpu_s"] > 1000)
     assert spent["settings"] == interrupted["settings"]  # as stored by the interrupted start
