@@ -43,7 +43,8 @@ class EvaluationConfig(Config):
     only_names: str | None = None  # text file of episode file names, one a line, such as RoboNet's 256; None: all
     video_stride: int | None = Field(default=None, ge=1)  # every n-th frame of videos; None: as the first checkpoint
     batch_windows: int = Field(default=16, ge=1)  # about 1 GB with the tiny model; affects the sampled latents; ours
-    n_samples: int = Field(default=1, ge=1)  # for each window; 100 in the rows of SVG and FitVid, 10 suits a CPU; ours
+    # For each window; 0: no row of samples; 100 in the rows of SVG and FitVid, 10 suits a CPU; ours
+    n_samples: int = Field(default=1, ge=0)
     sensitivity_windows: int = Field(default=64, ge=2)  # whose executed actions are ranked; ours
     sensitivity_candidates: Candidates = "executed"  # source of the other action sequences; ours
 

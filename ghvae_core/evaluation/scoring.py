@@ -67,7 +67,8 @@ def score(
         models: The models.
         clips: The windows.
         metrics: The metrics.
-        config: Batch size, and number of samples for each window; from 2 on there is a row of the best sample.
+        config: Batch size, and number of samples for each window: with 0 there is no row of a sample, from 2 on there
+            is also a row of the best one.
         seed: Samples the latents of each model, independent of the other models.
     """
     generators = [torch.Generator().manual_seed(seed) for _ in models]
@@ -79,11 +80,14 @@ def score(
         for each, generator in zip(models, generators, strict=True):
             check()
             batch_scores.add(each.row(MEAN), each.predict(part, MEAN))
-            samples = [batch_scores.add(each.row(SAMPLE), each.predict(part, SAMPLE, generator))]
-            for _ in range(config.n_samples - 1):
+            samples: list[Values] = []
+            for index in range(config.n_samples):
                 check()
-                more = each.predict(part, SAMPLE, generator)
-                samples.append(metrics.frames(batch_scores.real, more))
+                predicted = each.predict(part, SAMPLE, generator)
+                if index == 0:
+                    samples.append(batch_scores.add(each.row(SAMPLE), predicted))
+                else:
+                    samples.append(metrics.frames(batch_scores.real, predicted))
             if config.n_samples > 1:
                 batch_scores.rows[each.row(best_of(config.n_samples))] = choose_best(samples)
             if each.takes_actions:

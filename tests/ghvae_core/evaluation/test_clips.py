@@ -227,6 +227,6 @@ def test_context_and_future_are_scaled_and_split(folder: Path) -> None:
 def test_the_shipped_protocol_and_its_overrides() -> None:
     assert load_evaluation([]) == protocol()
     assert load_evaluation(["evaluation.n_windows=8"]).n_windows == 8
-    for invalid in ("n_windows=1", "n_samples=0", "first_frame=last", "n_context=0"):
+    for invalid in ("n_windows=1", "n_samples=-1", "first_frame=last", "n_context=0"):
         with pytest.raises(ConfigError, match=invalid.partition("=")[0]):
             load_evaluation([f"evaluation.{invalid}"])

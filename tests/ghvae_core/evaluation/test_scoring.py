@@ -40,6 +40,8 @@ def test_every_model_has_its_rows_and_copying_is_the_last_row() -> None:
         *(f"other, {kind}" for kind in (MEAN, SAMPLE, "best of 3 samples")),
         COPY,
     ], "an action-free model has no row of shuffled actions"
+    without = next(score([MODEL], CLIPS, PLAIN, protocol(n_samples=0), seed=0))
+    assert list(without.rows) == [f"model, {MEAN}", f"model, {SHUFFLED}", COPY]
     assert all(set(values) == {"psnr_db", "ssim"} for values in scores.rows.values())
     assert all(values["ssim"].shape == (5, 3) for values in scores.rows.values())
 
@@ -103,6 +105,6 @@ def test_features_include_the_context_frames() -> None:
     np.testing.assert_array_equal(features[MODEL.row(MEAN)][:, :2], features[REAL][:, :2])
 
 
-@pytest.mark.parametrize("n_samples", [1, 2])
+@pytest.mark.parametrize("n_samples", [0, 1, 2])
 def test_without_i3d_there_are_no_features(n_samples: int) -> None:
     assert not all_scores(n_samples=n_samples).features
