@@ -93,8 +93,8 @@ def test_means_over_seeds_have_standard_errors_and_the_action_gap(
         (tmp_path / f"{seed}").mkdir()
         rows = {"a, prior mean": 20.0 + gain, "a, shuffled actions": 19.0, "copy last context frame": 15.5}
         estimates = {row: {"psnr_db": {"value": value, "standard_error": 0.1}} for row, value in rows.items()}
-        model = dict.fromkeys(("checkpoint", "checkpoint_sha256", "kind", "held_out"), "") | {"label": "a"}
-        model |= dict.fromkeys(("modules", "modules_trained", "parameters"), 1)
+        texts = dict.fromkeys(("checkpoint", "checkpoint_sha256", "kind", "held_out"), "")
+        model = {**texts, **dict.fromkeys(("modules", "modules_trained", "parameters"), 1), "label": "a"}
         parts = ("about", "conventions", "steps", "sensitivity", "identical_frames")
         empty: dict[str, object] = {part: {} for part in parts}
         report: dict[str, object] = {**empty, "models": [model], "rows": estimates, "differences": [], "windows": []}
