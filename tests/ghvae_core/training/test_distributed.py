@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from datetime import timedelta
@@ -22,6 +23,7 @@ from tests.ghvae_core.runs import make_trainer, never
 from tests.ghvae_core.small import MODEL
 from tests.ghvae_core.together import CONFIG, SHARDED
 from tests.patience import patience
+from tests.shared_results import made_once
 
 ROOT = Path(__file__).resolve().parents[3]
 LAUNCH_S = 140  # time limit of a launch; it exceeds the timeouts of the processes
@@ -45,10 +47,12 @@ def _launch(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the results of two processes."""
-    folder = tmp_path_factory.mktemp("together")
-    done = _launch("tests.ghvae_core.together", str(folder))
-    assert done.returncode == 0, done.stderr[-6000:]
-    return folder
+
+    def launch(folder: Path) -> None:
+        done = _launch("tests.ghvae_core.together", str(folder))
+        assert done.returncode == 0, done.stderr[-6000:]
+
+    return made_once(tmp_path_factory, "together", launch)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +89,10 @@ def test_two_processes_train_as_one_that_accumulates(
 
 
 @pytest.mark.parametrize(("name", "config"), [("plain", CONFIG), ("sharded", SHARDED)])
-def test_one_process_resumes_a_run_of_two(folder: Path, name: str, config: TrainingConfig) -> None:
+def test_one_process_resumes_a_run_of_two(folder: Path, tmp_path: Path, name: str, config: TrainingConfig) -> None:
     alone = config.model_copy(update={"accumulation_steps": 2})
-    trainer, model, record = make_trainer(folder / f"{name}_half", alone)
+    half = shutil.copytree(folder / f"{name}_half", tmp_path / "half")
+    trainer, model, record = make_trainer(half, alone)
     assert trainer.resume()
     trainer.train(never)
     assert record.losses[0][1] == 3
