@@ -160,7 +160,7 @@ class Study:
         if (self.out / folder / "state").is_dir():
             command.append("--resume")
         # Some rows are expected to predict worse than a copy.
-        common = [f"data.prepared={self.out / 'prepared'}", "training.checks=warn", *self.common, *row.more]
+        common = [f"data.prepared={self.out.parent / 'prepared'}", "training.checks=warn", *self.common, *row.more]
         for item in [*common, *(f"training.{key}={value}" for key, value in settings.items())]:
             command += ["--set", item]
         print(" ".join(command[2:]), flush=True)
