@@ -22,13 +22,14 @@ from robot_bridge.robot import CLOSE, OPEN, CameraFault, Robot, RobotFault
 from robot_bridge.ros import names
 from robot_bridge.ros.driver import DriverError
 from robot_bridge.ros.messages import load
-from tests.patience import relaxed
+from tests.patience import patience, relaxed
 from tests.robot_bridge.robot_contract import act
 from tests.robot_bridge.ros.configurations import config
 from tests.robot_bridge.ros.rig import Rig
 
 pytestmark = pytest.mark.ros
 
+_MOST_REFLEXES = 2
 SETTINGS = (
     "robot.gripper.homes=false",
     f"robot.gripper.timeout_s={relaxed(2.0, 30.0)}",
@@ -151,6 +152,18 @@ def test_closing_without_an_object_is_no_fault(rig: Rig, robot: Robot) -> None:
     assert robot.step(act(0, 0, 0, OPEN)).observation.state[4] > 0.9
 
 
+def close_low(robot: Robot) -> None:
+    """Lower the hand and close it; again after a reflex: on a busy machine late commands can cause one."""
+    for _ in range(_MOST_REFLEXES):
+        try:
+            robot.step(act(0, 0, -0.2, CLOSE))
+            return
+        except RobotFault:
+            robot.recover()
+            robot.reset(np.random.default_rng(0))
+    robot.step(act(0, 0, -0.2, CLOSE))
+
+
 def test_gripper_is_commanded_only_on_changes(rig: Rig, robot: Robot) -> None:
     n = len(rig.events("gripper"))
     for _ in range(2):
@@ -162,7 +175,7 @@ def test_gripper_is_commanded_only_on_changes(rig: Rig, robot: Robot) -> None:
 
 
 def test_blocked_fingers_are_opened_after_raising(rig: Rig, robot: Robot) -> None:
-    robot.step(act(0, 0, -0.2, CLOSE))
+    close_low(robot)
     rig.fault("gripper_blocked")
     with pytest.raises(RobotFault, match=r"expected fingers 0\.08 m apart, got 0\.0.. m; free them"):
         robot.step(act(0, 0, 0, OPEN))
@@ -209,11 +222,12 @@ def test_arm_controlled_by_another_program_is_refused(rig: Rig) -> None:
     thread = threading.Thread(target=publish)
     thread.start()
     try:
-        time.sleep(0.5)
-        with pytest.raises(
-            DriverError, match=f"expected no other running controller, got {names.OTHER_CONTROLLERS[0]}"
-        ):
-            open_robot(config(SETTINGS))
+        # The driver needs time for the first command, and ends the controller whenever the next one is late.
+        reason, deadline_s = f"expected no other running controller, got {names.OTHER_CONTROLLERS[0]}", patience(20)
+        began_s = time.monotonic()
+        with pytest.raises(DriverError, match=reason):
+            while time.monotonic() < began_s + deadline_s:
+                open_robot(config(SETTINGS)).close()
     finally:
         stopped.set()
         thread.join()
