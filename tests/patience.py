@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from pathlib import Path
 
 _REFERENCE_S = 0.3  # a Python process that imports numpy, on an idle machine
 _N_STARTS = 2
@@ -35,9 +34,6 @@ def keep_real_time() -> None:
     """Give this process, and those that it starts, priority over other programs, where the user may."""
     with suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, -10)
-    # Linux shares the time among sessions first, where it groups processes by session.
-    with suppress(OSError):
-        Path("/proc/self/autogroup").write_text("-10", encoding="ascii")
 
 
 def time_scale() -> float:
