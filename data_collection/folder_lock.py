@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, ClassVar
 
@@ -49,7 +49,8 @@ def check_new(folder: Path, leftovers: Collection[str] = ()) -> None:
 def locked_folder(folder: Path, *, is_shared: bool = False, timeout_s: float = 0.0) -> Iterator[IO[str]]:
     """Create a folder and lock it against other runs, as a context manager; the end of the process ends the lock.
 
-    A folder that is still empty at the end of the block, apart from the lock, is left as it was before.
+    A folder that is still empty at the end of the block, apart from the lock, is left as it was before: a new one is
+    removed, with the new parents that are empty.
 
     Args:
         folder: Its parents are created.
@@ -63,10 +64,11 @@ def locked_folder(folder: Path, *, is_shared: bool = False, timeout_s: float = 0
         EpisodeError: Another run holds the lock, or the folder cannot be created or written.
         IncompleteError: The block raised an error of the operating system, such as of a full disk.
     """
-    kind, end_s, is_new = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX, time.monotonic() + timeout_s, False
+    kind, end_s = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX, time.monotonic() + timeout_s
+    new: list[Path] = []
     with ExitStack() as stack:
         try:
-            is_new = not folder.exists()
+            new = [each for each in (folder, *folder.parents) if not each.exists()]
             while (file := _try_lock(folder, kind)) is None:
                 if time.monotonic() > end_s:
                     raise EpisodeError(
@@ -88,8 +90,9 @@ def locked_folder(folder: Path, *, is_shared: bool = False, timeout_s: float = 0
         finally:
             if not is_shared and {path.name for path in folder.glob("*")} == {LOCK}:
                 (folder / LOCK).unlink()
-                if is_new:
-                    folder.rmdir()
+                with suppress(OSError):  # another run may use a parent by now
+                    for each in new:
+                        each.rmdir()
 
 
 def share_lock(lock: IO[str]) -> None:

@@ -61,6 +61,16 @@ def test_a_folder_without_results_is_left_as_before(tmp_path: Path, exists: bool
     assert list(tmp_path.rglob("*")) == [folder] * exists
 
 
+@pytest.mark.parametrize("is_used", [False, True])
+def test_new_parents_are_removed_unless_another_run_uses_them(tmp_path: Path, is_used: bool) -> None:
+    folder = tmp_path / "studies" / "seed_0" / "default"
+    with locked_folder(folder):
+        if is_used:
+            (tmp_path / "studies" / "other").mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == (["studies"] if is_used else [])
+    assert not folder.parent.exists()
+
+
 def test_an_error_of_the_system_names_the_folder_that_is_incomplete(tmp_path: Path) -> None:
     with (
         pytest.raises(IncompleteError, match=r"part\.bin: No space left on device; .*run is incomplete$") as caught,
