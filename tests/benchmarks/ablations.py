@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from configs.command import run
-from tests.benchmarks.study import NO_STEPS, Protocol, Row, Study, train_and_evaluate
+from tests.benchmarks.study import (
+    NO_STEPS,
+    DataOption,
+    EvaluateOption,
+    FvdOption,
+    HeldOutOption,
+    OnlyOption,
+    OutOption,
+    Protocol,
+    Row,
+    SeedOption,
+    Study,
+    WindowsOption,
+    train_and_evaluate,
+)
 
 
 def rows(size: str, n_deepest: int) -> dict[str, Row]:
@@ -47,26 +60,20 @@ def rows(size: str, n_deepest: int) -> dict[str, Row]:
 
 
 def ablations(  # noqa: PLR0917 - the parameters are the options of the command line
-    data: Annotated[Path, typer.Option(help="Episodes for training.")],
-    out: Annotated[Path, typer.Option(help="Folder of all rows; finished rows are reused.")],
-    held_out: Annotated[
-        Path | None, typer.Option(help="Episodes for evaluation (default: the validation episodes of --data).")
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Folder of a row to train; repeat for several (default: all).")
-    ] = None,
+    data: DataOption,
+    out: OutOption,
+    held_out: HeldOutOption = None,
+    only: OnlyOption = None,
     size: Annotated[str, typer.Option(help="Size of the model; svg_SIZE and hier_vrnn_SIZE must exist too.")] = "tiny",
     steps: Annotated[tuple[int, int, int], typer.Option(help="Steps of module 1, of each of 2 to 5, and of 6.")] = (
         800,
         600,
         1200,
     ),
-    seed: Annotated[
-        list[int] | None, typer.Option(help="Seed of the weights and the training batches; repeat for several.")
-    ] = None,
-    evaluate: Annotated[bool, typer.Option(help="Evaluate all finished rows.")] = True,
-    windows: Annotated[int, typer.Option(help="Number of windows for evaluation.")] = 256,
-    fvd: Annotated[bool, typer.Option(help="Also compute FVD: minutes per row on a CPU.")] = True,
+    seed: SeedOption = None,
+    evaluate: EvaluateOption = True,
+    windows: WindowsOption = 256,
+    fvd: FvdOption = True,
     copies: Annotated[int, typer.Option(help="model.copies of all GHVAEs; 0: the paper's model.")] = 2,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Further settings of all trainings.")] = None,
 ) -> None:

@@ -11,9 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+import typer
 
 from configs.command import ReportedError
 from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SHUFFLED
@@ -23,6 +24,7 @@ from ghvae_core.models.checkpoint import load as load_checkpoint
 
 _FIRST_STEPS, _TIMED_STEPS = 2, 20  # untimed and timed steps of the calibration; ours
 _WINDOWS_SEED = 0  # chooses the windows of the evaluation
+REFUSED = 2  # exit code of a training that refuses its input and writes nothing
 NO_STEPS = {"prior_finetune_steps": 0, "rollout_steps": 0, "end_to_end_steps": 0}
 
 
@@ -44,6 +46,22 @@ class Spent(NamedTuple):
     settings: dict[str, object]  # of `training`, with the matched number of steps
     cpu_s: float
     finished: bool
+
+
+DataOption = Annotated[Path, typer.Option(help="Episodes for training.")]
+OutOption = Annotated[Path, typer.Option(help="Folder of all rows; finished rows are reused.")]
+HeldOutOption = Annotated[
+    Path | None, typer.Option(help="Episodes for evaluation (default: the validation episodes of --data).")
+]
+OnlyOption = Annotated[
+    list[str] | None, typer.Option(help="Folder of a row to train; repeat for several (default: all).")
+]
+SeedOption = Annotated[
+    list[int] | None, typer.Option(help="Seed of the weights and the training batches; repeat for several.")
+]
+EvaluateOption = Annotated[bool, typer.Option(help="Evaluate all finished rows.")]
+WindowsOption = Annotated[int, typer.Option(help="Number of windows for evaluation.")]
+FvdOption = Annotated[bool, typer.Option(help="Also compute FVD: minutes per row on a CPU.")]
 
 
 class Protocol(NamedTuple):
@@ -79,13 +97,15 @@ class Study:
     def train(self, name: str) -> None:
         """Train or resume a row, with a matched number of steps where requested."""
         spent = self._spent(name) or Spent(self._matched(name), 0.0, finished=False)
-        self.out.mkdir(parents=True, exist_ok=True)
         started_s, ended = _child_cpu_s(), 1
         try:
             ended = self._run(name, name, spent.settings)
         finally:
             cpu_s = spent.cpu_s + _child_cpu_s() - started_s
-            self._keep(name, Spent(spent.settings, round(cpu_s, 1), finished=ended == 0))
+            if ended != REFUSED:
+                self._keep(name, Spent(spent.settings, round(cpu_s, 1), finished=ended == 0))
+        if ended == REFUSED:
+            raise ReportedError(f"{name}: its training refused its input; see the error above")
         if ended:
             raise ReportedError(f"{name}: its training ended with {ended}; the same command resumes it")
         print(f"{name}: {cpu_s:.0f} CPU seconds", flush=True)
@@ -101,6 +121,8 @@ class Study:
         """Evaluate all finished rows, and print their CPU seconds; return the folder of the report."""
         held_out = protocol.held_out
         finished = {name: row for name, row in self.rows.items() if name != "greedy" and self.is_finished(name)}
+        if not finished:
+            raise ReportedError(f"{self.out}: expected a finished row to evaluate, got none; use --no-evaluate")
         report = self.out / f"evaluation-{time.strftime('%Y%m%dT%H%M%S')}"
         command = [sys.executable, "-m", "ghvae_core.run_evaluation", "--data", str(held_out or self.data)]
         if held_out is None:
@@ -174,6 +196,7 @@ class Study:
         return Spent(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
     def _keep(self, name: str, spent: Spent) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
         (self.out / f"{name}.json").write_text(json.dumps(spent._asdict()), encoding="utf-8")
 
 
@@ -202,15 +225,13 @@ def print_means(reports: Sequence[Path]) -> None:
     first = evaluations[0].rows
     names = list(first[COPY])
     print(f"| mean of {len(reports)} seeds | {' | '.join(names)} | action gap (dB) |\n|{'---|' * (2 + len(names))}")
-    for label in [each.label for each in evaluations[0].models]:
+    for label in dict.fromkeys(model.label for each in evaluations for model in each.models):
         mean, shuffled = (f"{label}, {kind}" for kind in (MEAN, SHUFFLED))
-        cells = [_over_seeds([each.rows[mean][name].value for each in evaluations]) for name in names]
-        gaps = [
-            each.rows[mean]["psnr_db"].value - each.rows[shuffled]["psnr_db"].value
-            for each in evaluations
-            if shuffled in each.rows
-        ]
-        print(f"| {label} | {' | '.join(cells)} | {_over_seeds(gaps)} |")
+        found = [each.rows for each in evaluations if mean in each.rows]
+        cells = [_over_seeds([each[mean][name].value for each in found]) for name in names]
+        gaps = [each[mean]["psnr_db"].value - each[shuffled]["psnr_db"].value for each in found if shuffled in each]
+        title = label if len(found) == len(evaluations) else f"{label} ({len(found)} of {len(evaluations)} seeds)"
+        print(f"| {title} | {' | '.join(cells)} | {_over_seeds(gaps)} |")
     print(f"| {COPY} | {' | '.join(f'{first[COPY][name].value:.4g}' for name in names)} | |", flush=True)
 
 

@@ -17,10 +17,11 @@ from ghvae_core.training.config import load_config
 from tests.benchmarks.ablations import ablations
 from tests.benchmarks.feature_cache import feature_cache
 from tests.benchmarks.plan_latency import plan_latency
-from tests.benchmarks.study import print_means
+from tests.benchmarks.study import Protocol, Study, print_means
 from tests.benchmarks.training_memory import training_memory
 from tests.benchmarks.training_throughput import training_throughput
 from tests.benchmarks.training_variants import rows as training_variant_rows
+from tests.benchmarks.training_variants import training_variants
 from tests.ghvae_core.episodes import record
 
 
@@ -86,6 +87,20 @@ def test_the_settings_of_a_training_variant_are_valid(name: str) -> None:
     assert config.training.prior_finetune_steps == 300 * n
 
 
+def test_a_study_leaves_nothing_when_its_data_is_refused(tmp_path: Path) -> None:
+    folders = ["--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    result = _invoke(training_variants, *folders, "--only", "default", "--no-evaluate")
+    assert isinstance(result.exception, ReportedError)
+    assert "default: its training refused its input" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_study_without_finished_rows_is_not_evaluated(tmp_path: Path) -> None:
+    study = Study(training_variant_rows((1, 1, 1)), tmp_path, tmp_path / "seed_0", 0, ())
+    with pytest.raises(ReportedError, match="expected a finished row to evaluate, got none; use --no-evaluate"):
+        study.evaluate(Protocol(tmp_path, 2, fvd=False))
+
+
 def test_means_over_seeds_have_standard_errors_and_the_action_gap(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,6 +123,10 @@ def test_means_over_seeds_have_standard_errors_and_the_action_gap(
     ]
     print_means([tmp_path / "0"])
     assert "| a | 20 | 1 |" in capsys.readouterr().out
+    other = tmp_path / "1" / "evaluation.json"
+    other.write_text(other.read_text().replace('"a, ', '"b, ').replace('"label": "a"', '"label": "b"'))
+    print_means([tmp_path / "0", tmp_path / "1"])
+    assert "| b (1 of 2 seeds) | 21 | 2 |" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from configs.command import run
-from tests.benchmarks.study import NO_STEPS, Protocol, Row, Study, train_and_evaluate
+from tests.benchmarks.study import (
+    NO_STEPS,
+    DataOption,
+    EvaluateOption,
+    FvdOption,
+    HeldOutOption,
+    OnlyOption,
+    OutOption,
+    Protocol,
+    Row,
+    SeedOption,
+    Study,
+    WindowsOption,
+    train_and_evaluate,
+)
 
 _SIZE, _N_MODULES = "tiny", 5  # of images of 32 px
 
@@ -19,8 +32,6 @@ def rows(steps: tuple[int, int, int]) -> dict[str, Row]:
     Args:
         steps: Of module 1, of each of 2 to 4, and of 5.
     """
-    first, middle, deepest = steps
-    greedy = {**NO_STEPS, "module_steps": [first, middle, middle, middle, deepest], "prior_finetune_steps": 300}
     changes = {
         "default": ("default", ()),
         "literal": ("nothing copied (the paper's model)", ("model.copies=0",)),
@@ -32,38 +43,31 @@ def rows(steps: tuple[int, int, int]) -> dict[str, Row]:
         "small_batch": ("batch of 8, twice the steps", ("training.batch_windows=8",)),
     }
     return {
-        name: Row(label, _doubled(greedy) if name == "small_batch" else greedy, "", _SIZE, _N_MODULES, more)
+        name: Row(label, _greedy(steps, 2 if name == "small_batch" else 1), "", _SIZE, _N_MODULES, more)
         for name, (label, more) in changes.items()
     }
 
 
-def _doubled(steps: dict[str, object]) -> dict[str, object]:
-    return {
-        name: [2 * n for n in value] if isinstance(value, list) else 2 * int(str(value))
-        for name, value in steps.items()
-    }
+def _greedy(steps: tuple[int, int, int], factor: int) -> dict[str, object]:
+    first, middle, deepest = (factor * n for n in steps)
+    module_steps = [first, middle, middle, middle, deepest]
+    return {**NO_STEPS, "module_steps": module_steps, "prior_finetune_steps": 300 * factor}
 
 
 def training_variants(  # noqa: PLR0917 - the parameters are the options of the command line
-    data: Annotated[Path, typer.Option(help="Episodes for training.")],
-    out: Annotated[Path, typer.Option(help="Folder of all rows; finished rows are reused.")],
-    held_out: Annotated[
-        Path | None, typer.Option(help="Episodes for evaluation (default: the validation episodes of --data).")
-    ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Folder of a row to train; repeat for several (default: all).")
-    ] = None,
+    data: DataOption,
+    out: OutOption,
+    held_out: HeldOutOption = None,
+    only: OnlyOption = None,
     steps: Annotated[tuple[int, int, int], typer.Option(help="Steps of module 1, of each of 2 to 4, and of 5.")] = (
         150,
         100,
         250,
     ),
-    seed: Annotated[
-        list[int] | None, typer.Option(help="Seed of the weights and the training batches; repeat for several.")
-    ] = None,
-    evaluate: Annotated[bool, typer.Option(help="Evaluate all finished rows.")] = True,
-    windows: Annotated[int, typer.Option(help="Number of windows for evaluation.")] = 128,
-    fvd: Annotated[bool, typer.Option(help="Also compute FVD: minutes per row on a CPU.")] = True,
+    seed: SeedOption = None,
+    evaluate: EvaluateOption = True,
+    windows: WindowsOption = 128,
+    fvd: FvdOption = True,
 ) -> None:
     """Train greedy GHVAEs of 5 modules on images of 32 px, one for each setting, then evaluate all together.
 
