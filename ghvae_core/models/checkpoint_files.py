@@ -143,7 +143,7 @@ def unpack_config(data: bytes, path: Path) -> str:
         raise CheckpointError(
             f"{path}: expected {_VERSION} {CURRENT} or less, got {version}; use a newer version of this program"
         )
-    for step in (_from_1_to_2, _from_2_to_3, _from_3_to_4, _from_4_to_5)[version - 1 :]:
+    for step in (_from_1_to_2, _from_2_to_3, _from_3_to_4)[version - 1 :]:  # version 5 only added settings
         config = step(config)
     return json.dumps(config)
 
@@ -181,10 +181,3 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
     if config["model"].get("kind") == "ghvae":
         added["copies"] = 0
     return {**config, "model": {**added, **config["model"]}}
-
-
-def _from_4_to_5(config: dict[str, Any]) -> dict[str, Any]:
-    model = config.get("model")
-    if not isinstance(model, dict) or not model.get("copies"):
-        return config
-    return {**config, "model": {"mask_threshold": 0.0, **model}}

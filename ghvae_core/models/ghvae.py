@@ -22,8 +22,10 @@ from ghvae_core.models.layers import (
     Prior,
     RecurrentLatent,
     RecurrentState,
+    SourceMasks,
     compose,
     copy_masks,
+    require_gradient,
 )
 from ghvae_core.models.video_model import IMAGE_CHANNELS, ModelConfig, VideoModel, draw
 
@@ -46,9 +48,9 @@ class GhvaeConfig(ModelConfig):
     pixel_channels: int = Field(gt=0)  # of decoder 1 at image size
     prior: Literal["learned", "uniform"] = "learned"  # uniform: N(0, I), paper's ablation 3; ignores the actions
     refine_latent: bool = True  # one more convolution in prior and posterior; ours
-    # Earlier frames from which decoder 1 can copy each pixel: the previous one and the last context frame, or none (0,
-    # the model of the paper); ours
-    copies: Literal[0, 2] = 2
+    # Earlier frames from which decoder 1 can copy each pixel: the previous one, the last context frame and the one
+    # before it, or none (0, the model of the paper); ours
+    copies: Literal[0, 3] = 3
     # Shares of the drawn colour below it are 0, see `layers.copy_masks`; without copies it has no effect. Value: ours
     mask_threshold: float = Field(default=0.15, ge=0, lt=1)
     posterior_std: float = Field(default=0.1, gt=0)  # constant (paper 2); value ours: with 1 the posterior collapsed
@@ -97,6 +99,7 @@ class GhvaeModule(nn.Module):
         # Colours, and the masks of `compose`.
         heads = IMAGE_CHANNELS + (1 + config.copies if config.copies else 0)
         self.pixels = nn.Conv2d(outputs, heads, 3, padding=1) if k == 1 else None
+        self.masks = SourceMasks(outputs, config.copies) if k == 1 and config.copies else None
         body = (size.channels, size.hidden, kernel)
         self.prior = Prior(RecurrentLatent(*body, config.action_dim, config.refine_latent), size.hidden, size.latent)
         self.posterior = Posterior(RecurrentLatent(*body, 0, config.refine_latent), size.hidden, size.latent)
@@ -123,7 +126,8 @@ class Ghvae(VideoModel):
         h = frames.contiguous(memory_format=torch.channels_last)
         features = []
         for k in range(1, (self.n_modules if depth is None else depth) + 1):
-            h = self.module(k).encoder(h)
+            encoder = self.module(k).encoder
+            h = encoder(require_gradient(h, encoder) if k > 1 else h)
             features.append(h)
         return features
 
@@ -131,23 +135,24 @@ class Ghvae(VideoModel):
         """Return h^K (N, C_K, px / 2^K, px / 2^K) of frames (N, 3, px, px) in [0, 1]."""
         return self.encode(frames)[-1]
 
-    def decode(self, z: Tensor, features: Sequence[Tensor], previous: Tensor, last_context: Tensor) -> Tensor:
+    def decode(self, z: Tensor, features: Sequence[Tensor], sources: Sequence[Tensor]) -> Tensor:
         """Return the next frames (N, 3, px, px) in [0, 1].
 
         Args:
             z: (N, C_Z, H, W) latent z_{t+1} of the deepest module in use.
             features: h_t^1 .. h_t^depth; their number is the number of modules in use.
-            previous: Frames x_t (1 or N, 3, px, px) in [0, 1].
-            last_context: Last context frames (1 or N, 3, px, px) in [0, 1]; at context steps x_t itself.
+            sources: Frames x_t, the last context frames and those before them, each (1 or N, 3, px, px) in [0, 1];
+                at context steps the last context frame is x_t itself. The literal model does not use them.
         """
         depth = len(features)
         v = self.module(depth).decoder.project(z)
         for k in range(depth, 0, -1):
             v = self.module(k).decoder(features[k - 1], v)
-        pixels = self.module(1).pixels
+        pixels, masks = self.module(1).pixels, self.module(1).masks
         assert pixels is not None  # noqa: S101 - for the type checker
-        sources = (previous, last_context) if self.config.copies else ()
-        return compose(pixels(v), sources, self.config.mask_threshold)
+        if masks is None:
+            return compose(pixels(v), (), 0)
+        return compose(masks(pixels(v), v, sources), sources, self.config.mask_threshold)
 
     def prior(
         self, h: Tensor, actions: Tensor, depth: int, n_steps: int = 1, state: RecurrentState | None = None
@@ -167,7 +172,7 @@ class Ghvae(VideoModel):
         n, n_context = len(actions), context.shape[1]
         seen = self.encode(context.transpose(0, 1).flatten(0, 1), depth)  # each (n_context * (1 or N), C, H, W)
         state: RecurrentState | None = None
-        frame = last = context[:, -1]
+        frame, held = context[:, -1], (context[:, -1], context[:, max(0, n_context - 2)])
         for t in range(actions.shape[1]):
             if t < n_context:
                 features = [h.chunk(n_context)[t].expand(n, *h.shape[1:]) for h in seen]
@@ -176,7 +181,7 @@ class Ghvae(VideoModel):
             prior, state = self.prior(features[-1], actions[:, t], depth, state=state)
             if t >= n_context - 1:
                 z = draw(prior.mean, (0.5 * prior.log_variance).exp(), generator)
-                frame = self.decode(z, features, frame, last)
+                frame = self.decode(z, features, (frame, *held))
                 yield frame
 
 
@@ -187,20 +192,21 @@ def rollout_with_sources(
 
     Returns:
         The frames (N, T, 3, px, px) in [0, 1], and in the same shape the shares of the drawn colour, of the previous
-        frame and of the last context frame in each pixel; None for a model without copies.
+        frame and of the context frames in each pixel; None for a model without copies.
     """
-    if not isinstance(model, Ghvae) or not model.config.copies:
+    network = model.module(1).masks if isinstance(model, Ghvae) else None
+    if network is None or not isinstance(model, Ghvae):
         return model.rollout(context, actions, depth=depth), None
-    masks: list[Tensor] = []
-    pixels, threshold = model.module(1).pixels, model.config.mask_threshold
-    assert pixels is not None  # noqa: S101 - for the type checker
+    shares: list[Tensor] = []
+    threshold = model.config.mask_threshold
 
-    def record(_layer: nn.Module, _inputs: Any, head: Tensor) -> None:
-        masks.append(copy_masks(head, threshold))
+    def record(_network: nn.Module, _inputs: Any, head: Tensor) -> None:
+        masks = copy_masks(head, threshold)
+        shares.append(torch.cat([masks[:, :2], masks[:, 2:].sum(1, keepdim=True)], 1))
 
-    handle = pixels.register_forward_hook(record)
+    handle = network.register_forward_hook(record)
     try:
         frames = model.rollout(context, actions, depth=depth)
     finally:
         handle.remove()
-    return frames, torch.stack(masks, 1)
+    return frames, torch.stack(shares, 1)

@@ -109,6 +109,40 @@ class Decoder(nn.Module):
         return decoded
 
 
+class SourceMasks(nn.Module):
+    """Adds to the head of decoder 1 what follows from the pixels of the sources; ours.
+
+    Decoder 1 knows the present frame alone. Where the arm moves away, only the context frames show what is behind it,
+    and only their pixels tell whether the arm was there too.
+    """
+
+    def __init__(self, channels: int, n_sources: int) -> None:
+        """Build the network, which starts without effect; `channels` is the number of features of decoder 1."""
+        super().__init__()
+        self.hidden = conv(channels + 3 * n_sources, 2 * channels, 3)
+        self.output = conv(2 * channels, 4 + n_sources, 3)
+        bias = self.output.bias
+        assert bias is not None  # noqa: S101 - for the type checker; `conv` makes one
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(bias)
+
+    def forward(self, head: Tensor, v: Tensor, sources: Sequence[Tensor]) -> Tensor:
+        """Return the head (N, 4 + S, px, px) from features v (N, channels, px, px) and S sources as in `compose`."""
+        pixels = [(source - 0.5).expand(len(v), *source.shape[1:]) for source in sources]
+        added: Tensor = self.output(functional.silu(self.hidden(torch.cat([v, *pixels], 1))))
+        return head + added
+
+
+def require_gradient(x: Tensor, network: nn.Module) -> Tensor:
+    """Return x, with an unused gradient if `network` is trained.
+
+    The backward of GroupNorm in torch 2.13 (CPU, channels last) crashes if its weights need a gradient and its input
+    does not.
+    """
+    is_trained = torch.is_grad_enabled() and next(network.parameters()).requires_grad
+    return x.detach().requires_grad_() if is_trained and not x.requires_grad else x
+
+
 def compose(head: Tensor, sources: Sequence[Tensor], mask_threshold: float) -> Tensor:
     """Return the next frames: drawn ones, or for each pixel a mixture of a drawn colour and of earlier frames; ours.
 

@@ -175,7 +175,7 @@ def _shard(phase: StageLoss, model: VideoModel, group: ProcessGroup) -> None:
     if isinstance(model, Ghvae):
         for k in range(1, model.n_modules + 1):
             module = model.module(k)
-            coders = [module.encoder, module.decoder.project, module.decoder, module.pixels]
+            coders = [module.encoder, module.decoder.project, module.decoder, module.pixels, module.masks]
             latent = [each for network in (module.prior, module.posterior) for each in (network.body, network.head)]
             for part in (*coders, *latent):
                 if part is not None:

@@ -9,7 +9,7 @@ normalisation beta = 1e-6 equals a Gaussian pixel noise of sigma = sqrt(12288 * 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from configs.loader import Config
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.hier_vrnn import HierVrnn
-from ghvae_core.models.layers import Gaussian, gaussian
+from ghvae_core.models.layers import Gaussian, gaussian, require_gradient
 from ghvae_core.models.svg import Svg
 from ghvae_core.models.video_model import VideoModel
 
@@ -66,6 +66,7 @@ class Batch:
     lower: tuple[Tensor, ...] = ()  # cached h^j .. h^{k-1}, each ((T + 1) * B, C, H, W); lower ones are computed
     first: int = 0  # index of the first sequence in the batch of the step, of which this may be a part
     n_total: int = 0  # sequences in the batch of the step; 0: as many as here
+    n_decoded: int = 0  # steps of each sequence whose frames are decoded in training; 0: all
 
     @classmethod
     def of(cls, frames: NDArray[np.uint8], actions: NDArray[np.float32], device: str) -> Batch:
@@ -92,10 +93,29 @@ class Batch:
         noise = torch.randn(whole, generator=generator, device=generator.device)
         return noise[:, self.first : self.first + n].to(like.device).flatten(0, 1)
 
-    def last_context(self, n_context: int) -> Tensor:
-        """Return for each transition the latest context frame (T * B, 3, px, px): x_t, later the last context frame."""
+    def sources(self, n_context: int) -> list[Tensor]:
+        """Return for each transition x_t, the latest context frame (x_t or the last one) and the one before it.
+
+        Each is (T * B, 3, px, px); before the first frame there is only itself.
+        """
         steps = self.frames.chunk(self.n_steps + 1)
-        return torch.cat([steps[min(t, n_context - 1)] for t in range(self.n_steps)])
+        latest = [min(t, n_context - 1) for t in range(self.n_steps)]
+        held = [torch.cat([steps[max(0, t - back)] for t in latest]) for back in (0, 1)]
+        return [self.frames[: -self.n_sequences], *held]
+
+    def decoded(self, generator: torch.Generator | None, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the transitions of (T * B, ...) tensors whose frames are decoded: `n_decoded` of each sequence.
+
+        They are drawn for the whole batch of a step, so that they do not depend on the division of the batch.
+        Without a generator, or if all are decoded, the tensors are returned.
+        """
+        if generator is None or not 0 < self.n_decoded < self.n_steps:
+            return list(tensors)
+        n = self.n_sequences
+        order = torch.rand((self.n_steps, self.n_total or n), generator=generator, device=generator.device).argsort(0)
+        steps = order[: self.n_decoded, self.first : self.first + n]
+        kept = (steps * n + torch.arange(n, device=steps.device)).flatten().to(self.frames.device)
+        return [tensor[kept].contiguous(memory_format=torch.channels_last) for tensor in tensors]
 
     def sequences(self) -> tuple[Tensor, Tensor]:
         """Return frames (B, T + 1, 3, px, px) and actions (B, T, A)."""
@@ -117,7 +137,7 @@ def module_loss(model: Ghvae, k: int, batch: Batch, weights: Weights, generator:
     Args:
         model: Only module k's parameters should require gradients.
         k: From 1.
-        batch: All T transitions are used.
+        batch: The KL is that of all T transitions, the error that of the decoded ones.
         weights: beta of the posterior and of the prior.
         generator: Samples z from the posterior; None: its mean.
 
@@ -160,7 +180,7 @@ def svg_loss(model: Svg, batch: Batch, beta: float | Tensor, generator: torch.Ge
 
     Args:
         model: All parameters are trained.
-        batch: All T transitions are used. Up to the last context frame, skip connections are those of each frame, then
+        batch: As in `module_loss`. Up to the last context frame, skip connections are those of each frame, then
             those of the last context frame, as in prediction.
         beta: Weight of the KL of posterior and learned prior. The published 1e-4 with errors summed over 11 steps is
             9e-6 with their average.
@@ -177,7 +197,8 @@ def svg_loss(model: Svg, batch: Batch, beta: float | Tensor, generator: torch.Ge
     predicted, _ = model.next_features(inputs, z, n_steps)
     sources = [min(t, model.config.n_context - 1) for t in range(n_steps)]
     held = [torch.cat([steps[t] for t in sources]) for steps in (skip.chunk(n_steps + 1) for skip in skips)]
-    mse = functional.mse_loss(model.decoder(predicted, held), batch.frames[n:])
+    target, predicted, *held = batch.decoded(generator, [batch.frames[n:], predicted, *held])
+    mse = functional.mse_loss(model.decoder(predicted, held), target)
     kl = kl_divergence(posterior.mean, posterior.log_variance, prior).sum() / n
     return Loss(mse + beta * kl, mse, kl.detach())
 
@@ -232,8 +253,8 @@ def _latent_stats(model: Ghvae, k: int, batch: Batch) -> LatentStats:
     with torch.no_grad():
         lower = [*model.encode(batch.frames, k - 1 - len(batch.lower)), *batch.lower]
     encoder, n = model.module(k).encoder, len(batch.actions)
-    below = _require_gradient(lower[-1], encoder) if k > 1 else batch.frames
-    h = _require_gradient(encoder(below), model.module(k).prior)
+    below = require_gradient(lower[-1], encoder) if k > 1 else batch.frames
+    h = require_gradient(encoder(below), model.module(k).prior)
     mean = model.module(k).posterior(h[batch.n_sequences :], batch.n_steps)
     prior, _ = model.prior(h[:n], batch.actions, k, batch.n_steps)
     return LatentStats([each[:n] for each in (*lower, h)], mean, prior)
@@ -248,20 +269,11 @@ def _bound(
 ) -> Loss:
     mean, prior, std, n = stats.mean, stats.prior, model.config.posterior_std, batch.n_sequences
     z = mean if generator is None else mean + std * batch.noise(mean, generator)
-    decoded = model.decode(z, stats.features, batch.frames[:-n], batch.last_context(model.config.n_context))
-    mse = functional.mse_loss(decoded, batch.frames[n:])
+    sources = batch.sources(model.config.n_context)
+    target, z, *inputs = batch.decoded(generator, [batch.frames[n:], z, *stats.features, *sources])
+    mse = functional.mse_loss(model.decode(z, inputs[: -len(sources)], inputs[-len(sources) :]), target)
     width, held = 2 * math.log(std), Gaussian(prior.mean.detach(), prior.log_variance.detach())
     kl_posterior = kl_divergence(mean, width, held).sum() / n
     kl_prior = kl_divergence(mean.detach(), width, prior).sum() / n
     gradient_alone = kl_prior - kl_prior.detach()
     return Loss(mse + weights[0] * kl_posterior + weights[1] * gradient_alone, mse, kl_prior.detach())
-
-
-def _require_gradient(x: Tensor, network: nn.Module) -> Tensor:
-    """Return x, with an unused gradient if `network` is trained.
-
-    The backward of GroupNorm in torch 2.13 (CPU, channels last) crashes if its weights need a gradient and its input
-    does not.
-    """
-    is_trained = torch.is_grad_enabled() and next(network.parameters()).requires_grad
-    return x.detach().requires_grad_() if is_trained and not x.requires_grad else x

@@ -259,6 +259,10 @@ def _name(request: TrainingRequest, config: TrainingRunConfig, dataset: Dataset,
         del settings["model"]["n_context"]
         if not settings["model"]["copies"]:
             del settings["model"]["copies"], settings["model"]["mask_threshold"]
+    if settings["training"]["decoded_steps"] is None:
+        del settings["training"]["decoded_steps"]
+    if settings["training"]["rollout_modules"] == "all" or not settings["training"]["rollout_steps"]:
+        del settings["training"]["rollout_modules"]
     settings["data"]["prepared"] = None  # the folder of the decoded episodes does not matter
     facts = [settings, dataset.sha256, request.seed, start.sha256]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -44,8 +44,13 @@ class TrainingConfig(Config):
     # All modules at once (paper's ablation 4): after the greedy stages, or instead of them if module_steps is [0]
     end_to_end_steps: int = Field(default=0, ge=0)
     prior_finetune_steps: int = Field(default=0, ge=0)  # of the deepest prior alone, with the same bound as the paper
-    # Rollouts of all modules, with backpropagation through time; beyond the paper. 0 keeps the greedy model
+    # Rollouts with backpropagation through time; beyond the paper. 0: none
     rollout_steps: int = Field(default=0, ge=0)
+    # Modules that rollouts train: the deepest, with all others frozen as in greedy training, or all; ours
+    rollout_modules: Literal["deepest", "all"] = "deepest"
+    # Steps of each window whose frames are decoded in a training step, chosen at random: an unbiased estimate of the
+    # same loss for less time. None: all, as in the paper. Not used in rollouts and by Hier-VRNN, which need all
+    decoded_steps: int | None = Field(default=None, ge=1)
     batch_windows: int = Field(default=16, ge=1)  # paper: 32; 16 learns more in an hour on a CPU
     accumulation_steps: int = Field(default=1, ge=1)  # parts of batch_windows that are processed in sequence; ours
     learning_rate: float = Field(default=1e-3, gt=0)  # of Adam; FitVid
@@ -93,6 +98,7 @@ class TrainingStage:
 
     name: str
     kind: Kind
+    first: int  # the first module whose encoder and decoder are trained
     k: int  # the deepest module in use
     n_steps: int
     rate: float  # maximal learning rate
@@ -116,20 +122,18 @@ def stages(config: TrainingConfig, n_modules: int, from_scratch: bool = False) -
     """
     rate, clip_norm = config.learning_rate, config.clip_norm
     plan = [
-        TrainingStage(f"module_{k}", "module", k, config.steps_of(k), rate, "learning_rate", clip_norm)
+        TrainingStage(f"module_{k}", "module", k, k, config.steps_of(k), rate, "learning_rate", clip_norm)
         for k in range(1, n_modules + 1)
     ]
     is_first = from_scratch and not any(stage.n_steps for stage in plan)
     end_rate = config.end_to_end_learning_rate or (rate if is_first else rate / 10)
     key, n_steps = "end_to_end_learning_rate", config.end_to_end_steps
-    plan.append(TrainingStage("end_to_end", "end_to_end", n_modules, n_steps, end_rate, key, clip_norm))
-    plan.append(
-        TrainingStage(
-            "prior_finetune", "prior_finetune", n_modules, config.prior_finetune_steps, rate, "learning_rate", clip_norm
-        )
-    )
+    plan.append(TrainingStage("end_to_end", "end_to_end", 1, n_modules, n_steps, end_rate, key, clip_norm))
+    key, n_steps = "learning_rate", config.prior_finetune_steps
+    plan.append(TrainingStage("prior_finetune", "prior_finetune", n_modules, n_modules, n_steps, rate, key, clip_norm))
+    first = 1 if config.rollout_modules == "all" else n_modules
     key, rate, clip_norm = "rollout_learning_rate", config.rollout_learning_rate, config.rollout_clip_norm
-    plan.append(TrainingStage("rollout", "rollout", n_modules, config.rollout_steps, rate, key, clip_norm))
+    plan.append(TrainingStage("rollout", "rollout", first, n_modules, config.rollout_steps, rate, key, clip_norm))
     return [stage for stage in plan if stage.n_steps]
 
 
@@ -162,7 +166,7 @@ class StageLoss(nn.Module):
         super().__init__()
         self.model = model
         self._stage, self._objective, self._n_context = stage, objective, n_context
-        self._is_half = training.precision == "bfloat16"
+        self._is_half, self._n_decoded = training.precision == "bfloat16", training.decoded_steps or 0
         model.requires_grad_(False)
         for parameter in trained_parameters(model, stage):
             parameter.requires_grad_(True)
@@ -170,7 +174,7 @@ class StageLoss(nn.Module):
     def forward(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:
         """Return the loss of a batch at a step, counted from 0."""
         with autocast(self.model, self._is_half):
-            return self._loss(batch, self._beta(step), generator)
+            return self._loss(replace(batch, n_decoded=self._n_decoded), self._beta(step), generator)
 
     def _beta(self, step: int) -> float:
         """Return the weight of the KL, which rises linearly from 0 during the warm-up."""
@@ -204,11 +208,11 @@ def trained_parameters(model: VideoModel, stage: TrainingStage) -> list[nn.Param
         return prior
     posterior = list(deepest.posterior.parameters()) if stage.kind != "rollout" else []
     own = [*deepest.decoder.project.parameters(), *prior, *posterior]
-    first = stage.k if stage.kind == "module" else 1
-    for k in range(first, stage.k + 1):
+    for k in range(stage.first, stage.k + 1):
         module = model.module(k)
         # `decoder.project` is used only while its module is the deepest one.
-        chain = [module.encoder, module.decoder.blocks, module.decoder.up, module.decoder.refine, module.pixels]
+        decoder = [module.decoder.blocks, module.decoder.up, module.decoder.refine, module.pixels, module.masks]
+        chain = [module.encoder, *decoder]
         own += [parameter for part in chain if part is not None for parameter in part.parameters()]
     return own
 

@@ -133,7 +133,7 @@ def _reusing(model: Ghvae, mapped: Map, plan: PlanInput) -> Iterator[Tensor]:
     n, n_context, depth = len(plan.actions), plan.context.shape[1], model.n_modules
     with torch.inference_mode(), _recorded(model) as kept:
         seen, state = model.encode(plan.context[0], depth), None
-        frame = last = plan.context[:, -1]
+        frame, held = plan.context[:, -1], (plan.context[:, -1], plan.context[:, max(0, n_context - 2)])
         for t in range(plan.actions.shape[1]):
             if t < n_context:
                 features = [h[t : t + 1].expand(n, *h.shape[1:]) for h in seen]
@@ -143,7 +143,7 @@ def _reusing(model: Ghvae, mapped: Map, plan: PlanInput) -> Iterator[Tensor]:
                     features.append(model.module(k).encoder(features[-1]))
             belief, state = model.prior(features[-1], plan.actions[:, t], depth, state=state)
             if t >= n_context - 1:
-                frame = model.decode(belief.mean, features, frame, last)
+                frame = model.decode(belief.mean, features, (frame, *held))
                 yield frame
 
 

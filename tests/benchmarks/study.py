@@ -33,11 +33,12 @@ class Row:
     """One row of the table: training settings and initial checkpoint."""
 
     label: str  # in the table
-    settings: Mapping[str, object]  # of `training`; "matched": the steps that use the CPU time of greedy training
+    settings: Mapping[str, object]  # of `training`; "matched": the steps that use the CPU time of the rows `matched`
     init: str = ""  # a checkpoint in the folder of the study
     model: str = "tiny"
     n_modules: int = 6  # the first modules of the model; 0: it has no modules
     more: Sequence[str] = field(default_factory=tuple)  # further `--set`
+    matched: Sequence[str] = ("greedy",)
 
 
 class Spent(NamedTuple):
@@ -151,9 +152,9 @@ class Study:
         """Return the settings of a row, with matched steps from a short calibration."""
         settings = dict(self.rows[name].settings)
         for key in [key for key, value in settings.items() if value == "matched"]:
-            greedy_s = self.seconds("greedy")
+            total_s = sum(self.seconds(each) for each in self.rows[name].matched)
             step_s = self._calibrated_s(name, settings, key)
-            settings[key] = round(greedy_s / step_s)
+            settings[key] = round(total_s / step_s)
             print(f"{name}: {step_s:.2f} CPU seconds per step, so {settings[key]} steps", flush=True)
         return settings
 
@@ -164,7 +165,8 @@ class Study:
         for n in (_FIRST_STEPS, _FIRST_STEPS + _TIMED_STEPS):
             with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=self.out) as folder:
                 before_s = _child_cpu_s()
-                ended = self._run(name, f"{folder}/run", {**settings, key: n, "validation_windows": 2})
+                alone = {**settings, **NO_STEPS, key: n, "validation_windows": 2}
+                ended = self._run(name, f"{folder}/run", alone)
                 taken.append(_child_cpu_s() - before_s)
             if ended:
                 raise ReportedError(f"{name}: its calibration ended with {ended}; see its output")

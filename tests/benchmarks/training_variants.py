@@ -32,26 +32,34 @@ def rows(steps: tuple[int, int, int]) -> dict[str, Row]:
     Args:
         steps: Of module 1, of each of 2 to 4, and of 5.
     """
-    changes = {
+    changes: dict[str, tuple[str, tuple[str, ...]]] = {
         "default": ("default", ()),
         "literal": ("nothing copied (the paper's model)", ("model.copies=0",)),
         "threshold_0": ("masks without a threshold", ("model.mask_threshold=0",)),
         "threshold_30": ("threshold 0.3", ("model.mask_threshold=0.3",)),
         "beta_low": ("beta 3e-7", ("objective.beta=3e-7",)),
         "beta_high": ("beta 3e-6", ("objective.beta=3e-6",)),
-        "rate_high": ("learning rate 3e-3", ("training.learning_rate=3e-3",)),
-        "small_batch": ("batch of 8, twice the steps", ("training.batch_windows=8",)),
+        "rate_low": ("learning rate 1e-3", ("training.learning_rate=1e-3",)),
+        "rate_high": ("learning rate 5e-3", ("training.learning_rate=5e-3",)),
+        "large_batch": ("batch of 16, half the steps", ("training.batch_windows=16",)),
+        "all_decoded": ("all frames decoded, half the steps", ("training.decoded_steps=11",)),
+        "no_rollouts": ("no rollouts", ()),
+        "rollouts_all": ("rollouts of all modules", ("training.rollout_modules=all",)),
     }
+    first, middle, deepest = steps
+    half = _settings((first // 2, middle // 2, deepest // 2), 300, 75)
+    settings = {"large_batch": half, "all_decoded": half, "no_rollouts": _settings(steps, 600, 0)}
     return {
-        name: Row(label, _greedy(steps, 2 if name == "small_batch" else 1), "", _SIZE, _N_MODULES, more)
+        name: Row(label, settings.get(name, _settings(steps, 600, 150)), "", _SIZE, _N_MODULES, more)
         for name, (label, more) in changes.items()
     }
 
 
-def _greedy(steps: tuple[int, int, int], factor: int) -> dict[str, object]:
-    first, middle, deepest = (factor * n for n in steps)
+def _settings(steps: tuple[int, int, int], prior: int, rollout: int) -> dict[str, object]:
+    """Return settings of `training`: the steps of the modules as in `rows`, and of both kinds of fine-tuning."""
+    first, middle, deepest = steps
     module_steps = [first, middle, middle, middle, deepest]
-    return {**NO_STEPS, "module_steps": module_steps, "prior_finetune_steps": 300 * factor}
+    return {"module_steps": module_steps, **NO_STEPS, "prior_finetune_steps": prior, "rollout_steps": rollout}
 
 
 def training_variants(  # noqa: PLR0917 - the parameters are the options of the command line
@@ -60,9 +68,9 @@ def training_variants(  # noqa: PLR0917 - the parameters are the options of the 
     held_out: HeldOutOption = None,
     only: OnlyOption = None,
     steps: Annotated[tuple[int, int, int], typer.Option(help="Steps of module 1, of each of 2 to 4, and of 5.")] = (
-        150,
-        100,
-        250,
+        450,
+        450,
+        1200,
     ),
     seed: SeedOption = None,
     evaluate: EvaluateOption = True,
@@ -71,7 +79,7 @@ def training_variants(  # noqa: PLR0917 - the parameters are the options of the 
 ) -> None:
     """Train greedy GHVAEs of 5 modules on images of 32 px, one for each setting, then evaluate all together.
 
-    Each takes about 200 CPU seconds. The rows of a seed are in `seed_SEED`; an interrupted row is resumed.
+    Each takes about 250 CPU seconds. The rows of a seed are in `seed_SEED`; an interrupted row is resumed.
     """
     settings = ("model.image_px=32", "training.validation_windows=32")
     train_and_evaluate(

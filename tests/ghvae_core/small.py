@@ -8,12 +8,14 @@ import torch
 from ghvae_core.data.windows import Windows
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, ModuleConfig
 from ghvae_core.models.hier_vrnn import HierVrnnConfig
+from ghvae_core.models.svg import SvgConfig
 from ghvae_core.training.objective import Batch
 from ghvae_core.training.validation import to_batch
 
 PX = 16  # of the images
 N_FRAMES = 5  # of a window
 EPISODE_FRAMES = 8
+SVG = SvgConfig(image_px=PX, stage_channels=(8, 8, 8), hidden=8, features=8, latent=2)
 HIER_VRNN = HierVrnnConfig(image_px=PX, n_hid=2, latents=(6, 3, 2), encoder_blocks=1)
 MODEL = """
 kind: ghvae

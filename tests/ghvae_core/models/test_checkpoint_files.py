@@ -25,7 +25,6 @@ from ghvae_core.models.checkpoint_files import (
     unpack_tensors,
     write_folder,
 )
-from ghvae_core.models.ghvae import GhvaeConfig
 from tests.patience import patience
 
 FILES = {"a.bin": b"first", "b.bin": b""}
@@ -228,15 +227,6 @@ def test_version_2_keeps_every_value_under_the_present_names() -> None:
     assert dumped["provenance"] == provenance
 
 
-def test_version_4_copies_pixels_without_a_threshold() -> None:
-    config: dict[str, Any] = _read(_old(2)).model_dump(mode="json")
-    for copies, threshold in ((2, 0.0), (0, 0.15)):
-        model = {name: value for name, value in config["model"].items() if name != "mask_threshold"}
-        model["copies"] = copies
-        loaded = _read({**config, "schema_version": 4, "model": model}).model
-        assert isinstance(loaded, GhvaeConfig) and loaded.mask_threshold == threshold
-
-
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_migration_step_does_not_change_its_input(version: int) -> None:
     old = _old(version)
@@ -245,7 +235,6 @@ def test_a_migration_step_does_not_change_its_input(version: int) -> None:
         checkpoint_files._from_1_to_2,
         checkpoint_files._from_2_to_3,
         checkpoint_files._from_3_to_4,
-        checkpoint_files._from_4_to_5,
     ):
         step(old)
         assert old == before

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from configs.loader import Config, load
-from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
+from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, rollout_with_sources
 from ghvae_core.models.layers import compose, copy_masks
 from ghvae_core.training.objective import module_loss
 from tests.ghvae_core.small import PX, small_batch, small_config, small_model
@@ -155,40 +155,66 @@ def test_invalid_configurations_are_refused(changes: dict[str, object], reason: 
 
 
 def _copying(index: int) -> Ghvae:
-    """Return a model whose masks take every pixel from one place: 0 drawn, 1 the previous frame, 2 the last context."""
+    """Return a model whose masks take every pixel from one place: drawn (0), or copied from source 1, 2 or 3."""
     model = small_model(2)
     pixels = model.module(1).pixels
     assert pixels is not None and pixels.bias is not None
     with torch.no_grad():
         pixels.weight[3:].zero_()
-        pixels.bias[3:] = torch.tensor([-100.0] * 3)
+        pixels.bias[3:] = torch.tensor([-100.0] * 4)
         pixels.bias[3 + index] = 100.0
     return model
 
 
-@pytest.mark.parametrize("index", [1, 2])
-def test_still_pixels_are_copied_exactly_for_any_number_of_steps(index: int) -> None:
+@pytest.mark.parametrize(("index", "frame"), [(1, 1), (2, 1), (3, 0)])
+def test_still_pixels_are_copied_exactly_for_any_number_of_steps(index: int, frame: int) -> None:
     context, actions = torch.rand(2, 2, 3, PX, PX), torch.rand(2, 9, 4)
     predicted = _copying(index).rollout(context, actions)
-    assert torch.equal(predicted, context[:, -1:].expand_as(predicted))
+    assert torch.equal(predicted, context[:, frame, None].expand_as(predicted))
+
+
+@pytest.mark.parametrize("n_context", [1, 3])
+def test_the_second_source_of_the_context_is_the_frame_before_the_last_if_there_is_one(n_context: int) -> None:
+    context, actions = torch.rand(1, n_context, 3, PX, PX), torch.rand(2, n_context + 2, 4)
+    predicted = _copying(3).rollout(context, actions)
+    assert torch.equal(predicted, context[:, max(0, n_context - 2), None].expand_as(predicted))
+
+
+def test_the_pixels_of_the_sources_decide_what_is_copied() -> None:
+    model, context, actions = small_model(1), torch.rand(1, 2, 3, PX, PX), torch.rand(1, 2, 4)
+    masks = model.module(1).masks
+    assert masks is not None
+    other = context.clone()
+    other[:, 0] = torch.rand(3, PX, PX)  # not an input of the first step after the context but as a source
+
+    def shares() -> list[torch.Tensor]:
+        sources = [rollout_with_sources(model, each, actions)[1] for each in (context, other)]
+        return [source for source in sources if source is not None]
+
+    state = model.module(1).prior.body.lstm.from_hidden.weight
+    with torch.no_grad():
+        state.zero_()
+        before = shares()
+        masks.output.weight.normal_()
+        after = shares()
+    assert len(before) == len(after) == 2
+    assert not torch.equal(after[0], after[1])
 
 
 def test_a_pixel_that_is_drawn_is_that_of_the_literal_model() -> None:
     model, literal = _copying(0), small_model(2, copies=0)
-    weights = {name: tensor[:3] if ".pixels." in name else tensor for name, tensor in model.state_dict().items()}
+    state = {name: tensor for name, tensor in model.state_dict().items() if ".masks." not in name}
+    weights = {name: tensor[:3] if ".pixels." in name else tensor for name, tensor in state.items()}
     literal.load_state_dict(weights)
     context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(3, 5, 4)
     torch.testing.assert_close(model.rollout(context, actions), literal.rollout(context, actions))
 
 
-@pytest.mark.parametrize(("index", "is_previous"), [(1, True), (2, False)])
-def test_teacher_forced_frames_copy_the_real_previous_frame_or_the_last_context_frame(
-    index: int, is_previous: bool
-) -> None:
+@pytest.mark.parametrize(("index", "sources"), [(1, [0, 1, 2, 3]), (2, [0, 1, 1, 1]), (3, [0, 0, 0, 0])])
+def test_teacher_forced_frames_copy_the_real_previous_frame_or_a_context_frame(index: int, sources: list[int]) -> None:
     batch, model = small_batch(), _copying(index)
-    frames, n_steps = batch.sequences()[0], batch.n_steps
-    sources = range(n_steps) if is_previous else [min(t, 1) for t in range(n_steps)]
-    expected = ((frames[:, list(sources)] - frames[:, 1:]) ** 2).mean()
+    frames = batch.sequences()[0]
+    expected = ((frames[:, sources] - frames[:, 1:]) ** 2).mean()
     torch.testing.assert_close(module_loss(model, 2, batch, (0.0, 0.0), None).mse, expected)
 
 
@@ -214,9 +240,9 @@ def test_shares_of_the_drawn_colour_below_the_threshold_are_zero_and_have_finite
     assert head.grad is not None and head.grad.isfinite().all()
 
 
-def test_copies_cost_219_parameters_at_tiny_and_the_literal_model_has_none() -> None:
+def test_copies_cost_3771_parameters_at_tiny_and_the_literal_model_has_none() -> None:
     config = load(_Section, {"model": "models/tiny.yaml"}).model
     literal = config.model_copy(update={"copies": 0})
     with torch.device("meta"):
         sizes = [sum(each.numel() for each in Ghvae(one).parameters()) for one in (config, literal)]
-    assert sizes[0] - sizes[1] == 219
+    assert sizes[0] - sizes[1] == 3771

@@ -10,12 +10,9 @@ from torch import Tensor
 
 from ghvae_core.models.checkpoint import AnyConfig, Checkpoint, CheckpointInfo, build
 from ghvae_core.models.checkpoint_files import CheckpointError
-from ghvae_core.models.svg import SvgConfig
 from ghvae_core.models.transfer import TransferReport, adapt
 from ghvae_core.models.video_model import VideoModel
-from tests.ghvae_core.small import HIER_VRNN, PX, small_config
-
-SVG = SvgConfig(image_px=PX, stage_channels=(8, 8, 8), hidden=8, features=8, latent=2)
+from tests.ghvae_core.small import HIER_VRNN, PX, SVG, small_config
 
 
 def _start(config: AnyConfig) -> Checkpoint:
@@ -211,8 +208,9 @@ def test_context_frames_keep_the_weights_of_the_latest() -> None:
 def test_a_literal_model_gets_masks_that_draw_nearly_every_pixel() -> None:
     start = _start(small_config(copies=0))
     model, report = _adapt(start, small_config())
-    assert report.changed["copies"] == "was 0, is 2"
+    assert report.changed["copies"] == "was 0, is 3"
     assert set(report.adapted) == {"levels.0.pixels.weight", "levels.0.pixels.bias"}
+    assert {name.rsplit(".", 2)[0] for name in report.new} == {"levels.0.masks"}
     before, after = _rollout(start.model, _actions()), _rollout(model, _actions())
     assert 0 < float((before - after).abs().mean()) < 0.02
 

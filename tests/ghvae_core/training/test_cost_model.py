@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs.loader import Config, load
 from ghvae_core.models.checkpoint import AnyConfig, build
-from ghvae_core.models.svg import SvgConfig
 from ghvae_core.models.video_model import VideoModel
 from ghvae_core.training.cost_model import (
     HORIZON,
@@ -25,12 +24,11 @@ from ghvae_core.training.cost_model import (
 )
 from ghvae_core.training.objective import Batch, ObjectiveConfig
 from ghvae_core.training.stages import StageLoss, TrainingConfig, TrainingStage, stages, trained_parameters
-from tests.ghvae_core.small import HIER_VRNN, PX, small_config, small_model
+from tests.ghvae_core.small import HIER_VRNN, PX, SVG, small_config, small_model
 
 TRAINING = TrainingConfig(
     module_steps=(1,), end_to_end_steps=1, prior_finetune_steps=1, rollout_steps=1, batch_windows=4
 )
-SVG = SvgConfig(image_px=PX, stage_channels=(8, 8, 8), hidden=8, features=8, latent=2)
 
 
 class _Settings(Config):

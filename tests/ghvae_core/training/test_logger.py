@@ -26,7 +26,7 @@ from ghvae_core.training.trainer import TrainingJob
 def test_terms_that_a_stage_does_not_have_are_left_out(
     kind: Kind, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = TrainingStage("stage", kind, 1, 40, 1e-3, "learning_rate", 1.0)
+    stage = TrainingStage("stage", kind, 1, 1, 40, 1e-3, "learning_rate", 1.0)
     log = TrainingLog(tmp_path, cast("TrainingJob", SimpleNamespace(plan=[stage])), cast("Any", None))
     details: list[str] = []
     monkeypatch.setattr(log, "_bar", SimpleNamespace(update=lambda _, detail: details.append(detail)))

@@ -11,8 +11,17 @@ from torch.distributions import kl_divergence as reference
 
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.layers import Gaussian
-from ghvae_core.training.objective import kl_divergence, module_loss, prior_loss, rollout_loss
-from tests.ghvae_core.small import small_batch, small_model
+from ghvae_core.models.svg import Svg
+from ghvae_core.training.objective import (
+    ObjectiveConfig,
+    kl_divergence,
+    module_loss,
+    prior_loss,
+    rollout_loss,
+    svg_loss,
+)
+from ghvae_core.training.stages import StageLoss, TrainingConfig, stages
+from tests.ghvae_core.small import SVG, small_batch, small_model
 
 
 def _only(model: Ghvae, k: int) -> Ghvae:
@@ -95,7 +104,7 @@ def test_without_emphasis_the_gradient_is_that_of_the_plain_bound() -> None:
     h = model.module(1).encoder(frames)
     mean = model.module(1).posterior(h[3:], 4)
     prior, _ = model.prior(h[:-3], actions, 1, 4)
-    mse = ((model.decode(mean, [h[:-3]], frames[:-3], batch.last_context(2)) - frames[3:]) ** 2).mean()
+    mse = ((model.decode(mean, [h[:-3]], batch.sources(2)) - frames[3:]) ** 2).mean()
     (mse + 1e-3 * kl_divergence(mean, 2 * math.log(0.1), prior).sum() / 3).backward()  # type: ignore[no-untyped-call]
     for name, gradient in _gradients(model).items():
         torch.testing.assert_close(ours[name], gradient, atol=1e-5, rtol=1e-3)
@@ -119,6 +128,65 @@ def test_prior_finetuning_moves_the_prior_alone_and_lowers_the_kl(n_modules: int
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed
     assert all(name.startswith(f"levels.{n_modules - 1}.prior.") for name in changed)
+
+
+@pytest.mark.parametrize("copies", [0, 3])
+def test_the_error_of_some_decoded_steps_is_that_of_all_on_average(copies: int) -> None:
+    model, batch = _only(small_model(2, copies=copies), 2), small_batch()
+    part = replace(batch, n_decoded=1)
+    generator = torch.Generator().manual_seed(0)
+    errors = torch.stack([module_loss(model, 2, part, (0.0, 0.0), generator).mse.detach() for _ in range(200)])
+    whole = module_loss(model, 2, batch, (0.0, 0.0), generator).mse.detach()
+    assert errors.std() > 0
+    assert abs(float(errors.mean() - whole)) < 4 * float(errors.std()) / len(errors) ** 0.5
+    model.zero_grad()
+    module_loss(model, 2, part, (1e-3, 1e-3), generator).total.backward()  # type: ignore[no-untyped-call]
+    assert {name for name, p in model.module(2).named_parameters() if p.grad is None} == set()
+
+
+def test_decoded_steps_do_not_depend_on_the_division_of_a_batch_and_hold_each_sequence_equally_often() -> None:
+    batch = replace(small_batch(4), n_decoded=2)
+    n, n_steps = 4, batch.n_steps
+    places = torch.arange(n_steps * n).view(n_steps, n)  # of the transitions of the whole batch
+
+    def decoded(first: int, last: int) -> set[int]:
+        frames, actions = (
+            each.view(-1, n, *each.shape[1:])[:, first:last].flatten(0, 1) for each in (batch.frames, batch.actions)
+        )
+        part = replace(batch, frames=frames, actions=actions, first=first, n_total=n)
+        own = places[:, first:last].reshape(-1, 1, 1, 1)
+        return {int(place) for place in part.decoded(torch.Generator().manual_seed(3), [own])[0]}
+
+    whole = decoded(0, 4)
+    assert decoded(0, 1) | decoded(1, 4) == whole
+    assert sorted(place % n for place in whole) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert len({place // n for place in whole}) > 2, "each sequence has its own steps"
+
+
+def test_without_a_generator_all_steps_are_decoded() -> None:
+    model, batch = small_model(1), small_batch()
+    losses = [module_loss(model, 1, each, (0.0, 0.0), None).mse for each in (batch, replace(batch, n_decoded=1))]
+    assert losses[0] == losses[1]
+
+
+def test_svg_decodes_some_steps_too() -> None:
+    model, batch = Svg(SVG), small_batch()
+    calls: list[int] = []
+    model.decoder.register_forward_hook(lambda _module, args, _out: calls.append(len(args[0])))
+    for n_decoded in (0, 1):
+        svg_loss(model, replace(batch, n_decoded=n_decoded), 0.0, torch.Generator().manual_seed(0))
+    assert calls == [len(batch.actions), batch.n_sequences]
+
+
+def test_rollouts_of_the_deepest_module_leave_all_others_unchanged() -> None:
+    model, batch = small_model(3), small_batch()
+    (stage,) = stages(TrainingConfig(module_steps=(0,), rollout_steps=1), 3)
+    loss = StageLoss(model, stage, TrainingConfig(module_steps=(0,), rollout_steps=1), ObjectiveConfig(), 2)
+    loss(batch, 0, torch.Generator()).total.backward()
+    reached = set(_gradients(model))
+    assert reached == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".")[1] for name in reached} == {"2"}
+    assert any(".encoder." in name for name in reached) and any(".decoder.blocks." in name for name in reached)
 
 
 def test_rollout_loss_is_the_error_of_the_rollout_and_reaches_all_encoders() -> None:

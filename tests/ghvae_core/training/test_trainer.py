@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ghvae_core.models.checkpoint import AnyConfig, build
 from ghvae_core.models.checkpoint_files import CheckpointError
 from ghvae_core.models.ghvae import Ghvae
-from ghvae_core.models.svg import SvgConfig
 from ghvae_core.models.video_model import VideoModel
 from ghvae_core.training.engine import Engine
 from ghvae_core.training.objective import Batch, Loss, Weights, module_loss
@@ -23,7 +22,7 @@ from ghvae_core.training.trainer import Interrupted, TrainingError
 from ghvae_core.training.training_state import latest_state, load_state, save_state
 from ghvae_core.training.validation import ValidationMetrics
 from tests.ghvae_core.runs import CONFIG, Record, after, make_trainer, never
-from tests.ghvae_core.small import HIER_VRNN, N_FRAMES, PX, small_config, small_model
+from tests.ghvae_core.small import HIER_VRNN, N_FRAMES, PX, SVG, small_config, small_model
 
 
 def test_a_phase_changes_its_module_alone(tmp_path: Path) -> None:
@@ -328,9 +327,6 @@ def test_end_to_end_trains_all_modules_of_the_deepest_prediction(tmp_path: Path)
     same = {name for name, tensor in model.state_dict().items() if torch.equal(tensor, before[name])}
     unused = ("levels.0.prior.", "levels.0.posterior.", "levels.0.decoder.project.")
     assert same == {name for name in before if name.startswith(unused)}
-
-
-SVG = SvgConfig(image_px=PX, stage_channels=(8, 8, 8), hidden=8, features=8, latent=3)
 
 
 @pytest.mark.parametrize("config", [SVG, HIER_VRNN], ids=["svg", "hier_vrnn"])
