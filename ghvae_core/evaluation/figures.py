@@ -23,7 +23,7 @@ CURVES, FILMSTRIP, GIF, SHEET = "curves.png", "filmstrip.png", "rollouts.gif", "
 ERROR_GAIN = 4  # factor that brightens differences in the filmstrip; ours
 SOURCES = (
     "The row of sources of a model that copies pixels: red is drawn, green is copied from the previous frame, blue from"
-    " the last context frame."
+    " a context frame."
 )
 
 _LINE = (255, 140, 0)  # between context and predicted frames; ours

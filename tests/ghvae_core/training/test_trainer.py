@@ -25,13 +25,15 @@ from tests.ghvae_core.runs import CONFIG, Record, after, make_trainer, never
 from tests.ghvae_core.small import HIER_VRNN, N_FRAMES, PX, SVG, small_config, small_model
 
 
-def test_a_phase_changes_its_module_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rolled_out", ["deepest", "all"])
+def test_a_phase_changes_its_module_alone(rolled_out: str, tmp_path: Path) -> None:
     snapshots: list[tuple[str, dict[str, torch.Tensor]]] = []
 
     def remember(stage: TrainingStage, step: int) -> None:
         snapshots.append((stage.name, copy.deepcopy(model.state_dict())))
 
-    trainer, model, record = make_trainer(tmp_path, listener=Record(remember))
+    config = CONFIG.model_copy(update={"rollout_modules": rolled_out})
+    trainer, model, record = make_trainer(tmp_path, config, listener=Record(remember))
     previous = copy.deepcopy(model.state_dict())
     trainer.train(never)
     allowed = {"module_1": ("levels.0.",), "module_2": ("levels.1.",), "prior_finetune": ("levels.1.prior.",)}
@@ -41,7 +43,8 @@ def test_a_phase_changes_its_module_alone(tmp_path: Path) -> None:
         if name in allowed:
             assert all(key.startswith(allowed[name]) for key in changed), (name, changed)
         if name == "rollout":
-            assert any("levels.0.encoder." in key for key in changed)
+            assert any("levels.1.encoder." in key for key in changed)
+            assert any("levels.0." in key for key in changed) == (rolled_out == "all")
             stale = ("posterior.", "levels.0.prior.", "levels.0.decoder.project.")
             assert not [key for key in changed if any(part in key for part in stale)]
         previous = state
