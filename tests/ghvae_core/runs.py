@@ -18,7 +18,7 @@ from ghvae_core.training.validation import ValidationMetrics
 from tests.ghvae_core.small import small_model, small_windows
 
 CONFIG = TrainingConfig(
-    module_steps=(4, 3), prior_finetune_steps=2, rollout_steps=2, batch_windows=3, validation_windows=4
+    module_steps=(4, 3), prior_finetune_steps=2, rollout_steps=2, batch_windows=3, decoded_steps=2, validation_windows=4
 )
 
 
