@@ -27,7 +27,7 @@ from tests.benchmarks.study import (
 
 def rows(size: str) -> dict[str, Row]:
     """Return all rows of a size of the model by folder name, in the order of training."""
-    finetuned = {**NO_STEPS, "prior_finetune_steps": 2000, "rollout_steps": 600}
+    finetuned = {**NO_STEPS, "prior_finetune_steps": 3000, "rollout_steps": 600}
     only_finetuned = {"module_steps": [0], **finetuned}
     end_to_end = {**only_finetuned, "end_to_end_steps": "matched"}
     baseline = {"module_steps": [0], **NO_STEPS, "end_to_end_steps": "matched"}
@@ -54,9 +54,9 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
     only: OnlyOption = None,
     size: Annotated[str, typer.Option(help="Size of the model; svg_SIZE and hier_vrnn_SIZE must exist too.")] = "tiny",
     steps: Annotated[tuple[int, int, int], typer.Option(help="Steps of module 1, of each of 2 to 5, and of 6.")] = (
-        900,
         1200,
-        3000,
+        1200,
+        4500,
     ),
     seed: SeedOption = None,
     evaluate: EvaluateOption = True,

@@ -14,7 +14,9 @@ from typer.testing import CliRunner, Result
 from configs.command import ReportedError
 from ghvae_core.models.checkpoint import load
 from ghvae_core.training.config import load_config
+from ghvae_core.training.stages import check_plan, stages
 from tests.benchmarks.ablations import ablations
+from tests.benchmarks.ablations import rows as ablation_rows
 from tests.benchmarks.feature_cache import feature_cache
 from tests.benchmarks.plan_latency import plan_latency
 from tests.benchmarks.study import Protocol, Study, print_means
@@ -79,12 +81,25 @@ def test_ablations_refuse_an_unknown_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", list(training_variant_rows((1, 1, 1))))
 def test_the_settings_of_a_training_variant_are_valid(name: str) -> None:
-    row = training_variant_rows((1, 2, 3))[name]
+    row = training_variant_rows((2, 4, 6))[name]
     settings = (*row.more, *(f"training.{key}={value}" for key, value in row.settings.items()))
     config = load_config(row.model, ("model.image_px=32", *settings), row.n_modules)
-    n = 2 if name == "small_batch" else 1
+    n = 1 if name in {"large_batch", "all_decoded"} else 2
     assert config.training.module_steps == (n, 2 * n, 2 * n, 2 * n, 3 * n)
     assert config.training.prior_finetune_steps == 300 * n
+    assert config.training.rollout_steps == (0 if name == "no_rollouts" else 75 * n)
+
+
+@pytest.mark.parametrize("name", list(ablation_rows("tiny")))
+def test_the_settings_of_an_ablation_are_valid(name: str) -> None:
+    row = ablation_rows("tiny")[name]
+    settings = {key: 5 if value == "matched" else value for key, value in row.settings.items()}
+    overrides = (*row.more, *(f"training.{key}={value}" for key, value in settings.items()))
+    config = load_config(row.model, overrides, row.n_modules or None)
+    plan = stages(config.training, config.model.n_modules, from_scratch=not row.init)
+    check_plan(plan, config.model)
+    assert plan
+    assert {*row.matched} <= {*ablation_rows("tiny")}
 
 
 def test_a_study_leaves_nothing_when_its_data_is_refused(tmp_path: Path) -> None:
