@@ -172,7 +172,7 @@ class Ghvae(VideoModel):
         n, n_context = len(actions), context.shape[1]
         seen = self.encode(context.transpose(0, 1).flatten(0, 1), depth)  # each (n_context * (1 or N), C, H, W)
         state: RecurrentState | None = None
-        frame, held = context[:, -1], (context[:, -1], context[:, max(0, n_context - 2)])
+        frame, held = context[:, -1], context_sources(context)
         for t in range(actions.shape[1]):
             if t < n_context:
                 features = [h.chunk(n_context)[t].expand(n, *h.shape[1:]) for h in seen]
@@ -183,6 +183,11 @@ class Ghvae(VideoModel):
                 z = draw(prior.mean, (0.5 * prior.log_variance).exp(), generator)
                 frame = self.decode(z, features, (frame, *held))
                 yield frame
+
+
+def context_sources(context: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the last frame of contexts (N, n_context, 3, px, px) and the one before it, if any, else the last."""
+    return context[:, -1], context[:, max(0, context.shape[1] - 2)]
 
 
 def rollout_with_sources(

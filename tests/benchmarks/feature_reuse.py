@@ -22,7 +22,7 @@ from torch.nn import functional
 from configs.command import ReportedError, run
 from ghvae_core.goal_cost import GoalCost, GoalCostEvaluator
 from ghvae_core.models.checkpoint import load
-from ghvae_core.models.ghvae import Ghvae
+from ghvae_core.models.ghvae import Ghvae, context_sources
 from tests.benchmarks.pool import Scene
 from tests.benchmarks.subject import interleaved, machine
 
@@ -133,7 +133,7 @@ def _reusing(model: Ghvae, mapped: Map, plan: PlanInput) -> Iterator[Tensor]:
     n, n_context, depth = len(plan.actions), plan.context.shape[1], model.n_modules
     with torch.inference_mode(), _recorded(model) as kept:
         seen, state = model.encode(plan.context[0], depth), None
-        frame, held = plan.context[:, -1], (plan.context[:, -1], plan.context[:, max(0, n_context - 2)])
+        frame, held = plan.context[:, -1], context_sources(plan.context)
         for t in range(plan.actions.shape[1]):
             if t < n_context:
                 features = [h[t : t + 1].expand(n, *h.shape[1:]) for h in seen]
