@@ -22,8 +22,8 @@ from ghvae_core.evaluation.summary import Evaluation, ranked
 CURVES, FILMSTRIP, GIF, SHEET = "curves.png", "filmstrip.png", "rollouts.gif", "sheet.gif"
 ERROR_GAIN = 4  # factor that brightens differences in the filmstrip; ours
 SOURCES = (
-    "The row of sources of a model that copies pixels: red is drawn, green is copied from the previous frame, blue from"
-    " a context frame."
+    "The row of sources of a model that copies pixels: red is drawn, green is copied from the last context frame, blue"
+    " from the one before it."
 )
 
 _LINE = (255, 140, 0)  # between context and predicted frames; ours

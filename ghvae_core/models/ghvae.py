@@ -48,9 +48,9 @@ class GhvaeConfig(ModelConfig):
     pixel_channels: int = Field(gt=0)  # of decoder 1 at image size
     prior: Literal["learned", "uniform"] = "learned"  # uniform: N(0, I), paper's ablation 3; ignores the actions
     refine_latent: bool = True  # one more convolution in prior and posterior; ours
-    # Earlier frames from which decoder 1 can copy each pixel: the previous one, the last context frame and the one
-    # before it, or none (0, the model of the paper); ours
-    copies: Literal[0, 3] = 3
+    # Frames from which decoder 1 can copy each pixel: the last two context frames, or none (0, the model of the paper);
+    # ours. Never a predicted frame: the errors that are copied would add up
+    copies: Literal[0, 2] = 2
     # Shares of the drawn colour below it are 0, see `layers.copy_masks`; without copies it has no effect. Value: ours
     mask_threshold: float = Field(default=0.15, ge=0, lt=1)
     posterior_std: float = Field(default=0.1, gt=0)  # constant (paper 2); value ours: with 1 the posterior collapsed
@@ -141,8 +141,8 @@ class Ghvae(VideoModel):
         Args:
             z: (N, C_Z, H, W) latent z_{t+1} of the deepest module in use.
             features: h_t^1 .. h_t^depth; their number is the number of modules in use.
-            sources: Frames x_t, the last context frames and those before them, each (1 or N, 3, px, px) in [0, 1];
-                at context steps the last context frame is x_t itself. The literal model does not use them.
+            sources: The last context frames and those before them, each (1 or N, 3, px, px) in [0, 1]; at context
+                steps the last one is x_t. The literal model does not use them.
         """
         depth = len(features)
         v = self.module(depth).decoder.project(z)
@@ -172,7 +172,7 @@ class Ghvae(VideoModel):
         n, n_context = len(actions), context.shape[1]
         seen = self.encode(context.transpose(0, 1).flatten(0, 1), depth)  # each (n_context * (1 or N), C, H, W)
         state: RecurrentState | None = None
-        frame, held = context[:, -1], context_sources(context)
+        frame, sources = context[:, -1], context_sources(context)
         for t in range(actions.shape[1]):
             if t < n_context:
                 features = [h.chunk(n_context)[t].expand(n, *h.shape[1:]) for h in seen]
@@ -181,7 +181,7 @@ class Ghvae(VideoModel):
             prior, state = self.prior(features[-1], actions[:, t], depth, state=state)
             if t >= n_context - 1:
                 z = draw(prior.mean, (0.5 * prior.log_variance).exp(), generator)
-                frame = self.decode(z, features, (frame, *held))
+                frame = self.decode(z, features, sources)
                 yield frame
 
 
@@ -196,8 +196,8 @@ def rollout_with_sources(
     """Return the frames of `model.rollout` with the prior mean, and where their pixels come from.
 
     Returns:
-        The frames (N, T, 3, px, px) in [0, 1], and in the same shape the shares of the drawn colour, of the previous
-        frame and of the context frames in each pixel; None for a model without copies.
+        The frames (N, T, 3, px, px) in [0, 1], and in the same shape the shares of the drawn colour, of the last
+        context frame and of the one before it in each pixel; None for a model without copies.
     """
     network = model.module(1).masks if isinstance(model, Ghvae) else None
     if network is None or not isinstance(model, Ghvae):
@@ -206,8 +206,7 @@ def rollout_with_sources(
     threshold = model.config.mask_threshold
 
     def record(_network: nn.Module, _inputs: Any, head: Tensor) -> None:
-        masks = copy_masks(head, threshold)
-        shares.append(torch.cat([masks[:, :2], masks[:, 2:].sum(1, keepdim=True)], 1))
+        shares.append(copy_masks(head, threshold))
 
     handle = network.register_forward_hook(record)
     try:

@@ -94,14 +94,13 @@ class Batch:
         return noise[:, self.first : self.first + n].to(like.device).flatten(0, 1)
 
     def sources(self, n_context: int) -> list[Tensor]:
-        """Return for each transition x_t, the latest context frame (x_t or the last one) and the one before it.
+        """Return for each transition the latest context frame (x_t or the last one) and the one before it.
 
         Each is (T * B, 3, px, px); before the first frame there is only itself.
         """
         steps = self.frames.chunk(self.n_steps + 1)
         latest = [min(t, n_context - 1) for t in range(self.n_steps)]
-        held = [torch.cat([steps[max(0, t - back)] for t in latest]) for back in (0, 1)]
-        return [self.frames[: -self.n_sequences], *held]
+        return [torch.cat([steps[max(0, t - back)] for t in latest]) for back in (0, 1)]
 
     def decoded(self, generator: torch.Generator | None, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return the transitions of (T * B, ...) tensors whose frames are decoded: `n_decoded` of each sequence.

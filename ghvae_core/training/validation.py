@@ -143,8 +143,8 @@ def val_rmse_p95(
 def comparison_png(model: VideoModel, k: int, windows: Windows, indices: NDArray[np.int64], n_context: int) -> bytes:
     """Return a PNG: real frames and, below them, frames predicted from the context with the real actions.
 
-    A model that copies pixels has a third row: red where a pixel is drawn, green where it is copied from the previous
-    frame, blue where it is copied from a context frame.
+    A model that copies pixels has a third row: red where a pixel is drawn, green where it is copied from the last
+    context frame, blue where it is copied from the one before it.
     """
     frames, actions = to_batch(windows, indices, str(model.action_scale.device)).sequences()
     predicted, sources = rollout_with_sources(model, frames[:, :n_context], actions, k)

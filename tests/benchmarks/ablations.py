@@ -62,7 +62,7 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
     evaluate: EvaluateOption = True,
     windows: WindowsOption = 256,
     fvd: FvdOption = True,
-    copies: Annotated[int, typer.Option(help="model.copies of all GHVAEs; 0: the paper's model.")] = 3,
+    copies: Annotated[int, typer.Option(help="model.copies of all GHVAEs; 0: the paper's model.")] = 2,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Further settings of all trainings.")] = None,
 ) -> None:
     """Train all unfinished rows, then evaluate all finished ones together.

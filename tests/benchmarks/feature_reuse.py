@@ -133,7 +133,7 @@ def _reusing(model: Ghvae, mapped: Map, plan: PlanInput) -> Iterator[Tensor]:
     n, n_context, depth = len(plan.actions), plan.context.shape[1], model.n_modules
     with torch.inference_mode(), _recorded(model) as kept:
         seen, state = model.encode(plan.context[0], depth), None
-        frame, held = plan.context[:, -1], context_sources(plan.context)
+        sources = context_sources(plan.context)
         for t in range(plan.actions.shape[1]):
             if t < n_context:
                 features = [h[t : t + 1].expand(n, *h.shape[1:]) for h in seen]
@@ -143,8 +143,7 @@ def _reusing(model: Ghvae, mapped: Map, plan: PlanInput) -> Iterator[Tensor]:
                     features.append(model.module(k).encoder(features[-1]))
             belief, state = model.prior(features[-1], plan.actions[:, t], depth, state=state)
             if t >= n_context - 1:
-                frame = model.decode(belief.mean, features, (frame, *held))
-                yield frame
+                yield model.decode(belief.mean, features, sources)
 
 
 def _all(steps: Iterator[Tensor]) -> None:
