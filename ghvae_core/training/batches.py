@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,19 +15,16 @@ from numpy.typing import NDArray
 from ghvae_core.data.windows import Windows
 from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.feature_cache import FeatureCache
-from ghvae_core.training.objective import Batch, PredictedBatch
+from ghvae_core.training.objective import Batch
 from ghvae_core.training.stages import TrainingConfig
 
 Augment = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]  # frames (T, B, px, px, 3) alike
 
 
-_Inputs = TypeVar("_Inputs", bound=Batch | PredictedBatch)
-
-
-class MicroBatch(NamedTuple, Generic[_Inputs]):
+class MicroBatch(NamedTuple):
     """The part of the batch of a step that one process uses in one backward pass."""
 
-    batch: _Inputs
+    batch: Batch
     noise_seed: int  # equal for all parts: noise is drawn for the whole batch
 
 
@@ -38,19 +35,6 @@ class BatchSource:
     windows: Windows
     augment: Augment | None
     seed: int
-
-    def augmented(self, frames: NDArray[np.uint8], seeds: list[list[int]]) -> NDArray[np.uint8]:
-        """Return each clip augmented with a seed of its own, so that the result does not depend on the division.
-
-        Args:
-            frames: (T, B, px, px, 3).
-            seeds: Of each clip. They must not end with 0: numpy treats [1, 2, 0] as [1, 2], the seed of the windows.
-        """
-        augment = self.augment
-        if augment is None:
-            return frames
-        clips = [augment(frames[:, i : i + 1], np.random.default_rng(seed)) for i, seed in enumerate(seeds)]
-        return np.concatenate(clips, axis=1)
 
 
 class BatchLoader:
@@ -67,13 +51,13 @@ class BatchLoader:
         self._source, self._group, self._features = source, group, features
         self._n_total, self._n_parts = training.batch_windows, training.accumulation_steps
         self._thread = ThreadPoolExecutor(1, "loader")
-        self._next: tuple[tuple[int, int, int], Future[MicroBatch[Batch]]] | None = None
+        self._next: tuple[tuple[int, int, int], Future[MicroBatch]] | None = None
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def parts(self, stage: int, step: int, n_steps: int) -> Iterator[MicroBatch[Batch]]:
+    def parts(self, stage: int, step: int, n_steps: int) -> Iterator[MicroBatch]:
         """Yield the parts of this process of the batch of a step, and prepare the next one."""
         for part in range(self._n_parts):
             place = (stage, step, part)
@@ -98,7 +82,7 @@ class BatchLoader:
             self._next[1].exception()  # waits for it
             self._next = None
 
-    def _prepare(self, stage: int, step: int, part: int) -> MicroBatch[Batch]:
+    def _prepare(self, stage: int, step: int, part: int) -> MicroBatch:
         source, device = self._source, self._group.device
         numbers = np.random.default_rng([source.seed, stage, step])
         indices = source.windows.draw(numbers, self._n_total)
@@ -106,8 +90,20 @@ class BatchLoader:
         place = self._group.rank * self._n_parts + part
         n = self._n_total // (self._group.size * self._n_parts)
         frames, actions, rows = source.windows.batch(indices[place * n : (place + 1) * n])
-        frames = source.augmented(frames, [[source.seed, stage, step, 1 + place * n + i] for i in range(n)])
+        if source.augment is not None:
+            frames = _augmented(
+                frames, source.augment, [[source.seed, stage, step, 1 + place * n + i] for i in range(n)]
+            )
         with torch.cuda.device(device) if device != "cpu" else nullcontext():
             batch = Batch.of(frames, actions, device)
             lower = self._features.gather(rows, device)
         return MicroBatch(replace(batch, lower=lower, first=place * n, n_total=self._n_total), noise_seed)
+
+
+def _augmented(frames: NDArray[np.uint8], augment: Augment, seeds: list[list[int]]) -> NDArray[np.uint8]:
+    """Return each clip augmented with a seed of its own, so that the result does not depend on the division.
+
+    Seeds must not end with 0: numpy treats [1, 2, 0] as [1, 2], the seed of the windows.
+    """
+    clips = [augment(frames[:, i : i + 1], np.random.default_rng(seed)) for i, seed in enumerate(seeds)]
+    return np.concatenate(clips, axis=1)

@@ -27,12 +27,8 @@ class TrainingRunConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> TrainingRunConfig:
         # ConfigError, not ValueError: pydantic would print all sections.
-        finetuned = self.training.prior_finetune_steps or self.training.prior_predicted_rounds
-        if isinstance(self.model, GhvaeConfig) and self.model.prior == "uniform" and finetuned:
-            raise ConfigError(
-                "model.prior: uniform cannot be fine-tuned; set training.prior_finetune_steps and "
-                "training.prior_predicted_rounds to 0"
-            )
+        if isinstance(self.model, GhvaeConfig) and self.model.prior == "uniform" and self.training.prior_finetune_steps:
+            raise ConfigError("model.prior: uniform cannot be fine-tuned; set training.prior_finetune_steps=0")
         if not isinstance(self.model, GhvaeConfig) and self.objective.prior_emphasis != 1:
             raise ConfigError(
                 f"objective.prior_emphasis: expected 1, the only value that models of kind {self.model.kind} support, "
@@ -118,12 +114,10 @@ def check_steps(config: TrainingRunConfig, n_trained: int, stage: str) -> None:
     for k in range(n_trained + 1, n_modules + 1):
         if not config.training.steps_of(k):
             raise ConfigError(f"training.module_steps: expected steps for module {k}, which is not trained, got 0")
-    finetuned = config.training.prior_finetune_steps or config.training.prior_predicted_rounds
-    if stage == "rollout" and finetuned and not config.training.steps_of(n_modules):
+    if stage == "rollout" and config.training.prior_finetune_steps and not config.training.steps_of(n_modules):
         raise ConfigError(
             "--init: expected a checkpoint of a stage before rollout, which does not train the posterior, so that the "
-            "prior cannot be fine-tuned; set training.prior_finetune_steps and training.prior_predicted_rounds to 0, "
-            "or use the checkpoint of an earlier stage"
+            "prior cannot be fine-tuned; set training.prior_finetune_steps=0, or use the checkpoint of an earlier stage"
         )
     steps = [config.training.steps_of(k) for k in range(1, n_modules + 1)]
     outdated = [k for k in range(2, n_modules + 1) if any(steps[: k - 1]) and not steps[k - 1]]

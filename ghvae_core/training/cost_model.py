@@ -24,7 +24,7 @@ from configs.loader import Config
 from ghvae_core.models.checkpoint import AnyConfig, build
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.video_model import IMAGE_CHANNELS, VideoModel
-from ghvae_core.training.objective import PRIOR_KINDS, Batch, ObjectiveConfig, PredictedBatch
+from ghvae_core.training.objective import Batch, ObjectiveConfig
 from ghvae_core.training.stages import StageLoss, TrainingConfig, TrainingStage, stages, trained_parameters
 
 N_CONTEXT, HORIZON = 2, 10  # paper E.1
@@ -187,12 +187,11 @@ def _every_stage(model: VideoModel, training: TrainingConfig) -> list[TrainingSt
         "module_steps": (1,),
         "end_to_end_steps": 1,
         "prior_finetune_steps": 1,
-        "prior_predicted_rounds": 1,
         "rollout_steps": 1,
     }
     plan = stages(training.model_copy(update=once), model.n_modules)
     if isinstance(model, Ghvae):
-        return [stage for stage in plan if stage.kind not in PRIOR_KINDS or model.config.prior == "learned"]
+        return [stage for stage in plan if stage.kind != "prior_finetune" or model.config.prior == "learned"]
     return [stage for stage in plan if stage.kind == "end_to_end"]
 
 
@@ -203,8 +202,7 @@ def _cost(model: VideoModel, stage: TrainingStage, training: TrainingConfig) -> 
     )
     batch = _batch(model, stage, training)
     moments = [torch.empty_like(parameter) for parameter in (*parameters, *parameters)]
-    inputs = [leaf for leaf in tree_leaves(vars(batch)) if isinstance(leaf, Tensor)]
-    meter = _Meter([*model.parameters(), *moments, *inputs])
+    meter = _Meter([*model.parameters(), *moments, batch.frames, batch.actions, *batch.lower])
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -234,15 +232,11 @@ def _cost(model: VideoModel, stage: TrainingStage, training: TrainingConfig) -> 
     )
 
 
-def _batch(model: VideoModel, stage: TrainingStage, training: TrainingConfig) -> Batch | PredictedBatch:
-    """Return a batch as a stage gets it, with the features of frozen encoders."""
+def _batch(model: VideoModel, stage: TrainingStage, training: TrainingConfig) -> Batch:
+    """Return a batch as from the loader, with the features of frozen encoders."""
     n = _n_windows(training)
     frames = _frames(model, N_FRAMES * n)
     actions = torch.empty((N_FRAMES - 1) * n, model.config.action_dim)
-    if isinstance(model, Ghvae) and stage.kind == "prior_predicted":
-        h = _features(model, frames[n:], stage.k, training)[-1]
-        target = h.new_empty((len(h), model.config.modules[stage.k - 1].latent, *h.shape[2:]))
-        return PredictedBatch(h, actions, target, N_FRAMES - 1)
     lower: tuple[Tensor, ...] = ()
     if isinstance(model, Ghvae) and stage.kind in {"module", "prior_finetune"}:
         lower = _features(model, frames, stage.k - 1, training)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class Engine:
         self._optimizer = torch.optim.Adam(self.parameters, lr=stage.rate)
         self._ema = Ema(self.parameters, recipe.training.ema_decay)
 
-    def gradients(self, parts: Iterable[MicroBatch[Any]], step: int) -> tuple[Loss, Tensor]:
+    def gradients(self, parts: Iterable[MicroBatch], step: int) -> tuple[Loss, Tensor]:
         """Compute the gradients of a step and clip them.
 
         Returns:

@@ -17,8 +17,7 @@ from ghvae_core.training.validation import ValidationMetrics, comparison_png, sp
 
 _CURVE_INTERVAL = 20  # steps between two points of a curve; ours
 _N_SHOWN = 4  # validation windows in an image; ours
-# Term that the loss of a kind of stage does not have
-_ABSENT = {"prior_finetune": "mse", "prior_predicted": "mse", "rollout": "kl"}
+_ABSENT = {"prior_finetune": "mse", "rollout": "kl"}  # term that the loss of a kind of stage does not have
 _N_RMSE = 128  # validation windows for `val_rmse_p95`; ours
 
 

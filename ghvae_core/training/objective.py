@@ -27,9 +27,7 @@ from ghvae_core.models.layers import Gaussian, gaussian, require_gradient
 from ghvae_core.models.svg import Svg
 from ghvae_core.models.video_model import VideoModel
 
-# Of a stage: its loss and its trained weights
-Kind = Literal["module", "end_to_end", "prior_finetune", "prior_predicted", "rollout"]
-PRIOR_KINDS: frozenset[Kind] = frozenset({"prior_finetune", "prior_predicted"})  # that train the deepest prior alone
+Kind = Literal["module", "end_to_end", "prior_finetune", "rollout"]  # of a stage: its loss and its trained weights
 
 
 class ObjectiveConfig(Config):
@@ -125,16 +123,6 @@ class Batch:
         return frames, self.actions.view(self.n_steps, n, self.actions.shape[1]).transpose(0, 1)
 
 
-@dataclass(frozen=True)
-class PredictedBatch:
-    """B sequences of T steps of features of predicted frames, time folded into the batch, oldest first."""
-
-    features: Tensor  # (T * B, C, H, W) float32, h_t of the deepest encoder; those of the context are of real frames
-    actions: Tensor  # (T * B, A) raw
-    target: Tensor  # (T * B, C_Z, H, W) float32, posterior mean of z_{t+1}, of real frames
-    n_steps: int  # T
-
-
 def kl_divergence(mean: Tensor, log_variance: float | Tensor, prior: Gaussian) -> Tensor:
     """Return KL(N(mean, exp(log_variance)) || prior) for each element, in nats."""
     variance = math.exp(log_variance) if isinstance(log_variance, float) else log_variance.exp()
@@ -172,15 +160,6 @@ def prior_loss(model: Ghvae, k: int, batch: Batch) -> Loss:
     stats = _latent_stats(model, k, batch)
     mean, prior = stats.mean, stats.prior
     kl = kl_divergence(mean.detach(), 2 * math.log(model.config.posterior_std), prior).sum() / batch.n_sequences
-    return Loss(kl, kl.new_zeros(()), kl.detach())
-
-
-def predicted_loss(model: Ghvae, k: int, batch: PredictedBatch) -> Loss:
-    """Return the KL of module k alone where its prior sees the features of frames that the model predicted; ours."""
-    n = len(batch.actions) // batch.n_steps
-    h = require_gradient(batch.features, model.module(k).prior)
-    prior, _ = model.prior(h, batch.actions, k, batch.n_steps)
-    kl = kl_divergence(batch.target, 2 * math.log(model.config.posterior_std), prior).sum() / n
     return Loss(kl, kl.new_zeros(()), kl.detach())
 
 

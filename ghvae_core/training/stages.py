@@ -15,16 +15,13 @@ from configs.loader import Config, ConfigError
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
 from ghvae_core.models.video_model import ModelConfig, VideoModel
 from ghvae_core.training.objective import (
-    PRIOR_KINDS,
     Batch,
     Kind,
     Loss,
     ObjectiveConfig,
-    PredictedBatch,
     baseline_loss,
     end_to_end_loss,
     module_loss,
-    predicted_loss,
     prior_loss,
     rollout_loss,
 )
@@ -47,11 +44,6 @@ class TrainingConfig(Config):
     # All modules at once (paper's ablation 4): after the greedy stages, or instead of them if module_steps is [0]
     end_to_end_steps: int = Field(default=0, ge=0)
     prior_finetune_steps: int = Field(default=0, ge=0)  # of the deepest prior alone, with the same bound as the paper
-    # Further stages of prior fine-tuning, each on windows that the model predicts at its start (`predicted_features`);
-    # beyond the paper. 0: none
-    prior_predicted_rounds: int = Field(default=0, ge=0)
-    prior_predicted_steps: int = Field(default=1500, ge=1)  # of each round; ours
-    prior_predicted_windows: int = Field(default=1024, ge=2)  # of each round; ours
     # Rollouts with backpropagation through time; beyond the paper. 0: none
     rollout_steps: int = Field(default=0, ge=0)
     # Modules that rollouts train: the deepest, with all others frozen as in greedy training, or all; ours
@@ -86,8 +78,7 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _check_steps(self) -> TrainingConfig:
-        others = self.prior_finetune_steps, self.prior_predicted_rounds, self.rollout_steps
-        if not any((*self.module_steps, self.end_to_end_steps, *others)):
+        if not any((*self.module_steps, self.end_to_end_steps, self.prior_finetune_steps, self.rollout_steps)):
             raise ValueError("expected steps above 0 for at least one stage, got 0 for all")
         if self.batch_windows % self.accumulation_steps:
             raise ValueError(
@@ -140,19 +131,6 @@ def stages(config: TrainingConfig, n_modules: int, from_scratch: bool = False) -
     plan.append(TrainingStage("end_to_end", "end_to_end", 1, n_modules, n_steps, end_rate, key, clip_norm))
     key, n_steps = "learning_rate", config.prior_finetune_steps
     plan.append(TrainingStage("prior_finetune", "prior_finetune", n_modules, n_modules, n_steps, rate, key, clip_norm))
-    plan += [
-        TrainingStage(
-            f"prior_predicted_{i}",
-            "prior_predicted",
-            n_modules,
-            n_modules,
-            config.prior_predicted_steps,
-            rate,
-            key,
-            clip_norm,
-        )
-        for i in range(1, config.prior_predicted_rounds + 1)
-    ]
     first = 1 if config.rollout_modules == "all" else n_modules
     key, rate, clip_norm = "rollout_learning_rate", config.rollout_learning_rate, config.rollout_clip_norm
     plan.append(TrainingStage("rollout", "rollout", first, n_modules, config.rollout_steps, rate, key, clip_norm))
@@ -169,8 +147,7 @@ def check_plan(plan: list[TrainingStage], model: ModelConfig) -> None:
     if not isinstance(model, GhvaeConfig) and greedy:
         raise ConfigError(
             f"training: expected end_to_end_steps alone, as this model has no modules, "
-            f"got the stages {greedy}; set module_steps=[0], and prior_finetune_steps, prior_predicted_rounds and "
-            "rollout_steps to 0"
+            f"got the stages {greedy}; set module_steps=[0], prior_finetune_steps=0 and rollout_steps=0"
         )
 
 
@@ -194,12 +171,9 @@ class StageLoss(nn.Module):
         for parameter in trained_parameters(model, stage):
             parameter.requires_grad_(True)
 
-    def forward(self, batch: Batch | PredictedBatch, step: int, generator: torch.Generator) -> Loss:
+    def forward(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:
         """Return the loss of a batch at a step, counted from 0."""
         with autocast(self.model, self._is_half):
-            if isinstance(batch, PredictedBatch):
-                assert isinstance(self.model, Ghvae)  # noqa: S101 - `check_plan` refuses other models
-                return predicted_loss(self.model, self._stage.k, batch)
             return self._loss(replace(batch, n_decoded=self._n_decoded), self._beta(step), generator)
 
     def _beta(self, step: int) -> float:
@@ -230,7 +204,7 @@ def trained_parameters(model: VideoModel, stage: TrainingStage) -> list[nn.Param
         return list(model.parameters())
     deepest = model.module(stage.k)
     prior = list(deepest.prior.parameters()) if model.config.prior == "learned" else []
-    if stage.kind in PRIOR_KINDS:
+    if stage.kind == "prior_finetune":
         return prior
     posterior = list(deepest.posterior.parameters()) if stage.kind != "rollout" else []
     own = [*deepest.decoder.project.parameters(), *prior, *posterior]

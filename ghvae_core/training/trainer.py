@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -18,12 +18,11 @@ from configs.progress import announce
 from ghvae_core.data.windows import Windows
 from ghvae_core.models.ghvae import Ghvae
 from ghvae_core.models.video_model import VideoModel
-from ghvae_core.training.batches import Augment, BatchLoader, BatchSource, MicroBatch
+from ghvae_core.training.batches import Augment, BatchLoader, BatchSource
 from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.engine import Engine, Recipe
 from ghvae_core.training.feature_cache import FeatureCache, FeatureSource
 from ghvae_core.training.feature_cache_policy import FeaturePolicy
-from ghvae_core.training.predicted_features import PredictedFeatures
 from ghvae_core.training.stages import TrainingStage
 from ghvae_core.training.training_state import (
     OptimizerState,
@@ -101,10 +100,7 @@ class Trainer:
         features = folder.parent / "features"
         self._features = FeatureCache(source, features, group, listener.warn)
         self._policy = FeaturePolicy(self._training, source, features, group)
-        batches = BatchSource(job.train, job.augment, job.seed)
-        self._loader = BatchLoader(batches, self._training, group, self._features)
-        predicted = folder / "predicted_features.safetensors"
-        self._predicted = PredictedFeatures(batches, self._training, predicted, group)
+        self._loader = BatchLoader(BatchSource(job.train, job.augment, job.seed), self._training, group, self._features)
         self._checked_windows = spread(job.validation, self._training.validation_windows)
 
     def resume(self) -> bool:
@@ -166,7 +162,6 @@ class Trainer:
             metrics={**self._progress.metrics, stage.name: metrics._asdict()},
         )
         self._save(None)
-        self._predicted.discard()  # only now, as a run that is resumed before needs them
         if self._training.checks == "fail":
             self._check(stage, metrics)
 
@@ -196,8 +191,6 @@ class Trainer:
             self._features.fill(model, choice.levels, choice.in_files)
         else:
             self._features.discard()
-        if isinstance(model, Ghvae) and stage.kind == "prior_predicted":
-            self._predicted.fill(model, stage.k, self._progress.stage, is_begun=self._progress.step > 0)
         self._due_s = time.monotonic() + self._training.save_every_s
         return engine
 
@@ -212,11 +205,7 @@ class Trainer:
             engine, bad = self._begin(stage), 0
         while self._progress.step < stage.n_steps:
             step = self._progress.step
-            parts: Iterator[MicroBatch[Any]]
-            if stage.kind == "prior_predicted":
-                parts = self._predicted.parts(self._progress.stage, step)
-            else:
-                parts = self._loader.parts(self._progress.stage, step, stage.n_steps)
+            parts = self._loader.parts(self._progress.stage, step, stage.n_steps)
             loss, norm = engine.gradients(parts, step)
             is_bad = not bool(torch.isfinite(loss.total) & torch.isfinite(norm))
             is_due = self._group.is_first and time.monotonic() > self._due_s
@@ -274,9 +263,6 @@ class Trainer:
             settings.append(f"module_steps={steps}")
             done = {stage.kind for stage in plan[:index]} & {"end_to_end", "prior_finetune"}
             settings += [f"{kind}_steps=0" for kind in sorted(done)]
-            if any(stage.kind == "prior_predicted" for stage in plan[:index]):
-                left_rounds = sum(stage.kind == "prior_predicted" for stage in plan[index:])
-                settings.append(f"prior_predicted_rounds={left_rounds}")
             options = ["--init", str(self._folder.parent / "stages" / plan[index - 1].name)]
         for each in settings:
             options += ["--set", f"training.{each}"]

@@ -27,11 +27,12 @@ from tests.benchmarks.study import (
 
 def rows(size: str) -> dict[str, Row]:
     """Return all rows of a size of the model by folder name, in the order of training."""
-    finetuned = {**NO_STEPS, "prior_finetune_steps": 3000, "prior_predicted_rounds": 4}
+    finetuned = {**NO_STEPS, "prior_finetune_steps": 3000, "rollout_steps": 600}
     only_finetuned = {"module_steps": [0], **finetuned}
     end_to_end = {**only_finetuned, "end_to_end_steps": "matched"}
     baseline = {"module_steps": [0], **NO_STEPS, "end_to_end_steps": "matched"}
     stage, whole = "greedy/stages/module_{}", ("greedy", "ghvae_6")
+    uniform = {**NO_STEPS, "rollout_steps": 600}
     then = {**only_finetuned, "end_to_end_steps": 500}
     return {
         "greedy": Row("6 modules, greedy, before fine-tuning", NO_STEPS, model=size),
@@ -39,7 +40,7 @@ def rows(size: str) -> dict[str, Row]:
         "ghvae_4": Row("GHVAE, 4 modules", only_finetuned, stage.format(4), size, 4),
         "ghvae_6": Row("GHVAE, 6 modules", only_finetuned, stage.format(6), size),
         "then_end_to_end": Row("6 modules, then end to end", then, stage.format(6), size),
-        "uniform": Row("6 modules, uniform prior", NO_STEPS, "", size, 6, ("model.prior=uniform",)),
+        "uniform": Row("6 modules, uniform prior", uniform, "", size, 6, ("model.prior=uniform",)),
         "scratch": Row("6 modules, end to end from scratch", end_to_end, "", size),
         "svg": Row("SVG'", baseline, "", f"svg_{size}", 0, matched=whole),
         "hier_vrnn": Row("Hier-VRNN", baseline, "", f"hier_vrnn_{size}", 0, matched=whole),
@@ -67,7 +68,7 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
     """Train all unfinished rows, then evaluate all finished ones together.
 
     The rows of a seed are in `seed_SEED`. An interrupted row is resumed. Greedy models, and those trained end to end,
-    are fine-tuned: the deepest prior, on real frames and then on predicted ones. End to end from scratch gets as many steps
+    are fine-tuned: the deepest prior, then rollouts of the deepest module. End to end from scratch gets as many steps
     as take the CPU time of the greedy stages, and a baseline as take that of GHVAE with 6 modules in all, as determined
     by a short calibration. Steps and CPU seconds of a row, over all its starts, are saved in `ROW.json`; the seconds
     are printed at the end.

@@ -25,7 +25,7 @@ from ghvae_core.models.checkpoint import load as load_checkpoint
 _FIRST_STEPS, _TIMED_STEPS = 2, 20  # untimed and timed steps of the calibration; ours
 _WINDOWS_SEED = 0  # chooses the windows of the evaluation
 REFUSED = 2  # exit code of a training that refuses its input and writes nothing
-NO_STEPS = {"prior_finetune_steps": 0, "prior_predicted_rounds": 0, "rollout_steps": 0, "end_to_end_steps": 0}
+NO_STEPS = {"prior_finetune_steps": 0, "rollout_steps": 0, "end_to_end_steps": 0}
 
 
 @dataclass(frozen=True)

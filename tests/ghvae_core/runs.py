@@ -18,19 +18,8 @@ from ghvae_core.training.validation import ValidationMetrics
 from tests.ghvae_core.small import small_model, small_windows
 
 CONFIG = TrainingConfig(
-    module_steps=(4, 3),
-    prior_finetune_steps=2,
-    prior_predicted_rounds=2,
-    prior_predicted_steps=2,
-    prior_predicted_windows=5,
-    rollout_steps=2,
-    batch_windows=3,
-    decoded_steps=2,
-    validation_windows=4,
+    module_steps=(4, 3), prior_finetune_steps=2, rollout_steps=2, batch_windows=3, decoded_steps=2, validation_windows=4
 )
-
-
-STAGES = ["module_1", "module_2", "prior_finetune", "prior_predicted_1", "prior_predicted_2", "rollout"]  # of CONFIG
 
 
 class Record:

@@ -24,9 +24,6 @@ from tests.ghvae_core.runs import after, make_trainer, never
 CONFIG = TrainingConfig(
     module_steps=(3, 3),
     prior_finetune_steps=2,
-    prior_predicted_rounds=1,
-    prior_predicted_steps=2,
-    prior_predicted_windows=5,
     end_to_end_steps=3,
     rollout_steps=2,
     batch_windows=4,
@@ -38,13 +35,7 @@ CONFIG = TrainingConfig(
 _HANGS_S = 100
 _LATE_S = 0.5  # delay of the second process at every start; long enough for the first to save if it did not wait
 SHARDED = CONFIG.model_copy(
-    update={
-        "module_steps": (0,),
-        "end_to_end_steps": 4,
-        "prior_finetune_steps": 1,
-        "prior_predicted_rounds": 0,
-        "shard": True,
-    }
+    update={"module_steps": (0,), "end_to_end_steps": 4, "prior_finetune_steps": 1, "shard": True}
 )
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from ghvae_core.training.batches import Augment, BatchLoader, BatchSource, MicroBatch
 from ghvae_core.training.distributed import ProcessGroup
 from ghvae_core.training.feature_cache import FeatureCache, FeatureSource
-from ghvae_core.training.objective import Batch
 from ghvae_core.training.stages import TrainingConfig
 from tests.ghvae_core.small import small_model, small_windows
 from tests.patience import patience
@@ -34,7 +33,7 @@ def _loader(
     return BatchLoader(BatchSource(WINDOWS, augment, 0), training, group, features)
 
 
-def _frames(parts: Iterator[MicroBatch[Batch]]) -> torch.Tensor:
+def _frames(parts: Iterator[MicroBatch]) -> torch.Tensor:
     """Return the first frames of the windows of all parts."""
     return torch.cat([part.batch.frames[: part.batch.n_sequences] for part in parts])
 
@@ -45,7 +44,7 @@ def test_batches_are_independent_of_processes_and_parts(tmp_path: Path) -> None:
     expected = _frames(iter([whole]))
     noise = whole.batch.noise(expected, torch.Generator().manual_seed(whole.noise_seed))
     for size, n_parts in ((1, 4), (2, 1), (4, 1), (2, 2)):
-        parts: list[MicroBatch[Batch]] = []
+        parts: list[MicroBatch] = []
         for rank in range(size):
             with closing(_loader(tmp_path, n_parts, rank, size)) as loader:
                 parts += loader.parts(1, 3, 10)
@@ -69,7 +68,7 @@ def test_augmentation_is_independent_of_the_division_of_a_batch(tmp_path: Path) 
         expected = _frames(loader.parts(0, 0, 1))
     assert len(set(drawn)) == 8
     assert np.random.default_rng([0, 0, 0]).random() not in drawn  # augmentation is independent of the window draw
-    parts: list[MicroBatch[Batch]] = []
+    parts: list[MicroBatch] = []
     for rank in range(2):
         with closing(_loader(tmp_path, 2, rank, 2, augment)) as loader:
             parts += loader.parts(0, 0, 1)
