@@ -20,7 +20,7 @@ from configs.command import ReportedError
 from data_collection import atomic_io
 
 MANIFEST = "MANIFEST.json"
-CURRENT = 5  # schema version of the configuration
+CURRENT = 6  # schema version of the configuration
 _VERSION = "schema_version"
 
 
@@ -143,8 +143,9 @@ def unpack_config(data: bytes, path: Path) -> str:
         raise CheckpointError(
             f"{path}: expected {_VERSION} {CURRENT} or less, got {version}; use a newer version of this program"
         )
-    for step in (_from_1_to_2, _from_2_to_3, _from_3_to_4)[version - 1 :]:  # version 5 only added settings
-        config = step(config)
+    steps = {1: _from_1_to_2, 2: _from_2_to_3, 3: _from_3_to_4, 5: _from_5_to_6}  # version 5 only added settings
+    for former in range(version, CURRENT):
+        config = steps.get(former, dict)(config)
     return json.dumps(config)
 
 
@@ -181,3 +182,9 @@ def _from_3_to_4(config: dict[str, Any]) -> dict[str, Any]:
     if config["model"].get("kind") == "ghvae":
         added["copies"] = 0
     return {**config, "model": {**added, **config["model"]}}
+
+
+def _from_5_to_6(config: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(config.get("model"), dict) or config["model"].get("kind") != "ghvae":
+        return config
+    return {**config, "model": {"prior_frames": "all", **config["model"]}}

@@ -47,6 +47,9 @@ class GhvaeConfig(ModelConfig):
     modules: tuple[ModuleConfig, ...] = Field(min_length=1)  # shallowest first; 6 in the paper's main results
     pixel_channels: int = Field(gt=0)  # of decoder 1 at image size
     prior: Literal["learned", "uniform"] = "learned"  # uniform: N(0, I), paper's ablation 3; ignores the actions
+    # Frames whose features the prior sees: those of the context, the last of which it then sees in all further steps
+    # with their actions (ours), or all, in a rollout its own predictions (the paper)
+    prior_frames: Literal["context", "all"] = "context"
     refine_latent: bool = True  # one more convolution in prior and posterior; ours
     # Frames from which decoder 1 can copy each pixel: the last two context frames, or none (0, the model of the paper);
     # ours. Never a predicted frame: the errors that are copied would add up
@@ -154,10 +157,18 @@ class Ghvae(VideoModel):
             return compose(pixels(v), (), 0)
         return compose(masks(pixels(v), v, sources), sources, self.config.mask_threshold)
 
+    def prior_features(self, h: Tensor, n_steps: int) -> Tensor:
+        """Return the features that the prior sees, from those of all T steps (T * B, C, H, W), oldest step first."""
+        n_context = self.config.n_context
+        if self.config.prior_frames == "all" or n_steps <= n_context:
+            return h
+        context = h.chunk(n_steps)[:n_context]
+        return torch.cat([*context, *[context[-1]] * (n_steps - n_context)])
+
     def prior(
         self, h: Tensor, actions: Tensor, depth: int, n_steps: int = 1, state: RecurrentState | None = None
     ) -> tuple[Gaussian, RecurrentState | None]:
-        """Return module `depth`'s prior for z_{t+1} from h_t^depth (N, C, H, W) and raw actions (N, A)."""
+        """Return module `depth`'s prior for z_{t+1} from `prior_features` (N, C, H, W) and raw actions (N, A)."""
         if self.config.prior == "uniform":
             zero = h.new_zeros((len(h), self.config.modules[depth - 1].latent, *h.shape[2:]), dtype=torch.float32)
             return Gaussian(zero, zero), None
@@ -178,7 +189,9 @@ class Ghvae(VideoModel):
                 features = [h.chunk(n_context)[t].expand(n, *h.shape[1:]) for h in seen]
             else:
                 features = self.encode(frame, depth)
-            prior, state = self.prior(features[-1], actions[:, t], depth, state=state)
+            if t < n_context or self.config.prior_frames == "all":
+                h = features[-1]
+            prior, state = self.prior(h, actions[:, t], depth, state=state)
             if t >= n_context - 1:
                 z = draw(prior.mean, (0.5 * prior.log_variance).exp(), generator)
                 frame = self.decode(z, features, sources)

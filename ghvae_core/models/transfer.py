@@ -32,6 +32,7 @@ _FREE = {
     "n_context",
     "copies",
     "mask_threshold",
+    "prior_frames",
 }
 _GROUP_PARTS = 3  # of a tensor's name, which identify its module and network
 _WITH_GRIPPER = 4  # length of the shortest action with a gripper

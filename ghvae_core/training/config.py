@@ -81,12 +81,13 @@ def _first_modules(model_file: Path, n_modules: int) -> str:
 def continued(config: TrainingRunConfig, start: Checkpoint, overrides: Sequence[str]) -> TrainingRunConfig:
     """Return the configuration of a run that starts from a checkpoint, where settings were not set.
 
-    Trained modules get no steps, unless all are trained; what decoder 1 copies is as in the checkpoint.
+    Trained modules get no steps, unless all are trained; what decoder 1 copies, and what the prior sees, is as in the
+    checkpoint.
     """
     theirs = start.model.config
     if isinstance(theirs, GhvaeConfig):
-        names = [name for name in ("copies", "mask_threshold") if not _is_set(f"model.{name}", overrides)]
-        kept = {name: getattr(theirs, name) for name in names}
+        names = ("copies", "mask_threshold", "prior_frames")
+        kept = {name: getattr(theirs, name) for name in names if not _is_set(f"model.{name}", overrides)}
         config = config.model_copy(update={"model": config.model.model_copy(update=kept)})
     n_trained, n_modules = start.model.n_modules, config.model.n_modules
     if _is_set("training.module_steps", overrides) or n_trained >= n_modules:

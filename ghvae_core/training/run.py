@@ -259,6 +259,8 @@ def _name(request: TrainingRequest, config: TrainingRunConfig, dataset: Dataset,
         del settings["model"]["n_context"]
         if not settings["model"]["copies"]:
             del settings["model"]["copies"], settings["model"]["mask_threshold"]
+        if settings["model"]["prior_frames"] == "all":
+            del settings["model"]["prior_frames"]
     if settings["training"]["decoded_steps"] is None:
         del settings["training"]["decoded_steps"]
     if settings["training"]["rollout_modules"] == "all" or not settings["training"]["rollout_steps"]:

@@ -136,12 +136,14 @@ def _reusing(model: Ghvae, mapped: Map, plan: PlanInput) -> Iterator[Tensor]:
         sources = context_sources(plan.context)
         for t in range(plan.actions.shape[1]):
             if t < n_context:
-                features = [h[t : t + 1].expand(n, *h.shape[1:]) for h in seen]
+                features = [level[t : t + 1].expand(n, *level.shape[1:]) for level in seen]
             else:
                 features = [mapped(kept.pop())]
                 for k in range(2, depth + 1):
                     features.append(model.module(k).encoder(features[-1]))
-            belief, state = model.prior(features[-1], plan.actions[:, t], depth, state=state)
+            if t < n_context or model.config.prior_frames == "all":
+                h = features[-1]
+            belief, state = model.prior(h, plan.actions[:, t], depth, state=state)
             if t >= n_context - 1:
                 yield model.decode(belief.mean, features, sources)
 
