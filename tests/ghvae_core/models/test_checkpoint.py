@@ -217,15 +217,15 @@ def test_a_module_trained_on_other_lower_modules_is_refused(folder: Path) -> Non
 
 def test_a_newer_schema_is_refused_by_name(folder: Path) -> None:
     text = (folder / "config.json").read_text()
-    (folder / "config.json").write_text(text.replace('"schema_version": 5', '"schema_version": 6'))
+    (folder / "config.json").write_text(text.replace('"schema_version": 6', '"schema_version": 7'))
     _reseal(folder)
-    with pytest.raises(CheckpointError, match=r"config\.json: expected schema_version 5 .*got 6; use a newer version"):
+    with pytest.raises(CheckpointError, match=r"config\.json: expected schema_version 6 .*got 7; use a newer version"):
         load(folder)
 
 
 def test_an_old_checkpoint_loads_and_predicts_the_same(folder: Path) -> None:
-    literal = small_config(copies=0)
-    save(folder, small_model(copies=0), _info().model_copy(update={"model": literal}))
+    literal = small_config(copies=0, prior_frames="all")
+    save(folder, small_model(copies=0, prior_frames="all"), _info().model_copy(update={"model": literal}))
     context, actions = torch.rand(1, 2, 3, PX, PX), torch.rand(2, 4, 4)
     before = load(folder).model.rollout(context, actions)
     config = json.loads((GOLDEN / "config_schema_1.json").read_bytes())

@@ -199,7 +199,14 @@ def test_version_1_becomes_a_ghvae_with_all_values() -> None:
     model = old.pop("model")
     assert {name: dumped[name] for name in old} == old
     assert model.pop("action_conditioned") is True
-    assert dumped["model"] == {**model, "kind": "ghvae", "n_context": 2, "copies": 0, "mask_threshold": 0.15}
+    assert dumped["model"] == {
+        **model,
+        "kind": "ghvae",
+        "n_context": 2,
+        "copies": 0,
+        "mask_threshold": 0.15,
+        "prior_frames": "all",
+    }
     assert (dumped["workspace_m"], dumped["camera"]) == (None, None)
 
 
@@ -215,8 +222,8 @@ def test_version_2_keeps_every_value_under_the_present_names() -> None:
     assert old.pop("schema_version") == 2
     dumped = _read(_old(2)).model_dump(mode="json")
     names = {"usual_error": "val_rmse_p95", "answer": "self_test_output"}
-    # Versions 4 and 5 added these; a model without copies has no masks.
-    old["model"] |= {"n_context": old["n_context"], "copies": 0, "mask_threshold": 0.15}
+    # Versions 4 to 6 added these; a model without copies has no masks.
+    old["model"] |= {"n_context": old["n_context"], "copies": 0, "mask_threshold": 0.15, "prior_frames": "all"}
     provenance = old.pop("provenance")
     assert {names.get(name, name): value for name, value in old.items()} | {
         "provenance": dumped["provenance"]
@@ -247,7 +254,7 @@ def test_a_migration_step_does_not_change_its_input(version: int) -> None:
         (b"[1]", "expected a JSON object"),
         (b"\xff", "expected a JSON object"),
         (b"[" * 100_000, "expected a JSON object"),
-        (b'{"schema_version": 6}', "expected schema_version 5 or less, got 6; use a newer version of this program"),
+        (b'{"schema_version": 7}', "expected schema_version 6 or less, got 7; use a newer version of this program"),
         (b'{"schema_version": 0}', "schema_version: expected a whole number from 1, got 0"),
         (b'{"schema_version": true}', "schema_version: expected a whole number from 1, got True"),
         (b'{"schema_version": "2"}', "schema_version: expected a whole number from 1, got '2'"),

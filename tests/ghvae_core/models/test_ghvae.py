@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -133,6 +135,23 @@ def test_only_the_deepest_prior_is_used_in_prediction() -> None:
     for k in (1, 2, 3):
         model.module(k).posterior.register_forward_hook(refuse)
     model.rollout(torch.rand(1, 2, 3, PX, PX), torch.rand(1, 4, 4))
+
+
+@pytest.mark.parametrize("frames", ["context", "all"])
+def test_the_prior_sees_in_training_what_it_sees_in_a_rollout(frames: str) -> None:
+    model, context, actions = small_model(2, prior_frames=frames), torch.rand(3, 2, 3, PX, PX), torch.rand(3, 5, 4)
+    seen: list[torch.Tensor] = []
+
+    def record(_network: object, inputs: tuple[Any, ...]) -> None:
+        seen.append(inputs[0])
+
+    hook = model.module(2).prior.register_forward_pre_hook(record)
+    predicted = model.rollout(context, actions)
+    hook.remove()
+    shown = torch.cat([context, predicted[:, :-1]], 1).transpose(0, 1).flatten(0, 1)
+    h = model.encode(shown)[-1]
+    torch.testing.assert_close(torch.cat(seen), model.prior_features(h, 5))
+    assert torch.equal(seen[-1], seen[1]) == (frames == "context")
 
 
 @pytest.mark.parametrize(("n_contexts", "n_actions"), [(2, 5), (3, 1)])
