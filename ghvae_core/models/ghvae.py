@@ -29,6 +29,8 @@ from ghvae_core.models.layers import (
 )
 from ghvae_core.models.video_model import IMAGE_CHANNELS, ModelConfig, VideoModel, draw
 
+_SUM_SCALE = 0.3  # of the sums of about ten actions, so that they are as large as one; ours
+
 
 class ModuleConfig(Config):
     """The size of one module."""
@@ -48,7 +50,7 @@ class GhvaeConfig(ModelConfig):
     pixel_channels: int = Field(gt=0)  # of decoder 1 at image size
     prior: Literal["learned", "uniform"] = "learned"  # uniform: N(0, I), paper's ablation 3; ignores the actions
     # Frames whose features the prior sees: those of the context, the last of which it then sees in all further steps
-    # with their actions (ours), or all, in a rollout its own predictions (the paper)
+    # with their actions and the sum of these (ours), or all, in a rollout predicted ones (the paper)
     prior_frames: Literal["context", "all"] = "context"
     refine_latent: bool = True  # one more convolution in prior and posterior; ours
     # Frames from which decoder 1 can copy each pixel: the last two context frames, or none (0, the model of the paper);
@@ -104,7 +106,9 @@ class GhvaeModule(nn.Module):
         self.pixels = nn.Conv2d(outputs, heads, 3, padding=1) if k == 1 else None
         self.masks = SourceMasks(outputs, config.copies) if k == 1 and config.copies else None
         body = (size.channels, size.hidden, kernel)
-        self.prior = Prior(RecurrentLatent(*body, config.action_dim, config.refine_latent), size.hidden, size.latent)
+        takes_sums = config.prior_frames == "context"
+        latent = RecurrentLatent(*body, config.action_dim, config.refine_latent, takes_sums=takes_sums)
+        self.prior = Prior(latent, size.hidden, size.latent)
         self.posterior = Posterior(RecurrentLatent(*body, 0, config.refine_latent), size.hidden, size.latent)
 
 
@@ -165,14 +169,34 @@ class Ghvae(VideoModel):
         context = h.chunk(n_steps)[:n_context]
         return torch.cat([*context, *[context[-1]] * (n_steps - n_context)])
 
+    def prior_actions(self, actions: Tensor, n_steps: int, n_context: int | None = None) -> Tensor:
+        """Return what the prior gets of raw actions (T * B, A) of T steps, oldest step first.
+
+        Args:
+            actions: Row t leads from frame t to t + 1.
+            n_steps: T.
+            n_context: Frames of the context; None: as in the configuration.
+
+        Returns:
+            (T * B, A) scaled actions; if the prior sees the context alone, (T * B, 2 * A): scaled actions, then for
+            each step the sum of those since the last context frame, times 0.3 (ours).
+        """
+        scaled = actions / self.action_scale
+        if self.config.prior_frames == "all":
+            return scaled
+        first = (self.config.n_context if n_context is None else n_context) - 1
+        steps = scaled.view(n_steps, len(scaled) // n_steps, self.config.action_dim)
+        since = torch.cat([torch.zeros_like(steps[:first]), steps[first:].cumsum(0)])
+        return torch.cat([steps, _SUM_SCALE * since], 2).flatten(0, 1)
+
     def prior(
         self, h: Tensor, actions: Tensor, depth: int, n_steps: int = 1, state: RecurrentState | None = None
     ) -> tuple[Gaussian, RecurrentState | None]:
-        """Return module `depth`'s prior for z_{t+1} from `prior_features` (N, C, H, W) and raw actions (N, A)."""
+        """Return module `depth`'s prior for z_{t+1} from `prior_features` and `prior_actions` of N steps."""
         if self.config.prior == "uniform":
             zero = h.new_zeros((len(h), self.config.modules[depth - 1].latent, *h.shape[2:]), dtype=torch.float32)
             return Gaussian(zero, zero), None
-        gaussian, state = self.module(depth).prior(h, actions / self.action_scale, n_steps, state)
+        gaussian, state = self.module(depth).prior(h, actions, n_steps, state)
         return gaussian, state
 
     def unroll(
@@ -184,14 +208,16 @@ class Ghvae(VideoModel):
         seen = self.encode(context.transpose(0, 1).flatten(0, 1), depth)  # each (n_context * (1 or N), C, H, W)
         state: RecurrentState | None = None
         frame, sources = context[:, -1], context_sources(context)
-        for t in range(actions.shape[1]):
+        n_steps = actions.shape[1]
+        given = self.prior_actions(actions.transpose(0, 1).flatten(0, 1), n_steps, n_context).chunk(n_steps)
+        for t in range(n_steps):
             if t < n_context:
                 features = [h.chunk(n_context)[t].expand(n, *h.shape[1:]) for h in seen]
             else:
                 features = self.encode(frame, depth)
             if t < n_context or self.config.prior_frames == "all":
                 h = features[-1]
-            prior, state = self.prior(h, actions[:, t], depth, state=state)
+            prior, state = self.prior(h, given[t], depth, state=state)
             if t >= n_context - 1:
                 z = draw(prior.mean, (0.5 * prior.log_variance).exp(), generator)
                 frame = self.decode(z, features, sources)

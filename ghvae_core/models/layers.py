@@ -232,12 +232,24 @@ class RecurrentLatent(nn.Module):
     ignored.
     """
 
-    def __init__(self, channels: int, hidden: int, kernel: int, action_dim: int, refine: bool) -> None:
-        """Build the body; `action_dim` 0: no actions; `refine` adds a convolution after the ConvLSTM."""
+    def __init__(
+        self, channels: int, hidden: int, kernel: int, action_dim: int, refine: bool, *, takes_sums: bool = False
+    ) -> None:
+        """Build the body.
+
+        Args:
+            channels: Of h.
+            hidden: Of the ConvLSTM and of the result.
+            kernel: Of all convolutions.
+            action_dim: Numbers in an action; 0: no actions.
+            refine: Add a convolution after the ConvLSTM.
+            takes_sums: Each action is followed by as many sums of actions, which have a network of their own.
+        """
         super().__init__()
         self.norm = norm(channels)
         self.embed = conv(channels, hidden, kernel)
         self.action = action_network(action_dim, hidden)
+        self.action_sum = action_network(action_dim, hidden) if takes_sums else None
         self.lstm = ConvLstm(hidden, hidden, kernel)
         self.refine = conv(2 * hidden, hidden, kernel) if refine else None
 
@@ -247,6 +259,9 @@ class RecurrentLatent(nn.Module):
         """Return the features (T * B, hidden, H, W) and the state after the last step."""
         x = self.embed(self.norm(h))
         if self.action is not None and actions is not None:
+            if self.action_sum is not None:
+                actions, sums = actions.chunk(2, 1)
+                x = x + self.action_sum(sums)[:, :, None, None]
             x = x + self.action(actions)[:, :, None, None]
         x = functional.silu(x)
         y, state = self.lstm(x, n_steps, state)

@@ -76,7 +76,7 @@ def adapt(start: Checkpoint, config: AnyConfig, rng: np.random.Generator) -> tup
 
     - action scale: the weights of the actions are scaled, so that the same movement has the same effect;
     - numbers of an action: common ones keep their weights, new ones start without effect;
-    - actions where the checkpoint has none: their network starts without effect;
+    - actions, or sums of actions, where the checkpoint has none: their network starts without effect;
     - context frames of a Hier-VRNN: the latest keep their weights, further ones start without effect;
     - copies: new masks draw nearly every pixel, as before; masks without a use are left out;
     - image size: convolutions are kept; 1x1 kernels become the middle of 3x3 kernels, and vice versa;
@@ -108,7 +108,7 @@ def adapt(start: Checkpoint, config: AnyConfig, rng: np.random.Generator) -> tup
             loaded.append(name)
     for name in _zeroed(ours, theirs):
         ours[name] = torch.zeros_like(ours[name])
-        adapted[name] = "new and 0: actions have no effect yet"
+        adapted[name] = "new and 0: no effect yet"
     model.load_state_dict(ours)
     return model, TransferReport(
         loaded=tuple(loaded),
@@ -194,7 +194,7 @@ def _first_action(name: str, model: VideoModel) -> int | None:
     """Return the input index of the first number of an action; None if the weight takes no action."""
     if isinstance(model, Svg) and name in {"prior.embed.weight", "predictor.embed.weight"}:
         return model.config.features
-    return 0 if name.endswith(".action.0.weight") else None
+    return 0 if name.endswith((".action.0.weight", ".action_sum.0.weight")) else None
 
 
 def _with_actions(tensor: Tensor, first: int, start: VideoModel, model: VideoModel) -> tuple[Tensor, str]:
@@ -235,11 +235,11 @@ def _grown(tensor: Tensor) -> Tensor:
 def _zeroed(ours: Iterable[str], theirs: Iterable[str]) -> list[str]:
     """Return the last layers of new action networks beside networks that are not new."""
     known = set(theirs)
-    ends = (".action.2.weight", ".action.2.bias")
+    ends = (".action.2.weight", ".action.2.bias", ".action_sum.2.weight", ".action_sum.2.bias")
     return [
         name
         for name in ours
-        if name.endswith(ends) and name not in known and f"{name.partition('.action.')[0]}.embed.weight" in known
+        if name.endswith(ends) and name not in known and f"{name.partition('.action')[0]}.embed.weight" in known
     ]
 
 

@@ -255,7 +255,8 @@ def _latent_stats(model: Ghvae, k: int, batch: Batch) -> LatentStats:
     below = require_gradient(lower[-1], encoder) if k > 1 else batch.frames
     h = require_gradient(encoder(below), model.module(k).prior)
     mean = model.module(k).posterior(h[batch.n_sequences :], batch.n_steps)
-    prior, _ = model.prior(model.prior_features(h[:n], batch.n_steps), batch.actions, k, batch.n_steps)
+    seen, given = model.prior_features(h[:n], batch.n_steps), model.prior_actions(batch.actions, batch.n_steps)
+    prior, _ = model.prior(seen, given, k, batch.n_steps)
     return LatentStats([each[:n] for each in (*lower, h)], mean, prior)
 
 

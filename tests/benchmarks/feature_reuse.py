@@ -133,8 +133,9 @@ def _reusing(model: Ghvae, mapped: Map, plan: PlanInput) -> Iterator[Tensor]:
     n, n_context, depth = len(plan.actions), plan.context.shape[1], model.n_modules
     with torch.inference_mode(), _recorded(model) as kept:
         seen, state = model.encode(plan.context[0], depth), None
-        sources = context_sources(plan.context)
-        for t in range(plan.actions.shape[1]):
+        sources, n_steps = context_sources(plan.context), plan.actions.shape[1]
+        given = model.prior_actions(plan.actions.transpose(0, 1).flatten(0, 1), n_steps, n_context).chunk(n_steps)
+        for t in range(n_steps):
             if t < n_context:
                 features = [level[t : t + 1].expand(n, *level.shape[1:]) for level in seen]
             else:
@@ -143,7 +144,7 @@ def _reusing(model: Ghvae, mapped: Map, plan: PlanInput) -> Iterator[Tensor]:
                     features.append(model.module(k).encoder(features[-1]))
             if t < n_context or model.config.prior_frames == "all":
                 h = features[-1]
-            belief, state = model.prior(h, plan.actions[:, t], depth, state=state)
+            belief, state = model.prior(h, given[t], depth, state=state)
             if t >= n_context - 1:
                 yield model.decode(belief.mean, features, sources)
 

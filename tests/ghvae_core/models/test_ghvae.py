@@ -107,7 +107,7 @@ def test_with_the_uniform_prior_actions_are_ignored() -> None:
 
 def test_an_action_free_model_has_no_action_weights_and_takes_empty_actions() -> None:
     model = small_model(action_dim=0, action_scale=())
-    assert not any(".action." in name for name in model.state_dict())
+    assert not any(".action" in name for name in model.state_dict())
     assert model.rollout(torch.rand(1, 2, 3, PX, PX), torch.empty(3, 4, 0)).shape == (3, 3, 3, PX, PX)
     assert not model.config.takes_actions
 
@@ -152,6 +152,20 @@ def test_the_prior_sees_in_training_what_it_sees_in_a_rollout(frames: str) -> No
     h = model.encode(shown)[-1]
     torch.testing.assert_close(torch.cat(seen), model.prior_features(h, 5))
     assert torch.equal(seen[-1], seen[1]) == (frames == "context")
+
+
+def test_the_prior_gets_each_action_and_their_sum_since_the_last_context_frame() -> None:
+    model, actions = small_model(action_scale=(0.5, 1.0, 1.0, 1.0)), torch.rand(2, 5, 4)
+    scaled = actions / torch.tensor([0.5, 1.0, 1.0, 1.0])
+    given = model.prior_actions(actions.transpose(0, 1).flatten(0, 1), 5).view(5, 2, 8).transpose(0, 1)
+    torch.testing.assert_close(given[..., :4], scaled)
+    for t in range(5):
+        torch.testing.assert_close(given[:, t, 4:], 0.3 * scaled[:, 1 : t + 1].sum(1))
+    longer = model.prior_actions(actions.transpose(0, 1).flatten(0, 1), 5, n_context=3).view(5, 2, 8)
+    torch.testing.assert_close(longer[2, :, 4:], 0.3 * scaled[:, 2])
+    paper = small_model(prior_frames="all")
+    assert torch.equal(paper.prior_actions(actions[0], 5), actions[0])
+    assert not any("action_sum" in name for name in paper.state_dict())
 
 
 @pytest.mark.parametrize(("n_contexts", "n_actions"), [(2, 5), (3, 1)])

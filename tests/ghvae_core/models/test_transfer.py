@@ -114,7 +114,7 @@ def test_removed_actions_are_reported_as_unused() -> None:
     start = _start(small_config())
     model, report = _adapt(start, _of_actions(small_config()))
     assert report.unused
-    assert all(".action." in name for name in report.unused)
+    assert all(".action" in name for name in report.unused)
     assert _rollout(model, _actions()[..., :0]).isfinite().all()
 
 

@@ -70,13 +70,13 @@ def test_layers_and_parameters_are_those_of_the_real_model(small: ModelCost) -> 
     assert rows == {
         (1, "encoder"): (((16, 16, 3),), (8, 8, 8)),
         (1, "decoder"): (((8, 8, 8), (8, 8, 8)), (16, 16, 8)),
-        (1, "pixels"): (((16, 16, 8),), (16, 16, 7)),  # colours and masks
-        (1, "masks"): (((16, 16, 7), (16, 16, 8), (16, 16, 3), (16, 16, 3), (16, 16, 3)), (16, 16, 7)),
-        (1, "prior"): (((8, 8, 8), (4,)), (8, 8, 3)),
+        (1, "pixels"): (((16, 16, 8),), (16, 16, 6)),  # colours and masks
+        (1, "masks"): (((16, 16, 6), (16, 16, 8), (16, 16, 3), (16, 16, 3)), (16, 16, 6)),
+        (1, "prior"): (((8, 8, 8), (8,)), (8, 8, 3)),
         (1, "posterior"): (((8, 8, 8),), (8, 8, 3)),
         (2, "encoder"): (((8, 8, 8),), (4, 4, 12)),
         (2, "decoder"): (((4, 4, 12), (4, 4, 12)), (8, 8, 8)),
-        (2, "prior"): (((4, 4, 12), (4,)), (4, 4, 3)),
+        (2, "prior"): (((4, 4, 12), (8,)), (4, 4, 3)),
         (2, "posterior"): (((4, 4, 12),), (4, 4, 3)),
     }
     unused = [model.module(1).prior, model.module(1).posterior, model.module(2).posterior]

@@ -104,7 +104,7 @@ def test_without_emphasis_the_gradient_is_that_of_the_plain_bound() -> None:
     h = model.module(1).encoder(frames)
     mean = model.module(1).posterior(h[3:], 4)
     seen = torch.cat([h[:6], h[3:6], h[3:6]])  # after the two context frames, the features of the second one
-    prior, _ = model.prior(seen, actions, 1, 4)
+    prior, _ = model.prior(seen, model.prior_actions(actions, 4), 1, 4)
     mse = ((model.decode(mean, [h[:-3]], batch.sources(2)) - frames[3:]) ** 2).mean()
     (mse + 1e-3 * kl_divergence(mean, 2 * math.log(0.1), prior).sum() / 3).backward()  # type: ignore[no-untyped-call]
     for name, gradient in _gradients(model).items():
