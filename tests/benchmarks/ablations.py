@@ -29,7 +29,7 @@ LITERAL = ("model.copies=0", "model.prior_frames=all")  # the model of the paper
 
 def rows(size: str) -> dict[str, Row]:
     """Return all rows of a size of the model by folder name, in the order of training."""
-    finetuned = {**NO_STEPS, "prior_finetune_steps": 3000}
+    finetuned = {**NO_STEPS, "prior_finetune_steps": 8000}
     only_finetuned = {"module_steps": [0], **finetuned}
     end_to_end = {**only_finetuned, "end_to_end_steps": "matched"}
     baseline = {"module_steps": [0], **NO_STEPS, "end_to_end_steps": "matched"}
@@ -57,7 +57,7 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
     steps: Annotated[tuple[int, int, int], typer.Option(help="Steps of module 1, of each of 2 to 5, and of 6.")] = (
         1200,
         1200,
-        4500,
+        5500,
     ),
     seed: SeedOption = None,
     evaluate: EvaluateOption = True,
