@@ -86,8 +86,8 @@ def test_the_settings_of_a_training_variant_are_valid(name: str) -> None:
     config = load_config(row.model, ("model.image_px=32", *settings), row.n_modules)
     n = 1 if name in {"large_batch", "all_decoded"} else 2
     assert config.training.module_steps == (n, 2 * n, 2 * n, 2 * n, 3 * n)
-    assert config.training.prior_finetune_steps == 300 * n
-    assert config.training.rollout_steps == (0 if name == "no_rollouts" else 75 * n)
+    assert config.training.prior_finetune_steps == 1800 * n
+    assert config.training.rollout_steps == (150 if name.startswith("rollouts") else 0)
 
 
 @pytest.mark.parametrize("name", list(ablation_rows("tiny")))
