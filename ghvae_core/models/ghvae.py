@@ -49,8 +49,8 @@ class GhvaeConfig(ModelConfig):
     modules: tuple[ModuleConfig, ...] = Field(min_length=1)  # shallowest first; 6 in the paper's main results
     pixel_channels: int = Field(gt=0)  # of decoder 1 at image size
     prior: Literal["learned", "uniform"] = "learned"  # uniform: N(0, I), paper's ablation 3; ignores the actions
-    # Frames whose features the prior sees: those of the context, the last of which it then sees in all further steps
-    # with their actions and the sum of these (ours), or all, in a rollout predicted ones (the paper)
+    # Frames on whose features the prior is conditioned: those of the context, of which the last is repeated in all
+    # further steps, with the sum of their actions (ours), or all, in a rollout predicted ones (the paper)
     prior_frames: Literal["context", "all"] = "context"
     refine_latent: bool = True  # one more convolution in prior and posterior; ours
     # Frames from which decoder 1 can copy each pixel: the last two context frames, or none (0, the model of the paper);
@@ -162,7 +162,7 @@ class Ghvae(VideoModel):
         return compose(masks(pixels(v), v, sources), sources, self.config.mask_threshold)
 
     def prior_features(self, h: Tensor, n_steps: int) -> Tensor:
-        """Return the features that the prior sees, from those of all T steps (T * B, C, H, W), oldest step first."""
+        """Return the input features of the prior from those of all T steps (T * B, C, H, W), oldest step first."""
         n_context = self.config.n_context
         if self.config.prior_frames == "all" or n_steps <= n_context:
             return h
@@ -170,7 +170,7 @@ class Ghvae(VideoModel):
         return torch.cat([*context, *[context[-1]] * (n_steps - n_context)])
 
     def prior_actions(self, actions: Tensor, n_steps: int, n_context: int | None = None) -> Tensor:
-        """Return what the prior gets of raw actions (T * B, A) of T steps, oldest step first.
+        """Return the input actions of the prior from the raw ones (T * B, A) of T steps, oldest step first.
 
         Args:
             actions: Row t leads from frame t to t + 1.
@@ -178,8 +178,8 @@ class Ghvae(VideoModel):
             n_context: Frames of the context; None: as in the configuration.
 
         Returns:
-            (T * B, A) scaled actions; if the prior sees the context alone, (T * B, 2 * A): scaled actions, then for
-            each step the sum of those since the last context frame, times 0.3 (ours).
+            (T * B, A) scaled actions; with `prior_frames` "context" (T * B, 2 * A): scaled actions, then for each
+            step the sum of those since the last context frame, times 0.3 (ours).
         """
         scaled = actions / self.action_scale
         if self.config.prior_frames == "all":

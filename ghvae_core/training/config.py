@@ -81,8 +81,8 @@ def _first_modules(model_file: Path, n_modules: int) -> str:
 def continued(config: TrainingRunConfig, start: Checkpoint, overrides: Sequence[str]) -> TrainingRunConfig:
     """Return the configuration of a run that starts from a checkpoint, where settings were not set.
 
-    Trained modules get no steps, unless all are trained; what decoder 1 copies, and what the prior sees, is as in the
-    checkpoint.
+    Trained modules get no steps, unless all are trained; the sources of decoder 1 and the inputs of the prior are those
+    of the checkpoint.
     """
     theirs = start.model.config
     if isinstance(theirs, GhvaeConfig):

@@ -63,7 +63,7 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
     evaluate: EvaluateOption = True,
     windows: WindowsOption = 256,
     fvd: FvdOption = True,
-    literal: Annotated[bool, typer.Option(help="All GHVAEs as in the paper: nothing copied, priors see all.")] = False,
+    literal: Annotated[bool, typer.Option(help="All GHVAEs as in the paper: no copies, prior on all frames.")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Further settings of all trainings.")] = None,
 ) -> None:
     """Train all unfinished rows, then evaluate all finished ones together.

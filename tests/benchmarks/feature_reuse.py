@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Annotated, NamedTuple, NoReturn
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch.nn import functional
 from configs.command import ReportedError, run
 from ghvae_core.goal_cost import GoalCost, GoalCostEvaluator
 from ghvae_core.models.checkpoint import load
-from ghvae_core.models.ghvae import Ghvae, context_sources
+from ghvae_core.models.ghvae import Ghvae
 from tests.benchmarks.pool import Scene
 from tests.benchmarks.subject import interleaved, machine
 
@@ -130,23 +131,18 @@ def _faithful(model: Ghvae, plan: PlanInput) -> Iterator[Tensor]:
 
 def _reusing(model: Ghvae, mapped: Map, plan: PlanInput) -> Iterator[Tensor]:
     """Predict like the model, with the map instead of encoder 1 after the context."""
-    n, n_context, depth = len(plan.actions), plan.context.shape[1], model.n_modules
-    with torch.inference_mode(), _recorded(model) as kept:
-        seen, state = model.encode(plan.context[0], depth), None
-        sources, n_steps = context_sources(plan.context), plan.actions.shape[1]
-        given = model.prior_actions(plan.actions.transpose(0, 1).flatten(0, 1), n_steps, n_context).chunk(n_steps)
-        for t in range(n_steps):
-            if t < n_context:
-                features = [level[t : t + 1].expand(n, *level.shape[1:]) for level in seen]
-            else:
-                features = [mapped(kept.pop())]
-                for k in range(2, depth + 1):
-                    features.append(model.module(k).encoder(features[-1]))
-            if t < n_context or model.config.prior_frames == "all":
-                h = features[-1]
-            belief, state = model.prior(h, given[t], depth, state=state)
-            if t >= n_context - 1:
-                yield model.decode(belief.mean, features, sources)
+    encode_context = model.encode
+
+    def encode(frames: Tensor, depth: int) -> list[Tensor]:
+        if not kept:  # nothing is decoded yet
+            return encode_context(frames, depth)
+        features = [mapped(kept.pop())]
+        for k in range(2, depth + 1):
+            features.append(model.module(k).encoder(features[-1]))
+        return features
+
+    with torch.inference_mode(), _recorded(model) as kept, patch.object(model, "encode", encode):
+        yield from model.unroll(plan.context, plan.actions)
 
 
 def _all(steps: Iterator[Tensor]) -> None:

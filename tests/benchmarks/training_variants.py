@@ -36,11 +36,11 @@ def rows(steps: tuple[int, int, int]) -> dict[str, Row]:
     """
     changes: dict[str, tuple[str, tuple[str, ...]]] = {
         "default": ("default", ()),
-        "literal": ("nothing copied, the prior sees all frames (the paper's model)", LITERAL),
-        "all_frames": ("the prior sees all frames", ALL_FRAMES),
-        "rollouts": ("the prior sees all frames; rollouts of the deepest module", ALL_FRAMES),
+        "literal": ("nothing copied, prior on all frames (the paper's model)", LITERAL),
+        "all_frames": ("prior on all frames", ALL_FRAMES),
+        "rollouts": ("prior on all frames; rollouts of the deepest module", ALL_FRAMES),
         "rollouts_all": (
-            "the prior sees all frames; rollouts of all modules",
+            "prior on all frames; rollouts of all modules",
             ("training.rollout_modules=all", *ALL_FRAMES),
         ),
         "threshold_0": ("masks without a threshold", ("model.mask_threshold=0",)),

@@ -131,6 +131,10 @@ def test_a_run_from_a_checkpoint_copies_pixels_as_its_model_does_unless_set(fold
     for overrides, checkpoint, expected in (((), start, 2), ((), from_paper, 0), (("model.copies=2",), from_paper, 2)):
         model = continued(load_config(file, overrides), checkpoint, overrides).model
         assert isinstance(model, GhvaeConfig) and model.copies == expected
+    paper = dataclasses.replace(start, model=Ghvae(start.model.config.model_copy(update={"prior_frames": "all"})))
+    for overrides, frames in (((), "all"), (("model.prior_frames=context",), "context")):
+        model = continued(load_config(file, overrides), paper, overrides).model
+        assert isinstance(model, GhvaeConfig) and model.prior_frames == frames
     for overrides, threshold in (((), 0.0), (("model.mask_threshold=0.2",), 0.2)):
         model = continued(load_config(file, overrides), soft, overrides).model
         assert isinstance(model, GhvaeConfig) and model.mask_threshold == threshold

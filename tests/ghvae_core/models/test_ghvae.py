@@ -138,7 +138,7 @@ def test_only_the_deepest_prior_is_used_in_prediction() -> None:
 
 
 @pytest.mark.parametrize("frames", ["context", "all"])
-def test_the_prior_sees_in_training_what_it_sees_in_a_rollout(frames: str) -> None:
+def test_the_inputs_of_the_prior_in_training_are_those_in_a_rollout(frames: str) -> None:
     model, context, actions = small_model(2, prior_frames=frames), torch.rand(3, 2, 3, PX, PX), torch.rand(3, 5, 4)
     seen: list[torch.Tensor] = []
 

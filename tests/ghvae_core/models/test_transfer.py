@@ -205,6 +205,19 @@ def test_context_frames_keep_the_weights_of_the_latest() -> None:
     assert shorter.rollout(context[:, 2:], actions).shape == (3, 5, 3, PX, PX)
 
 
+def test_sums_of_actions_start_without_effect_and_are_left_out_for_the_prior_of_the_paper() -> None:
+    paper, ours = small_config(prior_frames="all"), small_config()
+    model, report = _adapt(_start(paper), ours)
+    assert report.changed["prior_frames"] == "was all, is context"
+    assert {name.split(".")[-2] for name in report.adapted} == {"2"}
+    assert all(".prior.body.action_sum." in name for name in (*report.adapted, *report.new))
+    assert _rollout(model, _actions()).isfinite().all()
+    assert all(not model.state_dict()[name].any() for name in report.adapted)
+    _, back = _adapt(_start(ours), paper)
+    assert back.unused and all(".prior.body.action_sum." in name for name in back.unused)
+    assert not back.new and not back.adapted
+
+
 def test_a_literal_model_gets_masks_that_draw_nearly_every_pixel() -> None:
     start = _start(small_config(copies=0))
     model, report = _adapt(start, small_config())
