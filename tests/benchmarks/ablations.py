@@ -20,6 +20,7 @@ from tests.benchmarks.study import (
     Row,
     SeedOption,
     Study,
+    TrainedOnOption,
     WindowsOption,
     train_and_evaluate,
 )
@@ -63,6 +64,7 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
     evaluate: EvaluateOption = True,
     windows: WindowsOption = 256,
     fvd: FvdOption = True,
+    trained_on: TrainedOnOption = False,
     literal: Annotated[bool, typer.Option(help="All GHVAEs as in the paper: no copies, prior on all frames.")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Further settings of all trainings.")] = None,
 ) -> None:
@@ -83,7 +85,7 @@ def ablations(  # noqa: PLR0917 - the parameters are the options of the command 
     train_and_evaluate(
         [Study(variants, data, out / f"seed_{each}", each, (module_steps, *(set_ or []))) for each in seed or [0]],
         only,
-        Protocol(held_out, windows, fvd) if evaluate else None,
+        Protocol(held_out, windows, fvd, trained_on) if evaluate else None,
     )
 
 

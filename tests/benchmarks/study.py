@@ -49,7 +49,7 @@ class Spent(NamedTuple):
     finished: bool
 
 
-DataOption = Annotated[Path, typer.Option(help="Episodes for training.")]
+DataOption = Annotated[list[Path], typer.Option(help="Episodes for training; repeat for several folders.")]
 OutOption = Annotated[Path, typer.Option(help="Folder of all rows; finished rows are reused.")]
 HeldOutOption = Annotated[
     Path | None, typer.Option(help="Episodes for evaluation (default: the validation episodes of --data).")
@@ -62,15 +62,19 @@ SeedOption = Annotated[
 ]
 EvaluateOption = Annotated[bool, typer.Option(help="Evaluate all finished rows.")]
 WindowsOption = Annotated[int, typer.Option(help="Number of windows for evaluation.")]
+TrainedOnOption = Annotated[
+    bool, typer.Option("--trained-on", help="Evaluate the episodes of training: how well models fit few clips.")
+]
 FvdOption = Annotated[bool, typer.Option(help="Also compute FVD: minutes per row on a CPU.")]
 
 
 class Protocol(NamedTuple):
     """How all rows are evaluated, with the same windows for every seed."""
 
-    held_out: Path | None  # episodes; None: the validation episodes of training
+    held_out: Path | None  # episodes; None: those of the first data folder that were not used in training
     n_windows: int
     fvd: bool
+    trained_on: bool = False  # evaluate episodes that were used in training
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Study:
     """All rows, on the same clips."""
 
     rows: Mapping[str, Row]
-    data: Path
+    data: Sequence[Path]
     out: Path
     seed: int
     common: tuple[str, ...]  # settings of all trainings
@@ -125,8 +129,10 @@ class Study:
         if not finished:
             raise ReportedError(f"{self.out}: expected a finished row to evaluate, got none; use --no-evaluate")
         report = self.out / f"evaluation-{time.strftime('%Y%m%dT%H%M%S')}"
-        command = [sys.executable, "-m", "ghvae_core.run_evaluation", "--data", str(held_out or self.data)]
-        if held_out is None:
+        command = [sys.executable, "-m", "ghvae_core.run_evaluation", "--data", str(held_out or self.data[0])]
+        if protocol.trained_on:
+            command += ["--part", "trained-on"]
+        elif held_out is None:
             command += ["--set", f"evaluation.validation_fraction={self._validation_fraction(next(iter(finished)))}"]
         # The table has no row of samples, whose FVD would take as long as that of the prior mean.
         command += ["--set", "evaluation.n_samples=0"]
@@ -175,7 +181,8 @@ class Study:
     def _run(self, name: str, folder: str, settings: Mapping[str, object]) -> int:
         """Train one row into a folder; return the exit code."""
         row = self.rows[name]
-        command = [sys.executable, "-m", "ghvae_core.run_finetune", "--data", str(self.data), "--model", row.model]
+        command = [sys.executable, "-m", "ghvae_core.run_finetune", "--model", row.model]
+        command += [word for folder in self.data for word in ("--data", str(folder))]
         command += ["--out", str(self.out / folder), "--seed", str(self.seed)]
         if row.n_modules:
             command += ["--modules", str(row.n_modules)]

@@ -111,7 +111,7 @@ def test_a_study_leaves_nothing_when_its_data_is_refused(tmp_path: Path) -> None
 
 
 def test_a_study_without_finished_rows_is_not_evaluated(tmp_path: Path) -> None:
-    study = Study(training_variant_rows((1, 1, 1)), tmp_path, tmp_path / "seed_0", 0, ())
+    study = Study(training_variant_rows((1, 1, 1)), [tmp_path], tmp_path / "seed_0", 0, ())
     with pytest.raises(ReportedError, match="expected a finished row to evaluate, got none; use --no-evaluate"):
         study.evaluate(Protocol(tmp_path, 2, fvd=False))
 
@@ -148,7 +148,7 @@ def test_means_over_seeds_have_standard_errors_and_the_action_gap(
 def test_ablations(tmp_path: Path) -> None:
     """Rows with one step each: an initial one, one that starts from it, one matched in CPU time, and a resumed one."""
     for index in range(4):
-        record(tmp_path / "data", index)
+        record(tmp_path / f"data_{index % 2}", index)
     only = [word for name in ("greedy", "ghvae_2", "scratch") for word in ("--only", name)]
     small = [
         "training.prior_finetune_steps=1",
@@ -159,7 +159,7 @@ def test_ablations(tmp_path: Path) -> None:
     options = ["--size", "nano", "--steps", "1", "1", "1", "--no-evaluate", "--set", "data.validation_fraction=0.3"]
     for setting in small:
         options += ["--set", setting]
-    folders = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    folders = ["--data", str(tmp_path / "data_0"), "--data", str(tmp_path / "data_1"), "--out", str(tmp_path / "out")]
     out = tmp_path / "out" / "seed_0"
     out.mkdir(parents=True)
     interrupted = {
