@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from configs.command import ReportedError
+from ghvae_core.models.ssim import ssim_map
 
 PSNR_CAP_DB = 100.0  # for identical frames; above the 89 dB of one 8-bit step in one value of 64x64x3; ours
 PSNR_CONVENTION = (
@@ -21,8 +22,6 @@ SSIM_CONVENTION = "Wang et al. 2004: 11x11 Gaussian, sigma 1.5, whole windows on
 
 _WINDOW_PX = 11  # Wang et al. 2004
 _SIGMA_PX = 1.5  # Wang et al. 2004
-_C1 = 0.01**2  # (K1 L)^2 with L = 1; Wang et al. 2004
-_C2 = 0.03**2  # (K2 L)^2 with L = 1; Wang et al. 2004
 
 
 class MetricError(ReportedError):
@@ -85,13 +84,7 @@ def ssim(real: Tensor, predicted: Tensor) -> Tensor:
         MetricError: The shapes differ, or are not those of videos that hold a whole window.
     """
     check_videos(real, predicted, least_px=_WINDOW_PX)
-    x, y = real.double(), predicted.double()
-    mean_x, mean_y, mean_xx, mean_yy, mean_xy = (_blur(moment) for moment in (x, y, x * x, y * y, x * y))
-    variance_x, variance_y = mean_xx - mean_x**2, mean_yy - mean_y**2
-    covariance = mean_xy - mean_x * mean_y
-    luminance = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
-    structure = (2 * covariance + _C2) / (variance_x + variance_y + _C2)
-    return (luminance * structure).mean(dim=(2, 3, 4))
+    return ssim_map(real.double(), predicted.double(), _blur).mean(dim=(2, 3, 4))
 
 
 def _blur(images: Tensor) -> Tensor:

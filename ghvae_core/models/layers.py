@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+_MASK_CHANNELS = 16  # fewest of the network of masks; ours
 _LOG_VARIANCE_MIN, _LOG_VARIANCE_MAX = -6.0, 4.0  # ours; keeps the KL finite
 
 
@@ -119,8 +120,9 @@ class SourceMasks(nn.Module):
     def __init__(self, channels: int, n_sources: int) -> None:
         """Build the network, which starts without effect; `channels` is the number of features of decoder 1."""
         super().__init__()
-        self.hidden = conv(channels + 3 * n_sources, 2 * channels, 3)
-        self.output = conv(2 * channels, 4 + n_sources, 3)
+        hidden = max(_MASK_CHANNELS, channels)
+        self.hidden = conv(channels + 3 * n_sources, hidden, 3)
+        self.output = conv(hidden, 4 + n_sources, 3)
         bias = self.output.bias
         assert bias is not None  # noqa: S101 - for the type checker; `conv` makes one
         nn.init.zeros_(self.output.weight)

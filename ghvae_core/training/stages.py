@@ -15,10 +15,12 @@ from configs.loader import Config, ConfigError
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig
 from ghvae_core.models.video_model import ModelConfig, VideoModel
 from ghvae_core.training.objective import (
+    NO_WEIGHTS,
     Batch,
     Kind,
     Loss,
     ObjectiveConfig,
+    Weights,
     baseline_loss,
     end_to_end_loss,
     module_loss,
@@ -174,23 +176,24 @@ class StageLoss(nn.Module):
     def forward(self, batch: Batch, step: int, generator: torch.Generator) -> Loss:
         """Return the loss of a batch at a step, counted from 0."""
         with autocast(self.model, self._is_half):
-            return self._loss(replace(batch, n_decoded=self._n_decoded), self._beta(step), generator)
+            return self._loss(replace(batch, n_decoded=self._n_decoded), self._weights(step), generator)
 
-    def _beta(self, step: int) -> float:
-        """Return the weight of the KL, which rises linearly from 0 during the warm-up."""
+    def _weights(self, step: int) -> Weights:
+        """Return the weights of the loss terms; that of the KL rises linearly from 0 during the warm-up."""
         warmup = self._objective.warmup_fraction * self._stage.n_steps
-        return self._objective.beta * (min(1.0, step / warmup) if warmup else 1.0)
+        beta = self._objective.beta * (min(1.0, step / warmup) if warmup else 1.0)
+        return Weights(beta, beta * self._objective.prior_emphasis, self._objective.ssim_weight)
 
-    def _loss(self, batch: Batch, beta: float, generator: torch.Generator) -> Loss:
+    def _loss(self, batch: Batch, weights: Weights, generator: torch.Generator) -> Loss:
         model, k = self.model, self._stage.k
         if not isinstance(model, Ghvae):
-            return baseline_loss(model, batch, beta, generator)
+            return baseline_loss(model, batch, weights, generator)
         if self._stage.kind == "prior_finetune":
             return prior_loss(model, k, batch)
         if self._stage.kind == "rollout":
-            return rollout_loss(model, k, batch, self._n_context)
+            return rollout_loss(model, k, batch, self._n_context, weights.ssim)
         bound = end_to_end_loss if self._stage.kind == "end_to_end" else module_loss
-        return bound(model, k, batch, (beta, beta * self._objective.prior_emphasis), generator)
+        return bound(model, k, batch, weights, generator)
 
 
 def autocast(model: VideoModel, is_half: bool) -> torch.autocast:
@@ -220,5 +223,5 @@ def trained_parameters(model: VideoModel, stage: TrainingStage) -> list[nn.Param
 def teacher_forced(model: VideoModel, k: int, batch: Batch) -> Loss:
     """Return the error of the next frame, given the real previous frame and the posterior mean, and the KL."""
     if isinstance(model, Ghvae):
-        return module_loss(model, k, batch, (0.0, 0.0), None)
-    return baseline_loss(model, batch, 0.0, None)
+        return module_loss(model, k, batch, NO_WEIGHTS, None)
+    return baseline_loss(model, batch, NO_WEIGHTS, None)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ghvae_core.models.checkpoint import AnyConfig, CheckpointInfo, build, load, save
 from ghvae_core.models.video_model import VideoModel
-from ghvae_core.training.objective import baseline_loss
+from ghvae_core.training.objective import Weights, baseline_loss
 from tests.ghvae_core.models.test_svg import CONFIG as SVG
 from tests.ghvae_core.small import HIER_VRNN, PX, small_batch, small_windows
 
@@ -28,12 +28,12 @@ def test_training_lowers_the_error_and_the_prior_follows_the_actions(config: Any
     model, batch = _built(config), small_batch(len(small_windows().starts))
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
-    first = baseline_loss(model, batch, 1e-6, None)
+    first = baseline_loss(model, batch, Weights(1e-6, 1e-6), None)
     for _ in range(40):
         optimizer.zero_grad()
-        baseline_loss(model, batch, 1e-6, generator).total.backward()  # type: ignore[no-untyped-call]
+        baseline_loss(model, batch, Weights(1e-6, 1e-6), generator).total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert baseline_loss(model, batch, 1e-6, None).mse < 0.5 * first.mse
+    assert baseline_loss(model, batch, Weights(1e-6, 1e-6), None).mse < 0.5 * first.mse
     frames, actions = batch.sequences()
 
     def error(chosen: Tensor) -> float:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from configs.loader import Config, load
 from ghvae_core.models.ghvae import Ghvae, GhvaeConfig, rollout_with_sources
 from ghvae_core.models.layers import compose, copy_masks
-from ghvae_core.training.objective import module_loss
+from ghvae_core.training.objective import NO_WEIGHTS, module_loss
 from tests.ghvae_core.small import PX, small_batch, small_config, small_model
 
 
@@ -248,7 +248,7 @@ def test_teacher_forced_frames_copy_one_of_two_context_frames(index: int, source
     batch, model = small_batch(), _copying(index)
     frames = batch.sequences()[0]
     expected = ((frames[:, sources] - frames[:, 1:]) ** 2).mean()
-    torch.testing.assert_close(module_loss(model, 2, batch, (0.0, 0.0), None).mse, expected)
+    torch.testing.assert_close(module_loss(model, 2, batch, NO_WEIGHTS, None).mse, expected)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.15])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from configs.loader import Config, load
 from ghvae_core.models.hier_vrnn import HierVrnn, HierVrnnConfig, States
 from ghvae_core.models.layers import Gaussian, RecurrentState
-from ghvae_core.training.objective import Batch, hier_vrnn_loss
+from ghvae_core.training.objective import NO_WEIGHTS, Batch, Weights, hier_vrnn_loss
 from ghvae_core.training.validation import to_batch
 from tests.ghvae_core.small import HIER_VRNN, PX, small_batch, small_windows
 
@@ -149,7 +149,7 @@ def test_a_latent_is_an_input_of_all_finer_levels_and_of_the_decoder(changed: in
 
 def test_each_stage_of_the_decoder_gets_the_latents_of_all_levels_so_far() -> None:
     model = _model()
-    _backward(hier_vrnn_loss(model, small_batch(), 0.0, None).mse)
+    _backward(hier_vrnn_loss(model, small_batch(), NO_WEIGHTS, None).mse)
     learned = [name for name, p in model.decoder.named_parameters() if ".latents." in name and p.grad.any()]  # type: ignore[union-attr]
     counts = (1, 1, 2, 2, 3, 3)  # coarsest stage first
     assert learned == [f"recurrent.{s}.latents.{i}.weight" for s, n in enumerate(counts) for i in range(n)]
@@ -162,7 +162,7 @@ def test_a_later_frame_does_not_change_an_earlier_prediction_under_teacher_forci
     changed = batch.frames.clone()
     changed[3] = 1 - changed[3]
     for frames in (batch.frames, changed):
-        hier_vrnn_loss(model, Batch(frames, batch.actions, batch.n_steps), 0.0, None)
+        hier_vrnn_loss(model, Batch(frames, batch.actions, batch.n_steps), NO_WEIGHTS, None)
     same = (decoded[0] == decoded[1]).flatten(1).all(1)
     assert same.tolist() == [True, False, False]  # frames 2, 3 (through its posterior) and 4
 
@@ -180,7 +180,7 @@ def test_an_action_free_model_takes_empty_actions() -> None:
     assert model.rollout(_context(), torch.empty(3, 5, 0)).shape == (3, 4, 3, PX, PX)
     batch = small_batch()
     free = Batch(batch.frames, batch.actions[:, :0], batch.n_steps)
-    _backward(hier_vrnn_loss(model, free, 1e-6, None).total)
+    _backward(hier_vrnn_loss(model, free, Weights(1e-6, 1e-6), None).total)
     with pytest.raises(ValueError, match="expected actions of 0 numbers, got 4"):
         model.rollout(_context(), _actions())
 
@@ -208,12 +208,14 @@ def test_invalid_configurations_are_refused(changes: dict[str, object], reason: 
 
 def test_the_loss_is_the_error_plus_beta_times_the_kl_per_sequence() -> None:
     model, batch = _model(), small_batch(3)
-    loss = hier_vrnn_loss(model, batch, 0.5, None)
+    loss = hier_vrnn_loss(model, batch, Weights(0.5, 0.5), None)
     torch.testing.assert_close(loss.total, loss.mse + 0.5 * loss.kl)
     twice = to_batch(small_windows(), np.array([0, 1, 2, 0, 1, 2]))
-    for whole, half in zip(hier_vrnn_loss(model, twice, 0.5, None), loss, strict=True):
+    for whole, half in zip(hier_vrnn_loss(model, twice, Weights(0.5, 0.5), None), loss, strict=True):
         torch.testing.assert_close(whole, half)
-    drawn = [hier_vrnn_loss(model, batch, 0.5, torch.Generator().manual_seed(seed)).mse for seed in (1, 1, 2)]
+    drawn = [
+        hier_vrnn_loss(model, batch, Weights(0.5, 0.5), torch.Generator().manual_seed(seed)).mse for seed in (1, 1, 2)
+    ]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -238,19 +240,19 @@ def test_all_steps_at_once_equal_one_step_after_another() -> None:
 
 def test_every_weight_learns_and_the_prior_by_the_kl_alone() -> None:
     model = _model(encoder_blocks=2, decoder_blocks=2)
-    _backward(hier_vrnn_loss(model, small_batch(), 1e-3, torch.Generator().manual_seed(0)).total)
+    _backward(hier_vrnn_loss(model, small_batch(), Weights(1e-3, 1e-3), torch.Generator().manual_seed(0)).total)
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not still
     model.zero_grad()
-    _backward(hier_vrnn_loss(model, small_batch(), 0.0, torch.Generator().manual_seed(0)).total)
+    _backward(hier_vrnn_loss(model, small_batch(), NO_WEIGHTS, torch.Generator().manual_seed(0)).total)
     assert not any(p.grad is not None and p.grad.any() for p in model.prior.parameters())
 
 
 def test_half_precision_gives_nearly_the_same_loss_and_full_precision_gradients() -> None:
     model, batch = _model(), small_batch()
     with torch.autocast("cpu", torch.bfloat16):
-        half = hier_vrnn_loss(model, batch, torch.tensor(1e-6), None)
+        half = hier_vrnn_loss(model, batch, Weights(1e-6, 1e-6), None)
     assert half.total.dtype == half.kl.dtype == torch.float32
-    torch.testing.assert_close(half.mse, hier_vrnn_loss(model, batch, 1e-6, None).mse, rtol=0.02, atol=0)
+    torch.testing.assert_close(half.mse, hier_vrnn_loss(model, batch, Weights(1e-6, 1e-6), None).mse, rtol=0.02, atol=0)
     _backward(half.total)
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())

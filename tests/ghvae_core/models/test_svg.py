@@ -9,7 +9,7 @@ from torch import Tensor
 from configs.loader import Config, load
 from ghvae_core.models.layers import Gaussian
 from ghvae_core.models.svg import Svg, SvgConfig
-from ghvae_core.training.objective import Batch, kl_divergence, svg_loss
+from ghvae_core.training.objective import NO_WEIGHTS, Batch, Weights, kl_divergence, svg_loss
 from ghvae_core.training.validation import to_batch
 from tests.ghvae_core.small import PX, small_batch, small_windows
 
@@ -106,7 +106,7 @@ def test_an_action_free_model_takes_empty_actions() -> None:
     assert model.rollout(_context(), torch.empty(3, 5, 0)).shape == (3, 4, 3, PX, PX)
     batch = small_batch()
     free = Batch(batch.frames, batch.actions[:, :0], batch.n_steps)
-    svg_loss(model, free, 1e-6, None).total.backward()  # type: ignore[no-untyped-call]
+    svg_loss(model, free, Weights(1e-6, 1e-6), None).total.backward()  # type: ignore[no-untyped-call]
     with pytest.raises(ValueError, match="expected actions of 0 numbers, got 4"):
         model.rollout(_context(), _actions())
 
@@ -145,31 +145,31 @@ def test_the_kl_is_the_closed_form() -> None:
 
 def test_the_loss_is_the_error_plus_beta_times_the_kl_per_sequence() -> None:
     model, batch = _svg(), small_batch(3)
-    loss = svg_loss(model, batch, 0.5, None)
+    loss = svg_loss(model, batch, Weights(0.5, 0.5), None)
     torch.testing.assert_close(loss.total, loss.mse + 0.5 * loss.kl)
     twice = to_batch(small_windows(), np.array([0, 1, 2, 0, 1, 2]))
-    for whole, half in zip(svg_loss(model, twice, 0.5, None), loss, strict=True):
+    for whole, half in zip(svg_loss(model, twice, Weights(0.5, 0.5), None), loss, strict=True):
         torch.testing.assert_close(whole, half)
-    drawn = [svg_loss(model, batch, 0.5, torch.Generator().manual_seed(seed)).mse for seed in (1, 1, 2)]
+    drawn = [svg_loss(model, batch, Weights(0.5, 0.5), torch.Generator().manual_seed(seed)).mse for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_every_weight_learns_and_the_prior_by_the_kl_alone() -> None:
     model = _svg()
-    svg_loss(model, small_batch(), 1e-3, torch.Generator().manual_seed(0)).total.backward()  # type: ignore[no-untyped-call]
+    svg_loss(model, small_batch(), Weights(1e-3, 1e-3), torch.Generator().manual_seed(0)).total.backward()  # type: ignore[no-untyped-call]
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not still
     model.zero_grad()
-    svg_loss(model, small_batch(), 0.0, torch.Generator().manual_seed(0)).total.backward()  # type: ignore[no-untyped-call]
+    svg_loss(model, small_batch(), NO_WEIGHTS, torch.Generator().manual_seed(0)).total.backward()  # type: ignore[no-untyped-call]
     assert not any(p.grad is not None and p.grad.any() for p in model.prior.parameters())
 
 
 def test_half_precision_gives_nearly_the_same_loss_and_full_precision_gradients() -> None:
     model, batch = _svg(), small_batch()
     with torch.autocast("cpu", torch.bfloat16):
-        half = svg_loss(model, batch, torch.tensor(1e-6), None)
+        half = svg_loss(model, batch, Weights(1e-6, 1e-6), None)
     assert half.total.dtype == torch.float32
-    torch.testing.assert_close(half.mse, svg_loss(model, batch, 1e-6, None).mse, rtol=0.02, atol=0)
+    torch.testing.assert_close(half.mse, svg_loss(model, batch, Weights(1e-6, 1e-6), None).mse, rtol=0.02, atol=0)
     half.total.backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
 
@@ -178,7 +178,7 @@ def test_skip_connections_are_those_of_the_last_context_frame() -> None:
     model, batch = _svg(), small_batch(1)
     seen: list[Tensor] = []
     model.decoder.stages[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0][:, -8:]))
-    svg_loss(model, batch, 1e-6, None)
+    svg_loss(model, batch, Weights(1e-6, 1e-6), None)
     _, skips = model.encoder(batch.frames)
     torch.testing.assert_close(seen[0], skips[0][[0, 1, 1, 1]])
     seen.clear()
