@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import numpy as np
 import typer
 
 from configs.command import ReportedError
-from ghvae_core.evaluation.evaluated_model import COPY, MEAN, SHUFFLED
 from ghvae_core.evaluation.report import JSON
-from ghvae_core.evaluation.summary import Evaluation
 from ghvae_core.models.checkpoint import load as load_checkpoint
+from tests.benchmarks.seed_means import print_means
 
 _FIRST_STEPS, _TIMED_STEPS = 2, 20  # untimed and timed steps of the calibration; ours
 _WINDOWS_SEED = 0  # chooses the windows of the evaluation
@@ -222,33 +220,7 @@ def train_and_evaluate(studies: Sequence[Study], only: Sequence[str] | None, pro
             if not study.is_finished(name):
                 study.train(name)
     if protocol is not None:
-        print_means([study.evaluate(protocol) for study in studies])
-
-
-def print_means(reports: Sequence[Path]) -> None:
-    """Print the mean and the standard error over seeds of each row, from the report of each seed.
-
-    The columns are the metrics of the prior mean, and by how much its PSNR falls with the actions of another window.
-    """
-    evaluations = [Evaluation.model_validate_json((report / JSON).read_bytes()) for report in reports]
-    first = evaluations[0].rows
-    names = list(first[COPY])
-    print(f"| mean of {len(reports)} seeds | {' | '.join(names)} | action gap (dB) |\n|{'---|' * (2 + len(names))}")
-    for label in dict.fromkeys(model.label for each in evaluations for model in each.models):
-        mean, shuffled = (f"{label}, {kind}" for kind in (MEAN, SHUFFLED))
-        found = [each.rows for each in evaluations if mean in each.rows]
-        cells = [_over_seeds([each[mean][name].value for each in found]) for name in names]
-        gaps = [each[mean]["psnr_db"].value - each[shuffled]["psnr_db"].value for each in found if shuffled in each]
-        title = label if len(found) == len(evaluations) else f"{label} ({len(found)} of {len(evaluations)} seeds)"
-        print(f"| {title} | {' | '.join(cells)} | {_over_seeds(gaps)} |")
-    print(f"| {COPY} | {' | '.join(f'{first[COPY][name].value:.4g}' for name in names)} | |", flush=True)
-
-
-def _over_seeds(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    error = f" ± {np.std(values, ddof=1) / len(values) ** 0.5:.2g}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4g}{error}"
+        print_means([study.evaluate(protocol) / JSON for study in studies])
 
 
 def _child_cpu_s() -> float:

@@ -19,7 +19,8 @@ from tests.benchmarks.ablations import ablations
 from tests.benchmarks.ablations import rows as ablation_rows
 from tests.benchmarks.feature_cache import feature_cache
 from tests.benchmarks.plan_latency import plan_latency
-from tests.benchmarks.study import Protocol, Study, print_means
+from tests.benchmarks.seed_means import seed_means
+from tests.benchmarks.study import Protocol, Study
 from tests.benchmarks.training_memory import training_memory
 from tests.benchmarks.training_throughput import training_throughput
 from tests.benchmarks.training_variants import rows as training_variant_rows
@@ -116,32 +117,41 @@ def test_a_study_without_finished_rows_is_not_evaluated(tmp_path: Path) -> None:
         study.evaluate(Protocol(tmp_path, 2, fvd=False))
 
 
-def test_means_over_seeds_have_standard_errors_and_the_action_gap(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for seed, gain in enumerate((0.0, 1.0)):
-        (tmp_path / f"{seed}").mkdir()
-        rows = {"a, prior mean": 20.0 + gain, "a, shuffled actions": 19.0, "copy last context frame": 15.5}
-        estimates = {row: {"psnr_db": {"value": value, "standard_error": 0.1}} for row, value in rows.items()}
-        texts = dict.fromkeys(("checkpoint", "checkpoint_sha256", "kind", "held_out"), "")
-        model = {**texts, **dict.fromkeys(("modules", "modules_trained", "parameters"), 1), "label": "a"}
-        parts = ("about", "conventions", "steps", "sensitivity", "identical_frames")
-        empty: dict[str, object] = {part: {} for part in parts}
-        report: dict[str, object] = {**empty, "models": [model], "rows": estimates, "differences": [], "windows": []}
-        (tmp_path / f"{seed}" / "evaluation.json").write_text(json.dumps(report))
-    print_means([tmp_path / "0", tmp_path / "1"])
-    assert capsys.readouterr().out.splitlines() == [
-        "| mean of 2 seeds | psnr_db | action gap (dB) |",
-        "|---|---|---|",
-        "| a | 20.5 ± 0.5 | 1.5 ± 0.5 |",
-        "| copy last context frame | 15.5 | |",
+def _stored_evaluation(file: Path, label: str, gain: float, copied: float = 15.5) -> str:
+    rows = {f"{label}, prior mean": 20.0 + gain, f"{label}, shuffled actions": 19.0, "copy last context frame": copied}
+    estimates = {row: {"psnr_db": {"value": value, "standard_error": 0.1}} for row, value in rows.items()}
+    texts = dict.fromkeys(("checkpoint", "checkpoint_sha256", "kind", "held_out"), "")
+    model = {**texts, **dict.fromkeys(("modules", "modules_trained", "parameters"), 1), "label": label}
+    empty: dict[str, object] = {
+        part: {} for part in ("about", "conventions", "steps", "sensitivity", "identical_frames")
+    }
+    file.write_text(json.dumps({**empty, "models": [model], "rows": estimates, "differences": [], "windows": []}))
+    return str(file)
+
+
+def test_means_over_seeds_have_standard_errors_and_the_action_gap(tmp_path: Path) -> None:
+    first, second = (_stored_evaluation(tmp_path / f"{seed}.json", "a", seed) for seed in (0, 1))
+    other = _stored_evaluation(tmp_path / "other.json", "b", 1.0)
+    result = _invoke(seed_means, first, second, other)
+    assert result.output.splitlines() == [
+        "| predicted frames | seeds | psnr_db | action gap (dB) |",
+        "|---|---|---|---|",
+        "| a | 2 | 20.5 ± 0.5 | 1.5 ± 0.5 |",
+        "| b | 1 | 21 | 2 |",
+        "| copy last context frame | | 15.5 | |",
     ]
-    print_means([tmp_path / "0"])
-    assert "| a | 20 | 1 |" in capsys.readouterr().out
-    other = tmp_path / "1" / "evaluation.json"
-    other.write_text(other.read_text().replace('"a, ', '"b, ').replace('"label": "a"', '"label": "b"'))
-    print_means([tmp_path / "0", tmp_path / "1"])
-    assert "| b (1 of 2 seeds) | 21 | 2 |" in capsys.readouterr().out
+
+
+def test_means_over_seeds_refuse_other_windows_and_other_files(tmp_path: Path) -> None:
+    first, other = (_stored_evaluation(tmp_path / f"{copy}.json", "a", 0, copy) for copy in (15.5, 16.5))
+    result = _invoke(seed_means, first, other)
+    assert str(result.exception) == f"{other}: expected the windows and metrics of {first}, got others"
+    (tmp_path / "notes.json").write_text("{}")
+    for name, reason in (("notes.json", "about: Field required"), ("none.json", "No such file")):
+        exception = _invoke(seed_means, str(tmp_path / name)).exception
+        assert isinstance(exception, ReportedError)
+        assert reason in str(exception)
+        assert "expected evaluation.json of run_evaluation --out" in str(exception)
 
 
 @pytest.mark.slow
