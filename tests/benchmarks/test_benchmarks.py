@@ -18,6 +18,7 @@ from ghvae_core.training.stages import check_plan, stages
 from tests.benchmarks.ablations import ablations
 from tests.benchmarks.ablations import rows as ablation_rows
 from tests.benchmarks.feature_cache import feature_cache
+from tests.benchmarks.freed_memory import freed_memory
 from tests.benchmarks.plan_latency import plan_latency
 from tests.benchmarks.seed_means import seed_means
 from tests.benchmarks.study import Protocol, Study
@@ -61,6 +62,13 @@ def test_training_memory() -> None:
     assert greedy > 0
     assert ratio == pytest.approx(greedy / whole, abs=0.1)
     assert "limit" in lines[-1]
+
+
+def test_freed_memory() -> None:
+    lines = _output(freed_memory, "--candidates", "8", "--processes", "1")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[-2:]]
+    assert [row[0] for row in rows] == ["rollouts", "training step of module 1"]
+    assert all(float(default) > 0 and float(kept) > 0 for _, default, _, kept, _, _ in rows)
 
 
 @pytest.mark.parametrize("predictor", ["in_process", "oracle"])
