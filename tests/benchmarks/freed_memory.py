@@ -11,6 +11,8 @@ from typing import Annotated, NamedTuple, NoReturn
 
 import torch
 import typer
+from rich.console import Console
+from rich.progress import track
 
 from configs.command import run
 from ghvae_core.models.device import find_device
@@ -51,7 +53,7 @@ def freed_memory(
     print("| | default: CPU s | page faults | kept: CPU s | page faults | ratio of CPU s |\n|---|---|---|---|---|---|")
     for work in _WORK:
         sides: dict[bool, list[Used]] = {False: [], True: []}
-        for _ in range(processes):
+        for _ in track(range(processes), work, console=Console(stderr=True), transient=True):
             for keeps, found in sides.items():
                 found.append(_in_process(work, keeps, Size(model, candidates, batch), repeats))
         default, kept = (
